@@ -1,0 +1,84 @@
+//! What the engine is told. Past tense: a fact has already happened.
+
+use crate::model::{Endpoint, EndpointKey, LiveMigration, Policy};
+use crate::time::BootTime;
+use cutover_common::AnnouncementKind;
+
+/// One observation, in the order in which it was made.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Fact {
+    /// An endpoint was created or written again (also with the same content, which is evidence, W34).
+    EndpointWritten(EndpointKey, Endpoint),
+    /// An endpoint is gone from the datastore.
+    EndpointRemoved(EndpointKey),
+    /// A LiveMigration was created or written again. The name is the key of the resource in the datastore.
+    MigrationWritten(String, LiveMigration),
+    /// A LiveMigration is gone.
+    MigrationRemoved(String),
+    /// The datastore has delivered everything that it held. Nothing is programmed before this.
+    InSync {
+        /// False while something in the datastore could not be read: then routes that nobody asks for are kept,
+        /// because the resource that asks for them may be the unreadable one.
+        complete: bool,
+    },
+    /// A link exists, with these properties now.
+    LinkSeen(Link),
+    /// A link is gone.
+    LinkRemoved {
+        /// Its number.
+        ifindex: u32,
+    },
+    /// The settings changed.
+    PolicyChanged(Box<Policy>),
+    /// The watch of this generation is armed in the kernel.
+    WatchArmed {
+        /// Which arming.
+        generation: u64,
+        /// When it was done.
+        at: BootTime,
+    },
+    /// The watch of this generation could not be armed; it will be tried again.
+    WatchFailed {
+        /// Which arming.
+        generation: u64,
+    },
+    /// An announcement was accepted by the kernel, now or while nobody was looking.
+    AnnouncementSeen(AnnouncementSeen),
+    /// Neighbours and sysctls of an interface are, or are not, as wanted.
+    InterfaceConfigured {
+        /// Its number.
+        ifindex: u32,
+        /// Whether everything is in place.
+        ready: bool,
+    },
+    /// Time has passed; nothing else happened.
+    TimePassed,
+}
+
+/// A network interface of this host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Its number, never used twice while the host is up.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// IFF_UP: routes can be installed.
+    pub admin_up: bool,
+    /// IFF_RUNNING: something is at the other end.
+    pub running: bool,
+}
+
+/// An accepted announcement with the times of everything that was done about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AnnouncementSeen {
+    /// Which arming accepted it.
+    pub generation: u64,
+    /// What kind of frame.
+    pub kind: AnnouncementKind,
+    /// When the kernel program saw the frame.
+    pub seen_at: BootTime,
+    /// When the fast path took the record from the ring buffer, if it did.
+    pub taken_at: Option<BootTime>,
+    /// When the kernel had acknowledged the last elevated route, if the fast path installed them.
+    pub routed_at: Option<BootTime>,
+}

@@ -1,0 +1,79 @@
+//! What the engine wants to be the case. Appliers close the difference to what is.
+
+use crate::model::{EndpointKey, Trigger, Validation};
+use cutover_common::MacAddr;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Everything that should exist, all at once. Comparing two of these says what changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// Routes of the main table.
+    pub routes: BTreeSet<WantedRoute>,
+    /// Routes of ours that nobody wants may be removed from interfaces without a known endpoint. False at
+    /// start for a grace time, and as long as the datastore could not be read completely.
+    pub leftovers_may_go: bool,
+    /// Interfaces of known endpoints: routes of ours on them that are not in `routes` are removed at once.
+    pub known_interfaces: BTreeSet<u32>,
+    /// Watches by ifindex.
+    pub watches: BTreeMap<u32, WantedWatch>,
+    /// Interface settings by ifindex.
+    pub interfaces: BTreeMap<u32, WantedInterface>,
+    /// Status of each endpoint of this host that is to be reported. What is not here has its status removed.
+    pub statuses: BTreeMap<EndpointKey, Status>,
+}
+
+/// A unicast route of the main table, scope link, straight to an interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WantedRoute {
+    /// Destination.
+    pub destination: IpNet,
+    /// Outgoing interface.
+    pub ifindex: u32,
+    /// Priority: the lower one wins.
+    pub metric: u32,
+    /// Route protocol (`RTA_PROTOCOL` numbers of rtnetlink(7)).
+    pub protocol: u8,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// A watch for the first announcement on one interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedWatch {
+    /// Name of the tap.
+    pub interface: String,
+    /// Identifies the arming. A watch with another generation is another watch.
+    pub generation: u64,
+    /// Hardware address of the guest.
+    pub mac: Option<MacAddr>,
+    /// Addresses of the guest (full-length prefixes only).
+    pub addresses: BTreeSet<IpAddr>,
+    /// Which frames count.
+    pub trigger: Trigger,
+    /// How strictly they are checked.
+    pub validation: Validation,
+    /// What to install the moment the announcement comes.
+    pub routes: BTreeSet<WantedRoute>,
+}
+
+/// What has to be set on an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedInterface {
+    /// Its name, for paths under /proc/sys.
+    pub name: String,
+    /// Permanent neighbours.
+    pub neighbours: BTreeMap<IpAddr, MacAddr>,
+    /// Whether the IPv6 sysctls are wanted, too.
+    pub ipv6: bool,
+}
+
+/// Status of an endpoint as Neutron understands it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Status {
+    /// Ready to carry traffic.
+    Up,
+    /// Not ready.
+    Down,
+}

@@ -1,0 +1,19 @@
+//! The cutover agent: everything that touches the world so that `cutover-engine` does not have to.
+//!
+//! Data flows from the sources ([`datastore`], [`netlink`], [`bpf`]) as facts into the engine, which the
+//! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
+//! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`control`]
+//! answers `cutover status`, [`settings`] says what the operator wants, [`cli`] is the command line.
+
+pub mod agent;
+pub mod applier;
+pub mod bpf;
+pub mod cli;
+pub mod clock;
+pub mod control;
+pub mod datastore;
+pub mod fast_path;
+pub mod logging;
+pub mod netlink;
+pub mod settings;
+pub mod state_file;

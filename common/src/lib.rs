@@ -1,0 +1,14 @@
+//! What crosses the border between the kernel program and the agent.
+//!
+//! Owns the frame classifier, the layout of every map value and ring-buffer record, and the names under
+//! which programs, maps and pins are known. It refuses to do anything else: no allocation, no I/O, no
+//! clock. The tc program, the XDP program, the agent, the tests and the fuzzers all use this one copy.
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod announcement;
+pub mod mac;
+pub mod names;
+
+pub use announcement::AnnouncementKind;
+pub use mac::MacAddr;
