@@ -1,5 +1,99 @@
-//! To be written.
+//! What the engine has to say to people. The agent turns it into log lines and records.
 
-/// To be written.
-#[derive(Debug)]
-pub enum Notice {}
+use crate::machine::{Phases, Transition};
+use crate::model::{EndpointKey, LiveMigration};
+use crate::roles::Role;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Something worth a line in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A LiveMigration is new, or says something else than before.
+    MigrationWritten {
+        /// Its name.
+        name: String,
+        /// What it says.
+        migration: LiveMigration,
+    },
+    /// A LiveMigration is gone.
+    MigrationRemoved {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// An endpoint of this host plays another part, or the same in another migration.
+    RoleEmitted {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// Its part.
+        role: Role,
+        /// In which migration.
+        uid: String,
+    },
+    /// A machine changed its state.
+    Transition {
+        /// Whose machine.
+        endpoint: EndpointKey,
+        /// From where to where, and why.
+        transition: Transition,
+    },
+    /// The migration to an endpoint is gone and nobody can tell how it ended.
+    Unresolved {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// Which migration.
+        uid: String,
+    },
+    /// An endpoint vanished from the datastore while its tap exists; it is held.
+    Held {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+    },
+    /// A held endpoint came back in time.
+    Returned {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+    },
+    /// An endpoint is gone for good.
+    Removed {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+    },
+    /// Two endpoints of this host claim one interface.
+    InterfaceConflict {
+        /// The one that gets nothing until the other is gone.
+        endpoint: EndpointKey,
+        /// The one that has it.
+        winner: EndpointKey,
+        /// The interface.
+        interface: String,
+    },
+    /// Two endpoints of this host claim one prefix at one metric.
+    PrefixConflict {
+        /// The one that does not get the route.
+        endpoint: EndpointKey,
+        /// The one that has it.
+        winner: EndpointKey,
+        /// The prefix.
+        prefix: IpNet,
+    },
+    /// A migration that concerned an endpoint of this host as its target is over.
+    Finished(Box<MigrationRecord>),
+}
+
+/// What remains of a migration to this host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MigrationRecord {
+    /// Its uid.
+    pub uid: String,
+    /// Which endpoint it moved to.
+    pub endpoint: String,
+    /// Where it came from, if known.
+    pub source: Option<String>,
+    /// Whether the virtual machine was taken to have arrived.
+    pub arrived: bool,
+    /// When each phase began, CLOCK_BOOTTIME in nanoseconds.
+    pub phases: Phases,
+}

@@ -1,1 +1,69 @@
-//! To be written.
+//! What `cutover status` shows: a plain picture of what the engine knows, for people and programs.
+
+use crate::machine::{Machine, State, kind_name};
+use crate::model::EndpointKey;
+use crate::roles::Role;
+use serde::{Deserialize, Serialize};
+
+/// One endpoint of this host.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Resource name, as in the log.
+    pub name: String,
+    /// Its key.
+    pub key: EndpointKey,
+    /// Name of its tap.
+    pub interface: String,
+    /// Number of its tap, if it exists.
+    pub ifindex: Option<u32>,
+    /// Whether something is at the other end of the tap.
+    pub running: bool,
+    /// `NO_ROLE`, `SOURCE` or `TARGET`.
+    pub role: String,
+    /// State of the migration machine.
+    pub state: State,
+    /// Migration that the state is about, empty if there was none.
+    pub migration_uid: String,
+    /// Reported status: `up`, `down`, or `as reported`.
+    pub status: String,
+    /// The endpoint is gone from the datastore and held for the grace time.
+    pub held: bool,
+    /// A migration to here failed; the endpoint has no route until it is written again.
+    pub not_here: bool,
+    /// Destinations with their metrics.
+    pub routes: Vec<RouteView>,
+    /// Generation of the armed watch.
+    pub watch: Option<u64>,
+    /// What announced the virtual machine in the migration that the state is about.
+    pub announcement: Option<String>,
+    /// Nanoseconds from the announcement in the kernel to the acknowledged routes of the fast path.
+    pub announced_to_routed_ns: Option<u64>,
+    /// Seconds of elevated priority that are left.
+    pub elevated_for_seconds: Option<f64>,
+}
+
+/// One wanted route.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Destination prefix.
+    pub destination: String,
+    /// Metric.
+    pub metric: u32,
+}
+
+impl EndpointView {
+    /// The parts that come from the machine.
+    pub(crate) fn describe(&mut self, machine: &Machine) {
+        self.role = machine.role.to_string();
+        self.state = machine.state;
+        if machine.role != Role::None || !machine.is_idle() {
+            self.migration_uid.clone_from(&machine.uid);
+        }
+        self.not_here = machine.not_here;
+        self.announcement = machine.phases.kind.map(|kind| kind_name(kind).to_owned());
+        self.announced_to_routed_ns = match (machine.phases.announced_at, machine.phases.routed_at) {
+            (Some(announced), Some(routed)) => u64::try_from(routed.since(announced).as_nanos()).ok(),
+            _ => None,
+        };
+    }
+}

@@ -76,4 +76,8 @@ pub enum Status {
     Up,
     /// Not ready.
     Down,
+    /// Whatever was reported last stays; nothing is written for the first time either. An endpoint that a
+    /// migration is heading for is in this state until it is ready: a premature `down` or `up` would reach
+    /// Neutron as the status of the port that still runs elsewhere.
+    AsReported,
 }
