@@ -34,7 +34,7 @@ impl Engine {
     }
 
     /// Every endpoint in Target whose tap exists needs a generation for that very tap.
-    fn keep_armings(&mut self, now: BootTime) {
+    pub(super) fn keep_armings(&mut self, now: BootTime) {
         for local in self.locals.values_mut() {
             if local.machine.state != State::Target {
                 continue;
