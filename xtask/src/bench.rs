@@ -1,0 +1,32 @@
+//! Measures. The comparisons are made in one run, because the machine is never the same twice.
+
+use crate::step::Step;
+use crate::{SetupOptions, setup, workspace};
+use anyhow::{Result, bail};
+use clap::Args;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// What to measure; everything, written to docs/benchmarks.md, when nothing is named
+    what: Vec<String>,
+    #[command(flatten)]
+    setup: SetupOptions,
+}
+
+/// Builds what users run (optimised) and hands over to `cutover-bench`.
+pub(crate) fn run(options: Options) -> Result<()> {
+    if !workspace::is_root() {
+        bail!("the benches make network namespaces and load BPF programs: run them as root");
+    }
+    setup::for_running(options.setup)?;
+    Step::cargo()
+        .args(["build", "--locked", "--release", "--package", "cutover-agent", "--bin", "cutover"])
+        .args(["--package", "cutover-tests", "--bin", "cutover-bench"])
+        .run()?;
+    let bench = Step::new(workspace::target().join("release/cutover-bench"));
+    if options.what.is_empty() {
+        bench.args(["--report", "docs/benchmarks.md"]).run()
+    } else {
+        bench.args(options.what).run()
+    }
+}

@@ -1,0 +1,52 @@
+//! Installs what is missing, says what it does, and does nothing when all is there.
+//!
+//! Each chore asks for what it needs: [`for_building`], [`for_running`], [`for_checking`], [`for_fuzzing`].
+//! Tools go where cargo and rustup put them; Debian packages are only touched when told to.
+
+mod bpffs;
+mod cargo_tool;
+mod packages;
+mod toolchain;
+
+pub(crate) use toolchain::NIGHTLY;
+
+use crate::SetupOptions;
+use crate::step::say;
+use anyhow::Result;
+
+/// The `setup` chore: everything that building, the demo and the tests need.
+pub(crate) fn run(options: SetupOptions) -> Result<()> {
+    for_running(options)?;
+    say(format_args!("set up: {NIGHTLY} for the kernel program, {}", cargo_tool::BPF_LINKER));
+    Ok(())
+}
+
+/// What the agent's build needs.
+pub(crate) fn for_building() -> Result<()> {
+    toolchain::install_nightly()?;
+    cargo_tool::BPF_LINKER.install()
+}
+
+/// What the demo, the tests and the benches need on top.
+pub(crate) fn for_running(options: SetupOptions) -> Result<()> {
+    for_building()?;
+    packages::install(options)?;
+    bpffs::mount()
+}
+
+/// What the checks need on top of building.
+pub(crate) fn for_checking() -> Result<()> {
+    for_building()?;
+    toolchain::install_lints()
+}
+
+/// What checking the dependencies needs.
+pub(crate) fn for_dependencies() -> Result<()> {
+    cargo_tool::CARGO_DENY.install()
+}
+
+/// What fuzzing needs.
+pub(crate) fn for_fuzzing() -> Result<()> {
+    toolchain::install_nightly()?;
+    cargo_tool::CARGO_FUZZ.install()
+}
