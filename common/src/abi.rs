@@ -16,6 +16,11 @@ pub const WATCH_IPV6_MAX: usize = 32;
 ///
 /// LIMIT: one entry per *migrating* tap; a host that receives thousands of VMs in one moment stays below it.
 pub const WATCHES_MAX: u32 = 4096;
+/// How many announcements can be latched at once.
+///
+/// LIMIT: the agent removes the evidence of a watch with the watch, so one for each; twice that, for watches
+/// that are replaced while the agent is busy.
+pub const EVIDENCE_MAX: u32 = 2 * WATCHES_MAX;
 /// Size of the ring buffer in bytes: a power of two and a multiple of the page size.
 ///
 /// LIMIT: one record per armed watch, so room for every watch of a full [`WATCHES_MAX`] at once.
@@ -47,6 +52,15 @@ pub struct Watch {
     pub ipv4: [[u8; 4]; WATCH_IPV4_MAX],
     /// The endpoint's IPv6 addresses and its link-local address, network byte order.
     pub ipv6: [[u8; 16]; WATCH_IPV6_MAX],
+}
+
+/// Value of `SETTINGS`, a map with a single entry: what concerns every watch. Written by the agent only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    /// Not zero while some watch has [`WATCH_FLAG_FIRST_FRAME`]. Without it the programs let ordinary frames
+    /// go without looking for a watch.
+    pub first_frame: u32,
 }
 
 /// Value of `EVIDENCE`: the first accepted announcement of one arming. Key: the watch's generation.
@@ -85,6 +99,10 @@ mod pod {
     unsafe impl aya::Pod for Evidence {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Announcement {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Counters {}
 }
 
 // INVARIANT: no implicit padding, or the kernel would refuse (or leak) uninitialised bytes.

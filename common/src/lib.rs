@@ -7,8 +7,14 @@
 
 pub mod abi;
 pub mod announcement;
+pub mod classifier;
+pub mod counter;
+pub mod frame;
 pub mod mac;
 pub mod names;
 
-pub use announcement::AnnouncementKind;
+pub use announcement::{AnnouncementKind, Refusal, Verdict};
+pub use classifier::classify;
+pub use counter::{Counter, Counters};
+pub use frame::Frame;
 pub use mac::MacAddr;

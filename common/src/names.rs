@@ -11,7 +11,9 @@ pub const MAP_WATCHES: &str = "WATCHES";
 pub const MAP_EVIDENCE: &str = "EVIDENCE";
 /// Ring buffer of [`crate::abi::Announcement`] records.
 pub const MAP_EVENTS: &str = "EVENTS";
-/// Per-CPU counters, indexed by [`crate::abi::Counter`].
+/// What concerns every watch: a single [`crate::abi::Settings`]. Written by the agent only.
+pub const MAP_SETTINGS: &str = "SETTINGS";
+/// Per-CPU counters: a single [`crate::Counters`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 
 /// Sub-folder of the pin path that holds the maps, each under its own name.
