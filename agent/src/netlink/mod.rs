@@ -1,1 +1,15 @@
-//! To be written.
+//! Talking rtnetlink: what the kernel holds, and how to change it.
+//!
+//! Owns every rtnetlink socket of the agent and the translation between kernel messages and the engine's
+//! vocabulary. It decides nothing: the appliers and the fast path say what to write ([`batch`], [`socket`]),
+//! and [`monitor`] tells them and the engine what is there.
+
+pub mod batch;
+pub mod neighbour;
+pub mod route;
+pub mod socket;
+
+pub use batch::PreparedBatch;
+pub use neighbour::{Neighbour, NeighbourChange};
+pub use route::{ObservedRoute, RouteChange};
+pub use socket::{Failure, Outcome, RouteSocket};
