@@ -1,1 +1,37 @@
-//! The lab. To be written.
+//! The lab: whole compute hosts on one machine, and the means to look at what an agent does to them.
+//!
+//! A [`Lab`] owns a bridge; each [`Host`] is a network namespace with an uplink on it, [`Tap`]s as Nova plugs
+//! them, [`Qemu`] processes played by the test that open them, and [`Vm`]s that move between them. An
+//! [`Agent`] is the real binary in the namespace of a host. [`RouteWatch`] records what happens to the routes
+//! with a decoder of its own, so a bug of the agent's netlink code cannot hide itself.
+//!
+//! Nothing here is shared between tests but the kernel: every name carries the process and a number, and
+//! whatever is left when a lab goes away fails its test. Everything needs root.
+
+pub mod agent;
+pub mod driver;
+pub mod frames;
+pub mod host;
+pub mod lab;
+pub mod log;
+pub mod namespace;
+pub mod packet;
+pub mod probe;
+pub mod residue;
+pub mod resources;
+pub mod route_history;
+pub mod route_watch;
+pub mod scene;
+pub mod tap;
+pub mod vm;
+pub mod wait;
+
+pub use agent::Agent;
+pub use driver::Driver;
+pub use host::Host;
+pub use lab::Lab;
+pub use resources::{Directory, Port};
+pub use route_watch::RouteWatch;
+pub use scene::Scene;
+pub use tap::{Qemu, Tap};
+pub use vm::Vm;

@@ -1,0 +1,302 @@
+//! The real `cutover` binary on a lab host. Owns its process, its configuration and its folders; when it goes
+//! it also checks that `cutover cleanup` takes everything away that the agent left.
+
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::log::Log;
+use crate::namespace::Namespace;
+use crate::resources::{Directory, Port};
+use crate::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an agent may take from its start until it answers on its socket.
+const START: Duration = Duration::from_secs(15);
+
+/// An agent, running or not.
+#[derive(Debug)]
+pub struct Agent {
+    namespace: Arc<Namespace>,
+    settings: BTreeMap<String, String>,
+    configuration: PathBuf,
+    run_dir: PathBuf,
+    pin_path: PathBuf,
+    log: Log,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// An agent for a host, with its own run and pin folders. Not started yet.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    #[must_use]
+    pub fn new(lab: &Lab, host: &Host, directory: &Directory) -> Self {
+        let run_dir = lab.folder().join("run").join(host.name());
+        let pin_path = lab.pin_path(host.name());
+        let settings = [
+            ("FelixHostname", host.name().to_owned()),
+            ("DatastoreType", "dir".to_owned()),
+            ("InterfacePrefix", "tap".to_owned()),
+            ("CutoverDatastoreDir", directory.path().display().to_string()),
+            ("CutoverRunDir", run_dir.display().to_string()),
+            ("CutoverPinPath", pin_path.display().to_string()),
+        ];
+        let agent = Self {
+            namespace: host.namespace_shared(),
+            settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
+            configuration: lab.folder().join(format!("{}.cfg", host.name())),
+            run_dir,
+            pin_path,
+            log: Log::default(),
+            child: None,
+        };
+        agent.write_configuration();
+        agent
+    }
+
+    /// Changes a setting in the configuration file; counts from the next start or SIGHUP.
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.settings.insert(name.to_owned(), value.to_string());
+        self.write_configuration();
+    }
+
+    /// The same with a setting changed.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    fn write_configuration(&self) {
+        let lines = self.settings.iter().map(|(name, value)| format!("{name} = {value}\n"));
+        let text = format!("[global]\n{}", lines.collect::<String>());
+        fs::write(&self.configuration, text).expect("space on the disk");
+    }
+
+    /// Where its configuration is.
+    #[must_use]
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
+    /// Its `CutoverRunDir`.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// Its `CutoverPinPath`.
+    #[must_use]
+    pub fn pin_path(&self) -> &Path {
+        &self.pin_path
+    }
+
+    /// Its log, across restarts.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().map(|child| child.id().cast_signed())
+    }
+
+    /// Starts it and returns at once.
+    ///
+    /// # Panics
+    /// When the binary has not been built, or when it runs already.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "the agent is running");
+        let mut command = self.command(&["agent"]);
+        command.arg("-c").arg(&self.configuration).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
+        self.log.follow(child.stderr.take().expect("it was piped"));
+        self.child = Some(child);
+    }
+
+    /// Starts it and waits until it answers on its socket.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.spawn();
+        self.wait_answering();
+    }
+
+    /// Waits until it answers on its socket.
+    ///
+    /// # Panics
+    /// When it does not, or when it has ended; the message has its log.
+    #[track_caller]
+    pub fn wait_answering(&mut self) {
+        let socket = self.run_dir.join("cutover.sock");
+        let answering =
+            wait::holds_within(START, || UnixStream::connect(&socket).is_ok() || self.has_ended().is_some());
+        let ended = self.has_ended();
+        assert!(answering && ended.is_none(), "no agent ({ended:?}):\n{}", self.log_text());
+    }
+
+    /// The exit status, when it has ended by itself.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it goes on.
+    #[track_caller]
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        let status = wait::for_some(wait::SOON, "the agent ends", || self.has_ended());
+        self.child = None;
+        status
+    }
+
+    /// SIGKILL: no chance to do anything.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Panics
+    /// When it ignores the signal.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait_ended()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When it is not running.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.pid().expect("the agent is running");
+        kill(Pid::from_raw(pid), signal).expect("the process is ours");
+    }
+
+    /// Runs another `cutover` command on the same host with the same settings, given by the environment.
+    ///
+    /// # Panics
+    /// When there is no binary.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        for (name, value) in &self.settings {
+            command.env(format!("FELIX_{}", name.to_uppercase()), value);
+        }
+        command.stdin(Stdio::null()).output().expect("a process")
+    }
+
+    /// As [`Self::run`], for a command that has to succeed. Returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn run_ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "cutover {arguments:?}: {}\n{out}{err}", output.status);
+        out.into_owned()
+    }
+
+    /// `cutover status --json`.
+    ///
+    /// # Panics
+    /// When it fails or prints something else.
+    #[track_caller]
+    #[must_use]
+    pub fn status(&self) -> Value {
+        let text = self.run_ok(&["status", "--json"]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
+    }
+
+    /// The reported status of an endpoint: `up`, `down`, or nothing.
+    #[must_use]
+    pub fn reported(&self, endpoint: &str) -> Option<String> {
+        let path = self.run_dir.join("status").join(format!("{endpoint}.json"));
+        let document: Value = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+        Some(document["status"].as_str()?.to_owned())
+    }
+
+    /// Waits until the endpoint of `port` on this host is reported `up`: everything is in place.
+    ///
+    /// # Panics
+    /// When it is not; the message has the log.
+    #[track_caller]
+    pub fn wait_up(&self, port: &Port) {
+        let name = port.name_on(&self.settings["FelixHostname"]);
+        let up = wait::holds_within(wait::SOON, || self.reported(&name).as_deref() == Some("up"));
+        assert!(up, "{name} is {:?}, not up:\n{}", self.reported(&name), self.log_text());
+    }
+
+    /// Every line of the log.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        let lines = self.log.lines();
+        lines.iter().map(|line| format!("{}\n", line.text)).collect()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.namespace.command(binary());
+        for (name, _) in std::env::vars_os() {
+            // What the person who runs the tests has set must not change them.
+            if name.to_string_lossy().to_lowercase().starts_with("felix_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(arguments);
+        command
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+        if !self.pin_path.exists() && !self.run_dir.exists() {
+            return;
+        }
+        let output = self.run(&["cleanup"]);
+        if !std::thread::panicking() {
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "cutover cleanup: {}\n{err}", output.status);
+            assert!(!self.pin_path.exists(), "cleanup left {}", self.pin_path.display());
+        } else {
+            eprint_log(self);
+        }
+    }
+}
+
+/// Shows what the agent said when its test fails.
+#[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
+fn eprint_log(agent: &Agent) {
+    eprintln!("--- {} ---\n{}", agent.settings["FelixHostname"], agent.log_text());
+}
+
+/// The binary that belongs to this test executable.
+fn binary() -> PathBuf {
+    let own = std::env::current_exe().expect("the path of this process");
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join("cutover")).find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!("no cutover beside {}: run cargo build -p cutover-agent first", own.display())
+    })
+}

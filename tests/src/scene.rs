@@ -1,0 +1,193 @@
+//! The scene of most tests: two compute hosts with real agents on one datastore, a VM that runs on the first,
+//! and a tap waiting for it on the second. Puts the other parts of the lab together; adds nothing.
+
+use crate::agent::Agent;
+use crate::driver::Driver;
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::resources::{Directory, Port};
+use crate::route_watch::RouteWatch;
+use crate::tap::{Qemu, Tap};
+use crate::vm::Vm;
+use crate::wait;
+use std::time::Duration;
+
+/// Host name of the source.
+pub const SOURCE: &str = "compute1";
+/// Host name of the target.
+pub const TARGET: &str = "compute2";
+/// Metrics by default.
+pub const NORMAL: u32 = 1024;
+/// Metrics by default.
+pub const ELEVATED: u32 = 512;
+
+/// A compute host with an agent and a tap for the VM.
+#[derive(Debug)]
+pub struct Node {
+    /// The agent.
+    pub agent: Agent,
+    /// Recording since before the agent started.
+    pub watch: RouteWatch,
+    /// The tap, unless a test took it away.
+    pub tap: Option<Tap>,
+    /// The host.
+    pub host: Host,
+}
+
+impl Node {
+    /// A host of this name with a plugged tap; its agent is not started yet.
+    #[must_use]
+    pub fn new(lab: &Lab, name: &str, directory: &Directory, port: &Port) -> Self {
+        let host = lab.host(name);
+        let tap = Some(host.plug(&port.interface, port.tap_mac()));
+        let watch = RouteWatch::start(host.namespace());
+        Self { agent: Agent::new(lab, &host, directory), watch, tap, host }
+    }
+
+    /// The tap.
+    ///
+    /// # Panics
+    /// When the test took it away.
+    #[must_use]
+    pub fn tap(&self) -> &Tap {
+        self.tap.as_ref().expect("the tap is there")
+    }
+
+    /// Plugs the tap anew, after the old one was taken away.
+    pub fn plug(&mut self, port: &Port) {
+        self.tap = Some(self.host.plug(&port.interface, port.tap_mac()));
+    }
+
+    /// Unplugs the tap.
+    pub fn unplug(&mut self) {
+        if let Some(tap) = self.tap.take() {
+            tap.remove();
+        }
+    }
+
+    /// Waits until the metrics of the routes to every address of `port` are these.
+    ///
+    /// # Panics
+    /// When they are not; the message has what they are, and the log of the agent.
+    #[track_caller]
+    pub fn wait_metrics(&self, port: &Port, metrics: &[u32]) {
+        self.wait_metrics_within(wait::SOON, port, metrics);
+    }
+
+    /// As [`Self::wait_metrics`], with a limit.
+    ///
+    /// # Panics
+    /// When they are not.
+    #[track_caller]
+    pub fn wait_metrics_within(&self, limit: Duration, port: &Port, metrics: &[u32]) {
+        if !wait::holds_within(limit, || self.has_metrics(port, metrics)) {
+            let is: Vec<_> = port.routed().iter().map(|to| (*to, self.watch.metrics_to(*to))).collect();
+            panic!("{} has {is:?}, wanted {metrics:?}:\n{}", self.host.name(), self.agent.log_text());
+        }
+    }
+
+    /// Whether the metrics of the routes to every address of `port` are these.
+    #[must_use]
+    pub fn has_metrics(&self, port: &Port, metrics: &[u32]) -> bool {
+        port.routed().iter().all(|to| self.watch.metrics_to(*to) == metrics)
+    }
+
+    /// Waits for the transition of the endpoint of `port` to `state`.
+    ///
+    /// # Panics
+    /// When it does not come.
+    #[track_caller]
+    pub fn wait_state(&self, port: &Port, state: &str) {
+        let (id, to) = (format!("id={}", port.name_on(self.host.name())), format!("to={state}"));
+        self.agent.log().wait(wait::SOON, &["Live migration state transition", &id, &to]);
+    }
+}
+
+/// The two hosts and the VM. Fields go in this order, the lab last.
+#[derive(Debug)]
+pub struct Scene {
+    /// The VM; runs on the source.
+    pub vm: Vm,
+    /// Where the VM runs at first.
+    pub source: Node,
+    /// Where it goes.
+    pub target: Node,
+    /// Plays Neutron.
+    pub driver: Driver,
+    /// The VM's port.
+    pub port: Port,
+    /// What the agents read.
+    pub directory: Directory,
+    /// Everything else.
+    pub lab: Lab,
+}
+
+impl Scene {
+    /// Two running agents with a short convergence time; the VM runs on the source and has its routes there.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[track_caller]
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// As [`Self::new`], with other settings for both agents.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[track_caller]
+    #[must_use]
+    pub fn with(configure: impl Fn(&mut Agent)) -> Self {
+        let lab = Lab::new();
+        let directory = lab.directory();
+        let port = Port::new(1);
+        let driver = Driver::new(&directory, &port);
+        driver.bind(SOURCE);
+        let mut vm = Vm::create(&lab, "vm", &port);
+        let [source, target] = [SOURCE, TARGET].map(|name| {
+            let mut node = Node::new(&lab, name, &directory, &port);
+            node.agent.set("LiveMigrationRouteConvergenceTime", 2);
+            configure(&mut node.agent);
+            node.agent.spawn();
+            node
+        });
+        vm.resume(source.tap().open());
+        let mut scene = Self { vm, source, target, driver, port, directory, lab };
+        scene.source.agent.wait_answering();
+        scene.target.agent.wait_answering();
+        scene.source.wait_metrics(&scene.port, &[NORMAL]);
+        scene
+    }
+
+    /// The driver starts the migration; returns when the target is armed.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn start_migration(&self) -> String {
+        let uid = self.driver.start(SOURCE, TARGET);
+        self.target.wait_state(&self.port, "Target");
+        self.target.agent.wait_up(&self.port);
+        uid
+    }
+
+    /// The hypervisor on the target resumes the VM: from now on it runs there and not on the source.
+    /// The caller says what it sends.
+    ///
+    /// # Panics
+    /// When the tap of the target is not there.
+    pub fn move_vm(&mut self, announce: impl FnOnce(&Qemu)) {
+        let at_target = self.target.tap().open();
+        drop(self.vm.pause());
+        announce(&at_target);
+        self.vm.resume(at_target);
+    }
+}
+
+impl Default for Scene {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,183 @@
+//! Taps. [`Tap`] is the device as Nova plugs it into the host; [`Qemu`] is the process that opens it, which is
+//! what gives it a carrier. A frame that Qemu sends arrives on the host's tap as a guest's frame does.
+
+use crate::frames::Frame;
+use crate::namespace::Namespace;
+use crate::wait;
+use cutover_common::MacAddr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+
+/// A persistent tap in a host's namespace. It goes with the namespace, or by [`Tap::remove`].
+#[derive(Debug)]
+pub struct Tap {
+    namespace: Arc<Namespace>,
+    name: String,
+    ifindex: u32,
+}
+
+impl Tap {
+    pub(crate) fn plug(namespace: Arc<Namespace>, name: &str, mac: MacAddr) -> Self {
+        namespace.ip(&format!(
+            "tuntap add dev {name} mode tap\n\
+             link set dev {name} address {mac}\n\
+             link set dev {name} up"
+        ));
+        let ifindex = namespace.run(|| nix::net::if_::if_nametoindex(name)).expect("it was just added");
+        Self { namespace, name: name.to_owned(), ifindex }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// A process opens it: it has a carrier from now on, until the last [`Qemu`] goes.
+    ///
+    /// # Panics
+    /// When it is open already, or gone.
+    #[must_use]
+    pub fn open(&self) -> Qemu {
+        let file = self.namespace.run(|| open(&self.name)).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        wait::until(wait::SOON, format_args!("carrier of {}", self.name), || self.has_carrier());
+        Qemu { file }
+    }
+
+    /// Whether something is at the other end.
+    #[must_use]
+    pub fn has_carrier(&self) -> bool {
+        // KERNEL: /sys/class/net shows the namespace of the mount, not of the reader, hence the ioctl.
+        self.namespace.run(|| link_flags(&self.name)).is_ok_and(|flags| flags & libc::IFF_RUNNING != 0)
+    }
+
+    /// Takes the device away, as Nova does after a migration.
+    ///
+    /// # Panics
+    /// When somebody else did.
+    pub fn remove(self) {
+        self.namespace.ip(&format!("link del {}", self.name));
+    }
+}
+
+/// The other end of a tap.
+#[derive(Debug)]
+pub struct Qemu {
+    file: File,
+}
+
+impl Qemu {
+    /// Sends a frame as the guest does.
+    ///
+    /// # Panics
+    /// When the tap is gone.
+    #[track_caller]
+    pub fn send(&self, frame: &Frame) {
+        self.try_send(frame).expect("the tap is up");
+    }
+
+    /// Sends a frame as the guest does.
+    ///
+    /// # Errors
+    /// When the tap is gone or down.
+    pub fn try_send(&self, frame: &Frame) -> io::Result<()> {
+        (&self.file).write_all(frame.bytes())
+    }
+
+    /// Takes one frame that the host sent, if there is one.
+    #[must_use]
+    pub fn receive(&self) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 65_536];
+        let length = (&self.file).read(&mut buffer).ok()?;
+        buffer.truncate(length);
+        Some(buffer)
+    }
+}
+
+impl Qemu {
+    /// For copying frames without allocating.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl AsFd for Qemu {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Attaches to the tap of this name in the namespace of this thread, making it when there is none.
+pub(crate) fn open(name: &str) -> io::Result<File> {
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let mut request = interface_request(name);
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TAP | libc::IFF_NO_PI).expect("small numbers");
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which lives until the call returns.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+}
+
+/// IFF_* of a link in the namespace of this thread.
+fn link_flags(name: &str) -> io::Result<i32> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let mut request = interface_request(name);
+    // SAFETY: SIOCGIFFLAGS reads and writes one ifreq, which lives until the call returns.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFFLAGS has filled this member of the union.
+    Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }))
+}
+
+fn interface_request(name: &str) -> libc::ifreq {
+    // SAFETY: an ifreq of zeros is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    assert!(name.len() < libc::IFNAMSIZ, "{name} is too long for an interface");
+    for (target, source) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *target = source.cast_signed() as libc::c_char;
+    }
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::PacketSocket;
+    use crate::{Lab, frames};
+
+    #[test]
+    fn a_plugged_tap_has_no_carrier_until_it_is_opened() {
+        let lab = Lab::new();
+        let host = lab.host("compute1");
+        let tap = host.plug("tapport1", "fe:16:3e:00:00:01".parse().unwrap());
+        assert!(!tap.has_carrier());
+        let qemu = tap.open();
+        assert!(tap.has_carrier());
+
+        let seen = PacketSocket::bind(host.namespace(), "tapport1");
+        let announcement = frames::rarp("fa:16:3e:00:00:01".parse().unwrap());
+        qemu.send(&announcement);
+        wait::until(wait::SOON, "the frame arrives on the host", || {
+            seen.receive().is_some_and(|frame| frame == announcement.bytes())
+        });
+
+        drop(qemu);
+        wait::until(wait::SOON, "no carrier when the process is gone", || !tap.has_carrier());
+        let first = tap.ifindex();
+        tap.remove();
+        assert_eq!(host.ifindex("tapport1"), None);
+        let tap = host.plug("tapport1", "fe:16:3e:00:00:01".parse().unwrap());
+        assert_ne!(tap.ifindex(), first, "a new device has a new number");
+    }
+}
