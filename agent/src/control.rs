@@ -1,1 +1,151 @@
-//! To be written.
+//! The control socket `<run dir>/cutover.sock`: answers `cutover status`.
+//!
+//! One request a connection: a line with one word in, one JSON document out. Only root may connect: the
+//! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;
+//! it passes requests to the agent loop and the answers back.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+/// Name of the socket in the run directory.
+pub const SOCKET: &str = "cutover.sock";
+
+/// LIMIT: a request is one short word; whoever sends more is not a client of ours.
+const REQUEST_BYTES_MAX: u64 = 64;
+/// LIMIT: a client that neither asks nor reads must not keep a task forever.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request with the way back for its answer.
+pub type Request = oneshot::Sender<Status>;
+
+/// The answer to `status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// This host's name.
+    pub hostname: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Process number of the agent.
+    pub pid: u32,
+    /// Whether the datastore has delivered everything that it holds.
+    pub in_sync: bool,
+    /// Whether all of it could be read.
+    pub complete: bool,
+    /// How programs are attached: `tcx`, `tc` or `xdp`.
+    pub attach: String,
+    /// Endpoints of this host.
+    pub endpoints: Vec<cutover_engine::view::EndpointView>,
+    /// Routes of ours that the kernel has.
+    pub kernel_routes: Vec<KernelRoute>,
+    /// Counters of the kernel program: accepted and refused announcements by reason.
+    pub announcements: BTreeMap<String, u64>,
+    /// Route changes sent to the kernel since the agent started.
+    pub route_writes: u64,
+}
+
+/// A route of ours as the kernel shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KernelRoute {
+    /// Destination prefix.
+    pub destination: String,
+    /// Number of the outgoing interface.
+    pub ifindex: u32,
+    /// Metric.
+    pub metric: u32,
+}
+
+/// The socket, removed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Opens the socket. The caller holds the lock of the run directory, so a socket that exists is left over.
+    ///
+    /// # Errors
+    /// The socket cannot be created in the run directory.
+    pub fn bind(run_dir: &Path) -> io::Result<Self> {
+        let path = run_dir.join(SOCKET);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers until the agent loop goes away.
+    pub async fn serve(self, requests: mpsc::Sender<Request>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let requests = requests.clone();
+                    tokio::spawn(async move {
+                        match tokio::time::timeout(PATIENCE, answer(stream, requests)).await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => debug!(%error, "control connection ended early"),
+                            Err(_) => debug!("control connection timed out"),
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            debug!(%error, path = %self.path.display(), "cannot remove the control socket");
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Result<()> {
+    if stream.peer_cred()?.uid() != 0 {
+        return stream.write_all(b"{\"error\":\"only root may ask\"}\n").await;
+    }
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    if line.trim() != "status" {
+        return writer.write_all(b"{\"error\":\"unknown request; known: status\"}\n").await;
+    }
+    let (reply, answer) = oneshot::channel();
+    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the agent is stopping");
+    requests.send(reply).await.map_err(|_| gone())?;
+    let status = answer.await.map_err(|_| gone())?;
+    let mut text = serde_json::to_vec(&status).map_err(io::Error::other)?;
+    text.push(b'\n');
+    writer.write_all(&text).await
+}
+
+/// Asks the running agent for its status.
+///
+/// # Errors
+/// No agent listens in this run directory, or its answer makes no sense.
+pub fn ask(run_dir: &Path) -> io::Result<Status> {
+    let mut stream = std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"status\n")?;
+    let mut text = String::new();
+    io::BufReader::new(stream).read_to_string(&mut text)?;
+    serde_json::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

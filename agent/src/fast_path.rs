@@ -1,1 +1,254 @@
-//! To be written.
+//! From an announcement in the ring buffer to its routes in the kernel, without asking anybody.
+//!
+//! One thread of its own sleeps on the ring buffer. While an endpoint waits for its virtual machine, the
+//! watch applier leaves a finished netlink batch here under the generation of the watch. When a record of that
+//! generation comes, the thread sends the batch and reports the fact with the time of every step. It decides
+//! nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
+//! the route applier as every other difference.
+
+use crate::clock;
+use crate::netlink::{PreparedBatch, RouteSocket};
+use aya::maps::{MapData, RingBuf};
+use cutover_common::abi::Announcement;
+use cutover_common::AnnouncementKind;
+use cutover_engine::fact::AnnouncementSeen;
+use cutover_engine::{BootTime, Fact};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, warn};
+
+/// The thread's niceness.
+///
+/// LIMIT: the highest an ordinary scheduling class has. A real-time class would let a spinning fast path
+/// starve the host.
+const NICENESS: i32 = -20;
+
+/// The handle by which the watch applier prepares and withdraws batches. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct FastPath {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    prepared: Mutex<HashMap<u64, PreparedBatch>>,
+    /// Wakes the thread for a new spin or for its end.
+    bell: EventFd,
+    stop: AtomicBool,
+}
+
+impl FastPath {
+    /// Starts the thread. `spin` is how long it polls the ring before it sleeps, while anything is armed.
+    ///
+    /// # Errors
+    /// No epoll instance, event descriptor or thread can be had.
+    pub fn start(
+        ring: RingBuf<MapData>,
+        socket: RouteSocket,
+        spin: Duration,
+        facts: UnboundedSender<Fact>,
+    ) -> io::Result<Self> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&ring, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
+        let shared =
+            Arc::new(Shared { prepared: Mutex::default(), bell, stop: AtomicBool::new(false) });
+        let mut worker = Worker { ring, socket, epoll, spin, facts, shared: Arc::clone(&shared) };
+        let thread = std::thread::Builder::new().name("cutover-fast".into()).spawn(move || worker.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// From now on a record of this generation sends this batch.
+    pub fn prepare(&self, generation: u64, batch: PreparedBatch) {
+        self.shared.lock().insert(generation, batch);
+        self.shared.ring_bell();
+    }
+
+    /// From now on a record of this generation installs nothing.
+    pub fn withdraw(&self, generation: u64) {
+        self.shared.lock().remove(&generation);
+    }
+}
+
+impl Drop for FastPath {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.ring_bell();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the fast path thread had panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, PreparedBatch>> {
+        // The map is whole at every point where its holder could panic.
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring_bell(&self) {
+        if let Err(error) = self.bell.write(1) {
+            debug!(%error, "the fast path's bell is already ringing");
+        }
+    }
+}
+
+struct Worker {
+    ring: RingBuf<MapData>,
+    socket: RouteSocket,
+    epoll: Epoll,
+    spin: Duration,
+    facts: UnboundedSender<Fact>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        raise_priority();
+        while !self.shared.stop.load(Ordering::Acquire) {
+            self.drain();
+            self.spin();
+            let mut events = [EpollEvent::empty(); 2];
+            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => {
+                    if events[..count].iter().any(|event| event.data() == 1)
+                        && let Err(error) = self.shared.bell.read()
+                    {
+                        debug!(%error, "the fast path's bell was silent");
+                    }
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => {
+                    warn!(%error, "the fast path cannot wait for announcements; the route applier goes on alone");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Polls the ring for the configured time, as long as something is armed.
+    fn spin(&mut self) {
+        if self.spin.is_zero() || self.shared.lock().is_empty() {
+            return;
+        }
+        let mut until = clock::now() + self.spin;
+        while clock::now() < until && !self.shared.stop.load(Ordering::Relaxed) {
+            if self.drain() {
+                until = clock::now() + self.spin;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Acts on every record in the ring. Returns whether there was one.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
+        while let Some(item) = self.ring.next() {
+            let taken_at = clock::now();
+            any = true;
+            let record = read_record(&item);
+            drop(item);
+            let Some(record) = record else {
+                warn!("a record of the ring buffer has an unknown layout; ignored");
+                continue;
+            };
+            self.act(record, taken_at);
+        }
+        any
+    }
+
+    fn act(&mut self, record: Announcement, taken_at: BootTime) {
+        let batch = self.shared.lock().remove(&record.generation);
+        let routed_at = batch.and_then(|batch| match self.socket.send(&batch) {
+            Ok(outcome) if outcome.failed.is_empty() => Some(clock::now()),
+            Ok(outcome) => {
+                warn!(
+                    ifindex = record.ifindex, failed = ?outcome.failed,
+                    "some elevated routes were refused; the route applier tries again"
+                );
+                None
+            }
+            Err(error) => {
+                warn!(%error, ifindex = record.ifindex, "elevated routes could not be sent");
+                None
+            }
+        });
+        let Some(kind) = kind_of(record.kind) else {
+            warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
+            return;
+        };
+        let fact = Fact::AnnouncementSeen(AnnouncementSeen {
+            generation: record.generation,
+            kind,
+            seen_at: BootTime(record.seen_at_ns),
+            taken_at: Some(taken_at),
+            routed_at,
+        });
+        // The receiver is gone only while the agent stops.
+        let _: Result<(), _> = self.facts.send(fact);
+    }
+}
+
+/// The record in `bytes`, if it has the layout that this agent was built with.
+fn read_record(bytes: &[u8]) -> Option<Announcement> {
+    if bytes.len() != size_of::<Announcement>() {
+        return None;
+    }
+    // SAFETY: the length was checked, `Announcement` is made of integers only, and the read is unaligned.
+    Some(unsafe { bytes.as_ptr().cast::<Announcement>().read_unaligned() })
+}
+
+/// The kind with this number, if there is one.
+#[must_use]
+pub fn kind_of(number: u32) -> Option<AnnouncementKind> {
+    use AnnouncementKind::{FirstFrame, GarpReply, GarpRequest, NeighbourAdvertisement, Rarp};
+    [Rarp, GarpRequest, GarpReply, NeighbourAdvertisement, FirstFrame]
+        .into_iter()
+        .find(|kind| *kind as u32 == number)
+}
+
+fn raise_priority() {
+    // SAFETY: no pointers; `PRIO_PROCESS` with 0 means the calling thread on Linux.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) } != 0 {
+        debug!(error = %io::Error::last_os_error(), "the fast path keeps its ordinary priority");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_size_is_refused() {
+        let record = Announcement { generation: 7, seen_at_ns: 8, ifindex: 9, kind: 1 };
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&record.generation.to_ne_bytes());
+        bytes.extend_from_slice(&record.seen_at_ns.to_ne_bytes());
+        bytes.extend_from_slice(&record.ifindex.to_ne_bytes());
+        bytes.extend_from_slice(&record.kind.to_ne_bytes());
+        assert_eq!(read_record(&bytes), Some(record));
+        assert_eq!(read_record(&bytes[1..]), None);
+        bytes.push(0);
+        assert_eq!(read_record(&bytes), None);
+    }
+
+    #[test]
+    fn kinds_have_the_numbers_of_the_map() {
+        for kind in [AnnouncementKind::Rarp, AnnouncementKind::FirstFrame] {
+            assert_eq!(kind_of(kind as u32), Some(kind));
+        }
+        assert_eq!(kind_of(0), None);
+        assert_eq!(kind_of(6), None);
+    }
+}

@@ -1,1 +1,115 @@
-//! To be written.
+//! Log lines: where they go, what they look like, and the ones that operators match.
+//!
+//! [`init`] sets up standard error as the only sink, as text or JSON. [`log_notice`] turns what the engine has
+//! to say into lines whose text and field order are part of the contract.
+
+use cutover_engine::Notice;
+use cutover_engine::model::{MigrationSource, MigrationTarget};
+use std::fmt::Display;
+use std::io::IsTerminal as _;
+use tracing::{info, warn};
+use tracing_subscriber::filter::LevelFilter;
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Format {
+    /// One line of text.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Sends everything at `level` and above to standard error. Only the first call of a process has an effect.
+pub fn init(format: Format, level: LevelFilter) {
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // A second call fails because a subscriber exists; that one goes on.
+    let _: Result<(), _> = match format {
+        Format::Text => builder.try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Writes the line that belongs to a notice.
+pub fn log_notice(notice: &Notice) {
+    match notice {
+        Notice::MigrationWritten { name, migration } => {
+            let source = migration.source.as_ref().map_or_else(|| "-".to_owned(), source_name);
+            let target = migration.target.as_ref().map_or_else(|| "-".to_owned(), target_name);
+            info!(
+                lm = %name, uid = %migration.uid, %source, %target,
+                "LiveMigrationCalculator: LiveMigration created/updated"
+            );
+        }
+        Notice::MigrationRemoved { name, uid } => {
+            info!(lm = %name, %uid, "LiveMigrationCalculator: LiveMigration deleted");
+        }
+        Notice::RoleEmitted { endpoint, role, uid } => {
+            info!(wep = %endpoint, %role, %uid, "LiveMigrationCalculator: emitting role for WEP");
+        }
+        Notice::Transition { endpoint, transition } => info!(
+            from = %transition.from, id = %endpoint, input = transition_input(transition),
+            migrationUid = %transition.uid, to = %transition.to,
+            "Live migration state transition"
+        ),
+        Notice::Unresolved { endpoint, uid } => info!(
+            id = %endpoint, migrationUid = %uid,
+            "LiveMigration is gone without an announcement; waiting for evidence of how it ended"
+        ),
+        Notice::Held { endpoint } => {
+            info!(wep = %endpoint, "Endpoint vanished while its tap exists; holding its state");
+        }
+        Notice::Returned { endpoint } => info!(wep = %endpoint, "Held endpoint is back"),
+        Notice::Removed { endpoint } => info!(wep = %endpoint, "Endpoint removed"),
+        Notice::InterfaceConflict { endpoint, winner, interface } => warn!(
+            wep = %endpoint, %winner, %interface,
+            "Two endpoints claim one interface; the second gets nothing until the first is gone"
+        ),
+        Notice::PrefixConflict { endpoint, winner, prefix } => warn!(
+            wep = %endpoint, %winner, %prefix,
+            "Two endpoints of this host claim one address; the second gets no route to it"
+        ),
+        Notice::Finished(record) => info!(
+            id = %record.endpoint, migrationUid = %record.uid, arrived = record.arrived,
+            "Live migration finished"
+        ),
+    }
+}
+
+/// `input` is a static string in the contract; tracing shows it without quotes only as a displayed value.
+fn transition_input(transition: &cutover_engine::machine::Transition) -> impl tracing::Value {
+    tracing::field::display(transition.input.name())
+}
+
+fn source_name(source: &MigrationSource) -> String {
+    match source {
+        MigrationSource::Endpoint(key) => key.to_string(),
+        MigrationSource::Workload { host, orchestrator, workload } => format!("{host}/{orchestrator}/{workload}"),
+    }
+}
+
+fn target_name(target: &MigrationTarget) -> String {
+    match target {
+        MigrationTarget::Endpoint(key) => key.to_string(),
+        MigrationTarget::Selector(selector) => format!("{:?}", selector.to_string()),
+    }
+}
+
+/// An error with everything that caused it, in one line.
+pub(crate) fn one_line(error: &dyn std::error::Error) -> impl Display {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line
+}

@@ -1,1 +1,54 @@
-//! To be written.
+//! Appliers: each takes the newest wanted sets and closes the difference to what really is.
+//!
+//! They share three rules. The newest wanted set replaces older ones, so a slow write neither blocks nor queues.
+//! What failed stays dirty and is tried again. Nothing is done before the engine has published its first sets.
+
+pub mod interfaces;
+pub mod routes;
+pub mod statuses;
+pub mod watches;
+
+use cutover_engine::Wanted;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How the newest wanted sets arrive; `None` until the datastore is in sync.
+pub type WantedReceiver = watch::Receiver<Option<Arc<Wanted>>>;
+
+/// The one policy for trying again: double the pause from the first to the last.
+#[derive(Debug)]
+pub struct BackOff {
+    pause: Duration,
+}
+
+impl BackOff {
+    /// LIMIT: quick enough for a tap that is just coming up.
+    const FIRST: Duration = Duration::from_millis(100);
+    /// LIMIT: slow enough not to fill the log, quick enough for an operator who has just mended something.
+    const LAST: Duration = Duration::from_secs(10);
+
+    /// Starts with the shortest pause.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { pause: Self::FIRST }
+    }
+
+    /// The pause before the next attempt; each is twice the one before.
+    pub fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(Self::LAST);
+        pause
+    }
+
+    /// It worked: the next failure starts with the shortest pause again.
+    pub const fn reset(&mut self) {
+        self.pause = Self::FIRST;
+    }
+}
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
