@@ -15,5 +15,6 @@ pub mod datastore;
 pub mod fast_path;
 pub mod logging;
 pub mod netlink;
+pub mod run_dir;
 pub mod settings;
 pub mod state_file;
