@@ -9,8 +9,8 @@
 use crate::clock;
 use crate::netlink::{PreparedBatch, RouteSocket};
 use aya::maps::{MapData, RingBuf};
-use cutover_common::abi::Announcement;
 use cutover_common::AnnouncementKind;
+use cutover_common::abi::Announcement;
 use cutover_engine::fact::AnnouncementSeen;
 use cutover_engine::{BootTime, Fact};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -60,8 +60,7 @@ impl FastPath {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&ring, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
-        let shared =
-            Arc::new(Shared { prepared: Mutex::default(), bell, stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { prepared: Mutex::default(), bell, stop: AtomicBool::new(false) });
         let mut worker = Worker { ring, socket, epoll, spin, facts, shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new().name("cutover-fast".into()).spawn(move || worker.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -154,16 +153,13 @@ impl Worker {
     /// Acts on every record in the ring. Returns whether there was one.
     fn drain(&mut self) -> bool {
         let mut any = false;
-        while let Some(item) = self.ring.next() {
+        while let Some(record) = self.ring.next().map(|item| read_record(&item)) {
             let taken_at = clock::now();
             any = true;
-            let record = read_record(&item);
-            drop(item);
-            let Some(record) = record else {
-                warn!("a record of the ring buffer has an unknown layout; ignored");
-                continue;
-            };
-            self.act(record, taken_at);
+            match record {
+                Some(record) => self.act(record, taken_at),
+                None => warn!("a record of the ring buffer has an unknown layout; ignored"),
+            }
         }
         any
     }
@@ -171,7 +167,7 @@ impl Worker {
     fn act(&mut self, record: Announcement, taken_at: BootTime) {
         let batch = self.shared.lock().remove(&record.generation);
         let routed_at = batch.and_then(|batch| match self.socket.send(&batch) {
-            Ok(outcome) if outcome.failed.is_empty() => Some(clock::now()),
+            Ok(outcome) if outcome.is_success() => Some(clock::now()),
             Ok(outcome) => {
                 warn!(
                     ifindex = record.ifindex, failed = ?outcome.failed,

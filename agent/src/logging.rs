@@ -88,7 +88,9 @@ fn transition_input(transition: &cutover_engine::machine::Transition) -> impl tr
 fn source_name(source: &MigrationSource) -> String {
     match source {
         MigrationSource::Endpoint(key) => key.to_string(),
-        MigrationSource::Workload { host, orchestrator, workload } => format!("{host}/{orchestrator}/{workload}"),
+        MigrationSource::Workload { host, orchestrator, workload } => {
+            format!("{host}/{orchestrator}/{workload}")
+        }
     }
 }
 
@@ -100,7 +102,8 @@ fn target_name(target: &MigrationTarget) -> String {
 }
 
 /// An error with everything that caused it, in one line.
-pub(crate) fn one_line(error: &dyn std::error::Error) -> impl Display {
+#[must_use]
+pub fn one_line(error: &dyn std::error::Error) -> impl Display {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

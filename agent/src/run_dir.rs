@@ -107,7 +107,8 @@ impl RunDir {
             "status",
             LOCK,
         ];
-        let mut found: Vec<_> = names.into_iter().map(|name| path.join(name)).filter(|file| file.exists()).collect();
+        let mut found: Vec<_> =
+            names.into_iter().map(|name| path.join(name)).filter(|file| file.exists()).collect();
         if path.exists() {
             found.push(path.to_owned());
         }

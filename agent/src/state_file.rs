@@ -79,8 +79,7 @@ impl StateFile {
     /// # Errors
     /// The file cannot be written; the one before is still there.
     pub fn save(&mut self, memory: &Memory) -> io::Result<()> {
-        let document =
-            Document { version: VERSION, boot_id: self.boot_id.clone(), memory: memory.clone() };
+        let document = Document { version: VERSION, boot_id: self.boot_id.clone(), memory: memory.clone() };
         let text = serde_json::to_vec_pretty(&document).map_err(io::Error::other)?;
         if self.last.as_ref() == Some(&text) {
             return Ok(());

@@ -4,9 +4,7 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_RINGBUF};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_ringbuf_reserve, bpf_ringbuf_submit};
 use aya_ebpf::macros::btf_map;
-use cutover_common::abi::{
-    Announcement, EVENTS_BYTES, EVIDENCE_MAX, Evidence, Settings, WATCHES_MAX, Watch,
-};
+use cutover_common::abi::{Announcement, EVENTS_BYTES, EVIDENCE_MAX, Evidence, Settings, WATCHES_MAX, Watch};
 use cutover_common::{Counter, Counters};
 
 /// Written by the agent only, hence from where memory can be allocated: nothing is set aside in advance.
