@@ -1,1 +1,32 @@
-//! To be written.
+//! Where resources come from.
+//!
+//! A datastore turns what is written in it into facts for the engine and sets of FelixConfiguration resources for the
+//! settings. It keeps the last good version of everything, refuses by name what it cannot read, and decides nothing.
+//! The agent loop receives its [`Event`]s.
+
+pub mod dir;
+mod documents;
+pub mod resource;
+mod store;
+mod tree;
+
+pub use documents::{Document, split};
+pub use store::ResourceId;
+pub use tree::{ListError, read_regular, resource_files};
+
+use cutover_engine::Fact;
+use resource::FelixConfiguration;
+
+/// What a datastore says.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// All FelixConfiguration resources that there are, `default`, this host's and others. Sent before the first
+    /// [`Fact::InSync`], even if there are none, and then whenever one of them changes.
+    Configurations(Vec<FelixConfiguration>),
+    /// Facts that belong together, in the order in which a driver makes such writes: migrations removed, migrations written,
+    /// endpoints removed, endpoints written; then [`Fact::InSync`], in the first batch and whenever its completeness changes.
+    Facts(Vec<Fact>),
+}
+
+/// LIMIT: how many events may wait for the agent loop; a reader that is this far behind is waited for.
+pub const EVENTS_MAX: usize = 64;

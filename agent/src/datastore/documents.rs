@@ -1,0 +1,203 @@
+//! Documents of a file: where each begins and ends, so that errors have lines and one can be taken out.
+
+use super::resource::{Format, Parsed, Refusal, parse};
+use std::ops::Range;
+use std::path::Path;
+
+/// One document of a file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Document {
+    /// Its bytes in the file, with the `---` before it.
+    pub range: Range<usize>,
+    /// What it says.
+    pub parsed: Parsed,
+}
+
+/// The format that the name of a file promises; other files are not resource files.
+pub(super) fn format_of(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()? {
+        "yaml" | "yml" => Some(Format::Yaml),
+        "json" => Some(Format::Json),
+        _ => None,
+    }
+}
+
+/// Reads all documents of the text of a file; one that is not well formed refuses the file.
+///
+/// # Errors
+/// The first refusal, with its line in the file.
+pub fn split(text: &str, format: Format) -> Result<Vec<Document>, Refusal> {
+    let pieces = match format {
+        Format::Yaml => yaml_pieces(text),
+        Format::Json => json_pieces(text)?,
+    };
+    let mut documents = Vec::new();
+    for Piece { range, body } in pieces {
+        let body = &text[body.start..body.end];
+        if is_blank(body, format) {
+            continue;
+        }
+        let first_line = 1 + text[..range.end - body.len()].matches('\n').count();
+        let parsed = parse(body, format).map_err(|refusal| Refusal {
+            line: Some(first_line + refusal.line.map_or_else(|| blank_lines(body), |line| line.max(1) - 1)),
+            reason: without_location(&refusal.reason),
+        })?;
+        documents.push(Document { range, parsed });
+    }
+    Ok(documents)
+}
+
+struct Piece {
+    range: Range<usize>,
+    body: Range<usize>,
+}
+
+/// A line that begins with `---` or `...` is a border wherever it stands, even inside a text (YAML 1.2, 9.1.2).
+fn yaml_pieces(text: &str) -> Vec<Piece> {
+    let text_start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let mut pieces = Vec::new();
+    let (mut start, mut body_start, mut at) = (0, text_start, text_start);
+    for line in text[text_start..].split_inclusive('\n') {
+        let is_border = |mark: &str| {
+            line.strip_prefix(mark)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+        };
+        let (begins, ends) = (is_border("---"), is_border("..."));
+        if begins || ends {
+            pieces.push(Piece { range: start..at, body: body_start..at });
+            start = at;
+            // After `---` the document may begin on the same line.
+            body_start = at + if ends { line.len() } else { "---".len() };
+        }
+        at += line.len();
+    }
+    pieces.push(Piece { range: start..text.len(), body: body_start..text.len() });
+    pieces
+}
+
+fn json_pieces(text: &str) -> Result<Vec<Piece>, Refusal> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    while let Some(value) = values.next() {
+        value.map_err(|error| Refusal {
+            line: Some(error.line()),
+            reason: without_location(&error.to_string()),
+        })?;
+        let end = values.byte_offset();
+        pieces.push(Piece { range: start..end, body: start..end });
+        start = end;
+    }
+    Ok(pieces)
+}
+
+/// Where a document begins that has something wrong in no particular line.
+fn blank_lines(body: &str) -> usize {
+    body.lines().take_while(|line| line.trim().is_empty()).count()
+}
+
+/// Nothing, comments and directives make no document.
+fn is_blank(body: &str, format: Format) -> bool {
+    body.lines().all(|line| {
+        let line = line.trim();
+        line.is_empty() || (format == Format::Yaml && (line.starts_with('#') || line.starts_with('%')))
+    })
+}
+
+/// The parsers put a line into the text that is counted from the beginning of the document.
+fn without_location(reason: &str) -> String {
+    let end = reason.rfind(" at line ").unwrap_or(reason.len());
+    let reason = &reason[..end];
+    if reason.is_empty() { "it is not well formed".to_owned() } else { reason.replace('\n', " ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datastore::resource::Resource;
+    use proptest::prelude::*;
+
+    const CONFIGURATION: &str =
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: NAME}\n";
+
+    fn document(name: &str) -> String {
+        CONFIGURATION.replace("NAME", name)
+    }
+
+    fn names(text: &str, format: Format) -> Vec<String> {
+        let documents = split(text, format).unwrap();
+        let name = |document: Document| match document.parsed.resource {
+            Resource::Configuration(configuration) => configuration.name,
+            other => panic!("{other:?}"),
+        };
+        documents.into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn documents_are_found_between_borders() {
+        let (a, b) = (document("a"), document("b"));
+        for text in [
+            format!("{a}---\n{b}"),
+            format!("---\n{a}---\n{b}"),
+            format!("%YAML 1.2\n---\n{a}...\n---\n{b}...\n"),
+            format!("# comment\n---\n\n---\n{a}--- # comment\n{b}"),
+            format!("\u{feff}{a}---\r\n{b}"),
+        ] {
+            assert_eq!(names(&text, Format::Yaml), ["a", "b"], "{text}");
+        }
+        assert!(split("", Format::Yaml).unwrap().is_empty());
+        assert!(split("# nothing\n---\n", Format::Yaml).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_document_can_begin_on_the_line_of_its_border() {
+        let text = "--- {apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: a}}\n";
+        assert_eq!(names(text, Format::Yaml), ["a"]);
+    }
+
+    #[test]
+    fn json_values_follow_each_other() {
+        let one = r#"{"apiVersion": "projectcalico.org/v3", "kind": "FelixConfiguration", "metadata": {"name": "a"}}"#;
+        let text = format!("{one}\n{}\n", one.replace("\"a\"", "\"b\""));
+        assert_eq!(names(&text, Format::Json), ["a", "b"]);
+        assert!(split("\n", Format::Json).unwrap().is_empty());
+    }
+
+    #[test]
+    fn refusals_have_the_line_in_the_file() {
+        let good = document("a");
+        for (bad, line) in [
+            ("kind: [", 5),
+            ("kind: WorkloadEndpoint\n", 5),
+            ("apiVersion: projectcalico.org/v3\nkind: LiveMigration\nmetadata:\n  name: 7\n", 8),
+            ("x: 1\n  y: 2\n", 6),
+        ] {
+            let refusal = split(&format!("{good}---\n{bad}"), Format::Yaml).unwrap_err();
+            assert_eq!(refusal.line, Some(line), "{bad:?}: {refusal}");
+            assert!(!refusal.reason.contains(" at line "), "{refusal}");
+        }
+        let refusal = split("{\"kind\":\n \"a\",\n", Format::Json).unwrap_err();
+        assert_eq!(refusal.line, Some(3), "{refusal}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_split_or_refused(text in "[a-z:{}\\[\\], \n\"'#&*!|>-]{0,80}") {
+            let _ = split(&text, Format::Yaml);
+            let _ = split(&text, Format::Json);
+        }
+
+        /// Taking a document out leaves exactly the others.
+        #[test]
+        fn ranges_tile_the_file(count in 1usize..6, out in 0usize..6, leading in any::<bool>()) {
+            let out = out % count;
+            let parts: Vec<String> = (0..count).map(|i| document(&format!("n{i}"))).collect();
+            let text = format!("{}{}", if leading { "---\n" } else { "" }, parts.join("---\n"));
+            let documents = split(&text, Format::Yaml).unwrap();
+            let range = documents[out].range.clone();
+            let rest = format!("{}{}", &text[..range.start], &text[range.end..]);
+            let expected: Vec<String> = (0..count).filter(|i| *i != out).map(|i| format!("n{i}")).collect();
+            prop_assert_eq!(names(&rest, Format::Yaml), expected);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Resources as they are written, and what the engine makes of them.
+//!
+//! Owns the documents WorkloadEndpoint, LiveMigration, FelixConfiguration and ClusterInformation, in YAML or JSON, from a
+//! file or from etcd. One bad element costs that element and is reported (W30); a resource of which nothing sensible
+//! remains is refused as a whole. It never touches a file.
+
+mod endpoint;
+mod migration;
+mod name;
+#[cfg(test)]
+mod tests;
+
+pub use name::{parse_name, segments_of};
+
+use cutover_engine::model::{Endpoint, EndpointKey, LiveMigration};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Everything that the agent wants to know from a datastore; other kinds are [`Resource::Other`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum Resource {
+    /// A port of a virtual machine on a host.
+    Endpoint(EndpointKey, Endpoint),
+    /// A migration; the name identifies it.
+    Migration(String, LiveMigration),
+    /// Settings.
+    Configuration(FelixConfiguration),
+    /// State of the datastore itself.
+    Cluster(ClusterInformation),
+    /// A kind that is none of the agent's business.
+    Other,
+}
+
+/// A FelixConfiguration. `default` is for all hosts, `node.<host name>` for one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FelixConfiguration {
+    /// Its name.
+    pub name: String,
+    /// Raw values by `config.projectcalico.org/<name>`.
+    pub annotations: BTreeMap<String, String>,
+    /// The members as they are written.
+    pub spec: Map<String, Value>,
+    /// Whether it is for the hosts that a selector chooses.
+    pub has_selector: bool,
+}
+
+/// What the datastore says about itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterInformation {
+    /// Whether agents may work; absent counts as not.
+    pub ready: bool,
+}
+
+/// A resource with what had to be left out of it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Parsed {
+    /// The resource.
+    pub resource: Resource,
+    /// One line per element that was left out, naming resource, element and reason.
+    pub notices: Vec<String>,
+}
+
+/// How a document is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// YAML, one document without its `---`.
+    Yaml,
+    /// JSON, one value.
+    Json,
+}
+
+/// Why a document is not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Line inside the document, from 1, if the reason has one.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl Refusal {
+    fn of(reason: impl Into<String>) -> Self {
+        Self { line: None, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Head {
+    kind: Option<String>,
+    #[serde(rename = "apiVersion")]
+    api_version: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<Spec> {
+    #[serde(default)]
+    metadata: Option<Metadata>,
+    spec: Option<Spec>,
+}
+
+#[derive(Deserialize, Default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// LIMIT: the name of a resource becomes a file name with an ending; 255 bytes is what file systems allow.
+const NAME_MAX_BYTES: usize = 240;
+
+/// Reads one document.
+///
+/// # Errors
+/// When it is not well formed, or when it is one of the agent's kinds without the parts that it needs.
+pub fn parse(text: &str, format: Format) -> Result<Parsed, Refusal> {
+    let head: Head = read(text, format)?;
+    let kind = head
+        .kind
+        .ok_or_else(|| Refusal::of("there is no kind; write kind: WorkloadEndpoint or another one"))?;
+    let mut notices = Vec::new();
+    let resource = match kind.as_str() {
+        "WorkloadEndpoint" => endpoint::interpret(envelope(text, format, &head.api_version)?, &mut notices)?,
+        "LiveMigration" => migration::interpret(envelope(text, format, &head.api_version)?, &mut notices)?,
+        "FelixConfiguration" => configuration(envelope(text, format, &head.api_version)?)?,
+        "ClusterInformation" => cluster(&envelope(text, format, &head.api_version)?),
+        _ => Resource::Other,
+    };
+    Ok(Parsed { resource, notices })
+}
+
+fn envelope<Spec: DeserializeOwned>(
+    text: &str,
+    format: Format,
+    api_version: &Option<String>,
+) -> Result<Envelope<Spec>, Refusal> {
+    match api_version.as_deref() {
+        Some("projectcalico.org/v3") => read(text, format),
+        Some(other) => {
+            Err(Refusal::of(format!("apiVersion {other:?} is not known; write projectcalico.org/v3")))
+        }
+        None => Err(Refusal::of("there is no apiVersion; write apiVersion: projectcalico.org/v3")),
+    }
+}
+
+fn read<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Refusal> {
+    match format {
+        Format::Yaml => serde_norway::from_str(text).map_err(|error| Refusal {
+            line: error.location().map(|location| location.line()),
+            reason: error.to_string(),
+        }),
+        Format::Json => serde_json::from_str(text)
+            .map_err(|error| Refusal { line: Some(error.line()), reason: error.to_string() }),
+    }
+}
+
+fn configuration(envelope: Envelope<Map<String, Value>>) -> Result<Resource, Refusal> {
+    let metadata = envelope.metadata.unwrap_or_default();
+    let spec = envelope.spec.unwrap_or_default();
+    let name = metadata.name.ok_or_else(|| Refusal::of("there is no metadata.name"))?;
+    let selector = spec.get("nodeSelector").and_then(Value::as_str);
+    let has_selector = selector.is_some_and(|selector| !selector.is_empty());
+    let annotations = metadata.annotations.unwrap_or_default();
+    Ok(Resource::Configuration(FelixConfiguration { name, annotations, spec, has_selector }))
+}
+
+#[derive(Deserialize)]
+struct ClusterSpec {
+    #[serde(rename = "datastoreReady")]
+    ready: Option<bool>,
+}
+
+fn cluster(envelope: &Envelope<ClusterSpec>) -> Resource {
+    let ready = envelope.spec.as_ref().and_then(|spec| spec.ready).unwrap_or(false);
+    Resource::Cluster(ClusterInformation { ready })
+}

@@ -1,0 +1,98 @@
+//! LiveMigration documents.
+
+use super::{Envelope, Refusal, Resource, name};
+use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
+use cutover_engine::roles::Selector;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MigrationSpec {
+    source: Option<Side>,
+    target: Option<Side>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Side {
+    workload_endpoint: Option<Identifiers>,
+    workload: Option<Identifiers>,
+    selector: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Identifiers {
+    hostname: Option<String>,
+    #[serde(rename = "orchestratorID")]
+    orchestrator: Option<String>,
+    #[serde(rename = "workloadID")]
+    workload: Option<String>,
+    #[serde(rename = "endpointID")]
+    endpoint: Option<String>,
+}
+
+pub(super) fn interpret(
+    envelope: Envelope<MigrationSpec>,
+    notices: &mut Vec<String>,
+) -> Result<Resource, Refusal> {
+    let metadata = envelope.metadata.unwrap_or_default();
+    let name = metadata.name.filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| Refusal::of("there is no metadata.name"))?;
+    if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Refusal::of(format!("metadata.name {name:?} contains a space or a control character")));
+    }
+    let mut notice = |text: String| notices.push(format!("LiveMigration {name}: {text}"));
+    let uid = metadata.uid.filter(|uid| !uid.is_empty()).unwrap_or_else(|| {
+        // It has to be the same each time the document is read, or each reading would look like another attempt.
+        let uid = format!("name:{name}");
+        notice(format!(
+            "it has no metadata.uid, {uid} is used; a second attempt of this name cannot be told apart"
+        ));
+        uid
+    });
+    let spec = envelope.spec.unwrap_or(MigrationSpec { source: None, target: None });
+    let source = spec.source.map_or(Err("it is missing".into()), source);
+    let source = source.map_err(|reason| notice(format!("spec.source is left out: {reason}"))).ok();
+    let target = spec.target.map_or(Err("it is missing".into()), target);
+    let target = target.map_err(|reason| notice(format!("spec.target is left out: {reason}"))).ok();
+    Ok(Resource::Migration(name, LiveMigration { uid, source, target }))
+}
+
+fn source(side: Side) -> Result<MigrationSource, String> {
+    if let Some(identifiers) = side.workload_endpoint {
+        return endpoint(identifiers).map(MigrationSource::Endpoint);
+    }
+    let identifiers = side.workload.ok_or("it has neither workloadEndpoint nor workload")?;
+    Ok(MigrationSource::Workload {
+        host: required("hostname", identifiers.hostname)?,
+        orchestrator: required("orchestratorID", identifiers.orchestrator)?,
+        workload: required("workloadID", identifiers.workload)?,
+    })
+}
+
+fn target(side: Side) -> Result<MigrationTarget, String> {
+    if let Some(identifiers) = side.workload_endpoint {
+        return endpoint(identifiers).map(MigrationTarget::Endpoint);
+    }
+    // An empty selector would choose every endpoint of the host.
+    let selector = side.selector.filter(|selector| !selector.trim().is_empty());
+    let selector = selector.ok_or("it has neither workloadEndpoint nor selector")?;
+    Selector::parse(&selector)
+        .map(MigrationTarget::Selector)
+        .map_err(|error| format!("{selector:?}: {error}"))
+}
+
+fn endpoint(identifiers: Identifiers) -> Result<EndpointKey, String> {
+    let key = EndpointKey {
+        host: required("hostname", identifiers.hostname)?,
+        orchestrator: required("orchestratorID", identifiers.orchestrator)?,
+        workload: required("workloadID", identifiers.workload)?,
+        endpoint: required("endpointID", identifiers.endpoint)?,
+    };
+    name::check(&key).map_err(|refusal| refusal.reason)?;
+    Ok(key)
+}
+
+fn required(member: &str, text: Option<String>) -> Result<String, String> {
+    text.filter(|text| !text.is_empty()).ok_or_else(|| format!("it has no {member}"))
+}

@@ -1,0 +1,228 @@
+//! What is in force: the last good version of every file, one owner for every resource, and what changed.
+
+use super::Event;
+use super::documents::Document;
+use super::resource::{FelixConfiguration, Refusal, Resource};
+use cutover_engine::Fact;
+use cutover_engine::model::EndpointKey;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What makes two documents the same resource.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ResourceId {
+    /// A LiveMigration, by name.
+    Migration(String),
+    /// A WorkloadEndpoint.
+    Endpoint(EndpointKey),
+    /// A FelixConfiguration, by name.
+    Configuration(String),
+}
+
+impl ResourceId {
+    /// The identity of a resource, if the agent has a use for it.
+    #[must_use]
+    pub fn of(resource: &Resource) -> Option<Self> {
+        match resource {
+            Resource::Endpoint(key, _) => Some(Self::Endpoint(key.clone())),
+            Resource::Migration(name, _) => Some(Self::Migration(name.clone())),
+            Resource::Configuration(configuration) => Some(Self::Configuration(configuration.name.clone())),
+            // A directory needs no ready flag.
+            Resource::Cluster(_) | Resource::Other => None,
+        }
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Migration(name) => write!(f, "LiveMigration {name}"),
+            Self::Endpoint(key) => write!(f, "WorkloadEndpoint {key}"),
+            Self::Configuration(name) => write!(f, "FelixConfiguration {name}"),
+        }
+    }
+}
+
+/// The contents of all files.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    /// Resources that each file defines, in its last good version.
+    files: BTreeMap<PathBuf, BTreeSet<ResourceId>>,
+    /// Every definition of a resource; the first in the order of paths is in force.
+    definitions: BTreeMap<ResourceId, BTreeMap<PathBuf, Resource>>,
+    /// Files whose present content is refused, with the line that was logged about it.
+    refused: BTreeMap<PathBuf, String>,
+    /// What was logged about elements and duplicates of each file, so that it is not said twice.
+    notices: BTreeMap<PathBuf, BTreeSet<String>>,
+    touched: BTreeMap<ResourceId, Touch>,
+}
+
+/// What happened to a resource since the last batch.
+#[derive(Debug)]
+struct Touch {
+    /// What was in force before.
+    before: Option<Resource>,
+    /// Whether the definition in force was written, perhaps with the same content.
+    written: bool,
+}
+
+impl Store {
+    /// A file was read and is good. `rewritten` says that it was written since it was read last, so that equal content is
+    /// news, too (W34). Lines to log are returned.
+    pub(super) fn put(&mut self, path: &Path, documents: Vec<Document>, rewritten: bool) -> Vec<String> {
+        self.refused.remove(path);
+        let mut new = BTreeMap::new();
+        let mut said = BTreeSet::new();
+        for document in documents {
+            said.extend(document.parsed.notices);
+            let Some(id) = ResourceId::of(&document.parsed.resource) else { continue };
+            if new.contains_key(&id) {
+                said.insert(format!("{id} is defined twice in this file, the first one counts"));
+            } else {
+                new.insert(id, document.parsed.resource);
+            }
+        }
+        let old = self.files.remove(path).unwrap_or_default();
+        for id in old.iter().filter(|id| !new.contains_key(*id)) {
+            self.undefine(id, path);
+        }
+        self.files.insert(path.to_owned(), new.keys().cloned().collect());
+        for (id, resource) in new {
+            if let Some(owner) = self.define(id.clone(), path, resource, rewritten) {
+                said.insert(format!(
+                    "{id} is refused here, {} defines it, too, and comes first",
+                    owner.display()
+                ));
+            }
+        }
+        self.only_new(path, said)
+    }
+
+    /// A file is there but cannot be used; its last good version stays in force. The line to log, if it is news.
+    pub(super) fn refuse(&mut self, path: &Path, refusal: &Refusal) -> Option<String> {
+        let kept = if self.files.contains_key(path) {
+            "its last good version stays in force"
+        } else {
+            "nothing of it is used"
+        };
+        let line = format!("{refusal}; {kept} until it is mended");
+        let news = self.refused.get(path) != Some(&line);
+        self.refused.insert(path.to_owned(), line.clone());
+        news.then_some(line)
+    }
+
+    /// A file is gone.
+    pub(super) fn remove(&mut self, path: &Path) {
+        self.refused.remove(path);
+        self.notices.remove(path);
+        for id in self.files.remove(path).unwrap_or_default() {
+            self.undefine(&id, path);
+        }
+    }
+
+    /// Every file that something is known about.
+    pub(super) fn paths(&self) -> BTreeSet<PathBuf> {
+        self.files.keys().chain(self.refused.keys()).cloned().collect()
+    }
+
+    /// Whether the present content of a file is refused.
+    pub(super) fn is_refused(&self, path: &Path) -> bool {
+        self.refused.contains_key(path)
+    }
+
+    /// Whether the last good version of a file has resources in it.
+    pub(super) fn defines_something(&self, path: &Path) -> bool {
+        self.files.get(path).is_some_and(|ids| !ids.is_empty())
+    }
+
+    /// Whether nothing is missing: every file has a good version.
+    pub(super) fn is_complete(&self) -> bool {
+        self.refused.keys().all(|path| self.files.contains_key(path))
+    }
+
+    /// All FelixConfiguration resources in force.
+    pub(super) fn configurations(&self) -> Vec<FelixConfiguration> {
+        let in_force = self.definitions.values().filter_map(|by_path| by_path.values().next());
+        let configurations = in_force.filter_map(|resource| match resource {
+            Resource::Configuration(configuration) => Some(configuration.clone()),
+            _ => None,
+        });
+        configurations.collect()
+    }
+
+    /// What happened since the last call.
+    ///
+    /// ORDER: as a driver writes. Migrations come first, so that an endpoint is never seen without the migration that it
+    /// belongs to; removals come before writes, so that a rewritten target is evidence for the migration that is gone.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        let mut configuration_changed = false;
+        let [mut migrations_gone, mut migrations, mut endpoints_gone, mut endpoints] =
+            [const { Vec::new() }; 4];
+        for (id, touch) in std::mem::take(&mut self.touched) {
+            let now = self.definitions.get(&id).and_then(|by_path| by_path.values().next());
+            match (id, now) {
+                (ResourceId::Configuration(_), now) => configuration_changed |= now != touch.before.as_ref(),
+                (ResourceId::Migration(name), None) if touch.before.is_some() => {
+                    migrations_gone.push(Fact::MigrationRemoved(name));
+                }
+                (ResourceId::Endpoint(key), None) if touch.before.is_some() => {
+                    endpoints_gone.push(Fact::EndpointRemoved(key));
+                }
+                (_, Some(now)) if !touch.written && Some(now) == touch.before.as_ref() => {}
+                (_, Some(Resource::Migration(name, migration))) => {
+                    migrations.push(Fact::MigrationWritten(name.clone(), migration.clone()));
+                }
+                (_, Some(Resource::Endpoint(key, endpoint))) => {
+                    endpoints.push(Fact::EndpointWritten(key.clone(), endpoint.clone()));
+                }
+                _ => {}
+            }
+        }
+        let facts = [migrations_gone, migrations, endpoints_gone, endpoints].concat();
+        let mut events = Vec::new();
+        if configuration_changed {
+            events.push(Event::Configurations(self.configurations()));
+        }
+        if !facts.is_empty() {
+            events.push(Event::Facts(facts));
+        }
+        events
+    }
+
+    /// Records a definition; if another file comes first, its path.
+    fn define(
+        &mut self,
+        id: ResourceId,
+        path: &Path,
+        resource: Resource,
+        rewritten: bool,
+    ) -> Option<PathBuf> {
+        let by_path = self.definitions.entry(id.clone()).or_default();
+        let before = by_path.values().next().cloned();
+        by_path.insert(path.to_owned(), resource);
+        let owner = by_path.keys().next().filter(|owner| *owner != path).cloned();
+        self.touch(id, before, rewritten && owner.is_none());
+        owner
+    }
+
+    fn undefine(&mut self, id: &ResourceId, path: &Path) {
+        let Some(by_path) = self.definitions.get_mut(id) else { return };
+        let before = by_path.values().next().cloned();
+        by_path.remove(path);
+        if by_path.is_empty() {
+            self.definitions.remove(id);
+        }
+        self.touch(id.clone(), before, false);
+    }
+
+    fn touch(&mut self, id: ResourceId, before: Option<Resource>, written: bool) {
+        let touch = self.touched.entry(id).or_insert(Touch { before, written: false });
+        touch.written |= written;
+    }
+
+    fn only_new(&mut self, path: &Path, said: BTreeSet<String>) -> Vec<String> {
+        let before = self.notices.insert(path.to_owned(), said.clone()).unwrap_or_default();
+        said.difference(&before).cloned().collect()
+    }
+}
