@@ -169,7 +169,7 @@ mod tests {
         for (bad, line) in [
             ("kind: [", 5),
             ("kind: WorkloadEndpoint\n", 5),
-            ("apiVersion: projectcalico.org/v3\nkind: LiveMigration\nmetadata:\n  name: 7\n", 8),
+            ("apiVersion: projectcalico.org/v3\nkind: LiveMigration\nmetadata:\n  name: [7]\n", 8),
             ("x: 1\n  y: 2\n", 6),
         ] {
             let refusal = split(&format!("{good}---\n{bad}"), Format::Yaml).unwrap_err();

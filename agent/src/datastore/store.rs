@@ -5,6 +5,7 @@ use super::documents::Document;
 use super::resource::{FelixConfiguration, Refusal, Resource};
 use cutover_engine::Fact;
 use cutover_engine::model::EndpointKey;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -77,10 +78,16 @@ impl Store {
         for document in documents {
             said.extend(document.parsed.notices);
             let Some(id) = ResourceId::of(&document.parsed.resource) else { continue };
-            if new.contains_key(&id) {
-                said.insert(format!("{id} is defined twice in this file, the first one counts"));
-            } else {
-                new.insert(id, document.parsed.resource);
+            match new.entry(id) {
+                Entry::Occupied(first) => {
+                    said.insert(format!(
+                        "{} is defined twice in this file, the first one counts",
+                        first.key()
+                    ));
+                }
+                Entry::Vacant(free) => {
+                    free.insert(document.parsed.resource);
+                }
             }
         }
         let old = self.files.remove(path).unwrap_or_default();

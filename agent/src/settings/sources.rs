@@ -142,7 +142,7 @@ fn environment_values(variables: impl IntoIterator<Item = (String, String)>) -> 
     });
     let mut given: Vec<_> = given.collect();
     // Two spellings of one variable: the order of an environment means nothing, that of names does.
-    given.sort_by(|a, b| a.origin.to_string().cmp(&b.origin.to_string()));
+    given.sort_by_key(|given| given.origin.to_string());
     given
 }
 
