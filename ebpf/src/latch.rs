@@ -7,6 +7,14 @@ use cutover_common::abi::{Announcement, Evidence};
 use cutover_common::classifier::Sighting;
 use cutover_common::{AnnouncementKind, Counter, Verdict};
 
+#[cfg(feature = "log")]
+use aya_log_ebpf::debug;
+/// The default object holds no log line, nor anything else that formats text.
+#[cfg(not(feature = "log"))]
+macro_rules! debug {
+    ($($part:tt)*) => {};
+}
+
 const EEXIST: i32 = 17;
 
 /// Whether a frame of this kind can matter to any watch at all.
@@ -25,7 +33,11 @@ pub(crate) fn judge(sighting: &Sighting<'_>, ifindex: u32) {
     let Some(watch) = (unsafe { WATCHES.get(ifindex) }) else { return };
     match sighting.judge(watch) {
         Verdict::Ignored => {}
-        Verdict::Refused(refusal) => count(Counter::of_refused(refusal)),
+        Verdict::Refused(refusal) => {
+            let counter = Counter::of_refused(refusal);
+            debug!((), "interface {}, generation {}: {}", ifindex, watch.generation, counter.name());
+            count(counter);
+        }
         Verdict::Accepted(kind) => latch(watch.generation, ifindex, kind),
     }
 }
@@ -47,7 +59,9 @@ fn latch(generation: u64, ifindex: u32, kind: AnnouncementKind) {
         Err(error) if error == -EEXIST => return count(Counter::AlreadyAnnounced),
         Err(_) => return count(Counter::EvidenceFull),
     }
-    count(Counter::of_accepted(kind));
+    let counter = Counter::of_accepted(kind);
+    debug!((), "interface {}, generation {}: {}", ifindex, generation, counter.name());
+    count(counter);
     if !EVENTS.submit(Announcement { generation, seen_at_ns, ifindex, kind: kind_number }) {
         count(Counter::RingFull);
     }

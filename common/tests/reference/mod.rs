@@ -29,7 +29,7 @@ fn announcement(frame: &[u8], watch: &Watch) -> Option<Verdict> {
     while start < 20 && matches!(number(frame, start, 2)?, 0x8100 | 0x88a8) {
         start += 4;
     }
-    let content = &frame[start + 2..];
+    let content = frame.get(start + 2..)?;
     match number(frame, start, 2)? {
         0x0806 => arp(content, watch),
         0x8035 => Some(rarp(content, watch)),
