@@ -53,7 +53,6 @@ fn build_object(workspace: &Path, features: &[&str]) -> Result<()> {
 
 /// What is missing, in a few words.
 fn check_tools() -> Result<(), String> {
-    instruct("rerun-if-env-changed=PATH");
     let sysroot = answer("rustup", &["run", NIGHTLY, "rustc", "--print", "sysroot"])
         .ok_or_else(|| format!("the toolchain {NIGHTLY} is not installed"))?;
     if !Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir() {
