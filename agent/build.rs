@@ -74,7 +74,6 @@ fn answer(tool: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-#[expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
 fn instruct(instruction: &str) {
     println!("cargo::{instruction}");
 }
