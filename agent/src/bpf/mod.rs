@@ -1,1 +1,180 @@
-//! To be written.
+//! The agent's half of the kernel program: loading it, attaching it to taps, and reading what it found.
+//!
+//! Owns everything under the pin path and everything that is attached to interfaces. It decides nothing: the
+//! watch applier says which taps to arm, the fast path reads [`Kernel::events`]. Dropping a [`Kernel`] changes
+//! nothing in the kernel; what is pinned goes on working until somebody opens it again or cleans it up.
+//!
+//! Interface numbers are those of the network namespace of the calling thread.
+
+mod attach;
+mod clsact;
+mod error;
+mod layout;
+mod maps;
+mod object;
+mod pins;
+mod syscall;
+mod traces;
+
+pub use attach::{Attach, Attachment};
+pub use clsact::ClsactError;
+pub use error::{ArmError, AttachError, CleanupError, DisarmError, OpenError, ReadError};
+pub use object::KernelLog;
+pub use traces::{cleanup, leftovers};
+
+use attach::Attacher;
+use aya::maps::{MapData, RingBuf};
+use cutover_common::abi::{Evidence, Watch};
+use maps::Maps;
+use nix::net::if_::if_nametoindex;
+use object::Object;
+use pins::Pins;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// How the program is loaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Where everything is pinned (`CutoverPinPath`); inside a BPF file system.
+    pub pin_path: PathBuf,
+    /// How to attach to taps (`CutoverAttach`).
+    pub attach: Attach,
+    /// Whether to load the object that writes log lines.
+    pub debug_log: bool,
+}
+
+/// The loaded programs, their maps and what they are attached to.
+#[derive(Debug)]
+pub struct Kernel {
+    pins: Pins,
+    object: Object,
+    maps: Maps,
+    attacher: Attacher,
+}
+
+impl Kernel {
+    /// Loads the programs and takes over whatever an earlier agent left under the pin path: maps with their
+    /// watches and evidence, and links, which run this program from then on without missing a frame. What
+    /// is attached to a tap that nobody watches any more is removed.
+    ///
+    /// # Errors
+    /// When the pin path is not in a BPF file system, when the kernel refuses the programs, or when it cannot
+    /// attach them in the way asked for.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let pins = Pins::create(&options.pin_path)?;
+        layout::remove_outdated_maps(&pins)?;
+        let mut object = Object::load(&pins, options.debug_log)?;
+        let maps = Maps::of(&mut object)?;
+        let attacher = Attacher::choose(options.attach)?;
+        let mut kernel = Self { pins, object, maps, attacher };
+        let armed: Vec<u32> = kernel.maps.watches()?.into_iter().map(|(ifindex, _)| ifindex).collect();
+        kernel.attacher.take_over(&mut kernel.object, &kernel.pins, &armed)?;
+        // ORDER: after the links, so that what is pinned by name is what runs.
+        kernel.object.pin(&kernel.pins)?;
+        kernel.maps.refresh_settings()?;
+        Ok(kernel)
+    }
+
+    /// Every armed watch with the number of its tap.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn armed(&self) -> Result<Vec<(u32, Watch)>, ReadError> {
+        Ok(self.maps.watches()?)
+    }
+
+    /// Watches a tap. Arming it again with the same watch changes nothing; with another generation it is a new
+    /// watch, and the evidence of the old one is forgotten. A tap of this name that was there before, with
+    /// another number, is given up.
+    ///
+    /// # Errors
+    /// When the tap is not (or no longer) there under both its name and its number, or the kernel refuses. Then
+    /// the tap is not watched, unless it was before.
+    pub fn arm(&mut self, ifindex: u32, interface: &str, watch: &Watch) -> Result<(), ArmError> {
+        if if_nametoindex(interface) != Ok(ifindex) {
+            return Err(ArmError::NotThere { interface: interface.to_owned(), ifindex });
+        }
+        let failed = |error| ArmError::Watch { interface: interface.to_owned(), error };
+        let before = self.maps.watch(ifindex).map_err(failed)?;
+        // ORDER: the watch has to be there before the first frame meets the program.
+        self.maps.put_watch(ifindex, watch).map_err(failed)?;
+        if let Err(error) = self.attacher.attach(&mut self.object, &self.pins, ifindex, interface) {
+            // What cannot see frames must not pass for armed after a restart.
+            if before.is_none() {
+                self.maps.remove_watch(ifindex).map_err(failed)?;
+            }
+            return Err(ArmError::Attach { interface: interface.to_owned(), error });
+        }
+        if let Some(before) = before.filter(|before| before.generation != watch.generation) {
+            self.maps.forget_evidence(before.generation).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Stops watching a tap: detaches the program, then removes the watch and its evidence. Doing so twice, or
+    /// after the tap is gone, is fine. Without a name every pin is looked through.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was not removed is removed by the next try.
+    pub fn disarm(&mut self, ifindex: u32, interface: Option<&str>) -> Result<(), DisarmError> {
+        self.attacher
+            .detach(&self.pins, ifindex, interface)
+            .map_err(|error| DisarmError::Detach { ifindex, error })?;
+        let failed = |error| DisarmError::Watch { ifindex, error };
+        if let Some(watch) = self.maps.watch(ifindex).map_err(failed)? {
+            // ORDER: the watch last, because it is how a next try finds the evidence.
+            self.maps.forget_evidence(watch.generation).map_err(failed)?;
+            self.maps.remove_watch(ifindex).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// What was latched for an arming, if it was announced.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn evidence(&self, generation: u64) -> Result<Option<Evidence>, ReadError> {
+        Ok(self.maps.evidence(generation)?)
+    }
+
+    /// Everything that is latched, by generation.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn all_evidence(&self) -> Result<BTreeMap<u64, Evidence>, ReadError> {
+        Ok(self.maps.all_evidence()?)
+    }
+
+    /// Removes what was latched for an arming. If it is still armed, its next announcement is latched again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget_evidence(&mut self, generation: u64) -> Result<(), ReadError> {
+        Ok(self.maps.forget_evidence(generation)?)
+    }
+
+    /// Every counter by name, summed over the CPUs. They start at 0 when the host starts.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, ReadError> {
+        Ok(self.maps.counters()?)
+    }
+
+    /// The ring buffer of announcements, for its one reader: only the first call gets it. It holds whatever
+    /// was not read by an earlier agent, too.
+    pub fn events(&mut self) -> Option<RingBuf<MapData>> {
+        self.maps.take_events()
+    }
+
+    /// The log lines of the program, if it was loaded to write some: only the first call gets them.
+    pub fn log(&mut self) -> Option<KernelLog> {
+        self.object.take_log()
+    }
+
+    /// How taps are watched.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment {
+        self.attacher.attachment()
+    }
+}

@@ -1,0 +1,205 @@
+//! The clsact qdisc and our filter on it, for kernels without tcx.
+//!
+//! A filter outlives the agent by nature, and is found again by its name at its fixed place. Only that filter
+//! is ever touched; whether a qdisc may be removed is for the caller to know.
+
+use cutover_common::names::PROGRAM_TC;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{
+    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+const QDISC: &str = "clsact";
+// Classes of clsact, linux/pkt_sched.h: TC_H_MIN_INGRESS and TC_H_MIN_EGRESS.
+const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
+const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
+/// First of all filters: one that ends the processing of a frame would hide it.
+const PRIORITY: u32 = 1;
+/// Our place within the priority, so that a filter of somebody else can have the same one.
+const HANDLE: u32 = 0xc7;
+
+/// A filter or qdisc cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} on interface {ifindex}: {error}")]
+pub struct ClsactError {
+    /// What was tried.
+    pub step: &'static str,
+    /// Where.
+    pub ifindex: u32,
+    /// What the kernel said.
+    #[source]
+    pub error: io::Error,
+}
+
+/// Makes the qdisc; whether there was none before.
+pub(super) fn add_qdisc(ifindex: u32) -> Result<bool, ClsactError> {
+    let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(ifindex));
+    match transact(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(ClsactError { step: "add a clsact qdisc", ifindex, error }),
+    }
+}
+
+/// Removes the qdisc; the interface may be gone.
+pub(super) fn remove_qdisc(ifindex: u32) -> Result<(), ClsactError> {
+    let message = RouteNetlinkMessage::DelQueueDiscipline(qdisc(ifindex));
+    ignore_absence(transact(message, NLM_F_ACK)).map_err(|error| ClsactError {
+        step: "remove the clsact qdisc",
+        ifindex,
+        error,
+    })
+}
+
+/// Whether nobody has a filter on the qdisc.
+pub(super) fn is_unused(ifindex: u32) -> Result<bool, ClsactError> {
+    Ok(filters(ifindex, INGRESS)?.is_empty() && filters(ifindex, EGRESS)?.is_empty())
+}
+
+/// Whether our filter is there.
+pub(super) fn has_filter(ifindex: u32) -> Result<bool, ClsactError> {
+    Ok(filters(ifindex, INGRESS)?.iter().any(is_ours))
+}
+
+/// Puts our filter in its place with this program, instead of the program that was there.
+pub(super) fn put_filter(ifindex: u32, program: BorrowedFd<'_>) -> Result<(), ClsactError> {
+    let mut message = filter(ifindex);
+    let descriptor = program.as_raw_fd().cast_unsigned();
+    message.attributes = vec![
+        TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
+        TcAttribute::Options(vec![
+            TcOption::Bpf(TcFilterBpfOption::ProgFd(descriptor)),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(PROGRAM_TC.to_owned())),
+            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+        ]),
+    ];
+    // KERNEL: without NLM_F_EXCL the kernel replaces the filter at this handle under RCU (`cls_bpf_change`):
+    // every frame meets the old program or the new one.
+    transact(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_ACK | NLM_F_CREATE)
+        .map_err(|error| ClsactError { step: "put the filter", ifindex, error })?;
+    Ok(())
+}
+
+/// Removes our filter, if it is there; whether it was.
+pub(super) fn remove_filter(ifindex: u32) -> Result<bool, ClsactError> {
+    if !has_filter(ifindex)? {
+        return Ok(false);
+    }
+    let message = RouteNetlinkMessage::DelTrafficFilter(filter(ifindex));
+    ignore_absence(transact(message, NLM_F_ACK)).map_err(|error| ClsactError {
+        step: "remove the filter",
+        ifindex,
+        error,
+    })?;
+    Ok(true)
+}
+
+fn qdisc(ifindex: u32) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header = TcHeader {
+        index: ifindex.cast_signed(),
+        handle: TcHandle { major: 0xffff, minor: 0 },
+        parent: TcHandle::CLSACT,
+        ..TcHeader::default()
+    };
+    message.attributes.push(TcAttribute::Kind(QDISC.to_owned()));
+    message
+}
+
+/// Our filter, without saying what it does.
+fn filter(ifindex: u32) -> TcMessage {
+    let every_protocol = u32::from((libc::ETH_P_ALL as u16).to_be());
+    let mut message = TcMessage::default();
+    message.header = TcHeader {
+        index: ifindex.cast_signed(),
+        handle: HANDLE.into(),
+        parent: INGRESS,
+        info: PRIORITY << 16 | every_protocol,
+        ..TcHeader::default()
+    };
+    message.attributes.push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
+    message
+}
+
+/// The filters of a class, without the entries that only stand for a priority.
+fn filters(ifindex: u32, parent: TcHandle) -> Result<Vec<TcMessage>, ClsactError> {
+    let mut message = TcMessage::default();
+    message.header = TcHeader { index: ifindex.cast_signed(), parent, ..TcHeader::default() };
+    match transact(RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP) {
+        Ok(messages) => {
+            Ok(messages.into_iter().filter(|filter| u32::from(filter.header.handle) != 0).collect())
+        }
+        Err(error) if is_absence(&error) => Ok(Vec::new()),
+        Err(error) => Err(ClsactError { step: "list filters", ifindex, error }),
+    }
+}
+
+fn is_ours(filter: &TcMessage) -> bool {
+    let is_named = |option: &TcOption| matches!(option, TcOption::Bpf(TcFilterBpfOption::ProgName(name)) if name == PROGRAM_TC);
+    u32::from(filter.header.handle) == HANDLE
+        && filter.header.info >> 16 == PRIORITY
+        && filter.attributes.iter().any(|attribute| match attribute {
+            TcAttribute::Options(options) => options.iter().any(is_named),
+            _ => false,
+        })
+}
+
+/// KERNEL: ENODEV without the interface; EINVAL or ENOENT without the qdisc or the filter, by kernel version.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT))
+}
+
+fn ignore_absence<T>(result: io::Result<T>) -> io::Result<()> {
+    match result {
+        Err(error) if !is_absence(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// One request on a socket of its own, in the network namespace of the calling thread, with every answer.
+fn transact(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<TcMessage>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    let kernel = SocketAddr::new(0, 0);
+    socket.connect(&kernel)?;
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | flags;
+    request.finalize();
+    let mut datagram = vec![0; request.buffer_len()];
+    request.serialize(&mut datagram);
+    socket.send(&datagram, 0)?;
+    let mut filters = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        if collect(&datagram, &mut filters)? {
+            return Ok(filters);
+        }
+    }
+}
+
+/// Takes the filters out of a datagram; whether it was the last one.
+fn collect(mut datagram: &[u8], filters: &mut Vec<TcMessage>) -> io::Result<bool> {
+    while !datagram.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) => {
+                filters.push(filter)
+            }
+            _ => {}
+        }
+        let aligned = (message.header.length as usize).next_multiple_of(4);
+        datagram = datagram.get(aligned..).unwrap_or_default();
+    }
+    Ok(false)
+}

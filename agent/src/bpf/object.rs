@@ -1,0 +1,113 @@
+//! The kernel object: the copies embedded in the agent, and the programs once they are loaded.
+
+use super::error::OpenError;
+use super::layout::MAPS;
+use super::pins::{self, Pins};
+use aya::maps::Map;
+use aya::programs::{Program, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use cutover_common::names::{PROGRAM_TC, PROGRAM_XDP};
+use log::Log;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+
+static SILENT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf"));
+static LOGGING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf-debug"));
+
+pub(super) struct Object {
+    ebpf: Ebpf,
+    log: Option<KernelLog>,
+}
+
+impl Object {
+    /// Loads both programs, with the maps that are pinned or new ones, which are pinned then.
+    pub(super) fn load(pins: &Pins, debug_log: bool) -> Result<Self, OpenError> {
+        let mut loader = EbpfLoader::new();
+        for name in MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let bytes = if debug_log { LOGGING } else { SILENT };
+        let mut ebpf = loader.load(bytes).map_err(|error| OpenError::Object(Box::new(error)))?;
+        let refused = |name| move |error| OpenError::Program { name, error: Box::new(error) };
+        tc_of(&mut ebpf)?.load().map_err(refused(PROGRAM_TC))?;
+        xdp_of(&mut ebpf)?.load().map_err(refused(PROGRAM_XDP))?;
+        let log = if debug_log { Some(KernelLog { logger: EbpfLogger::init(&mut ebpf)? }) } else { None };
+        Ok(Self { ebpf, log })
+    }
+
+    /// Pins the programs in the place of those of an earlier agent.
+    pub(super) fn pin(&mut self, pins: &Pins) -> Result<(), OpenError> {
+        for name in [PROGRAM_TC, PROGRAM_XDP] {
+            let path = pins.program(name);
+            pins::remove(&path).map_err(|error| OpenError::Pins {
+                step: "cannot remove",
+                path: path.clone(),
+                error,
+            })?;
+            let program = self.ebpf.program_mut(name).ok_or(OpenError::WrongObject { name })?;
+            program.pin(&path).map_err(|error| OpenError::Pin { path, error })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn tc(&mut self) -> Option<&mut SchedClassifier> {
+        tc_of(&mut self.ebpf).ok()
+    }
+
+    pub(super) fn xdp(&mut self) -> Option<&mut Xdp> {
+        xdp_of(&mut self.ebpf).ok()
+    }
+
+    pub(super) fn take_map(&mut self, name: &'static str) -> Result<Map, OpenError> {
+        self.ebpf.take_map(name).ok_or(OpenError::WrongObject { name })
+    }
+
+    pub(super) fn take_log(&mut self) -> Option<KernelLog> {
+        self.log.take()
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object").field("log", &self.log.is_some()).finish_non_exhaustive()
+    }
+}
+
+fn tc_of(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, OpenError> {
+    match ebpf.program_mut(PROGRAM_TC) {
+        Some(Program::SchedClassifier(program)) => Ok(program),
+        _ => Err(OpenError::WrongObject { name: PROGRAM_TC }),
+    }
+}
+
+fn xdp_of(ebpf: &mut Ebpf) -> Result<&mut Xdp, OpenError> {
+    match ebpf.program_mut(PROGRAM_XDP) {
+        Some(Program::Xdp(program)) => Ok(program),
+        _ => Err(OpenError::WrongObject { name: PROGRAM_XDP }),
+    }
+}
+
+/// Log lines of the kernel program. Its descriptor is readable when there are some.
+pub struct KernelLog {
+    logger: EbpfLogger<&'static dyn Log>,
+}
+
+impl KernelLog {
+    /// Hands every waiting line to the logger of the process.
+    pub fn flush(&mut self) {
+        self.logger.flush();
+    }
+}
+
+impl AsFd for KernelLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.logger.as_fd()
+    }
+}
+
+impl fmt::Debug for KernelLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelLog")
+    }
+}

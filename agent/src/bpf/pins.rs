@@ -1,0 +1,130 @@
+//! Where things are pinned: paths, folders, and how an interface name becomes the name of a pin.
+//!
+//! Knows files only, neither maps nor programs.
+
+use super::error::OpenError;
+use cutover_common::names::{PIN_DIR_LINKS, PIN_DIR_MAPS, PIN_DIR_PROGRAMS};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+/// Sub-folder that remembers, as an empty folder named after the interface number, which clsact qdiscs are
+/// ours. A file system of pins holds nothing else than pins and folders, and it forgets at a reboot what the
+/// kernel forgets as well.
+const DIR_QDISCS: &str = "qdiscs";
+
+#[derive(Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folders where they are missing.
+    pub(super) fn create(root: &Path) -> Result<Self, OpenError> {
+        if !is_on_bpffs(root) {
+            return Err(OpenError::NoBpffs { path: root.to_owned() });
+        }
+        let pins = Self::at(root);
+        for folder in pins.folders() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .map_err(|error| OpenError::Pins { step: "cannot make", path: folder, error })?;
+        }
+        Ok(pins)
+    }
+
+    /// Without making anything.
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Every folder but the root, in the order in which they are removed.
+    pub(super) fn folders(&self) -> [PathBuf; 4] {
+        [PIN_DIR_LINKS, DIR_QDISCS, PIN_DIR_PROGRAMS, PIN_DIR_MAPS].map(|folder| self.root.join(folder))
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.root.join(PIN_DIR_MAPS).join(name)
+    }
+
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.root.join(PIN_DIR_PROGRAMS).join(name)
+    }
+
+    pub(super) fn link(&self, interface: &str) -> PathBuf {
+        self.root.join(PIN_DIR_LINKS).join(pin_name(interface))
+    }
+
+    pub(super) fn links(&self) -> io::Result<Vec<PathBuf>> {
+        entries(&self.root.join(PIN_DIR_LINKS))
+    }
+
+    pub(super) fn qdisc(&self, ifindex: u32) -> PathBuf {
+        self.root.join(DIR_QDISCS).join(ifindex.to_string())
+    }
+
+    /// Interface numbers whose clsact qdisc was made by an agent.
+    pub(super) fn qdiscs(&self) -> io::Result<Vec<u32>> {
+        let entries = entries(&self.root.join(DIR_QDISCS))?;
+        Ok(entries.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
+    }
+}
+
+/// What is in a folder, sorted; nothing if it does not exist.
+pub(super) fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let listing = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing?,
+    };
+    let mut paths = listing.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes a file or an empty folder, which may be gone already.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let result = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// KERNEL: names of pins cannot have dots in them (`bpf_lookup`), names of interfaces can.
+fn pin_name(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+fn is_on_bpffs(path: &Path) -> bool {
+    let existing = path.ancestors().find(|path| path.exists());
+    existing.is_some_and(|path| statfs(path).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pin_of_a_tap_is_named_after_it() {
+        let pins = Pins::at(Path::new("/pins"));
+        assert_eq!(pins.link("tap0a1b2c3d-4e"), Path::new("/pins/links/tap0a1b2c3d-4e"));
+        assert_eq!(pins.link("tap1.100"), Path::new("/pins/links/tap1%2e100"));
+        assert_ne!(pins.link("tap1%2e100"), pins.link("tap1.100"));
+    }
+
+    #[test]
+    fn an_ordinary_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Pins::create(&folder.path().join("a/b")).unwrap_err();
+        assert!(matches!(error, OpenError::NoBpffs { .. }), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
