@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 /// How long an endpoint stays suppressed after its migration is gone without a trace, if its source's endpoint
 /// is gone as well.
 ///
-/// LIMIT: a driver that rolls back re-creates the source's endpoint within 0.45 s (recorded); ten times that.
-/// After it the machine does what the existing agent does at once: it takes the migration for a success.
+/// LIMIT: a driver that rolls back re-creates the source's endpoint within 0.45 s (recorded); ten times that,
+/// counted from when it went away. After it the machine does what the existing agent does at once: it takes the migration for a success.
 pub const UNRESOLVED_BOUND: Duration = Duration::from_secs(5);
 
 /// The same while the source's endpoint is still there.
@@ -190,10 +190,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Whether there is nothing to remember.
+    /// Whether there is nothing to remember. A target in Base is one whose migration is known to be over.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.state == State::Base && !self.not_here
+        self.state == State::Base && !self.not_here && self.role != Role::Target
     }
 
     /// Whether routes have elevated priority; `None` if there are to be no routes.
@@ -237,8 +237,9 @@ impl Machine {
                 None
             }
             Role::Target => {
-                let known_to_run_here =
-                    self.state == State::TimeWait && same_migration && self.phases.announced_at.is_some();
+                let known_to_run_here = matches!(self.state, State::Base | State::TimeWait)
+                    && same_migration
+                    && self.phases.announced_at.is_some();
                 if known_to_run_here && !self.uid.is_empty() {
                     // A datastore that was set back shows a migration again whose end we have seen. Its virtual
                     // machine announced itself here: taking its route away would be wrong.
@@ -247,10 +248,16 @@ impl Machine {
                 self.begin(assignment, now);
                 self.step(Input::Target, now, convergence)
             }
-            Role::Source if role_before == Role::Source => None,
             Role::Source => {
-                let transition = self.step(Input::Source, now, convergence);
-                self.uid.clone_from(&assignment.uid);
+                let transition = if role_before == Role::Source {
+                    None
+                } else {
+                    self.step(Input::Source, now, convergence)
+                };
+                self.not_here = false;
+                if self.state == State::Base {
+                    self.uid.clone_from(&assignment.uid);
+                }
                 transition
             }
             Role::None if role_before == Role::Target => {
@@ -270,10 +277,12 @@ impl Machine {
 
     /// A new attempt starts: what was known of the one before is over.
     fn begin(&mut self, assignment: &Assignment, now: BootTime) {
-        if self.state == State::Target {
+        if self.state == State::Target && assignment.uid == self.uid {
             self.phases.role_gone_at = None;
         } else {
-            self.phases = Phases { targeted_at: Some(now), ..Phases::default() };
+            // The watch of an attempt that was never resolved goes on for the next one.
+            let armed_at = self.phases.armed_at.filter(|_| self.state == State::Target);
+            self.phases = Phases { targeted_at: Some(now), armed_at, ..Phases::default() };
         }
         self.uid.clone_from(&assignment.uid);
         self.source.clone_from(&assignment.source);
@@ -369,7 +378,7 @@ impl Unresolved {
     /// that, the end of the bound is taken for one, as the existing agent takes the end of the migration.
     fn verdict(&self, grace: Duration) -> (BootTime, Outcome) {
         let bound = match self.source_absent_since {
-            Some(_) => self.since + UNRESOLVED_BOUND,
+            Some(absent_since) => absent_since + UNRESOLVED_BOUND,
             None => self.since + UNRESOLVED_BOUND_SOURCE_PRESENT,
         };
         let proven = match self.source_absent_since {
