@@ -14,7 +14,7 @@ use crate::wanted::Wanted;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An endpoint of this host.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Local {
     endpoint: Endpoint,
     /// Since when the datastore does not show it any more, although its tap exists.
@@ -25,7 +25,7 @@ struct Local {
 }
 
 /// The engine. Feed it facts with [`Engine::handle`], then call [`Engine::settle`] once for each batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     policy: Policy,
     locals: BTreeMap<EndpointKey, Local>,
@@ -34,8 +34,8 @@ pub struct Engine {
     migrations: BTreeMap<String, LiveMigration>,
     links: BTreeMap<u32, Link>,
     ifindexes: BTreeMap<String, u32>,
-    /// Interfaces whose neighbours and sysctls are in place.
-    configured: BTreeSet<u32>,
+    /// Whether neighbours and sysctls are in place, for interfaces of which that was reported.
+    configured: BTreeMap<u32, bool>,
     found: Found,
     /// Machines of the last life whose endpoints have not shown up yet.
     remembered: BTreeMap<EndpointKey, Remembered>,
@@ -69,7 +69,7 @@ impl Engine {
             migrations: BTreeMap::new(),
             links: BTreeMap::new(),
             ifindexes: BTreeMap::new(),
-            configured: BTreeSet::new(),
+            configured: BTreeMap::new(),
             found,
             remembered: memory.endpoints.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
             early: Vec::new(),
@@ -101,9 +101,9 @@ impl Engine {
             Fact::WatchFailed { generation } => self.watch_armed(generation, None),
             Fact::AnnouncementSeen(seen) => self.announcement_seen(now, seen),
             Fact::InterfaceConfigured { ifindex, ready } => {
-                let changed =
-                    if ready { self.configured.insert(ifindex) } else { self.configured.remove(&ifindex) };
-                self.stale |= changed;
+                if self.links.contains_key(&ifindex) {
+                    self.stale |= self.configured.insert(ifindex, ready) != Some(ready);
+                }
             }
             Fact::TimePassed => {}
         }
@@ -184,13 +184,10 @@ impl Engine {
     fn endpoint_written(&mut self, now: BootTime, key: EndpointKey, endpoint: Endpoint) {
         if !self.is_local(&key) {
             self.remotes.insert(key.clone());
-            self.for_targets_from(&key, |engine, local| {
-                let transition =
-                    engine.locals.get_mut(local)?.machine.source_written(now, engine.policy.convergence);
-                engine.note_transition(local, transition);
-                engine.drop_if_not_here_and_absent(now, local);
-                Some(())
-            });
+            // Before the datastore is in sync this may be the endpoint that was there all the time.
+            if self.in_sync_since.is_some() {
+                self.for_targets_from(&key, |engine, local| engine.source_written(now, local));
+            }
             return;
         }
         match self.locals.get_mut(&key) {
@@ -217,9 +214,17 @@ impl Engine {
         if !self.is_local(key) {
             if self.remotes.remove(key) {
                 self.for_targets_from(key, |engine, local| {
-                    engine.locals.get_mut(local)?.machine.source_removed(now);
-                    Some(())
+                    if let Some(local) = engine.locals.get_mut(local) {
+                        local.machine.source_removed(now);
+                    }
                 });
+            }
+            return;
+        }
+        if self.in_sync_since.is_none() {
+            // Whether it is held is decided once the datastore is in sync.
+            if let Some(Local { endpoint, machine, .. }) = self.locals.remove(key) {
+                self.remembered.insert(key.clone(), Remembered { key: key.clone(), endpoint, machine });
             }
             return;
         }
@@ -228,10 +233,11 @@ impl Engine {
             return;
         }
         let has_tap = self.link(&local.endpoint.interface).is_some();
-        if has_tap && self.in_sync_since.is_some() && !local.machine.not_here {
+        if has_tap && !local.machine.not_here {
             if let Some(local) = self.locals.get_mut(key) {
                 local.held_since = Some(now);
             }
+            self.stale = true;
             self.notices.push(Notice::Held { endpoint: key.clone() });
         } else {
             self.remove_local(now, key);
@@ -239,11 +245,7 @@ impl Engine {
     }
 
     /// Calls `visit` for every endpoint of this host that is, or was last, the target of a migration from `source`.
-    fn for_targets_from(
-        &mut self,
-        source: &EndpointKey,
-        mut visit: impl FnMut(&mut Self, &EndpointKey) -> Option<()>,
-    ) {
+    fn for_targets_from(&mut self, source: &EndpointKey, mut visit: impl FnMut(&mut Self, &EndpointKey)) {
         let targets: Vec<_> = self
             .locals
             .iter()
@@ -255,8 +257,12 @@ impl Engine {
         }
     }
 
-    /// A failed migration whose endpoint is already gone needs no grace: its outcome is known.
-    fn drop_if_not_here_and_absent(&mut self, now: BootTime, key: &EndpointKey) {
+    /// The source's endpoint was written again. A failed migration whose own endpoint is already gone needs no
+    /// grace: its outcome is known.
+    fn source_written(&mut self, now: BootTime, key: &EndpointKey) {
+        let Some(local) = self.locals.get_mut(key) else { return };
+        let transition = local.machine.source_written(now, self.policy.convergence);
+        self.note_transition(key, transition);
         if self.locals.get(key).is_some_and(|local| local.machine.not_here && local.held_since.is_some()) {
             self.remove_local(now, key);
         }
@@ -330,9 +336,8 @@ impl Engine {
         let source_present = from.is_some_and(|source| self.endpoint_exists(source));
         let Some(local) = self.locals.get_mut(key) else { return };
         let before = local.machine.clone();
-        if (assignment.role, &assignment.uid) != (before.role, &before.uid)
-            && (assignment.role != Role::None || before.role != Role::None)
-        {
+        let another_attempt = assignment.role == Role::Target && assignment.uid != before.uid;
+        if assignment.role != before.role || another_attempt {
             self.notices.push(Notice::RoleEmitted {
                 endpoint: key.clone(),
                 role: assignment.role,
@@ -358,16 +363,34 @@ impl Engine {
         self.in_sync_since = Some(now);
         self.hold_remembered(now);
         let keys: Vec<_> = self.locals.keys().cloned().collect();
-        for key in keys {
-            let was_idle = self.locals.get(&key).is_some_and(|local| local.machine.is_idle());
-            self.assign_role(now, &key);
-            if was_idle {
-                self.infer_live(now, &key);
-            }
+        let idle: Vec<_> = keys.iter().filter(|key| self.locals[key].machine.is_idle()).cloned().collect();
+        for key in &keys {
+            self.assign_role(now, key);
         }
+        // ORDER: what was seen on the tap weighs more than what is inferred, and than what the source does.
         self.keep_armings(now);
         for seen in core::mem::take(&mut self.early) {
             self.announcement_seen(now, seen);
+        }
+        for key in &idle {
+            self.infer_live(now, key);
+        }
+        for key in &keys {
+            self.compare_source(now, key);
+        }
+    }
+
+    /// What became of the source of an unresolved migration while nobody was looking.
+    fn compare_source(&mut self, now: BootTime, key: &EndpointKey) {
+        let Some(Local { machine, .. }) = self.locals.get(key) else { return };
+        let Some(unresolved) = machine.unresolved else { return };
+        let present = machine.source.as_ref().is_some_and(|source| self.endpoint_exists(source));
+        if !present {
+            if let Some(local) = self.locals.get_mut(key) {
+                local.machine.source_removed(now);
+            }
+        } else if unresolved.source_absent_since.is_some() {
+            self.source_written(now, key);
         }
     }
 
@@ -426,7 +449,9 @@ impl Engine {
             if *before == link {
                 return;
             }
-            self.ifindexes.remove(&before.name);
+            if self.ifindexes.get(&before.name) == Some(&link.ifindex) {
+                self.ifindexes.remove(&before.name);
+            }
         }
         self.ifindexes.insert(link.name.clone(), link.ifindex);
         self.links.insert(link.ifindex, link);
@@ -480,6 +505,14 @@ impl Engine {
         }
         let convergence = self.policy.convergence;
         let Some((key, local)) = self.by_generation(seen.generation) else { return };
+        let Local { endpoint, machine, .. } = local;
+        let watched = machine.arming.map(|arming| arming.ifindex);
+        let interface = endpoint.interface.clone();
+        if self.ifindexes.get(&interface).copied() != watched {
+            // What was on the tap that is gone is gone with it.
+            return;
+        }
+        let Some(local) = self.locals.get_mut(&key) else { return };
         let transition = local.machine.announced(&seen, now, convergence);
         self.note_transition(&key, transition);
     }
@@ -501,14 +534,12 @@ impl Engine {
         for key in gone {
             self.remove_local(now, &key);
         }
-        let due: Vec<_> = self
-            .locals
-            .iter_mut()
-            .filter_map(|(key, local)| {
-                let transition = local.machine.time_passed(now, grace, convergence)?;
-                Some((key.clone(), transition))
-            })
-            .collect();
+        let mut due = Vec::new();
+        for (key, local) in &mut self.locals {
+            while let Some(transition) = local.machine.time_passed(now, grace, convergence) {
+                due.push((key.clone(), transition));
+            }
+        }
         for (key, transition) in due {
             self.note_transition(&key, Some(transition));
         }
@@ -530,10 +561,11 @@ impl Engine {
     fn note(&mut self, key: &EndpointKey, before: &Machine, after: &Machine, transition: Transition) {
         let over = transition.to == State::Base && transition.from != State::Base;
         let arrived = matches!(transition.from, State::Live | State::TimeWait);
+        let uid = transition.uid.clone();
         self.notices.push(Notice::Transition { endpoint: key.clone(), transition });
         if over && after.phases.targeted_at.is_some() {
             self.notices.push(Notice::Finished(Box::new(MigrationRecord {
-                uid: after.uid.clone(),
+                uid,
                 endpoint: key.to_string(),
                 source: before.source.as_ref().map(ToString::to_string),
                 arrived,

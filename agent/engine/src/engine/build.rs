@@ -56,6 +56,9 @@ impl Engine {
                 Arming { ifindex, generation }
             });
         }
+        // INVARIANT: a generation is used once. What was found on a tap that exists has been adopted by now, or
+        // belongs to a migration that is over.
+        self.found.watches.retain(|ifindex, _| !self.links.contains_key(ifindex));
     }
 
     fn want<'a>(
@@ -99,14 +102,26 @@ impl Engine {
     /// The status to report.
     ///
     /// A virtual machine that is on its way needs no carrier to be welcome (W5). One that has arrived is up.
+    /// Until the interface was looked at nothing is said: after a restart, `down` would take the ports of all
+    /// running virtual machines down.
     fn status(&self, local: &Local, link: Option<&Link>) -> Status {
-        let configured = link.is_some_and(|link| self.configured.contains(&link.ifindex));
+        let configured = link.and_then(|link| self.configured.get(&link.ifindex)).copied();
         match local.machine.state {
             State::Base if local.machine.not_here => Status::AsReported,
             _ if local.held_since.is_some() => Status::AsReported,
-            State::Base if configured && link.is_some_and(|link| link.running) => Status::Up,
+            State::Base if link.is_some_and(|link| link.running) => match configured {
+                Some(true) => Status::Up,
+                Some(false) => Status::Down,
+                None => Status::AsReported,
+            },
             State::Base => Status::Down,
-            State::Target if configured && local.armed.is_some() => Status::Up,
+            State::Target
+                if configured == Some(true)
+                    && local.armed.is_some()
+                    && link.is_some_and(|link| link.admin_up) =>
+            {
+                Status::Up
+            }
             State::Target => Status::AsReported,
             State::Live | State::TimeWait if link.is_some() => Status::Up,
             State::Live | State::TimeWait => Status::Down,

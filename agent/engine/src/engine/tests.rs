@@ -1,1 +1,10 @@
+//! The engine from outside, and a little from inside: what it remembers and what it wants.
 
+mod evidence;
+mod exhaustive;
+mod held;
+mod host;
+mod repeated;
+mod restart;
+mod status;
+mod taps;

@@ -1,0 +1,193 @@
+//! How it is found out what became of a migration (W2, W34).
+
+use super::host::*;
+use crate::fact::Fact;
+use crate::machine::{Outcome, State, UNRESOLVED_BOUND, UNRESOLVED_BOUND_SOURCE_PRESENT};
+use crate::notice::Notice;
+
+fn unresolved() -> Host {
+    let mut host = Host::target("b");
+    host.tell(migration_removed("b"));
+    assert_eq!((host.state(), host.metric()), (State::Target, None));
+    assert!(host.watch().is_some(), "the watch stays armed");
+    host
+}
+
+/// Never anything but suppressed, for this long.
+fn stays_suppressed(host: &mut Host, milliseconds: u64) {
+    for _ in 0..milliseconds / 100 {
+        host.pass(ms(100));
+        assert_eq!(host.metric(), None);
+    }
+}
+
+#[test]
+fn w34_announcement_after_the_end_is_a_success() {
+    let mut host = unresolved();
+    host.tell(removed("a")).pass(ms(100)).announce();
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+    host.pass(ms(29_999));
+    assert_eq!(host.metric(), Some(ELEVATED));
+    host.pass(ms(1));
+    assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
+}
+
+#[test]
+fn w34_activation_without_announcement_is_a_success_after_the_grace_time() {
+    let mut host = unresolved();
+    host.tell(removed("a")).pass(ms(180)).tell(written("b"));
+    stays_suppressed(&mut host, 1_800);
+    host.pass(ms(20));
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+}
+
+#[test]
+fn w34_legacy_success_without_announcement() {
+    let mut host = unresolved();
+    host.tell(removed("a")).tell(removed("b")).pass(ms(300)).tell(written("b"));
+    stays_suppressed(&mut host, 1_600);
+    host.pass(ms(100));
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+}
+
+#[test]
+fn w34_source_created_again_is_a_failure() {
+    let mut host = unresolved();
+    host.tell(removed("a")).tell(removed("b")).pass(ms(400)).tell(written("a"));
+    assert!(host.engine.locals.is_empty());
+    stays_suppressed(&mut host, 60_000);
+}
+
+#[test]
+fn w34_source_created_again_while_the_target_is_still_there_is_a_failure() {
+    let mut host = unresolved();
+    host.tell(removed("a")).pass(ms(400)).tell(written("a"));
+    assert!(host.not_here());
+    assert_eq!(host.watch(), None);
+    stays_suppressed(&mut host, 60_000);
+    host.tell(removed("b"));
+    assert!(host.engine.locals.is_empty(), "what is known to run elsewhere needs no grace time");
+}
+
+#[test]
+fn w34_source_rewritten_is_a_failure() {
+    let mut host = unresolved();
+    host.tell(written("a"));
+    assert!(host.not_here());
+    stays_suppressed(&mut host, 60_000);
+}
+
+#[test]
+fn w34_own_endpoint_away_beyond_the_grace_time_is_the_end() {
+    let mut host = unresolved();
+    host.tell(removed("b"));
+    stays_suppressed(&mut host, 2_000);
+    assert!(host.engine.locals.is_empty());
+}
+
+#[test]
+fn w34_nothing_at_all_with_the_source_present_waits_the_long_bound() {
+    let mut host = unresolved();
+    host.pass(UNRESOLVED_BOUND_SOURCE_PRESENT - ms(1));
+    assert_eq!(host.metric(), None);
+    host.pass(ms(1));
+    assert_eq!(host.state(), State::TimeWait);
+}
+
+#[test]
+fn w34_nothing_at_all_with_the_source_absent_waits_the_short_bound() {
+    let mut host = unresolved();
+    host.tell(removed("a"));
+    host.pass(UNRESOLVED_BOUND - ms(1));
+    assert_eq!(host.metric(), None);
+    host.pass(ms(1));
+    assert_eq!(host.state(), State::TimeWait);
+}
+
+/// A driver that stops between two writes and rolls back when it is restarted.
+#[test]
+fn w34_slow_rollback_never_raises_the_priority() {
+    let mut host = unresolved();
+    stays_suppressed(&mut host, 6_000);
+    host.tell(removed("a"));
+    stays_suppressed(&mut host, 400);
+    host.tell(written("a"));
+    stays_suppressed(&mut host, 60_000);
+}
+
+#[test]
+fn w34_source_gone_before_the_migration() {
+    let mut host = Host::target("b");
+    host.tell(removed("a")).pass(ms(3_000)).tell(migration_removed("b"));
+    stays_suppressed(&mut host, 1_900);
+    host.tell(written("b"));
+    assert_eq!(host.metric(), None, "the grace time counts from the end of the migration");
+    host.pass(ms(100));
+    assert_eq!(host.state(), State::TimeWait);
+}
+
+#[test]
+fn w34_migration_that_comes_back_is_waited_for_again() {
+    for uid in ["u1", "u2"] {
+        let mut host = unresolved();
+        let watch = host.watch().cloned();
+        host.pass(ms(3_000)).tell(migration_written(uid, "a", "b"));
+        stays_suppressed(&mut host, 60_000);
+        assert_eq!(host.watch(), watch.as_ref(), "the same watch");
+        host.announce();
+        assert_eq!(host.state(), State::Live);
+    }
+}
+
+#[test]
+fn w34_other_ports_of_the_source_prove_nothing() {
+    let mut host = unresolved();
+    host.tell(Fact::EndpointWritten(named_port("a", "port2"), endpoint()));
+    host.tell(Fact::EndpointWritten(port("c"), endpoint()));
+    assert_eq!((host.state(), host.not_here()), (State::Target, false));
+}
+
+#[test]
+fn w2_failed_migration_before_and_after_the_end_of_the_target() {
+    for target_first in [true, false] {
+        let mut host = Host::target("b");
+        let facts = [removed("b"), migration_removed("b")];
+        let [first, second] = if target_first {
+            facts
+        } else {
+            let [own, lm] = facts;
+            [lm, own]
+        };
+        host.tell(first);
+        stays_suppressed(&mut host, 300);
+        host.tell(second);
+        stays_suppressed(&mut host, 60_000);
+        assert!(host.engine.locals.is_empty());
+    }
+}
+
+#[test]
+fn failed_endpoint_has_a_route_again_once_it_is_written() {
+    let mut host = unresolved();
+    host.tell(written("a")).pass(ms(60_000)).tell(written("b"));
+    assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
+}
+
+#[test]
+fn notices_of_an_unresolved_migration_and_its_failure() {
+    let mut host = Host::target("b");
+    host.engine.take_notices();
+    host.tell(migration_removed("b")).tell(written("a"));
+    let notices = host.engine.take_notices();
+    assert!(notices.contains(&Notice::Unresolved { endpoint: port("b"), uid: "u1".into() }));
+    let failed = |notice: &Notice| {
+        matches!(notice, Notice::Transition { transition, .. }
+        if transition.to == State::Base && transition.input == crate::machine::Input::RoleGone(Outcome::Failure))
+    };
+    assert!(notices.iter().any(failed), "{notices:?}");
+    let finished = notices.iter().find_map(|notice| match notice {
+        Notice::Finished(record) => Some((record.uid.as_str(), record.arrived)),
+        _ => None,
+    });
+    assert_eq!(finished, Some(("u1", false)));
+}

@@ -1,0 +1,469 @@
+//! Every sequence of inputs up to a bound, from every situation of a migration.
+//!
+//! Two sequences that lead to the same situation have the same future, so each situation is visited once. What
+//! makes situations equal is [`World::situation`]: everything that the engine decides by, with times as ages.
+
+use super::host::*;
+use crate::fact::{Fact, Link};
+use crate::machine::{Machine, State};
+use crate::time::BootTime;
+use crate::wanted::Wanted;
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Letter {
+    Migration(&'static str),
+    MigrationRemoved,
+    Reverse,
+    ReverseRemoved,
+    OwnWritten,
+    OwnRemoved,
+    SourceWritten,
+    SourceRemoved,
+    LinkAppears,
+    LinkVanishes,
+    LinkRecreated,
+    CarrierChanges,
+    AdminStateChanges,
+    Armed,
+    ArmingFailed,
+    Announced,
+    AnnouncedOnOldWatch,
+    AnnouncedWhileTapIsRecreated,
+    Passed(u64),
+    InSync,
+    Restart,
+}
+
+const ALPHABET: [Letter; 25] = [
+    Letter::Migration("u1"),
+    Letter::Migration("u2"),
+    Letter::MigrationRemoved,
+    Letter::Reverse,
+    Letter::ReverseRemoved,
+    Letter::OwnWritten,
+    Letter::OwnRemoved,
+    Letter::SourceWritten,
+    Letter::SourceRemoved,
+    Letter::LinkAppears,
+    Letter::LinkVanishes,
+    Letter::LinkRecreated,
+    Letter::CarrierChanges,
+    Letter::AdminStateChanges,
+    Letter::Armed,
+    Letter::ArmingFailed,
+    Letter::Announced,
+    Letter::AnnouncedOnOldWatch,
+    Letter::AnnouncedWhileTapIsRecreated,
+    Letter::Passed(300),
+    Letter::Passed(2_000),
+    Letter::Passed(5_000),
+    Letter::Passed(30_000),
+    Letter::InSync,
+    Letter::Restart,
+];
+
+#[derive(Clone)]
+struct World {
+    host: Host,
+    // What the datastore and the kernel hold, for restarts.
+    migrations: BTreeMap<&'static str, &'static str>,
+    own: bool,
+    source: bool,
+    link: Option<Link>,
+    links_so_far: u32,
+    /// Every generation that was ever wanted, and for which interface.
+    generations: BTreeMap<u64, u32>,
+    given_up: BTreeSet<u64>,
+    history: Vec<Letter>,
+}
+
+impl World {
+    fn cold() -> Self {
+        let mut host = Host::starting("b");
+        host.appliers = false;
+        Self {
+            host,
+            migrations: BTreeMap::new(),
+            own: false,
+            source: false,
+            link: None,
+            links_so_far: 4,
+            generations: BTreeMap::new(),
+            given_up: BTreeSet::new(),
+            history: Vec::new(),
+        }
+    }
+
+    fn after(letters: &[Letter]) -> Self {
+        let mut world = Self::cold();
+        for &letter in letters {
+            assert!(world.take(letter), "{letter:?} does not apply after {:?}", world.history);
+        }
+        world
+    }
+
+    fn machine(&self) -> Option<&Machine> {
+        self.host.engine.locals.get(&port("b")).map(|local| &local.machine)
+    }
+
+    /// Returns whether the letter makes sense here.
+    fn take(&mut self, letter: Letter) -> bool {
+        let before = (self.machine().cloned(), self.host.engine.wanted().cloned());
+        let facts = match letter {
+            Letter::Migration(uid) if self.migrations.insert("b", uid) != Some(uid) => {
+                vec![migration_written(uid, "a", "b")]
+            }
+            Letter::MigrationRemoved if self.migrations.remove("b").is_some() => vec![migration_removed("b")],
+            Letter::Reverse if self.migrations.insert("a", "r1").is_none() => {
+                vec![migration_written("r1", "b", "a")]
+            }
+            Letter::ReverseRemoved if self.migrations.remove("a").is_some() => vec![migration_removed("a")],
+            Letter::OwnWritten => {
+                self.own = true;
+                vec![written("b")]
+            }
+            Letter::OwnRemoved if core::mem::take(&mut self.own) => vec![removed("b")],
+            Letter::SourceWritten => {
+                self.source = true;
+                vec![written("a")]
+            }
+            Letter::SourceRemoved if core::mem::take(&mut self.source) => vec![removed("a")],
+            Letter::LinkAppears if self.link.is_none() => vec![self.new_link()],
+            Letter::LinkVanishes if self.link.is_some() => vec![self.link_gone()],
+            Letter::LinkRecreated if self.link.is_some() => vec![self.link_gone(), self.new_link()],
+            Letter::CarrierChanges if self.link.is_some() => {
+                vec![self.changed_link(|link| link.running = !link.running)]
+            }
+            Letter::AdminStateChanges if self.link.is_some() => {
+                vec![self.changed_link(|link| link.admin_up = !link.admin_up)]
+            }
+            Letter::Armed | Letter::ArmingFailed | Letter::Announced => {
+                let Some(generation) = self.host.watch().map(|watch| watch.generation) else { return false };
+                vec![self.about_watch(letter, generation)]
+            }
+            Letter::AnnouncedOnOldWatch => {
+                let Some(&generation) = self.given_up.last() else { return false };
+                vec![announcement(generation, self.host.now)]
+            }
+            Letter::AnnouncedWhileTapIsRecreated if self.link.is_some() => {
+                let Some(generation) = self.host.watch().map(|watch| watch.generation) else { return false };
+                vec![self.link_gone(), self.new_link(), announcement(generation, self.host.now)]
+            }
+            Letter::Passed(milliseconds) => {
+                self.host.now = self.host.now + ms(milliseconds);
+                vec![Fact::TimePassed]
+            }
+            Letter::InSync if self.host.engine.wanted().is_none() => vec![Fact::InSync { complete: true }],
+            Letter::Restart => {
+                // It takes some time, and the next generation is made from the time.
+                self.host.now = self.host.now + ms(1);
+                self.host = self.restarted(true);
+                vec![]
+            }
+            _ => return false,
+        };
+        self.history.push(letter);
+        for fact in facts {
+            self.host.engine.handle(self.host.now, fact);
+        }
+        self.host.engine.settle(self.host.now);
+        self.host.check();
+        self.check(letter, &before);
+        true
+    }
+
+    fn about_watch(&mut self, letter: Letter, generation: u64) -> Fact {
+        let now = self.host.now;
+        match letter {
+            Letter::Armed => {
+                self.host.armed = self.link.iter().map(|link| (link.ifindex, generation)).collect();
+                Fact::WatchArmed { generation, at: now }
+            }
+            Letter::ArmingFailed => Fact::WatchFailed { generation },
+            _ => announcement(generation, now),
+        }
+    }
+
+    fn new_link(&mut self) -> Fact {
+        self.links_so_far += 1;
+        Fact::LinkSeen(self.link.insert(link(self.links_so_far, true)).clone())
+    }
+
+    fn link_gone(&mut self) -> Fact {
+        let ifindex = self.link.take().map_or(0, |link| link.ifindex);
+        self.host.armed.remove(&ifindex);
+        Fact::LinkRemoved { ifindex }
+    }
+
+    fn changed_link(&mut self, change: impl FnOnce(&mut Link)) -> Fact {
+        let link = self.link.as_mut().expect("asked before");
+        change(link);
+        Fact::LinkSeen(link.clone())
+    }
+
+    /// The agent dies and another one starts, up to the point at which the datastore is in sync.
+    fn restarted(&self, own_first: bool) -> Host {
+        let mut host = Host::restarted("b", self.host.now, self.host.memory(), self.host.found());
+        host.appliers = false;
+        let (engine, now) = (&mut host.engine, self.host.now);
+        if let Some(link) = &self.link {
+            engine.handle(now, Fact::LinkSeen(link.clone()));
+        }
+        let own = self.own.then(|| written("b"));
+        let source = self.source.then(|| written("a"));
+        let endpoints = if own_first { [own, source] } else { [source, own] };
+        for fact in endpoints.into_iter().flatten() {
+            engine.handle(now, fact);
+        }
+        for (to, uid) in &self.migrations {
+            let from = if *to == "b" { "a" } else { "b" };
+            engine.handle(now, migration_written(uid, from, to));
+        }
+        if self.host.engine.wanted().is_some() {
+            engine.handle(now, Fact::InSync { complete: true });
+        }
+        host.engine.settle(now);
+        // The appliers find what the old agent left and say so.
+        host.armed.clone_from(&self.host.armed);
+        let local = self.host.engine.locals.get(&port("b"));
+        if let Some(generation) = local.and_then(|local| local.armed) {
+            host.engine.handle(now, Fact::WatchArmed { generation, at: now });
+        }
+        for (&ifindex, &ready) in &self.host.engine.configured {
+            host.engine.handle(now, Fact::InterfaceConfigured { ifindex, ready });
+        }
+        host.engine.settle(now);
+        host
+    }
+
+    fn check(&mut self, letter: Letter, before: &(Option<Machine>, Option<Wanted>)) {
+        let told = || format!("after {:?}", self.history);
+        if matches!(letter, Letter::AnnouncedOnOldWatch) {
+            let now = (self.machine().cloned(), self.host.engine.wanted().cloned());
+            assert_eq!(&now, before, "{}", told());
+        }
+        if matches!(letter, Letter::AnnouncedWhileTapIsRecreated) {
+            assert!(matches!(self.host.state(), State::Base | State::Target), "{}", told());
+        }
+        self.check_generations(before.1.as_ref());
+        self.check_pending();
+    }
+
+    fn check_generations(&mut self, before: Option<&Wanted>) {
+        let Some(wanted) = self.host.engine.wanted() else { return };
+        for (&ifindex, watch) in &wanted.watches {
+            let first = *self.generations.entry(watch.generation).or_insert(ifindex);
+            assert_eq!(first, ifindex, "generation for two interfaces after {:?}", self.history);
+            assert!(
+                !self.given_up.contains(&watch.generation),
+                "generation used again after {:?}",
+                self.history
+            );
+        }
+        for watch in before.into_iter().flat_map(|before| before.watches.values()) {
+            if !wanted.watches.values().any(|now| now.generation == watch.generation) {
+                self.given_up.insert(watch.generation);
+            }
+        }
+    }
+
+    fn check_pending(&self) {
+        let engine = &self.host.engine;
+        let Some(wanted) = engine.wanted() else {
+            assert_eq!(engine.next_deadline(), None, "a deadline before anything is known");
+            return;
+        };
+        let pending = engine.locals.values().any(|local| {
+            local.held_since.is_some()
+                || local.machine.state == State::TimeWait
+                || local.machine.unresolved.is_some()
+        });
+        let due = engine.next_deadline();
+        assert_eq!(
+            due.is_some(),
+            pending || !wanted.leftovers_may_go,
+            "deadline {due:?} after {:?}",
+            self.history
+        );
+    }
+
+    /// A restart changes nothing that is wanted, in whatever order the datastore is read again.
+    ///
+    /// Not said of an endpoint that is only held: an idle one is not remembered (its routes stay because
+    /// leftovers may not go yet), and the grace time of any starts again.
+    fn check_restart(&self) {
+        let Some(wanted) = self.host.engine.wanted().filter(|_| !self.host.held()) else { return };
+        let expected = Wanted { leftovers_may_go: false, ..wanted.clone() };
+        for own_first in [true, false] {
+            let again = self.restarted(own_first);
+            assert_eq!(
+                again.wanted(),
+                &expected,
+                "restarted, own first: {own_first}, after {:?}",
+                self.history
+            );
+            let due = |host: &Host| host.machine_deadline();
+            assert_eq!(due(&again), due(&self.host), "deadline of the machine after {:?}", self.history);
+        }
+    }
+
+    /// However it came to this: once every migration is gone and the endpoint and its tap are there, time alone
+    /// brings the endpoint back to normal.
+    fn check_end(&self) {
+        let mut world = self.clone();
+        let mut rest =
+            vec![Letter::InSync, Letter::MigrationRemoved, Letter::ReverseRemoved, Letter::LinkAppears];
+        if self.link.as_ref().is_some_and(|link| !link.admin_up) {
+            rest.push(Letter::AdminStateChanges);
+        }
+        if !self.own {
+            rest.push(Letter::OwnWritten);
+        }
+        for letter in rest {
+            world.take(letter);
+        }
+        for _ in 0..4 {
+            let Some(due) = world.host.engine.next_deadline() else { break };
+            world.host.now = due;
+            world.host.engine.settle(due);
+            world.host.check();
+        }
+        assert_eq!(world.host.engine.next_deadline(), None, "no rest after {:?}", self.history);
+        assert_eq!(world.host.state(), State::Base, "after {:?}", self.history);
+        let expected = if world.host.not_here() { None } else { Some(NORMAL) };
+        assert_eq!(world.host.metric(), expected, "after {:?}", self.history);
+    }
+
+    /// Everything that decides what happens next.
+    fn situation(&self) -> String {
+        let (engine, now) = (&self.host.engine, self.host.now);
+        let age = |time: BootTime| now.since(time).min(Duration::from_secs(30)).as_millis();
+        let current = self.link.as_ref().map(|link| link.ifindex);
+        let machine = |machine: &Machine| {
+            let arming = machine.arming.map(|arming| Some(arming.ifindex) == current);
+            let left = machine.elevated_until.map(|until| until.since(now).as_millis());
+            let unresolved =
+                machine.unresolved.map(|u| (age(u.since), u.rewritten, u.source_absent_since.map(age)));
+            let known = (machine.not_here, machine.phases.announced_at.is_some(), &machine.source);
+            format!(
+                "{:?}{:?}{}{arming:?}{left:?}{unresolved:?}{known:?}",
+                machine.state, machine.role, machine.uid
+            )
+        };
+        let local = engine.locals.get(&port("b")).map(|local| {
+            let armed = local.armed.map(|armed| local.machine.arming.is_some_and(|a| a.generation == armed));
+            format!("{:?}{armed:?}{}", local.held_since.map(age), machine(&local.machine))
+        });
+        let remembered = engine.remembered.get(&port("b")).map(|entry| machine(&entry.machine));
+        let found: Vec<_> = engine.found.watches.keys().map(|&ifindex| Some(ifindex) == current).collect();
+        let armed: Vec<_> = self.host.armed.keys().map(|&ifindex| Some(ifindex) == current).collect();
+        let in_sync = engine.in_sync_since.map(|since| age(since).min(2_000));
+        let link = self.link.as_ref().map(|link| (link.admin_up, link.running));
+        let elevated: Vec<_> =
+            engine.found.elevated.iter().map(|&ifindex| Some(ifindex) == current).collect();
+        format!(
+            "{local:?}{remembered:?}{found:?}{armed:?}{in_sync:?}{link:?}{elevated:?}{:?}{:?}{:?}{}{}",
+            self.migrations,
+            self.source,
+            self.own,
+            engine.early.len(),
+            self.given_up.is_empty(),
+        )
+    }
+}
+
+impl Host {
+    fn machine_deadline(&self) -> Option<BootTime> {
+        self.engine.locals.get(&self.key())?.machine.deadline(self.engine.policy.grace)
+    }
+}
+
+/// Visits everything that can be reached from `root`; returns the number of situations.
+fn explore(root: World, most: u32) -> usize {
+    let mut known = HashSet::from([root.situation()]);
+    let mut queue = VecDeque::from([(root, 0)]);
+    while let Some((world, length)) = queue.pop_front() {
+        world.check_restart();
+        world.check_end();
+        if length == most {
+            continue;
+        }
+        for letter in ALPHABET {
+            let mut next = world.clone();
+            if next.take(letter) && known.insert(next.situation()) {
+                queue.push_back((next, length + 1));
+            }
+        }
+    }
+    known.len()
+}
+
+const UP_TO_SYNC: [Letter; 5] =
+    [Letter::LinkAppears, Letter::SourceWritten, Letter::OwnWritten, Letter::InSync, Letter::Passed(30_000)];
+const UP_TO_TARGET: [Letter; 7] = [
+    Letter::LinkAppears,
+    Letter::SourceWritten,
+    Letter::InSync,
+    Letter::Passed(30_000),
+    Letter::Migration("u1"),
+    Letter::OwnWritten,
+    Letter::Armed,
+];
+
+/// LIMIT: five inputs more from every situation take about seven seconds on two processors without optimisation.
+const MOST: u32 = 5;
+
+fn from(common: &[Letter], more: &[Letter]) {
+    let situations = explore(World::after(&[common, more].concat()), MOST);
+    assert!(situations > 1_000, "only {situations} situations: the letters do not apply");
+}
+
+#[test]
+fn from_a_cold_start() {
+    assert!(explore(World::cold(), MOST + 2) > 1_000);
+}
+
+#[test]
+fn from_base() {
+    from(&UP_TO_SYNC, &[]);
+}
+
+#[test]
+fn from_target() {
+    from(&UP_TO_TARGET, &[]);
+}
+
+#[test]
+fn from_live() {
+    from(&UP_TO_TARGET, &[Letter::Announced]);
+}
+
+#[test]
+fn from_time_wait() {
+    from(&UP_TO_TARGET, &[Letter::Announced, Letter::MigrationRemoved]);
+}
+
+#[test]
+fn from_unresolved() {
+    from(&UP_TO_TARGET, &[Letter::MigrationRemoved]);
+}
+
+#[test]
+fn from_unresolved_without_the_source() {
+    from(&UP_TO_TARGET, &[Letter::MigrationRemoved, Letter::SourceRemoved]);
+}
+
+#[test]
+fn from_a_gap_after_success() {
+    from(
+        &UP_TO_TARGET,
+        &[Letter::Announced, Letter::MigrationRemoved, Letter::SourceRemoved, Letter::OwnRemoved],
+    );
+}
+
+#[test]
+fn from_not_here() {
+    from(&UP_TO_TARGET, &[Letter::MigrationRemoved, Letter::SourceWritten]);
+}

@@ -1,0 +1,162 @@
+//! Migrations that follow each other (W11, W12), and what is said about them.
+
+use super::host::*;
+use crate::fact::Fact;
+use crate::machine::State;
+use crate::notice::Notice;
+use crate::roles::Role;
+
+fn time_wait() -> Host {
+    let mut host = Host::live("b");
+    host.tell(migration_removed("b")).tell(removed("a"));
+    assert_eq!(host.state(), State::TimeWait);
+    host
+}
+
+fn roles_emitted(host: &mut Host) -> Vec<(Role, String)> {
+    let emitted = host.engine.take_notices().into_iter().filter_map(|notice| match notice {
+        Notice::RoleEmitted { role, uid, .. } => Some((role, uid)),
+        _ => None,
+    });
+    emitted.collect()
+}
+
+#[test]
+fn w11_retry_to_the_same_host_is_suppressed_and_watched_anew() {
+    let mut host = time_wait();
+    let generation_before = 1_060_300_000_000;
+    assert_eq!(host.watch(), None);
+    host.tell(written("a")).tell(migration_written("u2", "a", "b"));
+    assert_eq!((host.state(), host.metric()), (State::Target, None));
+    assert!(host.watch().unwrap().generation > generation_before);
+    host.announce();
+    assert_eq!((host.state(), host.metric()), (State::Live, Some(ELEVATED)));
+}
+
+#[test]
+fn w11_retry_after_a_failure() {
+    let mut host = Host::target("b");
+    host.tell(migration_removed("b")).tell(written("a"));
+    assert!(host.not_here());
+    host.tell(migration_written("u2", "a", "b"));
+    assert_eq!((host.state(), host.not_here()), (State::Target, false));
+    host.announce();
+    assert_eq!(host.metric(), Some(ELEVATED));
+}
+
+#[test]
+fn w11_another_uid_while_live_keeps_the_route() {
+    let mut host = Host::live("b");
+    host.tell(migration_written("u2", "a", "b"));
+    assert_eq!((host.state(), host.metric()), (State::Live, Some(ELEVATED)));
+}
+
+#[test]
+fn w11_announcement_of_the_attempt_before_does_not_count() {
+    let mut host = Host::target("b");
+    let old = host.watch().unwrap().generation;
+    host.announce();
+    host.tell(migration_removed("b")).pass(ms(100)).tell(migration_written("u2", "a", "b"));
+    assert_eq!(host.state(), State::Target);
+    let now = host.now;
+    host.tell(announcement(old, now));
+    assert_eq!((host.state(), host.metric()), (State::Target, None));
+}
+
+#[test]
+fn finished_migration_shown_again_takes_no_route_away() {
+    for wait in [1_000, 40_000] {
+        let mut host = time_wait();
+        host.pass(ms(wait)).tell(migration_written("u1", "a", "b"));
+        for _ in 0..60 {
+            host.pass(ms(1_000));
+            assert!(host.metric().is_some());
+        }
+        assert_eq!(host.metric(), Some(NORMAL));
+    }
+}
+
+#[test]
+fn w12_source_of_the_next_migration_keeps_its_priority_for_the_convergence_time() {
+    let mut host = time_wait();
+    host.pass(ms(10_000)).tell(migration_written("u2", "b", "a"));
+    host.pass(ms(19_999));
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+    host.pass(ms(1));
+    assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
+}
+
+/// Migration back before the first one is over: a target that is also a source stays a target.
+#[test]
+fn w12_overlapping_migration_back() {
+    let mut host = Host::live("b");
+    host.tell(migration_written("u2", "b", "a"));
+    assert_eq!((host.state(), host.metric()), (State::Live, Some(ELEVATED)));
+    host.tell(migration_removed("b"));
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+    host.pass(ms(30_000));
+    assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
+}
+
+#[test]
+fn finished_migration_is_recorded_under_its_uid_after_the_way_back_began() {
+    let mut host = Host::live("b");
+    host.tell(migration_written("u2", "b", "a")).tell(migration_removed("b")).pass(ms(30_000));
+    let records: Vec<_> = host
+        .engine
+        .take_notices()
+        .into_iter()
+        .filter_map(|notice| match notice {
+            Notice::Finished(record) => Some((record.uid.clone(), record.source.clone(), record.arrived)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(records, [("u1".to_owned(), Some(port("a").to_string()), true)]);
+}
+
+/// Written before its reason is known: without this the virtual machine would be left without a route.
+#[test]
+fn source_of_a_migration_is_here_even_if_the_one_before_seemed_to_fail() {
+    let mut host = Host::target("b");
+    host.tell(migration_removed("b")).tell(written("a"));
+    assert_eq!(host.metric(), None);
+    host.tell(migration_written("u2", "b", "a"));
+    assert_eq!(host.metric(), Some(NORMAL));
+}
+
+#[test]
+fn role_is_emitted_when_it_changes_and_when_a_target_has_another_migration() {
+    let mut host = Host::quiet("b");
+    host.tell(written("b"));
+    assert_eq!(roles_emitted(&mut host), []);
+    host.tell(migration_written("u1", "a", "b")).tell(written("b")).tell(migration_written("u1", "a", "b"));
+    assert_eq!(roles_emitted(&mut host), [(Role::Target, "u1".into())]);
+    host.tell(migration_written("u2", "a", "b")).tell(written("b"));
+    assert_eq!(roles_emitted(&mut host), [(Role::Target, "u2".into())]);
+    host.tell(migration_removed("b")).tell(written("b"));
+    assert_eq!(roles_emitted(&mut host), [(Role::None, "u2".into())]);
+}
+
+#[test]
+fn role_of_a_source_in_two_migrations_is_emitted_once() {
+    for mut host in [Host::quiet("b"), time_wait()] {
+        host.tell(written("b"));
+        host.engine.take_notices();
+        host.tell(migration_written("r1", "b", "c"));
+        assert_eq!(roles_emitted(&mut host), [(Role::Source, "r1".into())]);
+        host.tell(migration_written("r2", "b", "d")).tell(written("b")).tell(written("b"));
+        assert_eq!(roles_emitted(&mut host), []);
+    }
+}
+
+#[test]
+fn convergence_time_of_zero_ends_at_once() {
+    let mut host = Host::target("b");
+    let policy =
+        crate::model::Policy { convergence: core::time::Duration::ZERO, ..host.engine.policy.clone() };
+    host.tell(Fact::PolicyChanged(Box::new(policy)));
+    host.appliers = false;
+    host.tell(migration_removed("b"));
+    host.pass(ms(60_000));
+    assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
+}

@@ -1,0 +1,176 @@
+//! Interfaces that come, go, change and are fought over; which watches and routes they get.
+
+use super::host::*;
+use crate::fact::{Fact, Link};
+use crate::machine::State;
+use crate::model::{Endpoint, Policy};
+use crate::notice::Notice;
+use std::collections::BTreeSet;
+
+#[test]
+fn w6_recreated_tap_is_watched_anew_and_the_old_watch_counts_no_more() {
+    let mut host = Host::target("b");
+    let old = host.watch().unwrap().generation;
+    host.tell(Fact::LinkRemoved { ifindex: 5 });
+    assert_eq!(host.watch(), None);
+    host.tell(Fact::LinkSeen(link(6, true)));
+    assert!(host.watch().unwrap().generation > old);
+    let now = host.now;
+    host.tell(announcement(old, now));
+    assert_eq!(host.state(), State::Target);
+    host.announce();
+    assert_eq!(host.wanted().routes.iter().map(|route| route.ifindex).collect::<Vec<_>>(), [6, 6]);
+}
+
+/// Notifications of links and announcements come from different sources, so they meet in one batch.
+#[test]
+fn w6_announcement_of_a_tap_that_is_gone_raises_no_route_on_the_next_one() {
+    let mut host = Host::target("b");
+    let old = host.watch().unwrap().generation;
+    for fact in [Fact::LinkRemoved { ifindex: 5 }, Fact::LinkSeen(link(6, true)), announcement(old, host.now)]
+    {
+        host.engine.handle(host.now, fact);
+    }
+    host.tell(Fact::TimePassed);
+    assert_eq!((host.state(), host.metric()), (State::Target, None));
+}
+
+#[test]
+fn w6_tap_that_comes_after_the_endpoint_is_watched() {
+    let mut host = Host::starting("b");
+    host.tell(Fact::InSync { complete: true });
+    host.tell(migration_written("u1", "a", "b")).tell(written("b"));
+    assert_eq!((host.state(), host.watch()), (State::Target, None));
+    host.tell(Fact::LinkSeen(link(5, false)));
+    assert_eq!(host.watch().unwrap().interface, "tap1");
+}
+
+#[test]
+fn watch_carries_everything_that_is_to_be_installed() {
+    let mut host = Host::target("b");
+    let watch = host.watch().unwrap().clone();
+    assert_eq!(watch.mac, Some(MAC));
+    assert_eq!(watch.addresses, ["10.65.0.2".parse().unwrap(), "2001:db8::2".parse().unwrap()].into());
+    host.announce();
+    assert_eq!(host.wanted().routes, watch.routes, "what the fast path installed is what is wanted");
+}
+
+#[test]
+fn w30_a_prefix_is_routed_and_announces_nobody() {
+    let mut host = Host::target("b");
+    let generation = host.watch().unwrap().generation;
+    let mut wide = endpoint();
+    wide.prefixes.insert("10.65.0.208/29".parse().unwrap());
+    host.tell(Fact::EndpointWritten(port("b"), wide));
+    let watch = host.watch().unwrap();
+    assert_eq!((watch.generation, watch.addresses.len(), watch.routes.len()), (generation, 2, 3));
+}
+
+#[test]
+fn carrier_decides_nothing_about_routes_and_admin_state_everything() {
+    let mut host = Host::live("b");
+    host.tell(Fact::LinkSeen(link(5, false)));
+    assert_eq!(host.metric(), Some(ELEVATED));
+    host.tell(Fact::LinkSeen(Link { admin_up: false, ..link(5, false) }));
+    assert_eq!(host.metric(), None);
+    host.tell(Fact::LinkSeen(link(5, true)));
+    assert_eq!(host.metric(), Some(ELEVATED));
+}
+
+#[test]
+fn without_ipv6_support_only_ipv4_is_wanted() {
+    let mut host = Host::target("b");
+    let policy = Policy { ipv6_support: false, ..host.engine.policy.clone() };
+    host.tell(Fact::PolicyChanged(Box::new(policy)));
+    assert_eq!(host.watch().unwrap().routes.len(), 1);
+    let interface = host.wanted().interfaces.values().next().unwrap();
+    assert_eq!((interface.ipv6, interface.neighbours.len()), (false, 1));
+}
+
+#[test]
+fn endpoint_that_moves_to_another_tap() {
+    let mut host = Host::target("b");
+    let old = host.watch().unwrap().generation;
+    host.tell(Fact::LinkSeen(Link { name: "tap2".into(), ..link(6, true) }));
+    host.tell(Fact::EndpointWritten(port("b"), endpoint_on("tap2")));
+    assert_eq!(host.wanted().watches.keys().copied().collect::<Vec<_>>(), [6]);
+    assert!(host.watch().unwrap().generation > old);
+}
+
+#[test]
+fn renamed_tap_takes_its_name_along() {
+    let mut host = Host::live("b");
+    host.tell(Fact::LinkSeen(Link { name: "tap9".into(), ..link(5, true) }));
+    assert_eq!(host.metric(), None);
+    host.tell(Fact::LinkSeen(link(5, true)));
+    assert_eq!(host.metric(), Some(ELEVATED));
+}
+
+#[test]
+fn late_news_of_a_replaced_tap_does_not_hide_its_successor() {
+    let mut host = Host::live("b");
+    host.tell(Fact::LinkSeen(link(6, true)));
+    host.tell(Fact::LinkSeen(Link { name: "tap1-old".into(), ..link(5, false) }));
+    host.tell(Fact::LinkRemoved { ifindex: 5 });
+    assert_eq!(host.wanted().routes.iter().map(|route| route.ifindex).collect::<BTreeSet<_>>(), [6].into());
+}
+
+#[test]
+fn interfaces_that_are_not_workloads_are_nobodys_business() {
+    let mut host = Host::quiet("b");
+    host.tell(Fact::LinkSeen(Link { name: "eth0".into(), ..link(2, true) }));
+    host.tell(Fact::EndpointWritten(port("b"), endpoint_on("eth0")));
+    assert!(host.wanted().routes.is_empty() && host.wanted().interfaces.is_empty());
+}
+
+#[test]
+fn two_endpoints_on_one_tap() {
+    let mut host = Host::quiet("b");
+    let first = Endpoint { prefixes: ["10.65.0.3/32".parse().unwrap()].into(), ..endpoint() };
+    host.tell(Fact::EndpointWritten(named_port("b", "port0"), first));
+    host.engine.take_notices();
+    host.tell(written("b")).tell(written("b"));
+    let conflict = Notice::InterfaceConflict {
+        endpoint: port("b"),
+        winner: named_port("b", "port0"),
+        interface: "tap1".into(),
+    };
+    assert_eq!(host.engine.take_notices(), [conflict], "said once");
+    assert_eq!(host.wanted().routes.len(), 1);
+    host.tell(Fact::EndpointRemoved(named_port("b", "port0")));
+    assert_eq!(host.wanted().routes.len(), 2, "taken over at once");
+}
+
+#[test]
+fn two_endpoints_with_one_prefix() {
+    let mut host = Host::quiet("b");
+    host.tell(Fact::LinkSeen(Link { name: "tap2".into(), ..link(6, true) }));
+    host.tell(written("b"));
+    host.engine.take_notices();
+    host.tell(Fact::EndpointWritten(named_port("b", "port2"), endpoint_on("tap2")));
+    assert!(matches!(
+        host.engine.take_notices()[..],
+        [Notice::PrefixConflict { .. }, Notice::PrefixConflict { .. }]
+    ));
+    assert_eq!(host.wanted().routes.iter().map(|route| route.ifindex).collect::<BTreeSet<_>>(), [5].into());
+    host.tell(migration_written("u1", "a", "b"));
+    assert_eq!(host.wanted().routes.iter().map(|route| route.ifindex).collect::<BTreeSet<_>>(), [6].into());
+}
+
+#[test]
+fn generations_of_two_targets_differ() {
+    let mut host = Host::target("b");
+    host.tell(Fact::LinkSeen(Link { name: "tap2".into(), ..link(6, true) }));
+    host.tell(Fact::LinkSeen(Link { name: "tap3".into(), ..link(7, true) }));
+    for (name, tap) in [("port2", "tap2"), ("port3", "tap3")] {
+        let mut more = migration("u2", "a", "b");
+        more.target = Some(crate::model::MigrationTarget::Endpoint(named_port("b", name)));
+        host.tell(Fact::MigrationWritten(name.into(), more));
+        host.engine.handle(host.now, Fact::EndpointWritten(named_port("b", name), endpoint_on(tap)));
+    }
+    host.tell(Fact::TimePassed);
+    let generations: BTreeSet<_> = host.wanted().watches.values().map(|watch| watch.generation).collect();
+    assert_eq!(generations.len(), 3);
+    host.announce();
+    assert!(host.engine.locals.values().all(|local| local.machine.state == State::Live));
+}
