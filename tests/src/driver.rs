@@ -78,7 +78,7 @@ impl Driver {
     /// As [`Self::start`], with a uid that the caller chose.
     pub fn start_as(&self, source: &str, target: &str, uid: &str) {
         let of_source = self.endpoint_uid(source).unwrap_or_else(new_uid);
-        let of_target = new_uid();
+        let of_target = self.endpoint_uid(target).unwrap_or_else(new_uid);
         for round in 0..2 {
             self.announce(source, target, uid);
             self.put_endpoint(source, &of_source);

@@ -1,0 +1,223 @@
+//! The command line around a running agent, its exit codes, and what is left after `cleanup`.
+
+use cutover_tests::route_watch::dump_neighbours;
+use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
+use cutover_tests::{Driver, Lab, Port, frames, wait};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// W22: such a configuration would take every VM's route away at the end of its first migration.
+#[test]
+fn w22_an_elevated_priority_that_does_not_win_stops_the_start() {
+    for (name, value) in [
+        ("IPv4ElevatedRoutePriority", "1024"),
+        ("IPv6ElevatedRoutePriority", "2000"),
+        ("IPv4NormalRoutePriority", "512"),
+    ] {
+        let lab = Lab::new();
+        let directory = lab.directory();
+        let port = Port::new(1);
+        let mut node = Node::new(&lab, SOURCE, &directory, &port);
+        Driver::new(&directory, &port).bind(SOURCE);
+        node.agent.set(name, value);
+        node.agent.spawn();
+        let status = node.agent.wait_ended();
+        assert_eq!(status.code(), Some(78), "{name} = {value}:\n{}", node.agent.log_text());
+        node.agent.log().wait(wait::SOON, &["Priority"]);
+        for to in port.routed() {
+            node.watch.history().assert_never_with(to);
+        }
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_parsed_stops_the_start() {
+    let lab = Lab::new();
+    let mut node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    std::fs::write(node.agent.configuration(), "[global\nthis is not = = a file\nneither this\n")
+        .expect("a file");
+    node.agent.spawn();
+    assert_eq!(node.agent.wait_ended().code(), Some(78), "{}", node.agent.log_text());
+    let path = node.agent.configuration().display().to_string();
+    node.agent.log().wait(wait::SOON, &[&path]);
+}
+
+#[test]
+fn wrong_usage_exits_with_64_and_a_missing_agent_with_69() {
+    let lab = Lab::new();
+    let node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    assert_eq!(node.agent.run(&["no-such-command"]).status.code(), Some(64));
+    assert_eq!(node.agent.run(&["agent", "--no-such-option"]).status.code(), Some(64));
+    let output = node.agent.run(&["status"]);
+    assert_eq!(output.status.code(), Some(69));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text.trim_end().lines().count(), 1, "one line that says what, where and how: {text}");
+    for arguments in [&["--help"][..], &["agent", "--help"], &["status", "--help"], &["cleanup", "--help"]] {
+        assert!(node.agent.run(arguments).status.success(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_second_agent_on_one_run_directory_refuses_to_start() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let mut node = Node::new(&lab, SOURCE, &directory, &Port::new(1));
+    node.agent.start();
+    let path = node.agent.configuration().display().to_string();
+    let second = node.agent.run(&["agent", "-c", &path]);
+    assert!(!second.status.success());
+    assert!(node.agent.has_ended().is_none());
+    assert!(node.agent.status().is_object());
+}
+
+#[test]
+fn status_tells_what_the_agent_knows() {
+    let mut scene = Scene::new();
+    let uid = scene.start_migration();
+    let name = scene.port.name_on(TARGET);
+    let status = scene.target.agent.status();
+    assert_eq!(status["hostname"], TARGET);
+    assert_eq!(status["in_sync"], true);
+    let endpoint = &status["endpoints"][0];
+    assert_eq!(endpoint["name"], name);
+    assert_eq!(endpoint["interface"], scene.port.interface);
+    assert_eq!(endpoint["ifindex"], scene.target.tap().ifindex());
+    assert_eq!((&endpoint["role"], &endpoint["state"]), (&"TARGET".into(), &"Target".into()));
+    assert_eq!(endpoint["migration_uid"], uid);
+    assert_eq!(endpoint["status"], "up");
+    assert_eq!(endpoint["routes"], serde_json::json!([]));
+    assert!(endpoint["watch"].is_u64());
+    assert_eq!(status["kernel_routes"], serde_json::json!([]));
+
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_state(&scene.port, "Live");
+    let endpoint = scene.target.agent.status()["endpoints"][0].clone();
+    assert_eq!(endpoint["state"], "Live");
+    let metrics: Vec<u64> = endpoint["routes"]
+        .as_array()
+        .expect("routes")
+        .iter()
+        .filter_map(|route| route["metric"].as_u64())
+        .collect();
+    assert_eq!(metrics, [u64::from(ELEVATED); 2]);
+    let table = scene.target.agent.run_ok(&["status"]);
+    for part in [name.as_str(), "TARGET", "Live", &scene.port.interface] {
+        assert!(table.contains(part), "no {part} in\n{table}");
+    }
+    let source = scene.source.agent.status()["endpoints"][0].clone();
+    assert_eq!((&source["role"], &source["state"]), (&"SOURCE".into(), &"Base".into()));
+}
+
+#[test]
+fn the_status_socket_is_for_root_only() {
+    let lab = Lab::new();
+    let mut node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    node.agent.start();
+    let socket = node.agent.run_dir().join("cutover.sock");
+    let metadata = std::fs::metadata(&socket).expect("a socket");
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    // Even where the folders above it are open to everybody.
+    for folder in socket.ancestors().skip(1).take_while(|folder| folder.starts_with(lab.folder())) {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+    assert!(UnixStream::connect(&socket).is_ok());
+    let refused = as_nobody(|| UnixStream::connect(&socket).map(drop));
+    assert_eq!(refused.expect_err("refused").kind(), io::ErrorKind::PermissionDenied);
+}
+
+/// Does something in a thread that is not root.
+fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    const NOBODY: libc::c_long = 65_534;
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                // KERNEL: the bare system call changes this thread only; the one of libc changes all of them.
+                // SAFETY: takes three numbers and touches no memory.
+                let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+                assert_eq!(result, 0, "{}", io::Error::last_os_error());
+                work()
+            })
+            .join()
+            .expect("the thread does not panic")
+    })
+}
+
+/// `check-config` says what counts and where it comes from.
+#[test]
+fn check_config_shows_values_and_their_sources() {
+    let lab = Lab::new();
+    let mut node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    node.agent.set("IPv4NormalRoutePriority", 777);
+    let path = node.agent.configuration().display().to_string();
+    let text = node.agent.run_ok(&["check-config", "-c", &path]);
+    let line = text.lines().find(|line| line.contains("IPv4NormalRoutePriority")).expect("every setting");
+    assert!(line.contains("777"), "{line}");
+    node.agent.set("IPv4ElevatedRoutePriority", 900);
+    assert_eq!(node.agent.run(&["check-config", "-c", &path]).status.code(), Some(78));
+}
+
+#[test]
+fn cleanup_takes_everything_away() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    let node = &mut scene.target;
+    node.agent.kill();
+
+    let mark = node.watch.mark();
+    let listed = node.agent.run_ok(&["cleanup", "--dry-run"]);
+    assert!(listed.contains(&node.agent.pin_path().display().to_string()), "{listed}");
+    assert!(listed.contains(&scene.port.ipv4().addr().to_string()), "{listed}");
+    assert_eq!(node.watch.since(mark).writes_to(node.tap().ifindex()), Vec::<&_>::new(), "--dry-run writes");
+    assert!(node.agent.pin_path().exists());
+
+    node.agent.run_ok(&["cleanup"]);
+    assert!(node.has_metrics(&scene.port, &[]));
+    let neighbours = node.host.namespace().run(dump_neighbours).expect("a dump");
+    let tap = node.tap().ifindex();
+    let ours: Vec<_> =
+        neighbours.iter().filter(|entry| entry.ifindex == tap && entry.mac == Some(mac)).collect();
+    assert_eq!(ours, Vec::<&_>::new());
+    assert!(!node.agent.pin_path().exists());
+    assert_eq!(files_below(node.agent.run_dir()), Vec::<String>::new());
+    // Twice does no harm.
+    node.agent.run_ok(&["cleanup"]);
+}
+
+fn files_below(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}
+
+/// `cutover migrate` in place of Neutron: the whole cycle on one directory, with the driver's log lines.
+#[test]
+fn migrate_plays_the_orchestrator() {
+    let mut scene = Scene::new();
+    let (port, source) = (scene.port.name_on(SOURCE), &scene.source);
+    let begin = source.agent.run(&["migrate", "begin", &port, TARGET]);
+    let begin =
+        format!("{}{}", String::from_utf8_lossy(&begin.stdout), String::from_utf8_lossy(&begin.stderr));
+    assert!(begin.contains("pre-migrate port port1 from compute1 to compute2"), "{begin}");
+    scene.target.wait_state(&scene.port, "Target");
+    let name = scene.port.name_on(TARGET);
+    let ready = scene.target.agent.run(&["migrate", "wait-ready", &name]);
+    let ready =
+        format!("{}{}", String::from_utf8_lossy(&ready.stdout), String::from_utf8_lossy(&ready.stderr));
+    assert!(ready.contains("destination port port1 active on compute2, notifying Nova"), "{ready}");
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    let complete = scene.source.agent.run(&["migrate", "complete", &name]);
+    let complete =
+        format!("{}{}", String::from_utf8_lossy(&complete.stdout), String::from_utf8_lossy(&complete.stderr));
+    assert!(complete.contains("succeeded, port port1 migrated from compute1 to compute2"), "{complete}");
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    scene.source.wait_metrics(&scene.port, &[]);
+}

@@ -1,0 +1,201 @@
+//! The write orders of a real Neutron driver, watched route by route on both hosts: a VM that runs is never
+//! without a route, and a host that it does not run on never has a better one (W33, W34).
+
+use cutover_tests::driver::Pace;
+use cutover_tests::resources::new_uid;
+use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
+use cutover_tests::{Qemu, frames, wait};
+use std::time::Duration;
+
+/// As QEMU: RARP at the resume, then the rounds.
+fn announce_as_qemu(mac: cutover_common::MacAddr) -> impl FnOnce(&Qemu) {
+    move |qemu| (0..3).for_each(|_| qemu.send(&frames::rarp(mac)))
+}
+
+fn lives(node: &Node, scene: &Scene) -> Vec<Vec<Vec<u32>>> {
+    scene.port.routed().iter().map(|to| node.watch.history().metrics(*to)).collect()
+}
+
+#[track_caller]
+fn assert_life(node: &Node, scene: &Scene, expected: &[&[u32]]) {
+    for life in lives(node, scene) {
+        assert_eq!(life, expected, "{}", node.host.name());
+    }
+}
+
+/// W33: the endpoint of the running VM is away for a moment after it has already succeeded.
+#[test]
+fn legacy_success_leaves_no_gap_on_either_host() {
+    let mut scene = Scene::new();
+    scene.driver = scene.driver.clone().at_pace(Pace::SLOWEST);
+    scene.start_migration();
+    scene.move_vm(announce_as_qemu(scene.port.mac));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.driver.succeed(SOURCE, TARGET);
+    scene.target.wait_state(&scene.port, "TimeWait");
+    scene.target.wait_state(&scene.port, "Base");
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    scene.source.wait_metrics(&scene.port, &[]);
+    assert_life(&scene.target, &scene, &[&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]]);
+    assert_life(&scene.source, &scene, &[&[], &[NORMAL], &[]]);
+}
+
+#[test]
+fn extended_success_leaves_no_gap_on_either_host() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.move_vm(announce_as_qemu(scene.port.mac));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.driver.succeed_extended(SOURCE, TARGET);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    scene.source.wait_metrics(&scene.port, &[]);
+    assert_life(&scene.target, &scene, &[&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]]);
+    assert_life(&scene.source, &scene, &[&[], &[NORMAL], &[]]);
+}
+
+/// W34: the target's endpoint comes back and the source's does not, so it was a success.
+#[test]
+fn legacy_success_without_an_announcement_is_understood() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.move_vm(|_| {});
+    scene.driver.succeed(SOURCE, TARGET);
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    scene.source.wait_metrics(&scene.port, &[]);
+    assert_life(&scene.target, &scene, &[&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]]);
+    assert_life(&scene.source, &scene, &[&[], &[NORMAL], &[]]);
+}
+
+/// W34: the target's endpoint is written again at once, while the source's stays away.
+#[test]
+fn extended_success_without_an_announcement_is_understood() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.move_vm(|_| {});
+    scene.driver.succeed_extended(SOURCE, TARGET);
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    assert_life(&scene.target, &scene, &[&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]]);
+}
+
+/// W33 and W34: on the source a rollback is a re-creation, on the target it looks like a success at first.
+#[test]
+fn rollback_touches_no_route_on_either_host() {
+    let mut scene = Scene::new();
+    scene.driver = scene.driver.clone().at_pace(Pace::SLOWEST);
+    let before = scene.source.watch.mark();
+    scene.start_migration();
+    scene.driver.roll_back(SOURCE, TARGET);
+    scene.target.wait_state(&scene.port, "Base");
+    // Until long after the grace time of the endpoints that went away.
+    wait::throughout(Duration::from_secs(3), "no route on the target", || {
+        scene.target.has_metrics(&scene.port, &[])
+    });
+    assert_eq!(scene.source.watch.since(before).writes_to(scene.source.tap().ifindex()), Vec::<&_>::new());
+    assert_life(&scene.source, &scene, &[&[], &[NORMAL]]);
+    assert_life(&scene.target, &scene, &[&[]]);
+}
+
+/// A VM that failed to move once moves the second time.
+#[test]
+fn success_after_a_rollback_to_the_same_target() {
+    let mut scene = Scene::new();
+    let first = scene.start_migration();
+    scene.driver.roll_back(SOURCE, TARGET);
+    scene.target.wait_state(&scene.port, "Base");
+    let mark = scene.target.agent.log().mark();
+    let second = scene.driver.start(SOURCE, TARGET);
+    assert_ne!(first, second);
+    let uid = format!("migrationUid={second}");
+    scene.target.agent.log().wait_after(mark, wait::SOON, &["from=Base", &uid, "to=Target"]);
+    scene.target.agent.wait_up(&scene.port);
+    scene.move_vm(announce_as_qemu(scene.port.mac));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.driver.succeed(SOURCE, TARGET);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    assert_life(&scene.target, &scene, &[&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]]);
+}
+
+/// The announcement comes when the driver is already through: the tap is still watched.
+#[test]
+fn an_announcement_after_the_end_of_the_migration_counts() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.driver.withdraw(TARGET);
+    scene.target.agent.log().wait(wait::SOON, &["LiveMigration deleted"]);
+    assert!(scene.target.has_metrics(&scene.port, &[]));
+    scene.move_vm(announce_as_qemu(scene.port.mac));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_state(&scene.port, "TimeWait");
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+}
+
+/// The orchestrator changes its mind: the first target forgets, the second is armed.
+#[test]
+fn a_switched_target_leaves_nothing_on_the_first() {
+    const OTHER: &str = "compute3";
+    let scene = Scene::new();
+    scene.start_migration();
+    let mut other = Node::new(&scene.lab, OTHER, &scene.directory, &scene.port);
+    other.agent.start();
+    let uid = scene.driver.switch_target(SOURCE, TARGET, OTHER);
+    let uid = format!("migrationUid={uid}");
+    other.agent.log().wait(wait::SOON, &["input=Target", &uid, "to=Target"]);
+    other.agent.wait_up(&scene.port);
+    scene.target.wait_state(&scene.port, "Base");
+    other.tap().open().send(&frames::rarp(scene.port.mac));
+    other.wait_metrics(&scene.port, &[ELEVATED]);
+    assert_life(&scene.target, &scene, &[&[]]);
+    assert_life(&scene.source, &scene, &[&[], &[NORMAL]]);
+}
+
+/// The port goes while it is migrating, its taps with it.
+#[test]
+fn a_deleted_port_leaves_no_route_anywhere() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.driver.delete_port(SOURCE, TARGET);
+    drop(scene.vm.pause());
+    scene.source.unplug();
+    scene.target.unplug();
+    scene.source.wait_metrics(&scene.port, &[]);
+    scene.target.wait_state(&scene.port, "Base");
+    assert_life(&scene.target, &scene, &[&[]]);
+    for node in [&scene.source, &scene.target] {
+        let name = scene.port.name_on(node.host.name());
+        wait::until(wait::SOON, "its status goes, too", || node.agent.reported(&name).is_none());
+    }
+}
+
+/// The same, while the taps stay: the endpoint is held for the grace time and no longer.
+#[test]
+fn a_deleted_port_is_let_go_after_the_grace_time() {
+    let scene = Scene::with(|agent| agent.set("CutoverEndpointGrace", 1));
+    let before = cutover_agent::clock::now();
+    scene.driver.unbind(SOURCE);
+    scene.source.wait_metrics(&scene.port, &[]);
+    let held = cutover_agent::clock::now().since(before);
+    assert!(held >= Duration::from_millis(950), "held for {held:?} only");
+    assert!(held < Duration::from_secs(3), "held for {held:?}");
+}
+
+/// Writing the same again, as the driver does at every step, is no event.
+#[test]
+fn identical_rewrites_change_nothing() {
+    let scene = Scene::new();
+    let uid = scene.start_migration();
+    let (source, target) = (scene.source.watch.mark(), scene.target.watch.mark());
+    let log = scene.target.agent.log().mark();
+    scene.driver.start_as(SOURCE, TARGET, &uid);
+    scene.driver.start_as(SOURCE, TARGET, &uid);
+    // A later write that does something shows that the earlier ones have been read.
+    let other = cutover_tests::Port::new(2);
+    let name = other.name_on(TARGET);
+    scene.directory.put(&other.migration(SOURCE, TARGET, &new_uid()));
+    let lm = format!("lm={name}");
+    scene.target.agent.log().wait_after(log, wait::SOON, &["LiveMigration created/updated", &lm]);
+    assert_eq!(scene.source.watch.since(source).writes_to(scene.source.tap().ifindex()), Vec::<&_>::new());
+    assert_eq!(scene.target.watch.since(target).writes_to(scene.target.tap().ifindex()), Vec::<&_>::new());
+    assert_eq!(scene.target.agent.log().matching(&["Live migration state transition"]).len(), 1);
+}

@@ -1,0 +1,107 @@
+//! Guests that do not mean well, or not at all.
+
+use cutover_common::MacAddr;
+use cutover_tests::driver::Pace;
+use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
+use cutover_tests::{Driver, Lab, Port, Qemu, frames, wait};
+use std::time::Duration;
+
+/// How many frames a flood has.
+const FLOOD: u64 = 100_000;
+
+fn armed() -> (Node, Driver, Port, Lab) {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, TARGET, &directory, &port);
+    node.agent.set("LiveMigrationRouteConvergenceTime", 1);
+    node.agent.start();
+    let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
+    driver.bind(SOURCE);
+    let _uid = driver.start(SOURCE, TARGET);
+    node.agent.wait_up(&port);
+    (node, driver, port, lab)
+}
+
+/// Sends a flood. A full queue of the kernel loses frames, which is the guest's problem.
+fn flood(qemu: &Qemu, mut frame: impl FnMut(u64) -> frames::Frame) {
+    for number in 0..FLOOD {
+        let _ = qemu.try_send(&frame(number));
+    }
+}
+
+/// Processor time that a process has used, in clock ticks of 10 ms.
+fn cpu_ticks(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the agent runs");
+    // proc_pid_stat(5): utime and stime are the 14th and 15th fields; the name in brackets may hold spaces.
+    let fields: Vec<&str> = text.rsplit(") ").next().expect("a name in brackets").split(' ').collect();
+    let field = |number: usize| fields[number - 3].parse::<u64>().expect("a number");
+    field(14) + field(15)
+}
+
+/// The first announcement disarms the watch in the kernel: the other 99,999 cost the agent nothing.
+#[test]
+fn a_flood_of_announcements_is_one_event() {
+    let (node, driver, port, _lab) = armed();
+    let qemu = node.tap().open();
+    let pid = node.agent.pid().expect("it runs");
+    let before = cpu_ticks(pid);
+    flood(&qemu, |_| frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+    assert_eq!(node.agent.log().matching(&["to=Live"]).len(), 1);
+    assert_eq!(node.agent.log().matching(&["GARPDetected"]).len(), 1);
+    for to in port.routed() {
+        assert_eq!(node.watch.history().metrics(to), [vec![], vec![ELEVATED]], "{to}");
+    }
+    let used = cpu_ticks(pid) - before;
+    assert!(used < 50, "{used} ticks of processor time for one announcement");
+    driver.succeed_extended(SOURCE, TARGET);
+    node.wait_metrics(&port, &[NORMAL]);
+}
+
+/// Rubbish and lies do not wake the agent, and the genuine announcement in the middle of them is heard.
+#[test]
+fn a_flood_of_rubbish_and_lies_hides_nothing_and_costs_nothing() {
+    let (node, _driver, port, _lab) = armed();
+    let qemu = node.tap().open();
+    let pid = node.agent.pid().expect("it runs");
+    let before = cpu_ticks(pid);
+    flood(&qemu, |number| match number % 3 {
+        0 => frames::rarp(MacAddr([0xfa, 0x16, 0x3e, 0xff, (number >> 8) as u8, number as u8])),
+        1 => frames::garp_request(port.mac, [192, 0, 2, number as u8].into()),
+        _ => frames::junk(port.mac, number),
+    });
+    assert!(node.has_metrics(&port, &[]));
+    assert!(node.agent.log().matching(&["GARPDetected"]).is_empty());
+    let used = cpu_ticks(pid) - before;
+    assert!(used < 50, "{used} ticks of processor time for nothing");
+    qemu.send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+    let counted = node.agent.status()["announcements"].clone();
+    let total: u64 =
+        counted.as_object().expect("counters").values().filter_map(serde_json::Value::as_u64).sum();
+    assert!(total > FLOOD / 2, "the refused ones are counted by reason: {counted}");
+}
+
+/// A guest that announces itself again and again after it has arrived changes nothing either.
+#[test]
+fn announcements_outside_of_a_migration_change_nothing() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    Driver::new(&directory, &port).bind(SOURCE);
+    node.agent.start();
+    node.wait_metrics(&port, &[NORMAL]);
+    node.agent.wait_up(&port);
+    let mark = node.watch.mark();
+    let qemu = node.tap().open();
+    for _ in 0..1000 {
+        qemu.send(&frames::rarp(port.mac));
+    }
+    let tap = node.tap().ifindex();
+    wait::throughout(Duration::from_millis(300), "no write", || {
+        node.watch.since(mark).writes_to(tap).is_empty()
+    });
+    assert!(node.agent.log().matching(&["Live migration state transition"]).is_empty());
+}

@@ -1,0 +1,220 @@
+//! SIGKILL in every state, and start again (W3): no route of a live endpoint is touched, what happened
+//! meanwhile is found, and time goes on where it was.
+
+use cutover_agent::clock;
+use cutover_tests::route_watch::Mark;
+use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
+use cutover_tests::{frames, wait};
+use std::time::Duration;
+
+/// Everything that an agent does at its start it does within this; "no write" is checked until then.
+const SETTLED: Duration = Duration::from_millis(1500);
+
+fn convergence(seconds: u32) -> impl Fn(&mut cutover_tests::Agent) {
+    move |agent| agent.set("LiveMigrationRouteConvergenceTime", seconds)
+}
+
+/// Checks that nothing at all was written to the tap since `mark`, until the agent has long settled.
+#[track_caller]
+fn assert_untouched(node: &Node, mark: Mark) {
+    let tap = node.tap().ifindex();
+    wait::throughout(SETTLED, "no route or neighbour is written", || {
+        node.watch.since(mark).writes_to(tap).is_empty()
+    });
+}
+
+/// In Base and in mid-migration the source writes nothing when it comes back.
+#[test]
+fn base_survives_a_kill() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let mark = scene.source.watch.mark();
+    scene.source.agent.kill();
+    scene.source.agent.start();
+    scene.source.agent.wait_up(&scene.port);
+    assert_untouched(&scene.source, mark);
+}
+
+#[test]
+fn target_survives_a_kill() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.target.agent.kill();
+    scene.target.agent.start();
+    scene.target.agent.wait_up(&scene.port);
+    wait::throughout(SETTLED, "no route", || scene.target.has_metrics(&scene.port, &[]));
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+}
+
+/// The kernel kept the evidence while nobody was there to read it.
+#[test]
+fn an_announcement_during_downtime_is_found() {
+    let mut scene = Scene::new();
+    let uid = scene.start_migration();
+    scene.target.agent.kill();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    let mark = scene.target.agent.log().mark();
+    scene.target.agent.start();
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    let uid = format!("migrationUid={uid}");
+    scene.target.agent.log().wait_after(mark, wait::SOON, &["input=GARPDetected", &uid, "to=Live"]);
+    for to in scene.port.routed() {
+        assert_eq!(scene.target.watch.history().metrics(to), [vec![], vec![ELEVATED]], "{to}");
+    }
+}
+
+/// The announcement and the end of the migration both happen while the agent is away.
+#[test]
+fn a_migration_that_ends_during_downtime_is_found() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.target.agent.kill();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.driver.succeed(SOURCE, TARGET);
+    scene.target.agent.start();
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    for to in scene.port.routed() {
+        let expected: [&[u32]; 4] = [&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]];
+        assert_eq!(scene.target.watch.history().metrics(to), expected, "{to}");
+    }
+}
+
+/// The weakness that gave W3 its name: a restart must not take the route of the running VM away.
+#[test]
+fn live_survives_a_kill() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_state(&scene.port, "Live");
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    let mark = scene.target.watch.mark();
+    for _ in 0..2 {
+        scene.target.agent.kill();
+        scene.target.agent.start();
+        scene.target.agent.wait_up(&scene.port);
+        assert_untouched(&scene.target, mark);
+    }
+    scene.driver.succeed(SOURCE, TARGET);
+    scene.target.wait_state(&scene.port, "TimeWait");
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    for to in scene.port.routed() {
+        scene.target.watch.since(mark).assert_never_without(to);
+    }
+}
+
+/// The same without the state file: the kernel's routes and evidence are enough.
+#[test]
+fn live_survives_a_kill_and_the_loss_of_the_state_file() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_state(&scene.port, "Live");
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    let mark = scene.target.watch.mark();
+    scene.target.agent.kill();
+    std::fs::remove_file(scene.target.agent.run_dir().join("state.json")).expect("a state file");
+    scene.target.agent.start();
+    scene.target.agent.wait_up(&scene.port);
+    assert_untouched(&scene.target, mark);
+}
+
+/// The convergence time ends when it would have ended anyway.
+#[test]
+fn time_wait_goes_on_where_it_was() {
+    const CONVERGENCE: Duration = Duration::from_secs(5);
+    let mut scene = Scene::with(convergence(5));
+    scene.start_migration();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.driver.succeed_extended(SOURCE, TARGET);
+    scene.target.wait_state(&scene.port, "TimeWait");
+    let began = clock::now();
+    let mark = scene.target.watch.mark();
+    // Not at once, so that a clock that starts anew would be caught.
+    wait::throughout(Duration::from_millis(1200), "elevated", || {
+        scene.target.has_metrics(&scene.port, &[ELEVATED])
+    });
+    scene.target.agent.kill();
+    scene.target.agent.start();
+    scene.target.agent.wait_up(&scene.port);
+    assert_untouched(&scene.target, mark);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    let took = clock::now().since(began);
+    assert!(took > CONVERGENCE - Duration::from_millis(500), "only {took:?}");
+    assert!(took < CONVERGENCE + Duration::from_secs(1), "{took:?}");
+    for to in scene.port.routed() {
+        let expected: [&[u32]; 3] = [&[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]];
+        assert_eq!(scene.target.watch.since(mark).metrics(to), expected, "{to}");
+    }
+}
+
+/// A deadline that passed while the agent was away: normal priority at once, and without a gap.
+#[test]
+fn time_wait_that_ended_during_downtime_ends_make_before_break() {
+    let mut scene = Scene::with(convergence(1));
+    scene.start_migration();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.driver.succeed_extended(SOURCE, TARGET);
+    scene.target.wait_state(&scene.port, "TimeWait");
+    let began = clock::now();
+    scene.target.agent.kill();
+    wait::until(wait::SOON, "the deadline is over", || {
+        clock::now().since(began) > Duration::from_millis(1200)
+    });
+    assert!(scene.target.has_metrics(&scene.port, &[ELEVATED]));
+    scene.target.agent.start();
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    for to in scene.port.routed() {
+        scene.target.watch.history().moments(to).iter().skip(1).for_each(|moment| {
+            assert!(!moment.routes.is_empty(), "a gap for {to}");
+        });
+    }
+}
+
+/// An orderly stop is no different from a kill: the data plane goes on.
+#[test]
+fn sigterm_leaves_the_data_plane_as_it_is() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_state(&scene.port, "Live");
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    let (source, target) = (scene.source.watch.mark(), scene.target.watch.mark());
+    assert!(scene.source.agent.terminate().success());
+    assert!(scene.target.agent.terminate().success());
+    assert_eq!(scene.source.watch.since(source).writes_to(scene.source.tap().ifindex()), Vec::<&_>::new());
+    assert_eq!(scene.target.watch.since(target).writes_to(scene.target.tap().ifindex()), Vec::<&_>::new());
+    assert!(scene.target.has_metrics(&scene.port, &[ELEVATED]));
+    assert!(scene.source.has_metrics(&scene.port, &[NORMAL]));
+    scene.target.agent.start();
+    assert_untouched(&scene.target, target);
+}
+
+/// An agent whose datastore is not there yet has no right to decide that routes are left over.
+#[test]
+fn nothing_is_removed_before_the_datastore_is_in_sync() {
+    let mut scene = Scene::new();
+    let mark = scene.source.watch.mark();
+    scene.source.agent.kill();
+    let path = scene.directory.path().to_owned();
+    let away = path.with_extension("away");
+    std::fs::rename(&path, &away).expect("a rename");
+    scene.source.agent.spawn();
+    assert_untouched(&scene.source, mark);
+    // It may wait for the folder or give up; either way the routes stay, also when the folder comes back.
+    std::fs::rename(&away, &path).expect("a rename");
+    scene.source.agent.kill();
+    scene.source.agent.start();
+    assert_untouched(&scene.source, mark);
+}

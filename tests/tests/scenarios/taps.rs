@@ -1,0 +1,185 @@
+//! Taps that come late, go, come back with another number, and have nobody at the other end (W6, W18, W21).
+
+use cutover_tests::driver::Pace;
+use cutover_tests::route_watch::dump_neighbours;
+use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
+use cutover_tests::{Driver, Lab, Port, frames, wait};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// A target's agent that runs, and a migration that has begun.
+fn migrating(plugged: bool) -> (Node, Driver, Port, Lab) {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, TARGET, &directory, &port);
+    if !plugged {
+        node.unplug();
+    }
+    node.agent.set("LiveMigrationRouteConvergenceTime", 1);
+    node.agent.start();
+    let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
+    driver.bind(SOURCE);
+    let _uid = driver.start(SOURCE, TARGET);
+    node.wait_state(&port, "Target");
+    (node, driver, port, lab)
+}
+
+/// W6.
+#[test]
+fn w6_a_tap_that_comes_late_is_watched() {
+    let (mut node, _driver, port, _lab) = migrating(false);
+    let name = port.name_on(TARGET);
+    assert_ne!(node.agent.reported(&name).as_deref(), Some("up"), "there is no tap");
+    node.plug(&port);
+    node.agent.wait_up(&port);
+    node.tap().open().send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+}
+
+/// W6: the second device of the same name is another one.
+#[test]
+fn w6_a_tap_that_comes_back_with_another_number_is_watched() {
+    let (mut node, _driver, port, _lab) = migrating(true);
+    node.agent.wait_up(&port);
+    let name = port.name_on(TARGET);
+    for _ in 0..3 {
+        let old = node.tap().ifindex();
+        node.unplug();
+        wait::until(wait::SOON, "not up without a tap", || {
+            node.agent.reported(&name).as_deref() != Some("up")
+        });
+        node.plug(&port);
+        assert_ne!(node.tap().ifindex(), old);
+        node.agent.wait_up(&port);
+    }
+    assert!(node.has_metrics(&port, &[]));
+    node.tap().open().send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+    assert_eq!(node.agent.log().matching(&["to=Target"]).len(), 1, "one migration, however many taps");
+}
+
+/// A tap that is replaced between two breaths of the agent is not taken for the old one.
+#[test]
+fn a_tap_that_is_replaced_at_once_is_watched() {
+    let (mut node, _driver, port, _lab) = migrating(true);
+    node.agent.wait_up(&port);
+    node.unplug();
+    node.plug(&port);
+    let tap = u64::from(node.tap().ifindex());
+    wait::until(wait::SOON, "the new tap is armed", || {
+        let endpoint = &node.agent.status()["endpoints"][0];
+        endpoint["ifindex"] == tap && endpoint["watch"].is_u64() && endpoint["status"] == "up"
+    });
+    node.tap().open().send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+}
+
+/// The tap of a live endpoint comes back: its routes come back at the right priority.
+#[test]
+fn a_live_endpoint_gets_its_routes_back_with_its_tap() {
+    let (mut node, driver, port, _lab) = migrating(true);
+    node.agent.wait_up(&port);
+    node.tap().open().send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+    node.unplug();
+    node.wait_metrics(&port, &[]);
+    node.plug(&port);
+    node.wait_metrics(&port, &[ELEVATED]);
+    driver.succeed_extended(SOURCE, TARGET);
+    node.wait_metrics(&port, &[NORMAL]);
+}
+
+/// A tap that is set down loses its routes in the kernel; set up again it has them back.
+#[test]
+fn a_tap_that_was_down_gets_its_routes_back() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    Driver::new(&directory, &port).bind(SOURCE);
+    node.agent.start();
+    node.wait_metrics(&port, &[NORMAL]);
+    node.host.namespace().ip(&format!("link set {} down", port.interface));
+    node.wait_metrics(&port, &[]);
+    node.host.namespace().ip(&format!("link set {} up", port.interface));
+    node.wait_metrics(&port, &[NORMAL]);
+}
+
+/// W18, W21: while nobody has opened the tap everything is in place already, and reported so.
+#[test]
+fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {
+    let (node, _driver, port, _lab) = migrating(true);
+    node.agent.wait_up(&port);
+    assert!(!node.tap().has_carrier());
+
+    let namespace = node.host.namespace();
+    let tap = node.tap().ifindex();
+    let neighbours = namespace.run(dump_neighbours).expect("a dump");
+    let permanent: BTreeSet<IpAddr> = neighbours
+        .iter()
+        .filter(|entry| entry.ifindex == tap && entry.permanent && entry.mac == Some(port.mac))
+        .map(|entry| entry.address)
+        .collect();
+    assert_eq!(permanent, port.addresses.iter().map(|net| net.addr()).collect());
+
+    let name = &port.interface;
+    for (path, value) in [
+        (format!("net/ipv4/conf/{name}/route_localnet"), "1"),
+        (format!("net/ipv4/conf/{name}/proxy_arp"), "1"),
+        (format!("net/ipv4/neigh/{name}/proxy_delay"), "0"),
+        (format!("net/ipv4/conf/{name}/forwarding"), "1"),
+        (format!("net/ipv6/conf/{name}/accept_ra"), "0"),
+        (format!("net/ipv6/conf/{name}/proxy_ndp"), "1"),
+        (format!("net/ipv6/conf/{name}/forwarding"), "1"),
+    ] {
+        assert_eq!(namespace.sysctl(&path).as_deref(), Some(value), "{path}");
+    }
+    // The namespace's, not the machine's: the uplink keeps what it had.
+    assert_eq!(namespace.sysctl("net/ipv4/conf/eth0/proxy_arp").as_deref(), Some("0"));
+
+    node.tap().open().send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+}
+
+/// Routes of a VM that is not migrating do not wait for a carrier either.
+#[test]
+fn a_normal_route_needs_no_carrier() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    Driver::new(&directory, &port).bind(SOURCE);
+    node.agent.start();
+    node.wait_metrics(&port, &[NORMAL]);
+    assert!(!node.tap().has_carrier());
+}
+
+/// VMs that do not migrate pay nothing: no program on their taps, before and after a migration.
+#[test]
+fn a_program_is_attached_only_while_a_watch_is_wanted() {
+    let (node, driver, port, _lab) = migrating(true);
+    node.agent.wait_up(&port);
+    let link = node.agent.pin_path().join("links").join(&port.interface);
+    assert!(link.exists(), "{} while armed", link.display());
+    node.tap().open().send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+    driver.succeed_extended(SOURCE, TARGET);
+    node.wait_metrics(&port, &[NORMAL]);
+    wait::until(wait::SOON, "the link goes when the migration is over", || !link.exists());
+}
+
+/// An endpoint without an interface name is no reason to fall over; its state is kept all the same.
+#[test]
+fn an_endpoint_without_an_interface_does_not_disturb_the_others() {
+    let (node, _driver, port, lab) = migrating(true);
+    let mut nameless = Port::new(2);
+    nameless.interface = String::new();
+    let directory = lab.directory();
+    directory.put(&nameless.endpoint_on(TARGET, "u"));
+    directory.put(&nameless.migration(SOURCE, TARGET, "v"));
+    node.agent.log().wait(wait::SOON, &["LiveMigration created/updated", "uid=v"]);
+    node.agent.wait_up(&port);
+    node.tap().open().send(&frames::rarp(port.mac));
+    node.wait_metrics(&port, &[ELEVATED]);
+}
