@@ -46,7 +46,9 @@ impl Host {
         &self.namespace
     }
 
-    pub(crate) fn namespace_shared(&self) -> Arc<Namespace> {
+    /// Its namespace, for threads that outlive the borrow.
+    #[must_use]
+    pub fn namespace_shared(&self) -> Arc<Namespace> {
         Arc::clone(&self.namespace)
     }
 
