@@ -135,6 +135,16 @@ impl Agent {
         self.wait_answering();
     }
 
+    /// Starts it and waits until it has read the whole datastore.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn start_in_sync(&mut self) {
+        self.start();
+        wait::until(START, "the datastore is in sync", || self.status()["in_sync"] == true);
+    }
+
     /// Waits until it answers on its socket.
     ///
     /// # Panics
@@ -229,6 +239,18 @@ impl Agent {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
     }
 
+    /// What `cutover status --json` says about the endpoint of `port` on this host.
+    ///
+    /// # Panics
+    /// When the agent does not answer.
+    #[track_caller]
+    #[must_use]
+    pub fn status_of(&self, port: &Port) -> Option<Value> {
+        let name = port.name_on(&self.settings["FelixHostname"]);
+        let status = self.status();
+        status["endpoints"].as_array()?.iter().find(|endpoint| endpoint["name"] == name.as_str()).cloned()
+    }
+
     /// The reported status of an endpoint: `up`, `down`, or nothing.
     #[must_use]
     pub fn reported(&self, endpoint: &str) -> Option<String> {
@@ -237,7 +259,7 @@ impl Agent {
         Some(document["status"].as_str()?.to_owned())
     }
 
-    /// Waits until the endpoint of `port` on this host is reported `up`: everything is in place.
+    /// Waits until the endpoint of `port` on this host is reported `up`. An earlier life may have done that.
     ///
     /// # Panics
     /// When it is not; the message has the log.

@@ -73,6 +73,16 @@ impl Host {
         Tap::plug(self.namespace_shared(), name, mac)
     }
 
+    /// A virtual cable in place of a tap, as containers have it: `name` here, `eth0` in the guest's namespace.
+    /// Both ends go with either namespace.
+    pub fn plug_cable(&self, name: &str, mac: MacAddr, guest: &Namespace) {
+        self.namespace.ip(&format!(
+            "link add {name} address {mac} type veth peer name eth0 netns {guest}\nlink set {name} up",
+            guest = guest.name(),
+        ));
+        guest.ip("link set eth0 up");
+    }
+
     /// The number of a link, if there is one of this name.
     #[must_use]
     pub fn ifindex(&self, name: &str) -> Option<u32> {

@@ -28,6 +28,8 @@ pub struct Node {
     pub agent: Agent,
     /// Recording since before the agent started.
     pub watch: RouteWatch,
+    /// A hypervisor that has the tap open.
+    pub qemu: Option<Qemu>,
     /// The tap, unless a test took it away.
     pub tap: Option<Tap>,
     /// The host.
@@ -41,7 +43,7 @@ impl Node {
         let host = lab.host(name);
         let tap = Some(host.plug(&port.interface, port.tap_mac()));
         let watch = RouteWatch::start(host.namespace());
-        Self { agent: Agent::new(lab, &host, directory), watch, tap, host }
+        Self { agent: Agent::new(lab, &host, directory), watch, qemu: None, tap, host }
     }
 
     /// The tap.
@@ -53,6 +55,15 @@ impl Node {
         self.tap.as_ref().expect("the tap is there")
     }
 
+    /// A hypervisor opens the tap and keeps it open.
+    ///
+    /// # Panics
+    /// When the tap is not there.
+    pub fn open(&mut self) -> &Qemu {
+        let qemu = self.tap().open();
+        self.qemu.insert(qemu)
+    }
+
     /// Plugs the tap anew, after the old one was taken away.
     pub fn plug(&mut self, port: &Port) {
         self.tap = Some(self.host.plug(&port.interface, port.tap_mac()));
@@ -60,6 +71,7 @@ impl Node {
 
     /// Unplugs the tap.
     pub fn unplug(&mut self) {
+        self.qemu = None;
         if let Some(tap) = self.tap.take() {
             tap.remove();
         }
@@ -90,6 +102,24 @@ impl Node {
     #[must_use]
     pub fn has_metrics(&self, port: &Port, metrics: &[u32]) -> bool {
         port.routed().iter().all(|to| self.watch.metrics_to(*to) == metrics)
+    }
+
+    /// Waits until the tap that is plugged now is armed, and everything else is in place and reported.
+    ///
+    /// # Panics
+    /// When it is not; the message has the log.
+    #[track_caller]
+    pub fn wait_armed(&self, port: &Port) {
+        let ifindex = self.tap().ifindex();
+        let armed = || {
+            self.agent.status_of(port).is_some_and(|endpoint| {
+                endpoint["ifindex"] == ifindex && endpoint["watch"].is_u64() && endpoint["status"] == "up"
+            })
+        };
+        if !wait::holds_within(wait::SOON, armed) {
+            panic!("not armed: {:?}\n{}", self.agent.status_of(port), self.agent.log_text());
+        }
+        self.agent.wait_up(port);
     }
 
     /// Waits for the transition of the endpoint of `port` to `state`.
@@ -169,7 +199,7 @@ impl Scene {
     pub fn start_migration(&self) -> String {
         let uid = self.driver.start(SOURCE, TARGET);
         self.target.wait_state(&self.port, "Target");
-        self.target.agent.wait_up(&self.port);
+        self.target.wait_armed(&self.port);
         uid
     }
 

@@ -35,7 +35,7 @@ impl Armed {
         let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
         driver.bind(SOURCE);
         let _uid = driver.start(SOURCE, TARGET);
-        node.agent.wait_up(&port);
+        node.wait_armed(&port);
         let qemu = node.tap().open();
         Self { qemu, node, port, _lab: lab }
     }

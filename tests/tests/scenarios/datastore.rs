@@ -17,6 +17,7 @@ fn settled() -> (Node, Port, Directory, Lab) {
     node.agent.set("CutoverEndpointGrace", 1);
     Driver::new(&directory, &port).bind(SOURCE);
     node.agent.start();
+    node.open();
     node.wait_metrics(&port, &[NORMAL]);
     node.agent.wait_up(&port);
     (node, port, directory, lab)
@@ -153,7 +154,7 @@ fn a_start_with_an_unreadable_file_keeps_the_routes_that_are_there() {
     // Much longer than the grace that left-over routes have.
     wait::throughout(Duration::from_secs(4), "routed", || node.has_metrics(&port, &[NORMAL]));
     directory.put(&document);
-    node.agent.wait_up(&port);
+    wait::until(wait::SOON, "read again", || node.agent.status_of(&port).is_some());
     for to in port.routed() {
         node.watch.since(mark).assert_never_without(to);
     }

@@ -109,7 +109,7 @@ fn success_after_a_rollback_to_the_same_target() {
     assert_ne!(first, second);
     let uid = format!("migrationUid={second}");
     scene.target.agent.log().wait_after(mark, wait::SOON, &["from=Base", &uid, "to=Target"]);
-    scene.target.agent.wait_up(&scene.port);
+    scene.target.wait_armed(&scene.port);
     scene.move_vm(announce_as_qemu(scene.port.mac));
     scene.target.wait_metrics(&scene.port, &[ELEVATED]);
     scene.driver.succeed(SOURCE, TARGET);
@@ -142,7 +142,7 @@ fn a_switched_target_leaves_nothing_on_the_first() {
     let uid = scene.driver.switch_target(SOURCE, TARGET, OTHER);
     let uid = format!("migrationUid={uid}");
     other.agent.log().wait(wait::SOON, &["input=Target", &uid, "to=Target"]);
-    other.agent.wait_up(&scene.port);
+    other.wait_armed(&scene.port);
     scene.target.wait_state(&scene.port, "Base");
     other.tap().open().send(&frames::rarp(scene.port.mac));
     other.wait_metrics(&scene.port, &[ELEVATED]);

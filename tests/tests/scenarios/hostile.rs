@@ -19,7 +19,7 @@ fn armed() -> (Node, Driver, Port, Lab) {
     let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
     driver.bind(SOURCE);
     let _uid = driver.start(SOURCE, TARGET);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     (node, driver, port, lab)
 }
 
@@ -93,9 +93,10 @@ fn announcements_outside_of_a_migration_change_nothing() {
     Driver::new(&directory, &port).bind(SOURCE);
     node.agent.start();
     node.wait_metrics(&port, &[NORMAL]);
+    node.open();
     node.agent.wait_up(&port);
     let mark = node.watch.mark();
-    let qemu = node.tap().open();
+    let qemu = node.qemu.as_ref().expect("just opened");
     for _ in 0..1000 {
         qemu.send(&frames::rarp(port.mac));
     }

@@ -45,7 +45,7 @@ fn killed_at_any_instruction_the_vm_ends_up_right() {
             let _uid = driver.start(from, to);
         });
         there.agent.wait_answering();
-        there.agent.wait_up(port);
+        there.wait_armed(port);
         assert!(there.has_metrics(port, &[]), "round {round}: a route before the VM is there");
         assert!(here.has_metrics(port, &[NORMAL]), "round {round}: no route where the VM runs");
 

@@ -107,7 +107,7 @@ fn a4_migrating_back_at_once_suppresses_the_first_host_and_keeps_the_second_elev
     wait::throughout(STILL_CONVERGING, "elevated", || scene.target.has_metrics(&scene.port, &[ELEVATED]));
     scene.target.wait_metrics(&scene.port, &[NORMAL]);
 
-    scene.source.agent.wait_up(&scene.port);
+    scene.source.wait_armed(&scene.port);
     drop(scene.vm.pause());
     let at_home = scene.source.tap().open();
     at_home.send(&frames::rarp(mac));
@@ -155,7 +155,7 @@ fn w1_every_change_of_metric_is_make_before_break() {
     for _ in 0..2 {
         let _uid = driver.start(SOURCE, TARGET);
         node.wait_metrics(&port, &[]);
-        node.agent.wait_up(&port);
+        node.wait_armed(&port);
         node.tap().open().send(&frames::rarp(port.mac));
         node.wait_metrics(&port, &[ELEVATED]);
         driver.succeed_extended(SOURCE, TARGET);
@@ -209,7 +209,7 @@ fn w11_another_attempt_during_time_wait_suppresses_the_route_again() {
     scene.target.agent.log().wait_after(mark, wait::SOON, &["from=TimeWait", &id, &uid, "to=Target"]);
     scene.target.wait_metrics(&scene.port, &[]);
 
-    scene.target.agent.wait_up(&scene.port);
+    scene.target.wait_armed(&scene.port);
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
     scene.target.wait_metrics(&scene.port, &[ELEVATED]);
 }

@@ -30,8 +30,7 @@ fn base_survives_a_kill() {
     scene.start_migration();
     let mark = scene.source.watch.mark();
     scene.source.agent.kill();
-    scene.source.agent.start();
-    scene.source.agent.wait_up(&scene.port);
+    scene.source.agent.start_in_sync();
     assert_untouched(&scene.source, mark);
 }
 
@@ -40,8 +39,8 @@ fn target_survives_a_kill() {
     let mut scene = Scene::new();
     scene.start_migration();
     scene.target.agent.kill();
-    scene.target.agent.start();
-    scene.target.agent.wait_up(&scene.port);
+    scene.target.agent.start_in_sync();
+    scene.target.wait_armed(&scene.port);
     wait::throughout(SETTLED, "no route", || scene.target.has_metrics(&scene.port, &[]));
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
@@ -96,8 +95,7 @@ fn live_survives_a_kill() {
     let mark = scene.target.watch.mark();
     for _ in 0..2 {
         scene.target.agent.kill();
-        scene.target.agent.start();
-        scene.target.agent.wait_up(&scene.port);
+        scene.target.agent.start_in_sync();
         assert_untouched(&scene.target, mark);
     }
     scene.driver.succeed(SOURCE, TARGET);
@@ -120,8 +118,7 @@ fn live_survives_a_kill_and_the_loss_of_the_state_file() {
     let mark = scene.target.watch.mark();
     scene.target.agent.kill();
     std::fs::remove_file(scene.target.agent.run_dir().join("state.json")).expect("a state file");
-    scene.target.agent.start();
-    scene.target.agent.wait_up(&scene.port);
+    scene.target.agent.start_in_sync();
     assert_untouched(&scene.target, mark);
 }
 
@@ -143,8 +140,7 @@ fn time_wait_goes_on_where_it_was() {
         scene.target.has_metrics(&scene.port, &[ELEVATED])
     });
     scene.target.agent.kill();
-    scene.target.agent.start();
-    scene.target.agent.wait_up(&scene.port);
+    scene.target.agent.start_in_sync();
     assert_untouched(&scene.target, mark);
     scene.target.wait_metrics(&scene.port, &[NORMAL]);
     let took = clock::now().since(began);
@@ -197,7 +193,7 @@ fn sigterm_leaves_the_data_plane_as_it_is() {
     assert_eq!(scene.target.watch.since(target).writes_to(scene.target.tap().ifindex()), Vec::<&_>::new());
     assert!(scene.target.has_metrics(&scene.port, &[ELEVATED]));
     assert!(scene.source.has_metrics(&scene.port, &[NORMAL]));
-    scene.target.agent.start();
+    scene.target.agent.start_in_sync();
     assert_untouched(&scene.target, target);
 }
 
@@ -215,6 +211,6 @@ fn nothing_is_removed_before_the_datastore_is_in_sync() {
     // It may wait for the folder or give up; either way the routes stay, also when the folder comes back.
     std::fs::rename(&away, &path).expect("a rename");
     scene.source.agent.kill();
-    scene.source.agent.start();
+    scene.source.agent.start_in_sync();
     assert_untouched(&scene.source, mark);
 }

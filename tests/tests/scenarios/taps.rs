@@ -1,11 +1,14 @@
 //! Taps that come late, go, come back with another number, and have nobody at the other end (W6, W18, W21).
 
 use cutover_tests::driver::Pace;
+use cutover_tests::namespace::Namespace;
+use cutover_tests::packet::PacketSocket;
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::{Driver, Lab, Port, frames, wait};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A target's agent that runs, and a migration that has begun.
 fn migrating(plugged: bool) -> (Node, Driver, Port, Lab) {
@@ -32,7 +35,7 @@ fn w6_a_tap_that_comes_late_is_watched() {
     let name = port.name_on(TARGET);
     assert_ne!(node.agent.reported(&name).as_deref(), Some("up"), "there is no tap");
     node.plug(&port);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
 }
@@ -41,17 +44,16 @@ fn w6_a_tap_that_comes_late_is_watched() {
 #[test]
 fn w6_a_tap_that_comes_back_with_another_number_is_watched() {
     let (mut node, _driver, port, _lab) = migrating(true);
-    node.agent.wait_up(&port);
-    let name = port.name_on(TARGET);
+    node.wait_armed(&port);
     for _ in 0..3 {
         let old = node.tap().ifindex();
         node.unplug();
-        wait::until(wait::SOON, "not up without a tap", || {
-            node.agent.reported(&name).as_deref() != Some("up")
+        wait::until(wait::SOON, "the agent knows that it is gone", || {
+            node.agent.status_of(&port).is_some_and(|endpoint| endpoint["ifindex"].is_null())
         });
         node.plug(&port);
         assert_ne!(node.tap().ifindex(), old);
-        node.agent.wait_up(&port);
+        node.wait_armed(&port);
     }
     assert!(node.has_metrics(&port, &[]));
     node.tap().open().send(&frames::rarp(port.mac));
@@ -63,14 +65,10 @@ fn w6_a_tap_that_comes_back_with_another_number_is_watched() {
 #[test]
 fn a_tap_that_is_replaced_at_once_is_watched() {
     let (mut node, _driver, port, _lab) = migrating(true);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     node.unplug();
     node.plug(&port);
-    let tap = u64::from(node.tap().ifindex());
-    wait::until(wait::SOON, "the new tap is armed", || {
-        let endpoint = &node.agent.status()["endpoints"][0];
-        endpoint["ifindex"] == tap && endpoint["watch"].is_u64() && endpoint["status"] == "up"
-    });
+    node.wait_armed(&port);
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
 }
@@ -79,7 +77,7 @@ fn a_tap_that_is_replaced_at_once_is_watched() {
 #[test]
 fn a_live_endpoint_gets_its_routes_back_with_its_tap() {
     let (mut node, driver, port, _lab) = migrating(true);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
     node.unplug();
@@ -110,7 +108,7 @@ fn a_tap_that_was_down_gets_its_routes_back() {
 #[test]
 fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {
     let (node, _driver, port, _lab) = migrating(true);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     assert!(!node.tap().has_carrier());
 
     let namespace = node.host.namespace();
@@ -159,7 +157,7 @@ fn a_normal_route_needs_no_carrier() {
 #[test]
 fn a_program_is_attached_only_while_a_watch_is_wanted() {
     let (node, driver, port, _lab) = migrating(true);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     let link = node.agent.pin_path().join("links").join(&port.interface);
     assert!(link.exists(), "{} while armed", link.display());
     node.tap().open().send(&frames::rarp(port.mac));
@@ -167,6 +165,28 @@ fn a_program_is_attached_only_while_a_watch_is_wanted() {
     driver.succeed_extended(SOURCE, TARGET);
     node.wait_metrics(&port, &[NORMAL]);
     wait::until(wait::SOON, "the link goes when the migration is over", || !link.exists());
+}
+
+/// A container's cable is as good as a tap.
+#[test]
+fn a_cable_is_watched_like_a_tap() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, TARGET, &directory, &port);
+    node.unplug();
+    let guest = Namespace::create(&format!("{}guest", lab.prefix()));
+    node.host.plug_cable(&port.interface, port.tap_mac(), &guest);
+    node.agent.start();
+    let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
+    driver.bind(SOURCE);
+    let _uid = driver.start(SOURCE, TARGET);
+    node.agent.wait_up(&port);
+    let sender = PacketSocket::bind(&guest, "eth0");
+    sender.send(&frames::arp_probe(port.mac, [10, 65, 0, 2].into()));
+    wait::throughout(Duration::from_millis(300), "no route", || node.has_metrics(&port, &[]));
+    sender.send(&frames::garp_request(port.mac, [10, 65, 0, 2].into()));
+    node.wait_metrics(&port, &[ELEVATED]);
 }
 
 /// An endpoint without an interface name is no reason to fall over; its state is kept all the same.
@@ -179,7 +199,7 @@ fn an_endpoint_without_an_interface_does_not_disturb_the_others() {
     directory.put(&nameless.endpoint_on(TARGET, "u"));
     directory.put(&nameless.migration(SOURCE, TARGET, "v"));
     node.agent.log().wait(wait::SOON, &["LiveMigration created/updated", "uid=v"]);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
 }

@@ -18,6 +18,7 @@ fn settled(configure: impl FnOnce(&mut Agent)) -> (Node, Port, Directory, Lab) {
     configure(&mut node.agent);
     Driver::new(&directory, &port).bind(SOURCE);
     node.agent.start();
+    node.open();
     node.wait_metrics(&port, &[NORMAL]);
     node.agent.wait_up(&port);
     (node, port, directory, lab)
@@ -75,7 +76,7 @@ fn armed(configure: impl FnOnce(&mut Agent)) -> (Node, Port, Directory, Lab) {
     let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
     driver.bind(SOURCE);
     let _uid = driver.start(SOURCE, TARGET);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     (node, port, directory, lab)
 }
 
@@ -122,14 +123,13 @@ fn routes_of_others_are_never_touched() {
     let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
     driver.bind(SOURCE);
     let _uid = driver.start(SOURCE, TARGET);
-    node.agent.wait_up(&port);
+    node.wait_armed(&port);
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED, 600]);
     driver.succeed_extended(SOURCE, TARGET);
     node.wait_metrics(&port, &[600, NORMAL]);
     node.agent.kill();
-    node.agent.start();
-    node.agent.wait_up(&port);
+    node.agent.start_in_sync();
     driver.unbind(TARGET);
     node.wait_metrics(&port, &[600]);
     assert_eq!(node.watch.since(mark).writes_to(uplink), Vec::<&_>::new());
