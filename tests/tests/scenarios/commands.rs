@@ -196,28 +196,73 @@ fn files_below(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.path().display().to_string()).collect()
 }
 
-/// `cutover migrate` in place of Neutron: the whole cycle on one directory, with the driver's log lines.
+/// What `cutover migrate …` says, which has to succeed.
+#[track_caller]
+fn migrate(node: &Node, arguments: &[&str]) -> String {
+    let output = node.agent.run(&[&["migrate"], arguments].concat());
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    text
+}
+
+/// `cutover migrate` in place of Neutron: to the target and back on one directory that two agents share, with
+/// the driver's log lines.
 #[test]
 fn migrate_plays_the_orchestrator() {
     let mut scene = Scene::new();
-    let (port, source) = (scene.port.name_on(SOURCE), &scene.source);
-    let begin = source.agent.run(&["migrate", "begin", &port, TARGET]);
-    let begin =
-        format!("{}{}", String::from_utf8_lossy(&begin.stdout), String::from_utf8_lossy(&begin.stderr));
-    assert!(begin.contains("pre-migrate port port1 from compute1 to compute2"), "{begin}");
-    scene.target.wait_state(&scene.port, "Target");
-    let name = scene.port.name_on(TARGET);
-    let ready = scene.target.agent.run(&["migrate", "wait-ready", &name]);
-    let ready =
-        format!("{}{}", String::from_utf8_lossy(&ready.stdout), String::from_utf8_lossy(&ready.stderr));
-    assert!(ready.contains("destination port port1 active on compute2, notifying Nova"), "{ready}");
     let mac = scene.port.mac;
-    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
-    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
-    let complete = scene.source.agent.run(&["migrate", "complete", &name]);
-    let complete =
-        format!("{}{}", String::from_utf8_lossy(&complete.stdout), String::from_utf8_lossy(&complete.stderr));
-    assert!(complete.contains("succeeded, port port1 migrated from compute1 to compute2"), "{complete}");
-    scene.target.wait_metrics(&scene.port, &[NORMAL]);
-    scene.source.wait_metrics(&scene.port, &[]);
+    let port = scene.port.endpoint.clone();
+    for (from, to, end) in
+        [(SOURCE, TARGET, &["complete"][..]), (TARGET, SOURCE, &["complete", "--with-gap"])]
+    {
+        let Scene { source, target, vm, .. } = &mut scene;
+        let (here, there) = if from == SOURCE { (source, target) } else { (target, source) };
+        let (here_before, there_before) = (here.watch.mark(), there.watch.mark());
+
+        let begin = migrate(here, &["begin", "--port", &port, "--to", to]);
+        assert!(begin.contains(&format!(": pre-migrate port {port} from {from} to {to}\n")), "{begin}");
+        let ready = migrate(there, &["wait-ready", "--port", &port, "--timeout", "10"]);
+        let active = format!(": destination port {port} active on {to}, notifying Nova\n");
+        assert!(ready.contains(&active), "{ready}");
+
+        let arriving = there.tap().open();
+        drop(vm.pause());
+        arriving.send(&frames::rarp(mac));
+        there.wait_metrics(&scene.port, &[ELEVATED]);
+        vm.resume(arriving);
+
+        let complete = migrate(here, &[end, &["--port", &port]].concat());
+        let succeeded = format!(": succeeded, port {port} migrated from {from} to {to}\n");
+        assert!(complete.contains(&succeeded), "{complete}");
+        there.wait_metrics(&scene.port, &[NORMAL]);
+        here.wait_metrics(&scene.port, &[]);
+        for to in scene.port.routed() {
+            let life: [&[u32]; 4] = [&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]];
+            assert_eq!(there.watch.since(there_before).metrics(to), life, "{to}");
+            assert_eq!(here.watch.since(here_before).metrics(to), [vec![NORMAL], vec![]], "{to}");
+        }
+    }
+}
+
+#[test]
+fn an_aborted_migration_changes_no_route() {
+    let scene = Scene::new();
+    let mark = scene.source.watch.mark();
+    let port = scene.port.endpoint.clone();
+    for gap in [&[][..], &["--with-gap"]] {
+        migrate(&scene.source, &["begin", "--port", &port, "--to", TARGET]);
+        scene.target.wait_armed(&scene.port);
+        let log = scene.target.agent.log().mark();
+        migrate(&scene.source, &[&["abort", "--port", &port], gap].concat());
+        scene.target.agent.log().wait_after(log, wait::SOON, &["from=Target", "to=Base"]);
+    }
+    let tap = scene.source.tap().ifindex();
+    assert_eq!(scene.source.watch.since(mark).writes_to(tap), Vec::<&_>::new());
+    for to in scene.port.routed() {
+        scene.target.watch.history().assert_never_with(to);
+    }
+    // What has not begun cannot end.
+    let output = scene.source.agent.run(&["migrate", "complete", "--port", &port]);
+    assert_eq!(output.status.code(), Some(1));
 }

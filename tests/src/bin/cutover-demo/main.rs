@@ -53,8 +53,8 @@ fn main() -> Result<()> {
     let mut timeline = Timeline::default();
     let stay = stream.answered();
     wait::until(wait::SOON, "some traffic before", || stream.answered() > stay + 500);
-    migrate(&mut timeline, &source.agent, &["begin", &port.name_on(SOURCE), TARGET])?;
-    migrate(&mut timeline, &target.agent, &["wait-ready", &port.name_on(TARGET)])?;
+    migrate(&mut timeline, &source.agent, &["begin", "--port", &port.endpoint, "--to", TARGET])?;
+    migrate(&mut timeline, &target.agent, &["wait-ready", "--port", &port.endpoint])?;
 
     let arriving = target.tap().open();
     drop(vm.pause());
@@ -66,7 +66,7 @@ fn main() -> Result<()> {
     let first = wait::for_some(wait::SOON, "the VM answers again", || stream.first_answer_after(resumed));
     timeline.add(first, "client", "first answer to a datagram after that");
 
-    migrate(&mut timeline, &source.agent, &["complete", &port.name_on(TARGET)])?;
+    migrate(&mut timeline, &source.agent, &["complete", "--port", &port.endpoint])?;
     source.wait_metrics(&port, &[]);
     target.wait_metrics(&port, &[NORMAL]);
     let after = stream.answered();
