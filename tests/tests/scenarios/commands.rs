@@ -216,7 +216,7 @@ fn migrate_plays_the_orchestrator() {
     for (from, to, end) in
         [(SOURCE, TARGET, &["complete"][..]), (TARGET, SOURCE, &["complete", "--with-gap"])]
     {
-        let Scene { source, target, vm, .. } = &mut scene;
+        let Scene { source, target, vm, port: moving, .. } = &mut scene;
         let (here, there) = if from == SOURCE { (source, target) } else { (target, source) };
         let (here_before, there_before) = (here.watch.mark(), there.watch.mark());
 
@@ -229,15 +229,15 @@ fn migrate_plays_the_orchestrator() {
         let arriving = there.tap().open();
         drop(vm.pause());
         arriving.send(&frames::rarp(mac));
-        there.wait_metrics(&scene.port, &[ELEVATED]);
+        there.wait_metrics(moving, &[ELEVATED]);
         vm.resume(arriving);
 
         let complete = migrate(here, &[end, &["--port", &port]].concat());
         let succeeded = format!(": succeeded, port {port} migrated from {from} to {to}\n");
         assert!(complete.contains(&succeeded), "{complete}");
-        there.wait_metrics(&scene.port, &[NORMAL]);
-        here.wait_metrics(&scene.port, &[]);
-        for to in scene.port.routed() {
+        there.wait_metrics(moving, &[NORMAL]);
+        here.wait_metrics(moving, &[]);
+        for to in moving.routed() {
             let life: [&[u32]; 4] = [&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]];
             assert_eq!(there.watch.since(there_before).metrics(to), life, "{to}");
             assert_eq!(here.watch.since(here_before).metrics(to), [vec![NORMAL], vec![]], "{to}");
