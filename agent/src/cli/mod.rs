@@ -1,6 +1,162 @@
-//! The command line.
+//! The command line: what there is to say, and how every command ends.
+//!
+//! Owns the arguments, the exit codes and the one line that an error is. What a command does is in its own file.
+
+pub mod agent;
+pub mod check_config;
+pub mod cleanup;
+mod failure;
+pub mod migrate;
+pub mod status;
+
+pub use failure::Failure;
+
+use crate::datastore::resource::FelixConfiguration;
+use crate::settings::{DatastoreType, Loaded, Settings, Sources, load};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The route follows the virtual machine: data-plane agent for live migration on L3-routed hosts.
+#[derive(Debug, Parser)]
+#[command(name = "cutover", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 64 wrong usage, 69 something needed is not available, \
+77 a privilege is missing, 78 wrong configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the agent in the foreground; it logs to standard error
+    Agent(agent::AgentArguments),
+    /// Shows endpoints, roles, states, routes and watches of the running agent
+    Status(status::StatusArguments),
+    /// Plays the orchestrator's part in a migration
+    Migrate(migrate::MigrateArguments),
+    /// Shows the effective settings with the source of each, and every problem
+    CheckConfig(check_config::CheckConfigArguments),
+    /// Removes everything that the agent left in the kernel and on disk
+    Cleanup(cleanup::CleanupArguments),
+}
+
+/// The configuration file, which every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigFile {
+    /// Configuration file [default: /etc/calico/felix.cfg, which need not exist]
+    #[arg(short, long = "config-file", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// Reads environment and file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or parsed.
+    pub fn sources(&self) -> Result<Sources, Failure> {
+        Sources::read(self.config.as_deref()).map_err(|error| Failure::configuration(error.to_string()))
+    }
+
+    /// Reads environment and file, without any resources, and accepts them only if the agent could start with them.
+    ///
+    /// # Errors
+    /// When the file cannot be read or parsed, or a value stops the start.
+    pub fn load(&self) -> Result<Loaded, Failure> {
+        accept(load(&self.sources()?, NO_RESOURCES))
+    }
+}
+
+const NO_RESOURCES: &[FelixConfiguration] = &[];
+
+/// Passes settings on unless one of their problems stops the start.
+///
+/// # Errors
+/// The first such problem.
+pub fn accept(loaded: Loaded) -> Result<Loaded, Failure> {
+    let stop = loaded.fatal().next().map(|problem| Failure::configuration(problem.to_string()));
+    stop.map_or(Ok(loaded), Err)
+}
+
+/// The directory of resource files.
+///
+/// # Errors
+/// When the settings name another kind of datastore: this version has only one.
+pub fn datastore_dir(settings: &Settings) -> Result<&Path, Failure> {
+    match settings.datastore_type {
+        DatastoreType::Dir => Ok(&settings.cutover_datastore_dir),
+        DatastoreType::Etcdv3 => Err(Failure::configuration(
+            "DatastoreType is etcdv3, but this version has only the directory datastore; \
+             set DatastoreType = dir in the configuration file, or FELIX_DATASTORETYPE=dir",
+        )),
+    }
+}
 
 /// Runs the command that the arguments name.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+pub fn main() -> ExitCode {
+    let result = match Arguments::try_parse() {
+        Ok(arguments) => run(&arguments.command),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            print(&error.render().to_string())
+        }
+        Err(error) => Err(Failure::usage(one_line(&error))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(io::stderr(), "cutover: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Agent(arguments) => agent::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
+        Command::Migrate(arguments) => migrate::run(arguments),
+        Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::Cleanup(arguments) => cleanup::run(arguments),
+    }
+}
+
+/// Writes to standard output. A reader that went away, as `head` does, is no error.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::other(format!("standard output: cannot write: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command given; cutover --help lists them".to_owned();
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> =
+        lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
+    let text = lines.join(" ");
+    format!("{}; --help says what is right", text.strip_prefix("error: ").unwrap_or(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -1,6 +1,7 @@
 //! Documents of a file: where each begins and ends, so that errors have lines and one can be taken out.
 
 use super::resource::{Format, Parsed, Refusal, parse};
+use super::tree::read_regular;
 use std::ops::Range;
 use std::path::Path;
 
@@ -9,6 +10,8 @@ use std::path::Path;
 pub struct Document {
     /// Its bytes in the file, with the `---` before it.
     pub range: Range<usize>,
+    /// The same without it.
+    pub body: Range<usize>,
     /// What it says.
     pub parsed: Parsed,
 }
@@ -22,27 +25,42 @@ pub(super) fn format_of(path: &Path) -> Option<Format> {
     }
 }
 
+/// Reads a resource file and all its documents.
+///
+/// # Errors
+/// When it cannot be read or one of its documents is refused.
+pub fn read_file(path: &Path) -> Result<(String, Vec<Document>), Refusal> {
+    let unreadable = |reason: String| Refusal { line: None, reason };
+    let format =
+        format_of(path).ok_or_else(|| unreadable("it is neither .yaml, .yml nor .json".to_owned()))?;
+    let text = read_regular(path).map_err(|error| unreadable(error.to_string()))?;
+    let documents = split(&text, format)?;
+    Ok((text, documents))
+}
+
 /// Reads all documents of the text of a file; one that is not well formed refuses the file.
 ///
 /// # Errors
 /// The first refusal, with its line in the file.
-pub fn split(text: &str, format: Format) -> Result<Vec<Document>, Refusal> {
+pub(super) fn split(text: &str, format: Format) -> Result<Vec<Document>, Refusal> {
     let pieces = match format {
         Format::Yaml => yaml_pieces(text),
         Format::Json => json_pieces(text)?,
     };
     let mut documents = Vec::new();
     for Piece { range, body } in pieces {
-        let body = &text[body.start..body.end];
-        if is_blank(body, format) {
+        let content = &text[body.clone()];
+        if is_blank(content, format) {
             continue;
         }
-        let first_line = 1 + text[..range.end - body.len()].matches('\n').count();
-        let parsed = parse(body, format).map_err(|refusal| Refusal {
-            line: Some(first_line + refusal.line.map_or_else(|| blank_lines(body), |line| line.max(1) - 1)),
+        let first_line = 1 + text[..body.start].matches('\n').count();
+        let parsed = parse(content, format).map_err(|refusal| Refusal {
+            line: Some(
+                first_line + refusal.line.map_or_else(|| blank_lines(content), |line| line.max(1) - 1),
+            ),
             reason: without_location(&refusal.reason),
         })?;
-        documents.push(Document { range, parsed });
+        documents.push(Document { range, body, parsed });
     }
     Ok(documents)
 }

@@ -10,9 +10,9 @@ pub mod resource;
 mod store;
 mod tree;
 
-pub use documents::{Document, split};
+pub use documents::{Document, read_file};
 pub use store::ResourceId;
-pub use tree::{ListError, read_regular, resource_files};
+pub use tree::{ListError, resource_files};
 
 use cutover_engine::Fact;
 use resource::FelixConfiguration;

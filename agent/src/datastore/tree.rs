@@ -122,7 +122,7 @@ impl Signature {
 ///
 /// # Errors
 /// When it cannot be read, is no regular file, is too large or is no UTF-8 text.
-pub fn read_regular(path: &Path) -> io::Result<String> {
+pub(super) fn read_regular(path: &Path) -> io::Result<String> {
     read_with_signature(path).map(|(text, _)| text)
 }
 

@@ -1,7 +1,7 @@
 //! From sources to settings: the first valid value of each wins, everything else is reported.
 
 use super::sources::{Given, Origin, Sources, resource_values, setting};
-use super::table::{Setting, Settings, TABLE};
+use super::table::{Effect, Setting, Settings, TABLE};
 use crate::datastore::resource::FelixConfiguration;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -170,6 +170,10 @@ impl Loader {
             }
             match (setting.apply)(&mut self.loaded.settings, &given.text) {
                 Ok(()) => {
+                    if setting.effect == Effect::NotYet {
+                        let text = "this version has no use for it, it has no effect";
+                        self.problem(Severity::Notice, setting.name, &given.origin, text.to_owned());
+                    }
                     self.loaded.origins.insert(setting.name, given.origin);
                     return;
                 }

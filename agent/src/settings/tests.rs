@@ -147,7 +147,11 @@ fn members_of_resources_are_mapped_to_settings() {
         "bpfEnabled": true, "routeTableRanges": [{"min": 1}],
     });
     let loaded = load(&sources(&[], ""), &[configuration("default", spec)]);
-    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    assert!(warnings(&loaded).is_empty(), "{:?}", loaded.problems);
+    let notices: Vec<_> = loaded.problems.iter().map(|problem| problem.setting.as_str()).collect();
+    let without_effect =
+        ["EndpointReportingDelaySecs", "ReportingIntervalSecs", "ReportingTTLSecs", "IPForwarding"];
+    assert_eq!(notices, without_effect);
     let settings = loaded.settings;
     assert_eq!(settings.interface_prefix, ["tap", "cali"]);
     assert!(!settings.ipv6_support);

@@ -1,0 +1,131 @@
+//! `cutover check-config`: what is in force, why, and what is wrong.
+
+use super::{ConfigFile, Failure, accept, print};
+use crate::datastore::resource::{FelixConfiguration, Resource};
+use crate::datastore::{read_file, resource_files};
+use crate::settings::{DatastoreType, Loaded, Settings, Severity, TABLE, load, reference};
+use serde_json::json;
+use std::fmt::Write as _;
+
+/// Arguments of `cutover check-config`.
+#[derive(Debug, clap::Args)]
+pub struct CheckConfigArguments {
+    /// Where the settings are.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Print the reference page of all settings
+    #[arg(long, hide = true, conflicts_with = "json")]
+    pub markdown: bool,
+}
+
+/// Prints the effective settings.
+///
+/// # Errors
+/// When the agent could not start with them.
+pub fn run(arguments: &CheckConfigArguments) -> Result<(), Failure> {
+    if arguments.markdown {
+        return print(&reference::markdown());
+    }
+    let sources = arguments.file.sources()?;
+    let without_resources = load(&sources, &[]);
+    let (resources, unreadable) = resources(&without_resources.settings);
+    let loaded = load(&sources, &resources);
+    print(&if arguments.json { as_json(&loaded, &unreadable) } else { as_table(&loaded, &unreadable) })?;
+    accept(loaded).map(drop)
+}
+
+/// What the directory datastore contributes, and why some of it does not.
+fn resources(settings: &Settings) -> (Vec<FelixConfiguration>, Vec<String>) {
+    if settings.datastore_type != DatastoreType::Dir {
+        return (Vec::new(), Vec::new());
+    }
+    let files = match resource_files(&settings.cutover_datastore_dir) {
+        Ok(files) => files,
+        Err(error) => return (Vec::new(), vec![error.to_string()]),
+    };
+    let mut resources: Vec<FelixConfiguration> = Vec::new();
+    let mut problems = Vec::new();
+    for path in files {
+        match read_file(&path) {
+            Ok((_, documents)) => {
+                for document in documents {
+                    problems.extend(
+                        document.parsed.notices.iter().map(|notice| format!("{}: {notice}", path.display())),
+                    );
+                    if let Resource::Configuration(new) = document.parsed.resource {
+                        if resources.iter().any(|known| known.name == new.name) {
+                            problems.push(format!(
+                                "{}: FelixConfiguration {} is defined before, too, and refused here",
+                                path.display(),
+                                new.name
+                            ));
+                        } else {
+                            resources.push(new);
+                        }
+                    }
+                }
+            }
+            Err(refusal) => problems.push(format!("{}: {refusal}", path.display())),
+        }
+    }
+    (resources, problems)
+}
+
+fn as_table(loaded: &Loaded, unreadable: &[String]) -> String {
+    let rows: Vec<[String; 3]> = TABLE
+        .iter()
+        .map(|setting| {
+            let value = (setting.show)(&loaded.settings);
+            let value = if value.is_empty() { "-".to_owned() } else { value };
+            [setting.name.to_owned(), value, loaded.origins[setting.name].to_string()]
+        })
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (names, values) = (width(0), width(1));
+    let mut text = format!("{:names$}  {:values$}  SOURCE\n", "NAME", "VALUE");
+    for [name, value, source] in &rows {
+        let _ = writeln!(text, "{name:names$}  {value:values$}  {source}");
+    }
+    for problem in &loaded.problems {
+        let _ = writeln!(text, "{}: {problem}", word(problem.severity));
+    }
+    for line in unreadable {
+        let _ = writeln!(text, "warning: {line}");
+    }
+    text
+}
+
+fn as_json(loaded: &Loaded, unreadable: &[String]) -> String {
+    let settings = TABLE.iter().map(|setting| {
+        let value = (setting.show)(&loaded.settings);
+        json!({
+            "name": setting.name,
+            "value": (!value.is_empty()).then_some(value),
+            "source": loaded.origins[setting.name].to_string(),
+            "default": (!setting.default.is_empty()).then_some(setting.default),
+        })
+    });
+    let problems = loaded.problems.iter().map(|problem| {
+        json!({
+            "severity": word(problem.severity),
+            "setting": problem.setting,
+            "source": problem.origin.to_string(),
+            "text": problem.text,
+        })
+    });
+    let unreadable = unreadable.iter().map(|text| json!({ "severity": "warning", "text": text }));
+    let settings: Vec<_> = settings.collect();
+    let problems: Vec<_> = problems.chain(unreadable).collect();
+    format!("{:#}\n", json!({ "settings": settings, "problems": problems }))
+}
+
+const fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Notice => "notice",
+        Severity::Warning => "warning",
+        Severity::Fatal => "error",
+    }
+}

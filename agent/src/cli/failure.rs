@@ -1,0 +1,53 @@
+//! How a command fails: one line and an exit code of sysexits.h.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command ends without success. The text says what, where and how to mend it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// The command line is wrong (64).
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self { code: 64, text: text.into() }
+    }
+
+    /// A service that is needed does not answer, or not in time (69).
+    pub fn unavailable(text: impl Into<String>) -> Self {
+        Self { code: 69, text: text.into() }
+    }
+
+    /// A privilege is missing (77).
+    pub fn privilege(text: impl Into<String>) -> Self {
+        Self { code: 77, text: text.into() }
+    }
+
+    /// The configuration is wrong (78).
+    pub fn configuration(text: impl Into<String>) -> Self {
+        Self { code: 78, text: text.into() }
+    }
+
+    /// Anything else (1).
+    pub fn other(text: impl Into<String>) -> Self {
+        Self { code: 1, text: text.into() }
+    }
+
+    /// What the process exits with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+/// Always one line.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text.replace(['\n', '\r'], " "))
+    }
+}
+
+impl std::error::Error for Failure {}
