@@ -181,7 +181,8 @@ mod tests {
     fn files_become_what_is_wanted() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join(DIRECTORY);
-        reconcile(&directory, &wanted(&[("a", Status::Up), ("b", Status::Down), ("c", Status::AsReported)])).unwrap();
+        reconcile(&directory, &wanted(&[("a", Status::Up), ("b", Status::Down), ("c", Status::AsReported)]))
+            .unwrap();
         let name = |endpoint: &str| format!("host--1-openstack-vm1-{endpoint}.json");
         assert_eq!(contents(&directory), expected(&[(&name("a"), UP), (&name("b"), DOWN)]));
 
