@@ -35,8 +35,9 @@ pub(crate) fn judge(sighting: &Sighting<'_>, ifindex: u32) {
         Verdict::Ignored => {}
         Verdict::Refused(refusal) => {
             let counter = Counter::of_refused(refusal);
-            debug!((), "interface {}, generation {}: {}", ifindex, watch.generation, counter.name());
+            // ORDER: counted first; a number that was lent to the log line is nothing the verifier can bound.
             count(counter);
+            debug!((), "interface {}, generation {}: {}", ifindex, watch.generation, counter.name());
         }
         Verdict::Accepted(kind) => latch(watch.generation, ifindex, kind),
     }
@@ -60,8 +61,8 @@ fn latch(generation: u64, ifindex: u32, kind: AnnouncementKind) {
         Err(_) => return count(Counter::EvidenceFull),
     }
     let counter = Counter::of_accepted(kind);
-    debug!((), "interface {}, generation {}: {}", ifindex, generation, counter.name());
     count(counter);
+    debug!((), "interface {}, generation {}: {}", ifindex, generation, counter.name());
     if !EVENTS.submit(Announcement { generation, seen_at_ns, ifindex, kind: kind_number }) {
         count(Counter::RingFull);
     }

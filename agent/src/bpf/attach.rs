@@ -234,7 +234,11 @@ pub(super) fn remove_filter(pins: &Pins, ifindex: u32) -> Result<(), AttachError
         if clsact::is_unused(ifindex)? {
             clsact::remove_qdisc(ifindex)?;
         }
-        remove_pin(&mark)?;
+        pins::remove(&mark).map_err(|error| AttachError::File {
+            step: "cannot remove",
+            path: mark,
+            error,
+        })?;
     }
     Ok(())
 }
@@ -244,5 +248,9 @@ fn question(path: &Path) -> Result<Option<PinnedLinkInfo>, AttachError> {
 }
 
 fn remove_pin(path: &Path) -> Result<(), AttachError> {
-    pins::remove(path).map_err(|error| AttachError::File { step: "cannot remove", path: path.into(), error })
+    pins::remove_link(path).map_err(|error| AttachError::File {
+        step: "cannot remove",
+        path: path.into(),
+        error,
+    })
 }

@@ -19,7 +19,7 @@ mod traces;
 pub use attach::{Attach, Attachment};
 pub use clsact::ClsactError;
 pub use error::{ArmError, AttachError, CleanupError, DisarmError, OpenError, ReadError};
-pub use object::KernelLog;
+pub use object::{KernelLog, OBJECT};
 pub use traces::{cleanup, leftovers};
 
 use attach::Attacher;

@@ -12,7 +12,9 @@ use log::Log;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
-static SILENT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf"));
+/// The kernel object as it is loaded unless the agent logs at debug.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf"));
+/// The same with log lines.
 static LOGGING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf-debug"));
 
 pub(super) struct Object {
@@ -27,7 +29,7 @@ impl Object {
         for name in MAPS {
             loader.map_pin_path(name, pins.map(name));
         }
-        let bytes = if debug_log { LOGGING } else { SILENT };
+        let bytes = if debug_log { LOGGING } else { OBJECT };
         let mut ebpf = loader.load(bytes).map_err(|error| OpenError::Object(Box::new(error)))?;
         let refused = |name| move |error| OpenError::Program { name, error: Box::new(error) };
         tc_of(&mut ebpf)?.load().map_err(refused(PROGRAM_TC))?;

@@ -1,8 +1,9 @@
 //! Where things are pinned: paths, folders, and how an interface name becomes the name of a pin.
 //!
-//! Knows files only, neither maps nor programs.
+//! Knows files, and of what is behind them only that a link has to be detached.
 
 use super::error::OpenError;
+use super::syscall::detach_pinned_link;
 use cutover_common::names::{PIN_DIR_LINKS, PIN_DIR_MAPS, PIN_DIR_PROGRAMS};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::fs::{self, DirBuilder};
@@ -96,6 +97,12 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// Detaches a pinned link and removes its pin, which may be gone already.
+pub(super) fn remove_link(path: &Path) -> io::Result<()> {
+    detach_pinned_link(path)?;
+    remove(path)
 }
 
 /// KERNEL: names of pins cannot have dots in them (`bpf_lookup`), names of interfaces can.

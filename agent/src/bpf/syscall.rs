@@ -1,6 +1,5 @@
-//! What the kernel says about a pinned link: the one question for which aya has no answer.
-//!
-//! Reads only.
+//! Two things about pinned links for which aya has no call: asking where they are attached, and detaching them
+//! at once.
 
 use std::ffi::CString;
 use std::io;
@@ -11,6 +10,7 @@ use std::path::Path;
 // enum bpf_cmd and enum bpf_link_type of linux/bpf.h.
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_LINK_TYPE_XDP: u32 = 6;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 
@@ -59,14 +59,7 @@ struct LinkInfo {
 
 /// Asks about the link pinned at `path`; nothing if there is no pin, or it is a link of another kind.
 pub(super) fn pinned_link(path: &Path) -> io::Result<Option<PinnedLinkInfo>> {
-    let pathname = CString::new(path.as_os_str().as_bytes())?;
-    let attributes = ObjectPath { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    let descriptor = match bpf(BPF_OBJ_GET, &attributes) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        descriptor => descriptor?,
-    };
-    // SAFETY: BPF_OBJ_GET returns a new descriptor that nobody else knows.
-    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let Some(link) = open(path)? else { return Ok(None) };
     let mut info = LinkInfo::default();
     let request = InfoRequest {
         bpf_fd: link.as_raw_fd().cast_unsigned(),
@@ -80,6 +73,27 @@ pub(super) fn pinned_link(path: &Path) -> io::Result<Option<PinnedLinkInfo>> {
         _ => return Ok(None),
     };
     Ok(Some(PinnedLinkInfo { kind, ifindex: info.ifindex }))
+}
+
+/// Detaches the link pinned at `path`; the pin stays. Nothing happens if there is no link.
+///
+/// KERNEL: removing the pin alone detaches only after a grace period. BPF_LINK_DETACH came with Linux 5.9;
+/// before, there were no links of a kind that this agent pins.
+pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
+    match open(path)? {
+        Some(link) => bpf(BPF_LINK_DETACH, &link.as_raw_fd().cast_unsigned()).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let pathname = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = ObjectPath { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    match bpf(BPF_OBJ_GET, &attributes) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // SAFETY: BPF_OBJ_GET returns a new descriptor that nobody else knows.
+        descriptor => Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor?) })),
+    }
 }
 
 fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {

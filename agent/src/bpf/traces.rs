@@ -26,7 +26,16 @@ pub fn cleanup(pin_path: &Path, dry_run: bool) -> Result<Vec<String>, CleanupErr
     let pins = Pins::at(pin_path);
     let mut said = Vec::new();
     let [links, qdiscs, programs, maps] = pins.folders();
-    remove_all(&links, "link", dry_run, &mut said)?;
+    for path in list(&links)? {
+        said.push(format!("link {}", path.display()));
+        if !dry_run {
+            pins::remove_link(&path).map_err(|error| CleanupError::File {
+                step: "cannot remove",
+                path,
+                error,
+            })?;
+        }
+    }
     remove_filters(&pins, dry_run, &mut said)?;
     remove_all(&qdiscs, "mark of a qdisc", dry_run, &mut said)?;
     remove_all(&programs, "program", dry_run, &mut said)?;
@@ -51,6 +60,14 @@ fn remove_all(folder: &Path, what: &str, dry_run: bool, said: &mut Vec<String>) 
         remove(&path, dry_run)?;
     }
     Ok(())
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, CleanupError> {
+    pins::entries(folder).map_err(|error| CleanupError::File {
+        step: "cannot list",
+        path: folder.into(),
+        error,
+    })
 }
 
 fn remove_filters(pins: &Pins, dry_run: bool, said: &mut Vec<String>) -> Result<(), CleanupError> {

@@ -1,0 +1,6 @@
+//! The kernel program on real taps: attached in every way, read, taken over, cleaned up.
+
+mod announcing;
+mod attaching;
+mod bed;
+mod surviving;

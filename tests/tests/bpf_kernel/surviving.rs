@@ -1,0 +1,150 @@
+//! What an agent leaves in the kernel, and how the next one takes it over.
+
+use crate::bed::*;
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use cutover_agent::bpf::{Attach, Kernel, Options};
+use cutover_common::abi::Watch;
+use cutover_tests::wait;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[test]
+fn what_is_armed_survives_the_agent() {
+    for (attach, attachment) in WAYS {
+        let bed = Bed::new();
+        let tap = bed.plug();
+        let qemu = tap.open();
+        let mut kernel = bed.open(attach);
+        bed.arm(&mut kernel, &tap, &watch(3));
+        let attached = bed.attached();
+        drop(kernel);
+        assert_eq!(bed.attached(), attached, "{attachment}");
+        qemu.send(&announcement());
+
+        let mut kernel = bed.open(attach);
+        assert_eq!(kernel.armed().unwrap(), [(tap.ifindex(), watch(3))], "{attachment}");
+        wait::until(wait::SOON, "it was latched meanwhile", || kernel.evidence(3).unwrap().is_some());
+        let mut events = kernel.events().unwrap();
+        assert_eq!(next(&mut events).map(|record| record.generation), Some(3), "{attachment}");
+        assert_eq!(next(&mut events), None);
+        assert_ne!(bed.attached(), attached, "the program is the new agent's");
+
+        // What was taken over works on, and is not attached twice.
+        bed.arm(&mut kernel, &tap, &watch(4));
+        qemu.send(&announcement());
+        assert_eq!(wait::for_some(wait::SOON, "the next", || next(&mut events)).generation, 4);
+        assert_eq!(bed.attached().lines().count(), attached.lines().count());
+    }
+}
+
+/// Every frame is seen although the program is replaced again and again under fire.
+#[test]
+fn replacing_the_program_loses_no_frame() {
+    for (attach, attachment) in WAYS {
+        let bed = Bed::new();
+        let tap = bed.plug();
+        let qemu = tap.open();
+        let mut kernel = bed.open(attach);
+        bed.arm(&mut kernel, &tap, &watch(1));
+        let stop = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let (announcement, mut sent) = (announcement(), 0_u64);
+                while !stop.load(Ordering::Relaxed) {
+                    qemu.send(&announcement);
+                    sent += 1;
+                }
+                sent
+            });
+            for _ in 0..5 {
+                drop(bed.open(attach));
+            }
+            stop.store(true, Ordering::Relaxed);
+            sender.join().unwrap()
+        });
+        let counted = || {
+            let counters = kernel.counters().unwrap();
+            counters["accepted_garp_request"] + counters["already_announced"]
+        };
+        wait::until(
+            wait::SOON,
+            format_args!("{attachment}: {sent} frames counted, not {}", counted()),
+            || counted() == sent,
+        );
+    }
+}
+
+#[test]
+fn a_tap_that_comes_back_with_another_number_is_watched_again() {
+    for (attach, attachment) in WAYS {
+        let bed = Bed::new();
+        let tap = bed.plug();
+        let mut kernel = bed.open(attach);
+        bed.arm(&mut kernel, &tap, &watch(1));
+        let first = tap.ifindex();
+        tap.remove();
+        let tap = bed.plug();
+        let error = bed.inside(|| kernel.arm(first, TAP, &watch(2))).unwrap_err();
+        assert_eq!(error.to_string(), format!("there is no interface {TAP} with number {first}"));
+
+        bed.arm(&mut kernel, &tap, &watch(2));
+        bed.disarm(&mut kernel, first, Some(TAP));
+        assert_eq!(
+            kernel.armed().unwrap(),
+            [(tap.ifindex(), watch(2))],
+            "{attachment}: only the dead one goes"
+        );
+        let qemu = tap.open();
+        let mut events = kernel.events().unwrap();
+        qemu.send(&announcement());
+        let record = wait::for_some(wait::SOON, "the announcement", || next(&mut events));
+        assert_eq!((record.generation, record.ifindex), (2, tap.ifindex()), "{attachment}");
+    }
+}
+
+#[test]
+fn maps_of_another_layout_are_replaced() {
+    let bed = Bed::new();
+    let tap = bed.plug();
+    fs::create_dir_all(bed.pin_path.join("maps")).unwrap();
+    let old = bed.pin_path.join("maps/WATCHES");
+    let create = ["map", "create", old.to_str().unwrap(), "type", "hash", "key", "4", "value", "8"];
+    bed.output("bpftool", &[&create[..], &["entries", "16", "name", "WATCHES"]].concat());
+    let mut kernel = bed.open(Attach::Auto);
+    bed.arm(&mut kernel, &tap, &watch(1));
+    let identity = |name: &str| {
+        let path = bed.pin_path.join("maps").join(name);
+        MapInfo::from_pin(path).unwrap().id()
+    };
+    let names = ["WATCHES", "EVIDENCE", "SETTINGS", "COUNTERS", "EVENTS"];
+    let before = names.map(identity);
+    drop(kernel);
+    let kernel = bed.open(Attach::Auto);
+    assert_eq!(names.map(identity), before, "maps of the right layout stay");
+    assert_eq!(kernel.armed().unwrap(), [(tap.ifindex(), watch(1))]);
+}
+
+#[test]
+fn links_that_nobody_watches_are_removed_at_the_start() {
+    let bed = Bed::new();
+    let tap = bed.plug();
+    let mut kernel = bed.open(Attach::Tcx);
+    bed.arm(&mut kernel, &tap, &watch(1));
+    drop(kernel);
+    // As after a crash between the two steps of disarming.
+    let map = Map::HashMap(MapData::from_pin(bed.pin_path.join("maps/WATCHES")).unwrap());
+    let mut watches: HashMap<_, u32, Watch> = map.try_into().unwrap();
+    watches.remove(&tap.ifindex()).unwrap();
+    drop(bed.open(Attach::Tcx));
+    assert_eq!(bed.attached(), "");
+    assert_eq!(bed.pins("links"), Vec::<String>::new());
+}
+
+#[test]
+fn outside_of_a_bpf_file_system_nothing_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { pin_path: folder.path().join("pins"), attach: Attach::Auto, debug_log: false };
+    let error = Kernel::open(&options).unwrap_err();
+    assert!(error.to_string().contains("mount -t bpf"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
