@@ -3,6 +3,9 @@
 //! They share three rules. The newest wanted set replaces older ones, so a slow write neither blocks nor queues.
 //! What failed stays dirty and is tried again. Nothing is done before the engine has published its first sets.
 
+pub mod interfaces;
+pub mod retry;
+pub mod routes;
 pub mod statuses;
 
 use cutover_engine::Wanted;

@@ -5,11 +5,19 @@
 //! and [`monitor`] tells them and the engine what is there.
 
 pub mod batch;
+mod dump;
+mod filter;
+pub mod link;
+mod mirror;
+pub mod monitor;
 pub mod neighbour;
 pub mod route;
 pub mod socket;
+mod table;
 
 pub use batch::PreparedBatch;
-pub use neighbour::{Neighbour, NeighbourChange};
+pub use mirror::Owner;
+pub use monitor::{Monitor, MonitorHandle, MonitorSettings, NeighbourEvent, RouteEvent, Streams};
+pub use neighbour::{Neighbour, NeighbourChange, NeighbourKey};
 pub use route::{ObservedRoute, RouteChange};
 pub use socket::{Failure, Outcome, RouteSocket};

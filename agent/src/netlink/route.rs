@@ -161,6 +161,27 @@ pub fn decode(payload: &[u8]) -> Option<ObservedRoute> {
     })
 }
 
+/// Destination and metric of a route of the main table, whatever its kind.
+pub(super) fn place(payload: &[u8]) -> Option<(IpNet, u32)> {
+    let message = RouteMessage::parse(payload).ok()?;
+    let mut address = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let mut metric = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(destination) => address = ip_address(destination)?,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    let in_main = message.header.table == RouteHeader::RT_TABLE_MAIN;
+    let destination = IpNet::new(address, message.header.destination_prefix_length).ok()?;
+    in_main.then_some((destination, metric))
+}
+
 const fn ip_address(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),

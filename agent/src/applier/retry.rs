@@ -1,0 +1,96 @@
+//! When to try each of many things again.
+//!
+//! Owns the waiting times, one [`BackOff`] for each thing that failed. Whoever applies keeps the thing itself
+//! dirty and asks here whether its time has come.
+
+use super::BackOff;
+use cutover_engine::BootTime;
+use std::collections::BTreeMap;
+
+/// What failed, and when to try it again.
+#[derive(Debug)]
+pub struct Retries<K> {
+    entries: BTreeMap<K, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    due_at: BootTime,
+    back_off: BackOff,
+}
+
+impl<K> Default for Retries<K> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord> Retries<K> {
+    /// Whether it is too early to try `key` again.
+    #[must_use]
+    pub fn holds(&self, key: &K, now: BootTime) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.due_at > now)
+    }
+
+    /// `key` failed. Says whether it is the first time in a row.
+    pub fn failed(&mut self, key: K, now: BootTime) -> bool {
+        let (mut back_off, is_first) = match self.entries.remove(&key) {
+            Some(entry) => (entry.back_off, false),
+            None => (BackOff::new(), true),
+        };
+        let due_at = now + back_off.next_pause();
+        self.entries.insert(key, Entry { due_at, back_off });
+        is_first
+    }
+
+    /// `key` succeeded.
+    pub fn succeeded(&mut self, key: &K) {
+        self.entries.remove(key);
+    }
+
+    /// What matches may be tried again at once: its circumstances changed.
+    pub fn release(&mut self, matches: impl Fn(&K) -> bool) {
+        self.entries.retain(|key, _| !matches(key));
+    }
+
+    /// When the next try after the one at `last` is due. What was due then and was not tried waits for an event.
+    #[must_use]
+    pub fn next_after(&self, last: BootTime) -> Option<BootTime> {
+        self.entries.values().map(|entry| entry.due_at).filter(|&due_at| due_at > last).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_longer_each_time_and_starts_over_after_success() {
+        let mut retries = Retries::default();
+        let mut now = BootTime(0);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            retries.failed("route", now);
+            let next = retries.next_after(now).unwrap();
+            assert!(retries.holds(&"route", now));
+            assert!(!retries.holds(&"route", next));
+            pauses.push(next.since(now).as_millis());
+            now = next;
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(retries.next_after(now), None, "due now is not due later");
+        retries.succeeded(&"route");
+        assert!(retries.failed("route", now), "the first in a row again");
+        assert_eq!(retries.next_after(now).unwrap().since(now).as_millis(), 100);
+    }
+
+    #[test]
+    fn released_means_at_once() {
+        let mut retries = Retries::default();
+        retries.failed(1, BootTime(0));
+        retries.failed(2, BootTime(0));
+        retries.release(|&key| key == 1);
+        assert!(!retries.holds(&1, BootTime(0)));
+        assert!(retries.holds(&2, BootTime(0)));
+    }
+}

@@ -1,0 +1,81 @@
+//! Requests for dumps, one after the other.
+//!
+//! Owns what is asked of the kernel in a full read and in which order. Reading the answers is the business of
+//! [`super::monitor`].
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::collections::{BTreeSet, VecDeque};
+
+/// Stands for routes of every protocol (RTPROT_UNSPEC, which no route has).
+pub(super) const ANY_PROTOCOL: u8 = 0;
+
+/// One request for a dump.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// All links.
+    Links,
+    /// Unicast routes of the main table.
+    Routes {
+        /// Their family.
+        ipv6: bool,
+        /// Their protocol, or [`ANY_PROTOCOL`].
+        protocol: u8,
+    },
+    /// All neighbours.
+    Neighbours,
+}
+
+/// A full read. Links come first, because it takes their names to know what is a workload's.
+pub(super) fn full(protocols: &BTreeSet<u8>) -> VecDeque<Step> {
+    let routes = [false, true]
+        .into_iter()
+        .flat_map(|ipv6| protocols.iter().map(move |&protocol| Step::Routes { ipv6, protocol }));
+    [Step::Links].into_iter().chain(routes).chain([Step::Neighbours]).collect()
+}
+
+/// The bytes of a request.
+///
+/// KERNEL: with NETLINK_GET_STRICT_CHK (4.20) the kernel returns only routes of the table, type and protocol in
+/// the header; without it the same request returns everything, and user space drops the rest.
+pub(super) fn request(step: Step, sequence: u32) -> Vec<u8> {
+    let inner = match step {
+        Step::Links => RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        Step::Neighbours => RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+        Step::Routes { ipv6, protocol } => {
+            let mut message = RouteMessage::default();
+            message.header = RouteHeader {
+                address_family: if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet },
+                table: RouteHeader::RT_TABLE_MAIN,
+                protocol: RouteProtocol::from(protocol),
+                kind: RouteType::Unicast,
+                ..RouteHeader::default()
+            };
+            RouteNetlinkMessage::GetRoute(message)
+        }
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = sequence;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(inner));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_come_before_everything_that_refers_to_them() {
+        let steps = full(&BTreeSet::from([3, 80]));
+        assert_eq!(steps.front(), Some(&Step::Links));
+        assert_eq!(steps.len(), 1 + 2 * 2 + 1);
+        assert!(steps.contains(&Step::Routes { ipv6: true, protocol: 80 }));
+    }
+}

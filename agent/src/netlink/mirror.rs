@@ -1,0 +1,293 @@
+//! What the kernel holds, as far as it concerns us: links, routes and neighbours of workload interfaces.
+//!
+//! Owns the tables and the ownership predicate, and turns netlink messages into observations. Pure: bytes go
+//! in, [`Seen`] comes out. [`super::monitor`] drives it and talks to the kernel.
+
+use super::dump::ANY_PROTOCOL;
+use super::monitor::{MonitorSettings, NeighbourEvent, RouteEvent};
+use super::neighbour::NeighbourKey;
+use super::route::ObservedRoute;
+use super::table::Table;
+use super::{Neighbour, link, neighbour, route};
+use cutover_common::MacAddr;
+use cutover_engine::Fact;
+use cutover_engine::fact::Link;
+use netlink_packet_core::NLM_F_REPLACE;
+use std::collections::BTreeSet;
+
+/// Whose route it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Owner {
+    /// It has a route protocol of ours and is on a workload interface.
+    Ours,
+    /// It is on a workload interface, but somebody else made it.
+    Other,
+}
+
+/// Observations in the order in which they were made, and what to do about them.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) facts: Vec<Fact>,
+    pub(super) routes: Vec<RouteEvent>,
+    pub(super) neighbours: Vec<NeighbourEvent>,
+    /// Something may have changed without a word: read everything again, at once or soon.
+    pub(super) doubt: Option<Doubt>,
+}
+
+/// How urgent another full read is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Doubt {
+    /// Nothing is known to be wrong.
+    Soon,
+    /// Something of ours is likely to be gone.
+    Now,
+}
+
+impl Seen {
+    fn doubt(&mut self, doubt: Doubt) {
+        self.doubt = self.doubt.max(Some(doubt));
+    }
+
+    fn route(&mut self, route: ObservedRoute, owner: Option<Owner>) {
+        self.routes.push(match owner {
+            Some(owner) => RouteEvent::Seen(route, owner),
+            None => RouteEvent::Gone(route),
+        });
+    }
+
+    fn neighbour(&mut self, key: NeighbourKey, mac: Option<MacAddr>) {
+        self.neighbours.push(match mac {
+            Some(mac) => NeighbourEvent::Seen(Neighbour { key, mac }),
+            None => NeighbourEvent::Gone(key),
+        });
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Mirror {
+    interface_prefixes: Vec<String>,
+    /// The current route protocol and those of earlier settings of this run.
+    protocols: BTreeSet<u8>,
+    links: Table<u32, Link>,
+    routes: Table<ObservedRoute, Owner>,
+    neighbours: Table<NeighbourKey, MacAddr>,
+}
+
+impl Mirror {
+    pub(super) fn new(settings: &MonitorSettings) -> Self {
+        Self {
+            interface_prefixes: settings.interface_prefixes.clone(),
+            protocols: BTreeSet::from([settings.route_protocol]),
+            links: Table::new(),
+            routes: Table::new(),
+            neighbours: Table::new(),
+        }
+    }
+
+    pub(super) const fn protocols(&self) -> &BTreeSet<u8> {
+        &self.protocols
+    }
+
+    /// Takes over other settings. What is no longer a workload's is forgotten; a full read has to follow.
+    pub(super) fn configure(&mut self, settings: &MonitorSettings) -> Seen {
+        self.interface_prefixes.clone_from(&settings.interface_prefixes);
+        self.protocols.insert(settings.route_protocol);
+        let mut seen = Seen::default();
+        let links = &self.links;
+        let prefixes = &self.interface_prefixes;
+        let outside = |ifindex: u32| !is_workload(links, prefixes, ifindex);
+        for route in self.routes.vanished(|route, _| outside(route.ifindex)) {
+            seen.route(route, None);
+        }
+        for key in self.neighbours.vanished(|key, _| outside(key.ifindex)) {
+            seen.neighbour(key, None);
+        }
+        let now_ours: Vec<ObservedRoute> = self
+            .routes
+            .current()
+            .iter()
+            .filter(|(route, owner)| **owner == Owner::Other && self.protocols.contains(&route.protocol))
+            .map(|(route, _)| *route)
+            .collect();
+        for route in now_ours {
+            self.routes.notified(route, Some(Owner::Ours));
+            seen.route(route, Some(Owner::Ours));
+        }
+        seen.doubt(Doubt::Now);
+        seen
+    }
+
+    fn is_workload(&self, ifindex: u32) -> bool {
+        is_workload(&self.links, &self.interface_prefixes, ifindex)
+    }
+
+    fn owner(&self, route: &ObservedRoute) -> Owner {
+        if self.protocols.contains(&route.protocol) { Owner::Ours } else { Owner::Other }
+    }
+
+    pub(super) fn begin_links(&mut self) {
+        self.links.begin_dump();
+    }
+
+    pub(super) fn begin_routes(&mut self) {
+        self.routes.begin_dump();
+    }
+
+    pub(super) fn begin_neighbours(&mut self) {
+        self.neighbours.begin_dump();
+    }
+
+    pub(super) fn abandon_dumps(&mut self) {
+        self.links.abandon_dump();
+        self.routes.abandon_dump();
+        self.neighbours.abandon_dump();
+    }
+
+    /// An entry of a dump. Entries of the wrong kind are ignored.
+    pub(super) fn dumped(&mut self, message_type: u16, payload: &[u8]) {
+        match message_type {
+            libc::RTM_NEWLINK => {
+                if let Some(link) = link::decode(payload) {
+                    self.links.dumped(link.ifindex, link);
+                }
+            }
+            libc::RTM_NEWROUTE => {
+                if let Some(route) = route::decode(payload).filter(|route| self.is_workload(route.ifindex)) {
+                    let owner = self.owner(&route);
+                    self.routes.dumped(route, owner);
+                }
+            }
+            libc::RTM_NEWNEIGH => {
+                if let Some((key, Some(mac))) = neighbour::decode(payload)
+                    && self.is_workload(key.ifindex)
+                {
+                    self.neighbours.dumped(key, mac);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// All links are read. `complete` says whether what is missing is gone.
+    pub(super) fn end_links(&mut self, complete: bool, seen: &mut Seen) {
+        for (ifindex, link) in self.links.end_dump(|_, _| complete) {
+            match link {
+                Some(link) => self.link_changed(link, seen),
+                None => self.link_gone(ifindex, seen),
+            }
+        }
+    }
+
+    /// All routes of `protocols` are read ([`ANY_PROTOCOL`] stands for all).
+    pub(super) fn end_routes(&mut self, complete: bool, protocols: &BTreeSet<u8>, seen: &mut Seen) {
+        let asked = |route: &ObservedRoute| protocols.contains(&ANY_PROTOCOL) || protocols.contains(&route.protocol);
+        for (route, owner) in self.routes.end_dump(|route, _| complete && asked(route)) {
+            seen.route(route, owner);
+        }
+    }
+
+    /// All neighbours are read.
+    pub(super) fn end_neighbours(&mut self, complete: bool, seen: &mut Seen) {
+        for (key, mac) in self.neighbours.end_dump(|_, _| complete) {
+            seen.neighbour(key, mac);
+        }
+    }
+
+    /// A notification.
+    pub(super) fn notified(&mut self, message_type: u16, flags: u16, payload: &[u8], seen: &mut Seen) {
+        match message_type {
+            libc::RTM_NEWLINK => {
+                if let Some(link) = link::decode(payload)
+                    && self.links.notified(link.ifindex, Some(link.clone()))
+                {
+                    self.link_changed(link, seen);
+                }
+            }
+            libc::RTM_DELLINK => {
+                if let Some(link) = link::decode(payload)
+                    && self.links.notified(link.ifindex, None)
+                {
+                    self.link_gone(link.ifindex, seen);
+                }
+            }
+            libc::RTM_NEWROUTE => self.route_notified(payload, true, flags & NLM_F_REPLACE != 0, seen),
+            libc::RTM_DELROUTE => self.route_notified(payload, false, false, seen),
+            libc::RTM_NEWNEIGH => self.neighbour_notified(payload, true, seen),
+            libc::RTM_DELNEIGH => self.neighbour_notified(payload, false, seen),
+            _ => {}
+        }
+    }
+
+    /// KERNEL: when a link goes down its IPv4 routes are removed without a notification (fib_sync_down_dev), and
+    /// its IPv6 routes as well if net.ipv6.route.skip_notify_on_dev_down is set (4.20). When it comes up
+    /// again none of them comes back.
+    fn link_changed(&mut self, link: Link, seen: &mut Seen) {
+        if !link.admin_up {
+            self.forget(link.ifindex, seen);
+        }
+        if self.is_workload(link.ifindex) {
+            seen.routes.push(RouteEvent::LinkChanged { ifindex: link.ifindex });
+            seen.neighbours.push(NeighbourEvent::LinkChanged { ifindex: link.ifindex });
+            // Removals that were under way when the notification was made may not have been seen.
+            seen.doubt(Doubt::Soon);
+        }
+        seen.facts.push(Fact::LinkSeen(link));
+    }
+
+    fn link_gone(&mut self, ifindex: u32, seen: &mut Seen) {
+        self.forget(ifindex, seen);
+        seen.routes.push(RouteEvent::LinkChanged { ifindex });
+        seen.neighbours.push(NeighbourEvent::LinkChanged { ifindex });
+        seen.facts.push(Fact::LinkRemoved { ifindex });
+    }
+
+    fn forget(&mut self, ifindex: u32, seen: &mut Seen) {
+        for route in self.routes.vanished(|route, _| route.ifindex == ifindex) {
+            seen.route(route, None);
+        }
+        for key in self.neighbours.vanished(|key, _| key.ifindex == ifindex) {
+            seen.neighbour(key, None);
+        }
+    }
+
+    fn route_notified(&mut self, payload: &[u8], exists: bool, replaced: bool, seen: &mut Seen) {
+        let route = route::decode(payload).filter(|route| self.is_workload(route.ifindex));
+        if replaced && self.may_have_replaced_ours(payload, route) {
+            seen.doubt(Doubt::Now);
+        }
+        let Some(route) = route else { return };
+        let owner = exists.then(|| self.owner(&route));
+        if self.routes.notified(route, owner) {
+            seen.route(route, owner);
+        }
+    }
+
+    /// KERNEL: a route that is replaced is not announced as deleted; the announcement of the one that takes its
+    /// place carries NLM_F_REPLACE. Among several of one destination and metric it does not say which went.
+    fn may_have_replaced_ours(&self, payload: &[u8], by: Option<ObservedRoute>) -> bool {
+        let Some((destination, metric)) = route::place(payload) else { return false };
+        let first = ObservedRoute { destination, ifindex: 0, metric: 0, protocol: 0, source: None };
+        self.routes
+            .current()
+            .range(first..)
+            .take_while(|(route, _)| route.destination == destination)
+            .any(|(route, _)| route.metric == metric && Some(*route) != by)
+    }
+
+    fn neighbour_notified(&mut self, payload: &[u8], exists: bool, seen: &mut Seen) {
+        let Some((key, mac)) = neighbour::decode(payload).filter(|(key, _)| self.is_workload(key.ifindex)) else {
+            return;
+        };
+        let mac = mac.filter(|_| exists);
+        if self.neighbours.notified(key, mac) {
+            seen.neighbour(key, mac);
+        }
+    }
+}
+
+fn is_workload(links: &Table<u32, Link>, prefixes: &[String], ifindex: u32) -> bool {
+    links
+        .current()
+        .get(&ifindex)
+        .is_some_and(|link| prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str())))
+}

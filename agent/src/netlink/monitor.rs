@@ -1,0 +1,541 @@
+//! Follows the kernel: links, routes and neighbours, from a full read and from notifications.
+//!
+//! Owns one socket that both subscribes and dumps, and the schedule of full reads: at the start, after an
+//! overrun, on request, periodically, and whenever something may have changed without a notification. It writes
+//! nothing. The agent starts it and gives its streams to the engine and the appliers.
+//!
+//! ORDER: the socket subscribes before the first dump, and dumps on the *same* socket as the notifications,
+//! so that both come in one order. (A library that hands out answers and notifications through different
+//! channels loses that order, and one that recognises answers by their sequence number alone takes a
+//! notification, which repeats the sequence number of whoever caused it, for an answer.)
+
+use super::dump::{self, ANY_PROTOCOL, Step};
+use super::mirror::{Doubt, Mirror, Owner, Seen};
+use super::neighbour::NeighbourKey;
+use super::route::ObservedRoute;
+use super::{Neighbour, filter};
+use crate::clock;
+use cutover_engine::{BootTime, Fact};
+use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, warn};
+
+/// LIMIT: notifications about 10,000 routes that change at once take about 10 MiB with the kernel's
+/// bookkeeping. More is not lost for good: an overrun leads to a full read.
+pub const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
+
+/// LIMIT: the kernel never puts more than 32 KiB into one answer, and notifications are smaller.
+const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+
+/// LIMIT: enough to ride out a pause of the reader; when it is full the kernel's buffer fills, then overruns.
+const STREAM_EVENTS_MAX: usize = 4096;
+
+/// How long a full read without a sign of life may take.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after one full read the next begins, when it is urgent.
+const PAUSE_URGENT: Duration = Duration::from_millis(20);
+/// The same when nothing is known to be wrong.
+const PAUSE_PRECAUTION: Duration = Duration::from_secs(1);
+/// How many full reads in a row may be interrupted by changes before the next one waits.
+const INTERRUPTED_READS_MAX: u32 = 3;
+/// How long to wait before the socket is opened anew after an error.
+const PAUSE_REOPEN: Duration = Duration::from_secs(1);
+
+/// What the monitor has to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MonitorSettings {
+    /// Route protocol number of our routes (`DeviceRouteProtocol`).
+    pub route_protocol: u8,
+    /// An interface whose name begins with one of these is a workload's (`InterfacePrefix`).
+    pub interface_prefixes: Vec<String>,
+    /// How often everything is read again (`RouteRefreshInterval`); `None` for never.
+    pub refresh: Option<Duration>,
+    /// Size of the receive buffer in bytes; [`RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
+    pub receive_buffer_bytes: usize,
+}
+
+/// What the route applier is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteEvent {
+    /// A route exists on a workload interface.
+    Seen(ObservedRoute, Owner),
+    /// A route does not exist any more.
+    Gone(ObservedRoute),
+    /// Something about a workload's link changed, or it is gone: what failed on it may succeed now.
+    LinkChanged {
+        /// Its number.
+        ifindex: u32,
+    },
+    /// A full read is over: everything is known.
+    Synced,
+}
+
+/// What the interface applier is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NeighbourEvent {
+    /// A permanent neighbour exists on a workload interface.
+    Seen(Neighbour),
+    /// There is no permanent neighbour any more.
+    Gone(NeighbourKey),
+    /// Something about a workload's link changed, or it is gone.
+    LinkChanged {
+        /// Its number.
+        ifindex: u32,
+    },
+    /// A full read is over: everything is known.
+    Synced,
+}
+
+/// Where the observations come out. Each stream is in order; dropping one is allowed.
+#[derive(Debug)]
+pub struct Streams {
+    /// `LinkSeen` and `LinkRemoved`, for the engine.
+    pub facts: mpsc::Receiver<Fact>,
+    /// For the route applier.
+    pub routes: mpsc::Receiver<RouteEvent>,
+    /// For the interface applier.
+    pub neighbours: mpsc::Receiver<NeighbourEvent>,
+}
+
+/// Tells a running monitor what to do. The monitor ends when the last handle is gone.
+#[derive(Clone, Debug)]
+pub struct MonitorHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    full_reads: watch::Receiver<u64>,
+}
+
+impl MonitorHandle {
+    /// Asks for a full read.
+    pub fn resync(&self) {
+        // The monitor only goes when the process does.
+        let _ = self.commands.send(Command::Resync);
+    }
+
+    /// Hands over other settings.
+    pub fn configure(&self, settings: MonitorSettings) {
+        let _ = self.commands.send(Command::Configure(settings));
+    }
+
+    /// How many full reads are complete. Until it is 1 nothing is known about absence: links that exist may
+    /// not have been reported.
+    #[must_use]
+    pub fn full_reads(&self) -> watch::Receiver<u64> {
+        self.full_reads.clone()
+    }
+}
+
+#[derive(Debug)]
+enum Command {
+    Resync,
+    Configure(MonitorSettings),
+}
+
+/// A socket for following the kernel could not be made, or broke.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// A system call failed.
+    #[error("cannot follow the kernel's routes: {step}: {error}")]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        #[source]
+        error: io::Error,
+    },
+    /// The kernel did not finish a dump.
+    #[error("cannot follow the kernel's routes: a dump did not end")]
+    Stuck,
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> MonitorError {
+    move |error| MonitorError::Io { step, error }
+}
+
+/// The follower. Open it in the right network namespace, then [`Monitor::run`] it.
+#[derive(Debug)]
+pub struct Monitor {
+    settings: MonitorSettings,
+    socket: Connection,
+    mirror: Mirror,
+    read: Option<FullRead>,
+    next_read_at: Option<BootTime>,
+    full_reads_done: u64,
+    /// In a row.
+    interrupted_reads: u32,
+    /// Protocols to ask for in the next full read.
+    ask_for: BTreeSet<u8>,
+    outlet: Outlet,
+    commands: mpsc::UnboundedReceiver<Command>,
+}
+
+#[derive(Debug)]
+struct Outlet {
+    facts: mpsc::Sender<Fact>,
+    routes: mpsc::Sender<RouteEvent>,
+    neighbours: mpsc::Sender<NeighbourEvent>,
+    full_reads: watch::Sender<u64>,
+}
+
+impl Outlet {
+    /// Facts first: whoever hears of a route can have heard of its link.
+    async fn deliver(&self, seen: Seen) {
+        for fact in seen.facts {
+            let _ = self.facts.send(fact).await;
+        }
+        for event in seen.routes {
+            let _ = self.routes.send(event).await;
+        }
+        for event in seen.neighbours {
+            let _ = self.neighbours.send(event).await;
+        }
+    }
+}
+
+/// A full read that is going on.
+#[derive(Debug)]
+struct FullRead {
+    steps: VecDeque<Step>,
+    current: Step,
+    sequence: u32,
+    protocols: BTreeSet<u8>,
+    /// The table changed while it was read: what is missing may have been skipped.
+    interrupted: bool,
+    /// Notifications were lost: nothing follows from this read.
+    overrun: bool,
+    deadline: BootTime,
+}
+
+/// The socket with its buffer and its number.
+#[derive(Debug)]
+struct Connection {
+    socket: Netlink,
+    port: u32,
+    buffer: Vec<u8>,
+    sequence: u32,
+}
+
+/// [`TokioSocket`] with a name in debug output.
+struct Netlink(TokioSocket);
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Netlink")
+    }
+}
+
+impl Connection {
+    fn open(settings: &MonitorSettings, protocols: &BTreeSet<u8>) -> Result<Self, MonitorError> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
+        let raw = socket.socket_mut();
+        let bytes = settings.receive_buffer_bytes;
+        // The forced variant ignores net.core.rmem_max but needs CAP_NET_ADMIN.
+        if setsockopt(raw, sockopt::RcvBufForce, &bytes).is_err() {
+            raw.set_rx_buf_sz(bytes as libc::c_int).map_err(failed("SO_RCVBUF"))?;
+        }
+        if let Err(error) = raw.set_netlink_get_strict_chk(true) {
+            debug!(%error, "the kernel does not filter dumps; filtering here");
+        }
+        filter::attach(raw, protocols).map_err(failed("SO_ATTACH_FILTER"))?;
+        let address = raw.bind_auto().map_err(failed("bind"))?;
+        for group in [
+            libc::RTNLGRP_LINK,
+            libc::RTNLGRP_NEIGH,
+            libc::RTNLGRP_IPV4_ROUTE,
+            libc::RTNLGRP_IPV6_ROUTE,
+        ] {
+            raw.add_membership(group as u32).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
+        }
+        Ok(Self {
+            socket: Netlink(socket),
+            port: address.port_number(),
+            buffer: Vec::with_capacity(DATAGRAM_BYTES_MAX),
+            sequence: 0,
+        })
+    }
+
+    fn ask(&mut self, step: Step) -> Result<u32, MonitorError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let request = dump::request(step, self.sequence);
+        self.socket
+            .0
+            .socket_ref()
+            .send_to(&request, &SocketAddr::new(0, 0), 0)
+            .map_err(failed("request for a dump"))?;
+        Ok(self.sequence)
+    }
+
+    /// Fills the buffer with one datagram. Cancelling loses nothing.
+    async fn receive(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            let sender = self.socket.0.recv_from(&mut self.buffer).await?;
+            // Another process with CAP_NET_ADMIN can send to this socket, too.
+            if sender.port_number() == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Monitor {
+    /// Subscribes in the network namespace of the calling thread. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn open(settings: MonitorSettings) -> Result<(Self, MonitorHandle, Streams), MonitorError> {
+        let mirror = Mirror::new(&settings);
+        let socket = Connection::open(&settings, mirror.protocols())?;
+        let (facts, facts_out) = mpsc::channel(STREAM_EVENTS_MAX);
+        let (routes, routes_out) = mpsc::channel(STREAM_EVENTS_MAX);
+        let (neighbours, neighbours_out) = mpsc::channel(STREAM_EVENTS_MAX);
+        let (full_reads, full_reads_out) = watch::channel(0);
+        let (commands_in, commands) = mpsc::unbounded_channel();
+        let monitor = Self {
+            settings,
+            socket,
+            mirror,
+            read: None,
+            next_read_at: Some(clock::now()),
+            full_reads_done: 0,
+            interrupted_reads: 0,
+            // The first read asks for routes of every protocol: those that an agent with another
+            // `DeviceRouteProtocol` left are to be replaced in place.
+            ask_for: BTreeSet::from([ANY_PROTOCOL]),
+            outlet: Outlet { facts, routes, neighbours, full_reads },
+            commands,
+        };
+        let handle = MonitorHandle { commands: commands_in, full_reads: full_reads_out };
+        let streams = Streams { facts: facts_out, routes: routes_out, neighbours: neighbours_out };
+        Ok((monitor, handle, streams))
+    }
+
+    /// Follows the kernel until the last handle is gone. A socket that breaks is opened anew.
+    pub async fn run(mut self) {
+        loop {
+            let Err(error) = self.follow().await else { return };
+            warn!(%error, "netlink monitor starts again");
+            self.mirror.abandon_dumps();
+            self.read = None;
+            tokio::time::sleep(PAUSE_REOPEN).await;
+            match Connection::open(&self.settings, self.mirror.protocols()) {
+                Ok(socket) => self.socket = socket,
+                Err(error) => warn!(%error, "netlink monitor cannot start"),
+            }
+            self.next_read_at = Some(clock::now());
+        }
+    }
+
+    async fn follow(&mut self) -> Result<(), MonitorError> {
+        loop {
+            let now = clock::now();
+            if self.read.is_none() && self.next_read_at.is_some_and(|at| at <= now) {
+                self.begin_full_read(now)?;
+            }
+            let wake_at = self.read.as_ref().map_or(self.next_read_at, |read| Some(read.deadline));
+            tokio::select! {
+                received = self.socket.receive() => match received {
+                    Ok(()) => self.handle_datagram().await?,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun(),
+                    Err(error) => return Err(failed("recv")(error)),
+                },
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command).await?,
+                    None => return Ok(()),
+                },
+                () = sleep_until(wake_at) => {
+                    if self.read.is_some() {
+                        return Err(MonitorError::Stuck);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> Result<(), MonitorError> {
+        match command {
+            Command::Resync => self.read_again_at(clock::now()),
+            Command::Configure(settings) if settings == self.settings => {}
+            Command::Configure(settings) => {
+                let seen = self.mirror.configure(&settings);
+                filter::attach(self.socket.socket.0.socket_ref(), self.mirror.protocols())
+                    .map_err(failed("SO_ATTACH_FILTER"))?;
+                self.settings = settings;
+                self.ask_for = BTreeSet::from([ANY_PROTOCOL]);
+                // The read that is going on asks for the wrong protocols.
+                if let Some(read) = &mut self.read {
+                    read.interrupted = true;
+                }
+                self.act_on(seen).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// KERNEL: the receive buffer was full and notifications were dropped; the kernel says so once. A dump in
+    /// progress is not affected, but it has to be read to its end before the next can be asked for.
+    fn overrun(&mut self) {
+        debug!("netlink notifications were lost; reading everything again");
+        if let Some(read) = &mut self.read {
+            read.overrun = true;
+        }
+        self.read_again_at(clock::now());
+    }
+
+    fn read_again_at(&mut self, at: BootTime) {
+        self.next_read_at = Some(self.next_read_at.map_or(at, |planned| planned.min(at)));
+    }
+
+    fn begin_full_read(&mut self, now: BootTime) -> Result<(), MonitorError> {
+        self.next_read_at = None;
+        let mut protocols = std::mem::replace(&mut self.ask_for, self.mirror.protocols().clone());
+        if protocols.contains(&ANY_PROTOCOL) {
+            protocols = BTreeSet::from([ANY_PROTOCOL]);
+        }
+        let mut steps = dump::full(&protocols);
+        let Some(current) = steps.pop_front() else { return Ok(()) };
+        // ORDER: from before the request, so that no notification falls between the two.
+        self.mirror.begin_links();
+        let sequence = self.socket.ask(current)?;
+        self.read = Some(FullRead {
+            steps,
+            current,
+            sequence,
+            protocols,
+            interrupted: false,
+            overrun: false,
+            deadline: now + DUMP_TIMEOUT,
+        });
+        Ok(())
+    }
+
+    async fn handle_datagram(&mut self) -> Result<(), MonitorError> {
+        let mut seen = Seen::default();
+        let buffer = std::mem::take(&mut self.socket.buffer);
+        let mut rest = buffer.as_slice();
+        let mut result = Ok(());
+        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+            result = self.handle_message(&message, &mut seen);
+            let length = (message.length() as usize).next_multiple_of(4);
+            match rest.get(length..) {
+                Some(next) if result.is_ok() => rest = next,
+                _ => break,
+            }
+        }
+        self.socket.buffer = buffer;
+        self.act_on(seen).await;
+        result
+    }
+
+    fn handle_message(&mut self, message: &NetlinkBuffer<&[u8]>, seen: &mut Seen) -> Result<(), MonitorError> {
+        let port = self.socket.port;
+        let is_answer = |read: &&mut FullRead| {
+            message.port_number() == port && message.sequence_number() == read.sequence
+        };
+        let Some(read) = self.read.as_mut().filter(is_answer) else {
+            self.mirror.notified(message.message_type(), message.flags(), message.payload(), seen);
+            return Ok(());
+        };
+        read.deadline = clock::now() + DUMP_TIMEOUT;
+        read.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+        match message.message_type() {
+            NLMSG_DONE | NLMSG_ERROR => {
+                let code = message.payload().first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                if code < 0 {
+                    refused(read, io::Error::from_raw_os_error(code.saturating_neg()))?;
+                }
+                self.next_step(seen)
+            }
+            message_type => {
+                self.mirror.dumped(message_type, message.payload());
+                Ok(())
+            }
+        }
+    }
+
+    fn next_step(&mut self, seen: &mut Seen) -> Result<(), MonitorError> {
+        let Some(mut read) = self.read.take() else { return Ok(()) };
+        let next = read.steps.pop_front();
+        if read.overrun {
+            self.mirror.abandon_dumps();
+            self.ask_for.append(&mut read.protocols);
+            return Ok(());
+        }
+        let complete = !read.interrupted;
+        match (read.current, next) {
+            (Step::Links, _) => {
+                self.mirror.end_links(complete, seen);
+                self.mirror.begin_routes();
+            }
+            (Step::Routes { .. }, Some(Step::Neighbours)) => {
+                self.mirror.end_routes(complete, &read.protocols, seen);
+                self.mirror.begin_neighbours();
+            }
+            (Step::Routes { .. }, _) => {}
+            (Step::Neighbours, _) => self.mirror.end_neighbours(complete, seen),
+        }
+        if let Some(step) = next {
+            read.current = step;
+            read.sequence = self.socket.ask(step)?;
+            self.read = Some(read);
+        } else if complete {
+            self.end_full_read(seen);
+        } else {
+            self.ask_for.append(&mut read.protocols);
+            // A table that changes all the time must not be read all the time.
+            self.interrupted_reads += 1;
+            let pause = if self.interrupted_reads > INTERRUPTED_READS_MAX { PAUSE_PRECAUTION } else { PAUSE_URGENT };
+            self.read_again_at(clock::now() + pause);
+        }
+        Ok(())
+    }
+
+    fn end_full_read(&mut self, seen: &mut Seen) {
+        let now = clock::now();
+        self.interrupted_reads = 0;
+        seen.routes.push(RouteEvent::Synced);
+        seen.neighbours.push(NeighbourEvent::Synced);
+        self.full_reads_done += 1;
+        if let Some(refresh) = self.settings.refresh {
+            self.read_again_at(now + refresh);
+        }
+    }
+
+    async fn act_on(&mut self, seen: Seen) {
+        let pause = seen.doubt.map(|doubt| match doubt {
+            Doubt::Now => PAUSE_URGENT,
+            Doubt::Soon => PAUSE_PRECAUTION,
+        });
+        if let Some(pause) = pause {
+            self.read_again_at(clock::now() + pause);
+        }
+        self.outlet.deliver(seen).await;
+        // ORDER: after the observations of that read.
+        self.outlet.full_reads.send_if_modified(|done| std::mem::replace(done, self.full_reads_done) != self.full_reads_done);
+    }
+}
+
+/// A family or table that the kernel does not have reads as empty; anything else makes the read worthless.
+fn refused(read: &mut FullRead, error: io::Error) -> Result<(), MonitorError> {
+    let ipv6 = matches!(read.current, Step::Routes { ipv6: true, .. });
+    match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT) if ipv6 => Ok(()),
+        Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => {
+            read.interrupted = true;
+            Ok(())
+        }
+        _ => Err(failed("dump")(error)),
+    }
+}
+
+async fn sleep_until(at: Option<BootTime>) {
+    match at {
+        Some(at) => tokio::time::sleep(at.since(clock::now())).await,
+        None => std::future::pending().await,
+    }
+}
