@@ -126,7 +126,8 @@ impl RouteApplier {
                     if count == 0 {
                         return;
                     }
-                    events.drain(..).fold(false, |differs, event| self.take_event(event) || differs)
+                    // Every event has to be taken, whatever the ones before it said.
+                    events.drain(..).filter(|event| self.take_event(*event)).count() > 0
                 }
                 () = sleep_until(due) => true,
             };
@@ -192,7 +193,8 @@ impl RouteApplier {
             info!(added, removed, "routes changed");
         }
         let mut state = self.report.lock();
-        state.settled = crate::applier::routes::plan(&wanted, &state.observed, &self.expected.tolerated).is_empty();
+        state.settled =
+            crate::applier::routes::plan(&wanted, &state.observed, &self.expected.tolerated).is_empty();
     }
 
     /// Sends changes and notes what became of them. Returns how many were confirmed.

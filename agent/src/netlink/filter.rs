@@ -140,7 +140,9 @@ mod tests {
                     accumulator = u32::from(message[k as usize]);
                 }
                 c if c == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => position += jump(accumulator == k),
-                c if c == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => position += jump(accumulator & k != 0),
+                c if c == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => {
+                    position += jump(accumulator & k != 0)
+                }
                 c if c == libc::BPF_RET => return k != 0,
                 other => panic!("unexpected instruction {other:#x}"),
             }

@@ -180,7 +180,8 @@ impl Mirror {
 
     /// All routes of `protocols` are read ([`ANY_PROTOCOL`] stands for all).
     pub(super) fn end_routes(&mut self, complete: bool, protocols: &BTreeSet<u8>, seen: &mut Seen) {
-        let asked = |route: &ObservedRoute| protocols.contains(&ANY_PROTOCOL) || protocols.contains(&route.protocol);
+        let asked =
+            |route: &ObservedRoute| protocols.contains(&ANY_PROTOCOL) || protocols.contains(&route.protocol);
         for (route, owner) in self.routes.end_dump(|route, _| complete && asked(route)) {
             seen.route(route, owner);
         }
@@ -275,7 +276,8 @@ impl Mirror {
     }
 
     fn neighbour_notified(&mut self, payload: &[u8], exists: bool, seen: &mut Seen) {
-        let Some((key, mac)) = neighbour::decode(payload).filter(|(key, _)| self.is_workload(key.ifindex)) else {
+        let Some((key, mac)) = neighbour::decode(payload).filter(|(key, _)| self.is_workload(key.ifindex))
+        else {
             return;
         };
         let mac = mac.filter(|_| exists);

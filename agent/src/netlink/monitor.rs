@@ -243,13 +243,10 @@ impl Connection {
         }
         filter::attach(raw, protocols).map_err(failed("SO_ATTACH_FILTER"))?;
         let address = raw.bind_auto().map_err(failed("bind"))?;
-        for group in [
-            libc::RTNLGRP_LINK,
-            libc::RTNLGRP_NEIGH,
-            libc::RTNLGRP_IPV4_ROUTE,
-            libc::RTNLGRP_IPV6_ROUTE,
-        ] {
-            raw.add_membership(group as u32).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
+        for group in
+            [libc::RTNLGRP_LINK, libc::RTNLGRP_NEIGH, libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV6_ROUTE]
+        {
+            raw.add_membership(group).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
         }
         Ok(Self {
             socket: Netlink(socket),
@@ -432,7 +429,11 @@ impl Monitor {
         result
     }
 
-    fn handle_message(&mut self, message: &NetlinkBuffer<&[u8]>, seen: &mut Seen) -> Result<(), MonitorError> {
+    fn handle_message(
+        &mut self,
+        message: &NetlinkBuffer<&[u8]>,
+        seen: &mut Seen,
+    ) -> Result<(), MonitorError> {
         let port = self.socket.port;
         let is_answer = |read: &&mut FullRead| {
             message.port_number() == port && message.sequence_number() == read.sequence
@@ -489,7 +490,8 @@ impl Monitor {
             self.ask_for.append(&mut read.protocols);
             // A table that changes all the time must not be read all the time.
             self.interrupted_reads += 1;
-            let pause = if self.interrupted_reads > INTERRUPTED_READS_MAX { PAUSE_PRECAUTION } else { PAUSE_URGENT };
+            let pause =
+                if self.interrupted_reads > INTERRUPTED_READS_MAX { PAUSE_PRECAUTION } else { PAUSE_URGENT };
             self.read_again_at(clock::now() + pause);
         }
         Ok(())
@@ -516,7 +518,9 @@ impl Monitor {
         }
         self.outlet.deliver(seen).await;
         // ORDER: after the observations of that read.
-        self.outlet.full_reads.send_if_modified(|done| std::mem::replace(done, self.full_reads_done) != self.full_reads_done);
+        self.outlet
+            .full_reads
+            .send_if_modified(|done| std::mem::replace(done, self.full_reads_done) != self.full_reads_done);
     }
 }
 

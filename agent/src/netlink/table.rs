@@ -56,8 +56,12 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Table<K, V> {
         if let Some(dump) = &mut self.dump {
             dump.seen.retain(|key, value| !matches(key, value));
         }
-        let gone: Vec<K> =
-            self.current.iter().filter(|(key, value)| matches(key, value)).map(|(key, _)| key.clone()).collect();
+        let gone: Vec<K> = self
+            .current
+            .iter()
+            .filter(|(key, value)| matches(key, value))
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in &gone {
             self.notified(key.clone(), None);
         }
@@ -77,7 +81,8 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Table<K, V> {
                 None => seen.remove(&key),
             };
         }
-        let gone = self.current.iter().filter(|(key, value)| !seen.contains_key(*key) && was_asked_for(key, value));
+        let gone =
+            self.current.iter().filter(|(key, value)| !seen.contains_key(*key) && was_asked_for(key, value));
         let mut changes: Vec<Change<K, V>> = gone.map(|(key, _)| (key.clone(), None)).collect();
         changes.extend(
             seen.into_iter()

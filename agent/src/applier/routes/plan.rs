@@ -84,7 +84,11 @@ pub fn plan(wanted: &Wanted, observed: &ObservedRoutes, tolerated: &BTreeSet<Wan
 
     let add = missing()
         .map(|route| {
-            if observed.has_in_place_of(route) { RouteChange::Replace(*route) } else { RouteChange::Add(*route) }
+            if observed.has_in_place_of(route) {
+                RouteChange::Replace(*route)
+            } else {
+                RouteChange::Add(*route)
+            }
         })
         .collect();
 
