@@ -2,8 +2,11 @@
 
 mod evidence;
 mod exhaustive;
+mod fleet;
 mod held;
 mod host;
+mod orders;
+mod recordings;
 mod repeated;
 mod restart;
 mod status;

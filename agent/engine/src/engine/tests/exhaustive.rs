@@ -169,6 +169,7 @@ impl World {
             self.host.engine.handle(self.host.now, fact);
         }
         self.host.engine.settle(self.host.now);
+        self.host.install();
         self.host.check();
         self.check(letter, &before);
         true
@@ -227,6 +228,7 @@ impl World {
         host.engine.settle(now);
         // The appliers find what the old agent left and say so.
         host.armed.clone_from(&self.host.armed);
+        host.kernel.clone_from(&self.host.kernel);
         let local = self.host.engine.locals.get(&port("b"));
         if let Some(generation) = local.and_then(|local| local.armed) {
             host.engine.handle(now, Fact::WatchArmed { generation, at: now });

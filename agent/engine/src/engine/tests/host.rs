@@ -8,7 +8,7 @@ use crate::machine::State;
 use crate::memory::{Found, Memory};
 use crate::model::{Endpoint, EndpointKey, LiveMigration, MigrationSource, MigrationTarget, Policy};
 use crate::time::BootTime;
-use crate::wanted::{Status, Wanted, WantedWatch};
+use crate::wanted::{Status, Wanted, WantedRoute, WantedWatch};
 use core::time::Duration;
 use cutover_common::{AnnouncementKind, MacAddr};
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,7 +94,9 @@ pub(super) struct Host {
     pub(super) appliers: bool,
     /// What the kernel holds: generation by ifindex.
     pub(super) armed: BTreeMap<u32, u64>,
-    pub(super) configured: BTreeSet<u32>,
+    configured: BTreeSet<u32>,
+    /// Routes in the kernel, which is more than what is wanted while leftovers may not go.
+    pub(super) kernel: BTreeSet<WantedRoute>,
 }
 
 impl Host {
@@ -106,8 +108,8 @@ impl Host {
     pub(super) fn restarted(name: &str, now: BootTime, memory: Memory, found: Found) -> Self {
         let policy = Policy { hostname: name.into(), ..Policy::default() };
         let engine = Engine::new(policy, memory, found);
-        let (armed, configured) = (BTreeMap::new(), BTreeSet::new());
-        Self { engine, now, appliers: true, armed, configured }
+        let (armed, configured, kernel) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { engine, now, appliers: true, armed, configured, kernel }
     }
 
     /// A host with the tap `tap1` (number 5), in sync for long, without any endpoint.
@@ -154,7 +156,7 @@ impl Host {
         self.check();
     }
 
-    /// Plays the watch applier and the interface applier.
+    /// Plays the appliers of watches, interfaces and routes.
     pub(super) fn apply(&mut self) {
         let Some(wanted) = self.engine.wanted().cloned() else { return };
         self.armed.retain(|ifindex, generation| {
@@ -171,6 +173,17 @@ impl Host {
             }
         }
         self.engine.settle(self.now);
+        self.install();
+    }
+
+    pub(super) fn install(&mut self) {
+        let Some(wanted) = self.engine.wanted() else { return };
+        let (links, leftovers_may_go) = (&self.engine.links, wanted.leftovers_may_go);
+        let may_stay = |ifindex: u32| {
+            !leftovers_may_go && !wanted.known_interfaces.contains(&ifindex) && links.contains_key(&ifindex)
+        };
+        self.kernel.retain(|route| may_stay(route.ifindex));
+        self.kernel.extend(&wanted.routes);
     }
 
     /// Time passes; whatever is due on the way is done when it is due.
@@ -242,9 +255,8 @@ impl Host {
 
     /// What the kernel would show to the next agent.
     pub(super) fn found(&self) -> Found {
-        let Some(wanted) = self.engine.wanted() else { return Found::default() };
         let watches = self.armed.iter().map(|(&ifindex, &generation)| (ifindex, (generation, MAC))).collect();
-        let elevated = wanted.routes.iter().filter(|route| route.metric == ELEVATED);
+        let elevated = self.kernel.iter().filter(|route| route.metric == ELEVATED);
         Found { watches, elevated: elevated.map(|route| route.ifindex).collect() }
     }
 
