@@ -1,1 +1,232 @@
-//! To be written.
+//! The loop in the middle of the daemon.
+//!
+//! Takes facts from the datastore, the kernel, the fast path and the appliers, hands them to the engine in
+//! batches, and passes on what comes back: memory to the state file, notices to the log, wanted sets to the
+//! appliers. It starts and stops everything in the right order and decides nothing.
+
+mod start;
+
+pub(crate) use start::monitor_settings;
+pub use start::{StartError, run};
+
+use crate::applier::routes::RouteReport;
+use crate::applier::watches::SharedKernel;
+use crate::clock;
+use crate::control::{self, KernelRoute, Status};
+use crate::datastore::Event;
+use crate::datastore::dir::Directory;
+use crate::datastore::resource::FelixConfiguration;
+use crate::logging::{self, one_line};
+use crate::netlink::monitor::MonitorHandle;
+use crate::run_dir::RunDir;
+use crate::settings::{self, Loaded, Settings, Sources};
+use crate::state_file::StateFile;
+use cutover_engine::{BootTime, Engine, Fact, Notice, Wanted};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+/// LIMIT: the runtime's timers stand still while the host sleeps, the boot clock does not; looking at the
+/// clock this often bounds how late a deadline can be after a suspend.
+const SLEEP_MAX: Duration = Duration::from_secs(10);
+
+/// LIMIT: facts taken from a channel at once; the rest waits for the next round of the loop.
+const FACTS_AT_ONCE: usize = 4096;
+
+/// Everything that the loop listens to.
+struct Inputs {
+    datastore: Directory,
+    /// From the fast path and the watch applier.
+    facts: mpsc::UnboundedReceiver<Fact>,
+    links: mpsc::Receiver<Fact>,
+    interface_facts: mpsc::Receiver<Fact>,
+    requests: mpsc::Receiver<control::Request>,
+}
+
+/// The daemon between start and stop.
+struct Agent {
+    engine: Engine,
+    settings: Settings,
+    sources: Sources,
+    config_file: Option<PathBuf>,
+    configurations: Vec<FelixConfiguration>,
+    wanted: watch::Sender<Option<Arc<Wanted>>>,
+    state_file: StateFile,
+    run_dir: RunDir,
+    kernel: SharedKernel,
+    monitor: MonitorHandle,
+    route_report: RouteReport,
+    in_sync: Option<bool>,
+}
+
+impl Agent {
+    /// Runs until the operator asks to stop.
+    async fn follow(&mut self, mut inputs: Inputs, mut signals: start::Signals) {
+        let mut facts = Vec::new();
+        let (mut links, mut interfaces) = (Vec::new(), Vec::new());
+        loop {
+            let pause = self.pause();
+            tokio::select! {
+                // ORDER: announcements and kernel facts before resources, so that evidence which is already
+                // there is known when the datastore says that a migration is over.
+                biased;
+                count = inputs.facts.recv_many(&mut facts, FACTS_AT_ONCE) => if count == 0 { return },
+                count = inputs.links.recv_many(&mut links, FACTS_AT_ONCE) => if count == 0 {
+                    error!("lost sight of the kernel's links and routes; stopping so that the service manager starts anew");
+                    return;
+                },
+                count = inputs.interface_facts.recv_many(&mut interfaces, FACTS_AT_ONCE) => if count == 0 { return },
+                event = inputs.datastore.next() => match event {
+                    Some(Event::Facts(batch)) => facts = batch,
+                    Some(Event::Configurations(configurations)) => {
+                        self.configurations = configurations;
+                        facts.extend(self.reload());
+                    }
+                    None => {
+                        error!("the datastore reader ended; stopping so that the service manager starts anew");
+                        return;
+                    }
+                },
+                Some(request) = inputs.requests.recv() => {
+                    // Whoever asked may have gone away; that is his business.
+                    let _: Result<(), _> = request.send(self.status());
+                }
+                signal = signals.next() => match signal {
+                    start::Signal::Stop => {
+                        info!("Stopping; routes, neighbours and armed watches stay as they are");
+                        return;
+                    }
+                    start::Signal::Reload => facts.extend(self.reread()),
+                },
+                () = tokio::time::sleep(pause) => facts.push(Fact::TimePassed),
+            }
+            self.take(facts.drain(..).chain(links.drain(..)).chain(interfaces.drain(..)));
+        }
+    }
+
+    /// How long nothing will happen by itself.
+    fn pause(&self) -> Duration {
+        let now = clock::now();
+        self.engine.next_deadline().map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX))
+    }
+
+    /// One round: facts in, everything else out.
+    fn take(&mut self, facts: impl Iterator<Item = Fact>) {
+        let now: BootTime = clock::now();
+        for fact in facts {
+            if let Fact::InSync { complete } = fact {
+                self.note_in_sync(complete);
+            }
+            self.engine.handle(now, fact);
+        }
+        let changed = self.engine.settle(now);
+        self.publish_notices();
+        // ORDER: memory before wanted sets, see `StateFile::save`.
+        if let Err(error) = self.state_file.save(&self.engine.memory()) {
+            error!(%error, "cannot write state.json; a restart now would have to infer what runs here");
+        }
+        if changed || (self.wanted.borrow().is_none() && self.engine.wanted().is_some()) {
+            self.wanted.send_replace(self.engine.wanted().cloned().map(Arc::new));
+        }
+    }
+
+    fn note_in_sync(&mut self, complete: bool) {
+        if self.in_sync != Some(complete) {
+            info!(complete, "Datastore in sync");
+            self.in_sync = Some(complete);
+        }
+    }
+
+    fn publish_notices(&mut self) {
+        for notice in self.engine.take_notices() {
+            logging::log_notice(&notice);
+            if let Notice::Finished(record) = notice
+                && let Err(error) = self.run_dir.record(&record)
+            {
+                warn!(%error, uid = %record.uid, "cannot record the finished migration");
+            }
+        }
+    }
+
+    /// Reads file and environment again (SIGHUP).
+    fn reread(&mut self) -> Option<Fact> {
+        match Sources::read(self.config_file.as_deref()) {
+            Ok(sources) => {
+                self.sources = sources;
+                self.reload()
+            }
+            Err(error) => {
+                error!(error = %one_line(&error), "the settings before stay in force");
+                None
+            }
+        }
+    }
+
+    /// Combines all sources again and takes over what changed.
+    fn reload(&mut self) -> Option<Fact> {
+        let Loaded { settings, problems, .. } = self.load()?;
+        for problem in &problems {
+            start::log_problem(problem);
+        }
+        if settings == self.settings {
+            return None;
+        }
+        for name in self.settings.waiting_for_restart(&settings) {
+            warn!(setting = name, "changed, but only read at start; restart the agent to use it");
+        }
+        info!("Settings changed");
+        let before = self.settings.policy();
+        self.settings = settings;
+        self.monitor.configure(monitor_settings(&self.settings));
+        let mut policy = self.settings.policy();
+        policy.hostname.clone_from(&before.hostname);
+        (policy != before).then(|| Fact::PolicyChanged(Box::new(policy)))
+    }
+
+    fn load(&self) -> Option<Loaded> {
+        let loaded = settings::load(&self.sources, &self.configurations);
+        let mut fatal = loaded.fatal().peekable();
+        if fatal.peek().is_none() {
+            drop(fatal);
+            return Some(loaded);
+        }
+        for problem in fatal {
+            error!(problem = %problem, "refused; the settings before stay in force");
+        }
+        None
+    }
+
+    fn status(&self) -> Status {
+        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        let announcements = match kernel.counters() {
+            Ok(counters) => counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            Err(error) => {
+                warn!(error = %one_line(&error), "cannot read the counters");
+                Default::default()
+            }
+        };
+        Status {
+            hostname: self.settings.felix_hostname.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            in_sync: self.in_sync.is_some(),
+            complete: self.in_sync == Some(true),
+            attach: kernel.attachment().to_string(),
+            endpoints: self.engine.view(clock::now()),
+            kernel_routes: self
+                .route_report
+                .routes()
+                .into_iter()
+                .map(|route| KernelRoute {
+                    destination: route.destination.to_string(),
+                    ifindex: route.ifindex,
+                    metric: route.metric,
+                })
+                .collect(),
+            announcements,
+            route_writes: self.route_report.writes(),
+        }
+    }
+}

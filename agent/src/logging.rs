@@ -20,6 +20,15 @@ pub enum Format {
     Json,
 }
 
+impl From<crate::settings::LogFormat> for Format {
+    fn from(format: crate::settings::LogFormat) -> Self {
+        match format {
+            crate::settings::LogFormat::Text => Self::Text,
+            crate::settings::LogFormat::Json => Self::Json,
+        }
+    }
+}
+
 /// Sends everything at `level` and above to standard error. Only the first call of a process has an effect.
 pub fn init(format: Format, level: LevelFilter) {
     let builder = tracing_subscriber::fmt()

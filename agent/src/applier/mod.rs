@@ -7,6 +7,7 @@ pub mod interfaces;
 pub mod retry;
 pub mod routes;
 pub mod statuses;
+pub mod watches;
 
 use cutover_engine::Wanted;
 use std::sync::Arc;

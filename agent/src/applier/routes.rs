@@ -21,7 +21,7 @@ use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
@@ -31,7 +31,10 @@ const LOGGED_CHANGES_MAX: usize = 64;
 
 /// What the applier knows and did, for `cutover status`, metrics and tests.
 #[derive(Clone, Debug, Default)]
-pub struct RouteReport(Arc<Mutex<State>>);
+pub struct RouteReport {
+    state: Arc<Mutex<State>>,
+    known: watch::Sender<bool>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -45,13 +48,20 @@ struct State {
 impl RouteReport {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is a single call, so a panic elsewhere leaves nothing half-done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The routes of ours that exist.
     #[must_use]
     pub fn routes(&self) -> BTreeSet<WantedRoute> {
         self.lock().observed.ours.clone()
+    }
+
+    /// Waits until a full read of the kernel has been taken in, so that a route that is not there is absent.
+    pub async fn known(&self) {
+        let mut known = self.known.subscribe();
+        // The sender lives in `self`.
+        let _ = known.wait_for(|known| *known).await;
     }
 
     /// How many changes have been sent to the kernel.
@@ -159,7 +169,10 @@ impl RouteApplier {
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
             }
-            RouteEvent::Synced => !std::mem::replace(&mut self.synced, true),
+            RouteEvent::Synced => {
+                self.report.known.send_replace(true);
+                !std::mem::replace(&mut self.synced, true)
+            }
         }
     }
 
@@ -201,7 +214,7 @@ impl RouteApplier {
     fn apply(&mut self, changes: &[RouteChange], loud: bool) -> usize {
         let outcome = self.socket.send(&route::prepare(changes));
         let now = clock::now();
-        let mut state = self.report.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.report.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.writes += changes.len() as u64;
         let failed: BTreeMap<usize, i32> = match outcome {
             Ok(outcome) => outcome.failed.iter().map(|failure| (failure.index, failure.errno)).collect(),

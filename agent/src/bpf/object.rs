@@ -10,7 +10,7 @@ use aya_log::EbpfLogger;
 use cutover_common::names::{PROGRAM_TC, PROGRAM_XDP};
 use log::Log;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 /// The kernel object as it is loaded unless the agent logs at debug.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf"));
@@ -99,6 +99,12 @@ impl KernelLog {
     /// Hands every waiting line to the logger of the process.
     pub fn flush(&mut self) {
         self.logger.flush();
+    }
+}
+
+impl AsRawFd for KernelLog {
+    fn as_raw_fd(&self) -> RawFd {
+        self.logger.as_fd().as_raw_fd()
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{ConfigFile, Failure, accept, print};
 use crate::datastore::resource::{FelixConfiguration, Resource};
 use crate::datastore::{read_file, resource_files};
-use crate::settings::{DatastoreType, Loaded, Settings, Severity, TABLE, load, reference};
+use crate::settings::{DatastoreType, Loaded, Settings, Severity, Sources, TABLE, load, reference};
 use serde_json::json;
 use std::fmt::Write as _;
 
@@ -35,6 +35,12 @@ pub fn run(arguments: &CheckConfigArguments) -> Result<(), Failure> {
     let loaded = load(&sources, &resources);
     print(&if arguments.json { as_json(&loaded, &unreadable) } else { as_table(&loaded, &unreadable) })?;
     accept(loaded).map(drop)
+}
+
+/// The settings that a running agent would have, as far as the resources can be read.
+pub(super) fn effective(sources: &Sources) -> Loaded {
+    let (resources, _) = resources(&load(sources, &[]).settings);
+    load(sources, &resources)
 }
 
 /// What the directory datastore contributes, and why some of it does not.

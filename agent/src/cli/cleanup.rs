@@ -1,6 +1,21 @@
-//! `cutover cleanup`.
+//! `cutover cleanup`: removes everything that the agent left in the kernel and on disk.
+//!
+//! Only without a running agent. What is ours is told by the same code that the agent itself uses: pins under the pin
+//! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls of
+//! taps go with the taps; forwarding is the host's and stays.
 
-use super::{ConfigFile, Failure};
+use super::check_config::effective;
+use super::{ConfigFile, Failure, print};
+use crate::agent::monitor_settings;
+use crate::bpf;
+use crate::netlink::monitor::{Monitor, NeighbourEvent, RouteEvent, Streams};
+use crate::netlink::{Neighbour, NeighbourChange, Owner, RouteChange, RouteSocket, neighbour, route};
+use crate::run_dir::{RunDir, RunDirError};
+use crate::settings::Settings;
+use cutover_engine::wanted::WantedRoute;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 /// Arguments of `cutover cleanup`.
 #[derive(Debug, clap::Args)]
@@ -19,8 +34,133 @@ pub struct CleanupArguments {
 /// Removes what the agent left.
 ///
 /// # Errors
-/// When something could not be removed.
+/// An agent is running, the caller is not root, or something could not be removed.
 pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
-    arguments.file.load()?;
-    Err(Failure::other("cleanup is not connected yet"))
+    let settings = effective(&arguments.file.sources()?).settings;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::privilege("only root can remove routes and BPF programs; use sudo"));
+    }
+    let lock = lock(&settings.cutover_run_dir)?;
+    let mut removed = bpf::cleanup(&settings.cutover_pin_path, arguments.dry_run)
+        .map_err(|error| Failure::other(error.to_string()))?;
+    removed.extend(clean_network(&settings, arguments.dry_run)?);
+    removed.extend(clean_disk(&settings.cutover_run_dir, arguments.dry_run)?);
+    drop(lock);
+    report(arguments, &removed)
+}
+
+/// Holds the lock of the run directory while it exists, so that no agent starts meanwhile.
+fn lock(run_dir: &Path) -> Result<Option<RunDir>, Failure> {
+    if !run_dir.exists() {
+        return Ok(None);
+    }
+    RunDir::lock(run_dir).map(Some).map_err(|error| match error {
+        RunDirError::Taken { .. } => {
+            Failure::unavailable(format!("{}: an agent is running; stop it first", run_dir.display()))
+        }
+        RunDirError::Unusable { .. } => Failure::other(error.to_string()),
+    })
+}
+
+fn clean_network(settings: &Settings, dry_run: bool) -> Result<Vec<String>, Failure> {
+    let (routes, neighbours) = left_in_network(settings)?;
+    let lines = routes
+        .iter()
+        .map(|route| format!("route {} dev #{} metric {}", route.destination, route.ifindex, route.metric))
+        .chain(neighbours.iter().map(|neighbour| {
+            format!(
+                "neighbour {} dev #{} lladdr {}",
+                neighbour.key.address, neighbour.key.ifindex, neighbour.mac
+            )
+        }))
+        .collect();
+    if !dry_run {
+        let routes: Vec<_> = routes.into_iter().map(RouteChange::Remove).collect();
+        let neighbours: Vec<_> =
+            neighbours.into_iter().map(|neighbour| NeighbourChange::Remove(neighbour.key)).collect();
+        let mut socket = RouteSocket::open().map_err(|error| Failure::other(error.to_string()))?;
+        for batch in [route::prepare(&routes), neighbour::prepare(&neighbours)] {
+            let outcome = socket.send(&batch).map_err(|error| Failure::other(error.to_string()))?;
+            if let Some(failure) = outcome.failed.first() {
+                let error = std::io::Error::from_raw_os_error(failure.errno);
+                return Err(Failure::other(format!(
+                    "{} routes or neighbours could not be removed: {error}; run cleanup again",
+                    outcome.failed.len()
+                )));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// Routes and permanent neighbours of ours, from one full read of the kernel.
+fn left_in_network(settings: &Settings) -> Result<(BTreeSet<WantedRoute>, BTreeSet<Neighbour>), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::other(error.to_string());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
+    runtime.block_on(async {
+        let (monitor, _handle, mut streams) =
+            Monitor::open(monitor_settings(settings)).map_err(|error| failed(&error))?;
+        tokio::spawn(monitor.run());
+        read_once(&mut streams).await.ok_or_else(|| Failure::other("the kernel's routes could not be read"))
+    })
+}
+
+async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTreeSet<Neighbour>)> {
+    let (mut routes, mut neighbours) = (BTreeSet::new(), BTreeSet::new());
+    let (mut routes_known, mut neighbours_known) = (false, false);
+    while !(routes_known && neighbours_known) {
+        tokio::select! {
+            // Links matter only for what the monitor takes for a workload's.
+            fact = streams.facts.recv() => drop(fact?),
+            event = streams.routes.recv() => match event? {
+                RouteEvent::Seen(route, Owner::Ours) => drop(routes.insert(route)),
+                RouteEvent::Gone(route) => drop(routes.remove(&route)),
+                RouteEvent::Seen(_, Owner::Other) | RouteEvent::LinkChanged { .. } => {}
+                RouteEvent::Synced => routes_known = true,
+            },
+            event = streams.neighbours.recv() => match event? {
+                NeighbourEvent::Seen(neighbour) => drop(neighbours.insert(neighbour)),
+                NeighbourEvent::Gone(key) => neighbours.retain(|neighbour| neighbour.key != key),
+                NeighbourEvent::LinkChanged { .. } => {}
+                NeighbourEvent::Synced => neighbours_known = true,
+            },
+        }
+    }
+    Some((routes, neighbours))
+}
+
+fn clean_disk(run_dir: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
+    let mut lines = Vec::new();
+    for path in RunDir::leftovers(run_dir) {
+        if !dry_run {
+            let removed = if path == run_dir {
+                // Somebody else's files in it are no business of ours.
+                fs::remove_dir(&path).or_else(|error| match error.kind() {
+                    std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                    _ => Err(error),
+                })
+            } else if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(|error| Failure::other(format!("{}: cannot remove: {error}", path.display())))?;
+        }
+        lines.push(format!("file {}", path.display()));
+    }
+    Ok(lines)
+}
+
+fn report(arguments: &CleanupArguments, removed: &[String]) -> Result<(), Failure> {
+    if arguments.json {
+        let what = if arguments.dry_run { "would_remove" } else { "removed" };
+        return print(&format!("{}\n", serde_json::json!({ what: removed })));
+    }
+    let verb = if arguments.dry_run { "would remove" } else { "removed" };
+    let mut text: String = removed.iter().map(|line| format!("{verb} {line}\n")).collect();
+    if removed.is_empty() {
+        text.push_str("nothing of the agent is left\n");
+    }
+    print(&text)
 }

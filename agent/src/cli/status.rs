@@ -1,6 +1,11 @@
-//! `cutover status`.
+//! `cutover status`: what the running agent knows, as a table or as JSON.
 
-use super::{ConfigFile, Failure};
+use super::{ConfigFile, Failure, print};
+use crate::control::{self, Status};
+use crate::settings;
+use cutover_engine::view::EndpointView;
+use std::fmt::Write as _;
+use std::io;
 
 /// Arguments of `cutover status`.
 #[derive(Debug, clap::Args)]
@@ -13,12 +18,187 @@ pub struct StatusArguments {
     pub json: bool,
 }
 
-/// Asks the running agent and prints what it says.
+/// Asks the agent whose run directory the settings name, and prints the answer.
 ///
 /// # Errors
-/// When no agent answers.
+/// The settings cannot be read, no agent answers, or the caller may not ask.
 pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
-    let settings = arguments.file.load()?.settings;
-    let socket = settings.cutover_run_dir.join("cutover.sock");
-    Err(Failure::unavailable(format!("{}: no agent answers; start it with cutover agent", socket.display())))
+    let run_dir = settings::load(&arguments.file.sources()?, &[]).settings.cutover_run_dir;
+    let socket = run_dir.join(control::SOCKET);
+    let status = control::ask(&run_dir).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Failure::privilege(format!("{}: only root may ask the agent; use sudo", socket.display()))
+        }
+        _ => Failure::unavailable(format!(
+            "{}: no agent answers: {error}; start it with cutover agent, or name its configuration file with -c",
+            socket.display()
+        )),
+    })?;
+    if arguments.json {
+        let text =
+            serde_json::to_string_pretty(&status).map_err(|error| Failure::other(error.to_string()))?;
+        print(&format!("{text}\n"))
+    } else {
+        print(&table(&status))
+    }
+}
+
+/// The table for people.
+fn table(status: &Status) -> String {
+    let mut text = format!(
+        "host {}   agent {} (pid {})   attach {}   datastore {}\n",
+        status.hostname,
+        status.version,
+        status.pid,
+        status.attach,
+        match (status.in_sync, status.complete) {
+            (false, _) => "not in sync",
+            (true, false) => "in sync, with unreadable resources",
+            (true, true) => "in sync",
+        }
+    );
+    let mut rows = vec![
+        ["ENDPOINT", "INTERFACE", "ROLE", "STATE", "STATUS", "WATCH", "ROUTES", "NOTES"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    rows.extend(status.endpoints.iter().map(row));
+    text.push_str(&align(&rows));
+    let counted: Vec<_> = status
+        .announcements
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if !counted.is_empty() {
+        let _ = writeln!(text, "announcements: {}", counted.join(", "));
+    }
+    text
+}
+
+fn row(endpoint: &EndpointView) -> Vec<String> {
+    let routes: Vec<_> = endpoint
+        .routes
+        .iter()
+        .map(|route| format!("{} metric {}", route.destination, route.metric))
+        .collect();
+    let interface = match endpoint.ifindex {
+        Some(ifindex) => format!("{} ({ifindex})", endpoint.interface),
+        None => format!("{} (absent)", endpoint.interface),
+    };
+    vec![
+        endpoint.name.clone(),
+        interface,
+        endpoint.role.clone(),
+        endpoint.state.to_string(),
+        endpoint.status.clone(),
+        if endpoint.watch.is_some() { "armed".to_owned() } else { "-".to_owned() },
+        if routes.is_empty() { "-".to_owned() } else { routes.join(", ") },
+        notes(endpoint),
+    ]
+}
+
+fn notes(endpoint: &EndpointView) -> String {
+    let mut notes = Vec::new();
+    if !endpoint.migration_uid.is_empty() {
+        notes.push(format!("migration {}", endpoint.migration_uid));
+    }
+    if endpoint.held {
+        notes.push("held".to_owned());
+    }
+    if endpoint.not_here {
+        notes.push("migration failed".to_owned());
+    }
+    if let Some(kind) = &endpoint.announcement {
+        notes.push(format!("announced by {kind}"));
+    }
+    if let Some(ns) = endpoint.announced_to_routed_ns {
+        notes.push(format!("routed in {} us", ns / 1_000));
+    }
+    if let Some(seconds) = endpoint.elevated_for_seconds {
+        notes.push(format!("elevated for {seconds:.1} s"));
+    }
+    if notes.is_empty() { "-".to_owned() } else { notes.join(", ") }
+}
+
+/// Columns as wide as their widest cell, the last one as it is.
+fn align(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<_> = (0..columns)
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<_> = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(
+                |(column, (cell, &width))| {
+                    if column + 1 == columns { cell.clone() } else { format!("{cell:width$}") }
+                },
+            )
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cutover_engine::EndpointKey;
+    use cutover_engine::machine::State;
+    use cutover_engine::view::RouteView;
+    use std::collections::BTreeMap;
+
+    fn endpoint() -> EndpointView {
+        let key = EndpointKey {
+            host: "b".into(),
+            orchestrator: "openstack".into(),
+            workload: "openstack/vm1".into(),
+            endpoint: "port1".into(),
+        };
+        EndpointView {
+            name: key.to_string(),
+            key,
+            interface: "tapport1".into(),
+            ifindex: Some(7),
+            running: true,
+            role: "TARGET".into(),
+            state: State::Live,
+            migration_uid: "u1".into(),
+            status: "up".into(),
+            held: false,
+            not_here: false,
+            routes: vec![RouteView { destination: "10.0.0.1/32".into(), metric: 512 }],
+            watch: None,
+            announcement: Some("RARP".into()),
+            announced_to_routed_ns: Some(93_400),
+            elevated_for_seconds: None,
+        }
+    }
+
+    #[test]
+    fn columns_line_up_and_every_fact_is_there() {
+        let status = Status {
+            hostname: "b".into(),
+            version: "0.1.0".into(),
+            pid: 1,
+            in_sync: true,
+            complete: true,
+            attach: "tcx".into(),
+            endpoints: vec![endpoint()],
+            kernel_routes: Vec::new(),
+            announcements: BTreeMap::from([("accepted_rarp".to_owned(), 1), ("ring_full".to_owned(), 0)]),
+            route_writes: 2,
+        };
+        let text = table(&status);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1].find("INTERFACE"), lines[2].find("tapport1 (7)"));
+        assert_eq!(lines[1].find("ROUTES"), lines[2].find("10.0.0.1/32 metric 512"));
+        assert!(lines[2].ends_with("migration u1, announced by RARP, routed in 93 us"), "{}", lines[2]);
+        assert_eq!(lines[3], "announcements: accepted_rarp 1");
+    }
 }

@@ -287,8 +287,8 @@ settings! {
         LOCAL_NEEDED, AtStart, "Directory of a BPF file system in which programs, maps and links are pinned.";
 
     interface_prefix: Vec<String>, "InterfacePrefix",
-        List { item: Text { rule: interface_prefix, description: "the beginning of the names of workload interfaces" } }, "cali",
-        FATAL_NEEDED, Live, "An interface whose name begins with one of these is a workload's; the Neutron driver adds `tap`.";
+        List { item: Text { rule: interface_prefix, description: "the beginning of the names of workload interfaces" } }, "cali,tap",
+        FATAL_NEEDED, Live, "An interface whose name begins with one of these is a workload's. The existing agent's default is `cali`, to which the Neutron driver adds `tap`.";
     ipv6_support: bool, "Ipv6Support", Bool, "true",
         PLAIN, Live, "Whether IPv6 routes, neighbours and sysctls are programmed.";
     ipv4_normal_route_priority: u32, "IPv4NormalRoutePriority", PRIORITY, "1024",

@@ -1,0 +1,320 @@
+//! Starting the daemon: everything is opened and read in the order that makes a restart safe.
+//!
+//! ORDER: settings, run directory (only one agent), kernel programs with what they still hold, the state file, a
+//! full read of links and routes, and only then the engine and the datastore. Whatever fails here stops the
+//! start with an error that names the object; nothing in the data plane has been touched by then.
+
+use super::{Agent, Inputs};
+use crate::applier::interfaces::{InterfaceApplier, InterfaceSettings};
+use crate::applier::routes::{RouteApplier, RouteReport};
+use crate::applier::statuses;
+use crate::applier::watches::{SharedKernel, WatchApplier};
+use crate::bpf::{self, Kernel, KernelLog};
+use crate::control;
+use crate::datastore::dir::{self, Directory};
+use crate::fast_path::FastPath;
+use crate::logging::{self, one_line};
+use crate::netlink::RouteSocket;
+use crate::netlink::monitor::{
+    Monitor, MonitorError, MonitorHandle, MonitorSettings, RECEIVE_BUFFER_BYTES, Streams,
+};
+use crate::netlink::socket;
+use crate::run_dir::{RunDir, RunDirError};
+use crate::settings::{Attach, Loaded, LogSeverity, Problem, Settings, Severity, Sources, Switch};
+use crate::state_file::{Found as FoundState, StateFile};
+use cutover_common::MacAddr;
+use cutover_engine::memory::{Found, Memory};
+use cutover_engine::{Engine, Fact};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+/// LIMIT: facts of the interface applier that may wait for the loop.
+const INTERFACE_FACTS_MAX: usize = 1024;
+
+/// The daemon could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The kernel programs cannot be loaded.
+    #[error(transparent)]
+    Kernel(#[from] bpf::OpenError),
+    /// Somebody else has taken the ring buffer, which only one reader may have.
+    #[error("the ring buffer of announcements is taken; this is a defect of the agent")]
+    NoEvents,
+    /// Netlink sockets cannot be had.
+    #[error(transparent)]
+    Netlink(#[from] socket::OpenError),
+    /// The kernel cannot be followed.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+    /// The kernel could not be read for the first time.
+    #[error("the netlink monitor ended before it had read links and routes")]
+    NoFirstLook,
+    /// The datastore cannot be watched.
+    #[error(transparent)]
+    Datastore(#[from] dir::StartError),
+    /// Anything else that the operating system refuses.
+    #[error("cannot {step}: {error}")]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// Why not.
+        #[source]
+        error: io::Error,
+    },
+}
+
+fn io_error(step: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::Io { step, error }
+}
+
+/// Runs the daemon until it is told to stop. The settings are those without any resources.
+///
+/// # Errors
+/// It could not start; nothing was changed.
+pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded) -> Result<(), StartError> {
+    let Loaded { settings, problems, .. } = loaded;
+    logging::init(settings.log_format.into(), level(settings.log_severity_screen));
+    problems.iter().for_each(log_problem);
+    let signals = Signals::listen().map_err(io_error("listen to signals"))?;
+    let run_dir = RunDir::lock(&settings.cutover_run_dir)?;
+    info!(version = env!("CARGO_PKG_VERSION"), hostname = %settings.felix_hostname, "Cutover starting");
+
+    let mut kernel = Kernel::open(&bpf::Options {
+        pin_path: settings.cutover_pin_path.clone(),
+        attach: attach(settings.cutover_attach),
+        debug_log: is_debugging(&settings),
+    })?;
+    let ring = kernel.events().ok_or(StartError::NoEvents)?;
+    follow_kernel_log(kernel.log());
+    info!(attach = %kernel.attachment(), "Kernel programs loaded");
+    let state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
+    let memory = recall(&state_file)?;
+
+    let (wanted, _) = watch::channel(None);
+    let (monitor, monitor_handle, streams) = Monitor::open(monitor_settings(&settings))?;
+    let Streams { facts: mut links, routes, neighbours } = streams;
+    tokio::spawn(monitor.run());
+    let (route_applier, route_report) = RouteApplier::open(wanted.subscribe(), routes)?;
+    tokio::spawn(route_applier.run());
+    let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
+    let interface_applier = InterfaceApplier::open(
+        interface_settings(&settings),
+        wanted.subscribe(),
+        neighbours,
+        interface_facts_in,
+    )?;
+    tokio::spawn(interface_applier.run());
+    let first_links = first_look(&monitor_handle, &route_report, &mut links).await?;
+
+    let found = Found { watches: found_watches(&kernel), elevated: found_elevated(&settings, &route_report) };
+    let (facts_in, facts) = mpsc::unbounded_channel();
+    let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
+    let fast_path = FastPath::start(ring, RouteSocket::open()?, spin, facts_in.clone())
+        .map_err(io_error("start the fast path"))?;
+    let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
+    tokio::spawn(WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in).run(wanted.subscribe()));
+    tokio::spawn(statuses::run(run_dir.path().to_owned(), wanted.subscribe()));
+
+    let server = control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;
+    let (requests_in, requests) = mpsc::channel(8);
+    tokio::spawn(server.serve(requests_in));
+
+    let datastore = Directory::start(settings.cutover_datastore_dir.clone())?;
+    let mut agent = Agent {
+        engine: Engine::new(settings.policy(), memory, found),
+        settings,
+        sources,
+        config_file,
+        configurations: Vec::new(),
+        wanted,
+        state_file,
+        run_dir,
+        kernel,
+        monitor: monitor_handle,
+        route_report,
+        in_sync: None,
+    };
+    agent.take(first_links.into_iter());
+    agent.follow(Inputs { datastore, facts, links, interface_facts, requests }, signals).await;
+    Ok(())
+}
+
+fn level(severity: LogSeverity) -> tracing_subscriber::filter::LevelFilter {
+    use tracing_subscriber::filter::LevelFilter;
+    match severity {
+        LogSeverity::Trace => LevelFilter::TRACE,
+        LogSeverity::Debug => LevelFilter::DEBUG,
+        LogSeverity::Info => LevelFilter::INFO,
+        LogSeverity::Warning => LevelFilter::WARN,
+        LogSeverity::Error | LogSeverity::Fatal => LevelFilter::ERROR,
+        LogSeverity::Off => LevelFilter::OFF,
+    }
+}
+
+const fn is_debugging(settings: &Settings) -> bool {
+    matches!(settings.log_severity_screen, LogSeverity::Trace | LogSeverity::Debug)
+}
+
+const fn attach(attach: Attach) -> bpf::Attach {
+    match attach {
+        Attach::Auto => bpf::Attach::Auto,
+        Attach::Tcx => bpf::Attach::Tcx,
+        Attach::Tc => bpf::Attach::Tc,
+        Attach::Xdp => bpf::Attach::Xdp,
+    }
+}
+
+fn interface_settings(settings: &Settings) -> InterfaceSettings {
+    InterfaceSettings {
+        ip_forwarding: settings.ip_forwarding == Switch::Enabled,
+        ..InterfaceSettings::default()
+    }
+}
+
+/// Passes log lines of the kernel program on. There are some only if the agent logs at debug level.
+fn follow_kernel_log(log: Option<KernelLog>) {
+    let Some(log) = log else { return };
+    tokio::spawn(async move {
+        // SAFETY: the descriptor is the log's own, always the same, and open for as long as the log lives.
+        let registered = unsafe { AsyncFd::register(log) };
+        let mut log = match registered {
+            Ok(log) => log,
+            Err(error) => return warn!(%error, "cannot follow the log of the kernel program"),
+        };
+        loop {
+            match log.readable_mut().await {
+                Ok(mut ready) => {
+                    ready.get_inner_mut().flush();
+                    ready.clear_ready();
+                }
+                Err(error) => return debug!(%error, "the log of the kernel program ended"),
+            }
+        }
+    });
+}
+
+fn recall(state_file: &StateFile) -> Result<Memory, StartError> {
+    match state_file.load().map_err(io_error("read state.json"))? {
+        FoundState::Nothing => Ok(Memory::default()),
+        FoundState::Memory(memory) => {
+            info!(endpoints = memory.endpoints.len(), "Migrations remembered from the agent's last life");
+            Ok(memory)
+        }
+        FoundState::SetAside(path, reason) => {
+            warn!(path = %path.display(), reason, "state.json is unreadable and was set aside; inferring from the kernel");
+            Ok(Memory::default())
+        }
+    }
+}
+
+/// Waits until links and routes have been read once, and returns the links.
+async fn first_look(
+    monitor: &MonitorHandle,
+    routes: &RouteReport,
+    links: &mut mpsc::Receiver<Fact>,
+) -> Result<Vec<Fact>, StartError> {
+    let mut full_reads = monitor.full_reads();
+    let mut seen = Vec::new();
+    while *full_reads.borrow_and_update() == 0 {
+        tokio::select! {
+            changed = full_reads.changed() => changed.map_err(|_| StartError::NoFirstLook)?,
+            fact = links.recv() => seen.push(fact.ok_or(StartError::NoFirstLook)?),
+        }
+    }
+    while let Ok(fact) = links.try_recv() {
+        seen.push(fact);
+    }
+    routes.known().await;
+    Ok(seen)
+}
+
+/// Interfaces with a route of ours at elevated priority.
+fn found_elevated(settings: &Settings, routes: &RouteReport) -> BTreeSet<u32> {
+    let policy = settings.policy();
+    routes
+        .routes()
+        .into_iter()
+        .filter(|route| route.metric == policy.priorities(route.destination.addr()).elevated)
+        .map(|route| route.ifindex)
+        .collect()
+}
+
+/// The watches that survived, as the engine understands them.
+fn found_watches(kernel: &Kernel) -> BTreeMap<u32, (u64, MacAddr)> {
+    match kernel.armed() {
+        Ok(armed) => armed
+            .into_iter()
+            .map(|(ifindex, watch)| (ifindex, (watch.generation, MacAddr(watch.mac))))
+            .collect(),
+        Err(error) => {
+            warn!(error = %one_line(&error), "cannot read the watches of the agent's last life; arming anew");
+            BTreeMap::new()
+        }
+    }
+}
+
+/// What the netlink monitor has to know.
+pub(crate) fn monitor_settings(settings: &Settings) -> MonitorSettings {
+    MonitorSettings {
+        route_protocol: settings.device_route_protocol,
+        interface_prefixes: settings.interface_prefix.clone(),
+        refresh: (!settings.route_refresh_interval.is_zero()).then_some(settings.route_refresh_interval),
+        receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+    }
+}
+
+/// Says what is wrong with a setting.
+pub(super) fn log_problem(problem: &Problem) {
+    match problem.severity {
+        Severity::Notice => info!(%problem, "Setting"),
+        Severity::Warning => warn!(%problem, "Setting"),
+        Severity::Fatal => error!(%problem, "Setting"),
+    }
+}
+
+/// What the operator asks of a running daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Signal {
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
+}
+
+/// The signals that the daemon understands.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: UnixSignal,
+    interrupt: UnixSignal,
+    hang_up: UnixSignal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.hang_up.recv() => Signal::Reload,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The watch applier: arms and disarms taps, and fetches the evidence that the kernel latched.
+//!
+//! For each wanted watch the fast path gets its netlink batch first, then the kernel gets the watch. For each
+//! watch that is not wanted any more it is the other way round. What the kernel holds is asked, not remembered,
+//! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile.
+
+use super::{BackOff, WantedReceiver};
+use crate::bpf::Kernel;
+use crate::clock;
+use crate::fast_path::{FastPath, kind_of};
+use crate::netlink::RouteChange;
+use crate::netlink::route::prepare;
+use cutover_common::MacAddr;
+use cutover_common::abi::{WATCH_FLAG_ANY, WATCH_FLAG_FIRST_FRAME, WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch};
+use cutover_engine::fact::AnnouncementSeen;
+use cutover_engine::model::{Trigger, Validation};
+use cutover_engine::wanted::WantedWatch;
+use cutover_engine::{BootTime, Fact, Wanted};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// How often armed watches are checked for evidence whose record was lost, and for links taken away.
+///
+/// LIMIT: a record is lost only if the ring buffer is full, so this is a net under the net.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The kernel's side, shared with `cutover status`, which reads the counters.
+pub type SharedKernel = Arc<Mutex<Kernel>>;
+
+/// The applier.
+#[derive(Debug)]
+pub struct WatchApplier {
+    kernel: SharedKernel,
+    fast_path: FastPath,
+    facts: UnboundedSender<Fact>,
+    /// What was prepared and armed, by ifindex; the kernel is asked whether it still is.
+    applied: BTreeMap<u32, WantedWatch>,
+    /// Generations whose evidence was reported.
+    reported: BTreeSet<u64>,
+    back_off: BackOff,
+}
+
+impl WatchApplier {
+    /// An applier that has done nothing yet.
+    #[must_use]
+    pub const fn new(kernel: SharedKernel, fast_path: FastPath, facts: UnboundedSender<Fact>) -> Self {
+        Self {
+            kernel,
+            fast_path,
+            facts,
+            applied: BTreeMap::new(),
+            reported: BTreeSet::new(),
+            back_off: BackOff::new(),
+        }
+    }
+
+    /// Follows the wanted sets until their sender is gone.
+    pub async fn run(mut self, mut wanted: WantedReceiver) {
+        let mut due = None;
+        loop {
+            let pause = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = wanted.changed() => if changed.is_err() { return },
+                () = pause => {}
+            }
+            let Some(newest) = wanted.borrow_and_update().clone() else { continue };
+            due = self.apply(&newest).map(|pause| Instant::now() + pause);
+        }
+    }
+
+    /// Closes the difference. Returns when to come back.
+    fn apply(&mut self, wanted: &Wanted) -> Option<Duration> {
+        let clean = self.disarm_unwanted(wanted) & self.arm_wanted(wanted);
+        self.report_evidence(wanted);
+        if clean {
+            self.back_off.reset();
+            (!wanted.watches.is_empty()).then_some(CHECK_INTERVAL)
+        } else {
+            Some(self.back_off.next_pause())
+        }
+    }
+
+    fn kernel(&self) -> std::sync::MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn armed(&self) -> Option<BTreeMap<u32, Watch>> {
+        match self.kernel().armed() {
+            Ok(armed) => Some(armed.into_iter().collect()),
+            Err(error) => {
+                warn!(error = %crate::logging::one_line(&error), "cannot read the armed watches; will try again");
+                None
+            }
+        }
+    }
+
+    fn disarm_unwanted(&mut self, wanted: &Wanted) -> bool {
+        let Some(armed) = self.armed() else { return false };
+        let mut clean = true;
+        for (ifindex, watch) in armed {
+            let keep =
+                wanted.watches.get(&ifindex).is_some_and(|wanted| wanted.generation == watch.generation);
+            if keep {
+                continue;
+            }
+            // ORDER: first nothing more is installed, then the kernel forgets.
+            self.fast_path.withdraw(watch.generation);
+            let name = self.applied.get(&ifindex).map(|applied| applied.interface.clone());
+            let disarmed = self.kernel().disarm(ifindex, name.as_deref());
+            match disarmed {
+                Ok(()) => {
+                    self.applied.remove(&ifindex);
+                    self.reported.remove(&watch.generation);
+                    info!(ifindex, generation = watch.generation, "Watch disarmed");
+                }
+                Err(error) => {
+                    clean = false;
+                    warn!(ifindex, error = %crate::logging::one_line(&error), "cannot disarm a watch; will try again");
+                }
+            }
+        }
+        clean
+    }
+
+    fn arm_wanted(&mut self, wanted: &Wanted) -> bool {
+        let mut clean = true;
+        for (&ifindex, watch) in &wanted.watches {
+            clean &= self.arm(ifindex, watch);
+        }
+        clean
+    }
+
+    fn arm(&mut self, ifindex: u32, wanted: &WantedWatch) -> bool {
+        let generation = wanted.generation;
+        let known = self.applied.get(&ifindex);
+        let value = watch_value(wanted);
+        if known.is_none_or(|known| known.generation != generation || known.routes != wanted.routes)
+            && !self.reported.contains(&generation)
+        {
+            // ORDER: the batch is there before the kernel can accept the announcement.
+            let changes: Vec<_> = wanted.routes.iter().copied().map(RouteChange::Add).collect();
+            self.fast_path.prepare(generation, prepare(&changes));
+        }
+        let armed = self.kernel().arm(ifindex, &wanted.interface, &value);
+        match armed {
+            Ok(()) => {
+                if known.is_none_or(|known| known.generation != generation) {
+                    info!(interface = %wanted.interface, ifindex, generation, "Watch armed");
+                    self.tell(Fact::WatchArmed { generation, at: clock::now() });
+                }
+                self.applied.insert(ifindex, wanted.clone());
+                true
+            }
+            Err(error) => {
+                warn!(
+                    interface = %wanted.interface, error = %crate::logging::one_line(&error),
+                    "cannot arm a watch; will try again"
+                );
+                self.applied.remove(&ifindex);
+                self.tell(Fact::WatchFailed { generation });
+                false
+            }
+        }
+    }
+
+    /// Evidence that the ring buffer did not, or will not, tell: it came while nobody was looking.
+    fn report_evidence(&mut self, wanted: &Wanted) {
+        for watch in wanted.watches.values() {
+            if self.reported.contains(&watch.generation) {
+                continue;
+            }
+            let evidence = self.kernel().evidence(watch.generation);
+            match evidence {
+                Ok(None) => {}
+                Ok(Some(evidence)) => {
+                    let Some(kind) = kind_of(evidence.kind) else {
+                        warn!(kind = evidence.kind, "evidence of an unknown kind; ignored");
+                        continue;
+                    };
+                    self.reported.insert(watch.generation);
+                    self.tell(Fact::AnnouncementSeen(AnnouncementSeen {
+                        generation: watch.generation,
+                        kind,
+                        seen_at: BootTime(evidence.seen_at_ns),
+                        taken_at: None,
+                        routed_at: None,
+                    }));
+                }
+                Err(error) => {
+                    debug!(error = %crate::logging::one_line(&error), "cannot read evidence; will try again");
+                }
+            }
+        }
+    }
+
+    fn tell(&self, fact: Fact) {
+        // The receiver is gone only while the agent stops.
+        let _: Result<(), _> = self.facts.send(fact);
+    }
+}
+
+/// The value for the kernel's map.
+fn watch_value(wanted: &WantedWatch) -> Watch {
+    let mut flags = 0;
+    if wanted.validation == Validation::Any {
+        flags |= WATCH_FLAG_ANY;
+    }
+    if wanted.trigger == Trigger::FirstFrame {
+        flags |= WATCH_FLAG_FIRST_FRAME;
+    }
+    let mut value = Watch {
+        generation: wanted.generation,
+        flags,
+        ipv4_count: 0,
+        ipv6_count: 0,
+        mac: wanted.mac.unwrap_or(MacAddr::ZERO).0,
+        reserved: [0; 4],
+        ipv4: [[0; 4]; WATCH_IPV4_MAX],
+        ipv6: [[0; 16]; WATCH_IPV6_MAX],
+    };
+    let link_local = wanted.mac.map(|mac| IpAddr::from(mac.link_local()));
+    let mut left_out = 0;
+    for address in link_local.into_iter().chain(wanted.addresses.iter().copied()) {
+        match address {
+            IpAddr::V4(address) => match value.ipv4.get_mut(usize::from(value.ipv4_count)) {
+                Some(slot) => {
+                    *slot = address.octets();
+                    value.ipv4_count += 1;
+                }
+                None => left_out += 1,
+            },
+            IpAddr::V6(address) => match value.ipv6.get_mut(usize::from(value.ipv6_count)) {
+                Some(slot) => {
+                    *slot = address.octets();
+                    value.ipv6_count += 1;
+                }
+                None => left_out += 1,
+            },
+        }
+    }
+    if left_out > 0 {
+        debug!(interface = %wanted.interface, left_out, "more addresses than a watch can match");
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(addresses: impl IntoIterator<Item = IpAddr>) -> WantedWatch {
+        WantedWatch {
+            interface: "tap1".into(),
+            generation: 42,
+            mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
+            addresses: addresses.into_iter().collect(),
+            trigger: Trigger::FirstFrame,
+            validation: Validation::Any,
+            routes: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn link_local_address_comes_first_and_both_families_are_counted() {
+        let value = watch_value(&wanted(["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]));
+        assert_eq!((value.generation, value.flags), (42, WATCH_FLAG_ANY | WATCH_FLAG_FIRST_FRAME));
+        assert_eq!((value.ipv4_count, value.ipv6_count), (1, 2));
+        assert_eq!(value.ipv4[0], [10, 0, 0, 1]);
+        assert_eq!(value.ipv6[0][..2], [0xfe, 0x80]);
+        assert_eq!(value.ipv6[1][..4], [0x20, 0x01, 0x0d, 0xb8]);
+    }
+
+    #[test]
+    fn more_addresses_than_fit_are_left_out_without_harm() {
+        let many = (0..100u8).map(|last| IpAddr::from([10, 0, 0, last]));
+        assert_eq!(usize::from(watch_value(&wanted(many)).ipv4_count), WATCH_IPV4_MAX);
+    }
+}
