@@ -63,10 +63,16 @@ pub struct KernelRoute {
     pub metric: u32,
 }
 
-/// The socket, removed when dropped.
+/// The listening end.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
+}
+
+/// The file of the socket, removed when dropped. Whoever runs the agent keeps it: the server's task may still be
+/// running when the process ends.
+#[derive(Debug)]
+pub struct SocketFile {
     path: PathBuf,
 }
 
@@ -75,7 +81,7 @@ impl Server {
     ///
     /// # Errors
     /// The socket cannot be created in the run directory.
-    pub fn bind(run_dir: &Path) -> io::Result<Self> {
+    pub fn bind(run_dir: &Path) -> io::Result<(Self, SocketFile)> {
         let path = run_dir.join(SOCKET);
         match fs::remove_file(&path) {
             Ok(()) => {}
@@ -84,7 +90,7 @@ impl Server {
         }
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path })
+        Ok((Self { listener }, SocketFile { path }))
     }
 
     /// Answers until the agent loop goes away.
@@ -110,7 +116,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             debug!(%error, path = %self.path.display(), "cannot remove the control socket");

@@ -126,7 +126,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     tokio::spawn(WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in).run(wanted.subscribe()));
     tokio::spawn(statuses::run(run_dir.path().to_owned(), wanted.subscribe()));
 
-    let server = control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;
+    let (server, _socket_file) =
+        control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;
     let (requests_in, requests) = mpsc::channel(8);
     tokio::spawn(server.serve(requests_in));
 
