@@ -19,7 +19,6 @@ use rig::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 fn send(namespace: &Namespace, changes: &[RouteChange]) -> Vec<Failure> {
     let mut socket = namespace.run(RouteSocket::open).expect("a socket");
@@ -282,7 +281,12 @@ fn routes_of_others_are_not_touched() {
          route add 10.65.0.15/32 via 192.0.2.2 dev eth0 proto 3\n\
          route add 2001:db8::10/128 dev tapone proto static\n\
          route add 2001:db8::12/128 dev eth0 proto 3");
-    let before = namespace.run(dump_routes).expect("a dump");
+    // What the kernel makes by itself comes when it comes.
+    let of_others = || {
+        let routes = namespace.run(dump_routes).expect("a dump");
+        routes.into_iter().filter(|route| route.protocol != 2).collect::<BTreeSet<_>>()
+    };
+    let before = of_others();
     let rig = Rig::start(&namespace);
     rig.want(wanting(both(tap, 1024)));
     wait::until(wait::SOON, "ours are there", || rig.report.settled());
@@ -290,7 +294,7 @@ fn routes_of_others_are_not_touched() {
     rig.want(wanting([]));
     wait::until(wait::SOON, "ours are gone", || rig.report.routes().is_empty());
     rig.resync();
-    assert_eq!(namespace.run(dump_routes).expect("a dump"), before);
+    assert_eq!(of_others(), before);
     assert_eq!(rig.report.writes(), 4);
 }
 
@@ -455,27 +459,13 @@ fn what_the_fast_path_installs_is_not_taken_away() {
 fn ten_thousand_routes_are_written_in_batches() {
     let (namespace, tap) = with_tap();
     let routes = numbered(10_000, tap);
-    let mut script = String::new();
-    for route in &routes {
-        let WantedRoute { destination, metric, .. } = route;
-        writeln!(script, "route add {destination} dev tapone proto 81 metric {metric}").expect("memory");
-    }
-    let started = Instant::now();
-    namespace.ip(&script);
-    let with_ip = started.elapsed();
-    flush(&namespace, 81);
-
     let rig = Rig::start(&namespace);
-    let started = Instant::now();
     rig.want(wanting(routes.clone()));
-    wait::until(Duration::from_secs(30), "10,000 routes", || rig.report.settled());
-    let with_batches = started.elapsed();
+    wait::until(wait::SOON, "10,000 routes", || rig.report.settled());
     assert_eq!(in_kernel(&namespace).len(), routes.len());
     assert_eq!(rig.report.writes(), 10_000);
     rig.resync();
     assert_eq!(rig.report.writes(), 10_000, "notifications about our own writes change nothing");
-    // A debug build against an optimised ip: the figures of the release build are the bench's business.
-    assert!(with_batches < 3 * with_ip, "batches took {with_batches:?}, ip -batch took {with_ip:?}");
 }
 
 const MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);

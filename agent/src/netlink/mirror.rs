@@ -4,7 +4,7 @@
 //! in, [`Seen`] comes out. [`super::monitor`] drives it and talks to the kernel.
 
 use super::dump::ANY_PROTOCOL;
-use super::monitor::{MonitorSettings, NeighbourEvent, RouteEvent};
+use super::monitor::{MonitorSettings, NeighbourEvent, Owner, RouteEvent};
 use super::neighbour::NeighbourKey;
 use super::route::ObservedRoute;
 use super::table::Table;
@@ -14,15 +14,6 @@ use cutover_engine::Fact;
 use cutover_engine::fact::Link;
 use netlink_packet_core::NLM_F_REPLACE;
 use std::collections::BTreeSet;
-
-/// Whose route it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Owner {
-    /// It has a route protocol of ours and is on a workload interface.
-    Ours,
-    /// It is on a workload interface, but somebody else made it.
-    Other,
-}
 
 /// Observations in the order in which they were made, and what to do about them.
 #[derive(Debug, Default)]
@@ -223,10 +214,12 @@ impl Mirror {
     /// its IPv6 routes as well if net.ipv6.route.skip_notify_on_dev_down is set (4.20). When it comes up
     /// again none of them comes back.
     fn link_changed(&mut self, link: Link, seen: &mut Seen) {
-        if !link.admin_up {
+        let is_workload = self.is_workload(link.ifindex);
+        // It may have had a workload's name before.
+        if !link.admin_up || !is_workload {
             self.forget(link.ifindex, seen);
         }
-        if self.is_workload(link.ifindex) {
+        if is_workload {
             seen.routes.push(RouteEvent::LinkChanged { ifindex: link.ifindex });
             seen.neighbours.push(NeighbourEvent::LinkChanged { ifindex: link.ifindex });
             // Removals that were under way when the notification was made may not have been seen.
@@ -292,4 +285,107 @@ fn is_workload(links: &Table<u32, Link>, prefixes: &[String], ifindex: u32) -> b
         .current()
         .get(&ifindex)
         .is_some_and(|link| prefixes.iter().any(|prefix| link.name.starts_with(prefix.as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::monitor::RECEIVE_BUFFER_BYTES;
+    use crate::netlink::route::encode;
+    use cutover_engine::wanted::WantedRoute;
+    use netlink_packet_core::Emitable;
+    use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+
+    fn settings(route_protocol: u8) -> MonitorSettings {
+        MonitorSettings {
+            route_protocol,
+            interface_prefixes: vec!["tap".into()],
+            refresh: None,
+            receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+        }
+    }
+
+    fn bytes(message: &impl Emitable) -> Vec<u8> {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        bytes
+    }
+
+    fn link(name: &str, flags: LinkFlags) -> Vec<u8> {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.flags = flags;
+        message.attributes = vec![LinkAttribute::IfName(name.into())];
+        bytes(&message)
+    }
+
+    fn route(protocol: u8) -> WantedRoute {
+        WantedRoute {
+            destination: "10.65.0.2/32".parse().unwrap(),
+            ifindex: 7,
+            metric: 1024,
+            protocol,
+            source: None,
+        }
+    }
+
+    fn with_routes() -> Mirror {
+        let mut mirror = Mirror::new(&settings(3));
+        let mut seen = Seen::default();
+        mirror.notified(libc::RTM_NEWLINK, 0, &link("tap1", LinkFlags::Up), &mut seen);
+        for protocol in [3, 80] {
+            mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route(protocol))), &mut seen);
+        }
+        let expected = [
+            RouteEvent::LinkChanged { ifindex: 7 },
+            RouteEvent::Seen(route(3), Owner::Ours),
+            RouteEvent::Seen(route(80), Owner::Other),
+        ];
+        assert_eq!(seen.routes, expected);
+        mirror
+    }
+
+    #[test]
+    fn routes_are_forgotten_when_the_link_goes_down_or_stops_being_a_workloads() {
+        for message in [link("tap1", LinkFlags::empty()), link("eth1", LinkFlags::Up)] {
+            let mut seen = Seen::default();
+            with_routes().notified(libc::RTM_NEWLINK, 0, &message, &mut seen);
+            assert!(seen.routes.starts_with(&[RouteEvent::Gone(route(3)), RouteEvent::Gone(route(80))]));
+        }
+    }
+
+    #[test]
+    fn another_protocol_is_ours_in_addition() {
+        let mut mirror = with_routes();
+        let seen = mirror.configure(&settings(80));
+        assert_eq!(seen.routes, [RouteEvent::Seen(route(80), Owner::Ours)]);
+        assert_eq!(seen.doubt, Some(Doubt::Now));
+        assert_eq!(mirror.protocols(), &BTreeSet::from([3, 80]));
+    }
+
+    #[test]
+    fn a_replacement_in_our_place_casts_doubt_and_any_other_does_not() {
+        let elsewhere = WantedRoute { ifindex: 99, protocol: 12, ..route(12) };
+        for (replacement, expected) in [
+            (elsewhere, Some(Doubt::Now)),
+            (WantedRoute { metric: 512, ..elsewhere }, None),
+            (WantedRoute { destination: "10.65.0.3/32".parse().unwrap(), ..elsewhere }, None),
+        ] {
+            let mut seen = Seen::default();
+            let message = bytes(&encode(&replacement));
+            with_routes().notified(libc::RTM_NEWROUTE, NLM_F_REPLACE, &message, &mut seen);
+            assert_eq!(seen.doubt, expected, "{replacement:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_already_is_no_news() {
+        let mut mirror = with_routes();
+        let mut seen = Seen::default();
+        mirror.notified(libc::RTM_NEWLINK, 0, &link("tap1", LinkFlags::Up), &mut seen);
+        mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route(3))), &mut seen);
+        assert_eq!(seen.facts, []);
+        assert_eq!(seen.routes, []);
+        assert_eq!(seen.doubt, None);
+    }
 }

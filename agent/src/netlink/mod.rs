@@ -16,8 +16,7 @@ pub mod socket;
 mod table;
 
 pub use batch::PreparedBatch;
-pub use mirror::Owner;
-pub use monitor::{Monitor, MonitorHandle, MonitorSettings, NeighbourEvent, RouteEvent, Streams};
+pub use monitor::{Monitor, MonitorHandle, MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
 pub use neighbour::{Neighbour, NeighbourChange, NeighbourKey};
 pub use route::{ObservedRoute, RouteChange};
 pub use socket::{Failure, Outcome, RouteSocket};

@@ -9,17 +9,18 @@
 //! channels loses that order, and one that recognises answers by their sequence number alone takes a
 //! notification, which repeats the sequence number of whoever caused it, for an answer.)
 
+mod connection;
+mod events;
+
+pub use connection::MonitorError;
+pub use events::{MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
+
 use super::dump::{self, ANY_PROTOCOL, Step};
-use super::mirror::{Doubt, Mirror, Owner, Seen};
-use super::neighbour::NeighbourKey;
-use super::route::ObservedRoute;
-use super::{Neighbour, filter};
+use super::mirror::{Doubt, Mirror, Seen};
 use crate::clock;
+use connection::{Connection, failed};
 use cutover_engine::{BootTime, Fact};
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
@@ -29,9 +30,6 @@ use tracing::{debug, warn};
 /// LIMIT: notifications about 10,000 routes that change at once take about 10 MiB with the kernel's
 /// bookkeeping. More is not lost for good: an overrun leads to a full read.
 pub const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
-
-/// LIMIT: the kernel never puts more than 32 KiB into one answer, and notifications are smaller.
-const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 
 /// LIMIT: enough to ride out a pause of the reader; when it is full the kernel's buffer fills, then overruns.
 const STREAM_EVENTS_MAX: usize = 4096;
@@ -46,62 +44,6 @@ const PAUSE_PRECAUTION: Duration = Duration::from_secs(1);
 const INTERRUPTED_READS_MAX: u32 = 3;
 /// How long to wait before the socket is opened anew after an error.
 const PAUSE_REOPEN: Duration = Duration::from_secs(1);
-
-/// What the monitor has to know.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MonitorSettings {
-    /// Route protocol number of our routes (`DeviceRouteProtocol`).
-    pub route_protocol: u8,
-    /// An interface whose name begins with one of these is a workload's (`InterfacePrefix`).
-    pub interface_prefixes: Vec<String>,
-    /// How often everything is read again (`RouteRefreshInterval`); `None` for never.
-    pub refresh: Option<Duration>,
-    /// Size of the receive buffer in bytes; [`RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
-    pub receive_buffer_bytes: usize,
-}
-
-/// What the route applier is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RouteEvent {
-    /// A route exists on a workload interface.
-    Seen(ObservedRoute, Owner),
-    /// A route does not exist any more.
-    Gone(ObservedRoute),
-    /// Something about a workload's link changed, or it is gone: what failed on it may succeed now.
-    LinkChanged {
-        /// Its number.
-        ifindex: u32,
-    },
-    /// A full read is over: everything is known.
-    Synced,
-}
-
-/// What the interface applier is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NeighbourEvent {
-    /// A permanent neighbour exists on a workload interface.
-    Seen(Neighbour),
-    /// There is no permanent neighbour any more.
-    Gone(NeighbourKey),
-    /// Something about a workload's link changed, or it is gone.
-    LinkChanged {
-        /// Its number.
-        ifindex: u32,
-    },
-    /// A full read is over: everything is known.
-    Synced,
-}
-
-/// Where the observations come out. Each stream is in order; dropping one is allowed.
-#[derive(Debug)]
-pub struct Streams {
-    /// `LinkSeen` and `LinkRemoved`, for the engine.
-    pub facts: mpsc::Receiver<Fact>,
-    /// For the route applier.
-    pub routes: mpsc::Receiver<RouteEvent>,
-    /// For the interface applier.
-    pub neighbours: mpsc::Receiver<NeighbourEvent>,
-}
 
 /// Tells a running monitor what to do. The monitor ends when the last handle is gone.
 #[derive(Clone, Debug)]
@@ -134,27 +76,6 @@ impl MonitorHandle {
 enum Command {
     Resync,
     Configure(MonitorSettings),
-}
-
-/// A socket for following the kernel could not be made, or broke.
-#[derive(Debug, thiserror::Error)]
-pub enum MonitorError {
-    /// A system call failed.
-    #[error("cannot follow the kernel's routes: {step}: {error}")]
-    Io {
-        /// What was tried.
-        step: &'static str,
-        /// What the kernel said.
-        #[source]
-        error: io::Error,
-    },
-    /// The kernel did not finish a dump.
-    #[error("cannot follow the kernel's routes: a dump did not end")]
-    Stuck,
-}
-
-fn failed(step: &'static str) -> impl Fn(io::Error) -> MonitorError {
-    move |error| MonitorError::Io { step, error }
 }
 
 /// The follower. Open it in the right network namespace, then [`Monitor::run`] it.
@@ -209,75 +130,6 @@ struct FullRead {
     /// Notifications were lost: nothing follows from this read.
     overrun: bool,
     deadline: BootTime,
-}
-
-/// The socket with its buffer and its number.
-#[derive(Debug)]
-struct Connection {
-    socket: Netlink,
-    port: u32,
-    buffer: Vec<u8>,
-    sequence: u32,
-}
-
-/// [`TokioSocket`] with a name in debug output.
-struct Netlink(TokioSocket);
-
-impl std::fmt::Debug for Netlink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Netlink")
-    }
-}
-
-impl Connection {
-    fn open(settings: &MonitorSettings, protocols: &BTreeSet<u8>) -> Result<Self, MonitorError> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
-        let raw = socket.socket_mut();
-        let bytes = settings.receive_buffer_bytes;
-        // The forced variant ignores net.core.rmem_max but needs CAP_NET_ADMIN.
-        if setsockopt(raw, sockopt::RcvBufForce, &bytes).is_err() {
-            raw.set_rx_buf_sz(bytes as libc::c_int).map_err(failed("SO_RCVBUF"))?;
-        }
-        if let Err(error) = raw.set_netlink_get_strict_chk(true) {
-            debug!(%error, "the kernel does not filter dumps; filtering here");
-        }
-        filter::attach(raw, protocols).map_err(failed("SO_ATTACH_FILTER"))?;
-        let address = raw.bind_auto().map_err(failed("bind"))?;
-        for group in
-            [libc::RTNLGRP_LINK, libc::RTNLGRP_NEIGH, libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV6_ROUTE]
-        {
-            raw.add_membership(group).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
-        }
-        Ok(Self {
-            socket: Netlink(socket),
-            port: address.port_number(),
-            buffer: Vec::with_capacity(DATAGRAM_BYTES_MAX),
-            sequence: 0,
-        })
-    }
-
-    fn ask(&mut self, step: Step) -> Result<u32, MonitorError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let request = dump::request(step, self.sequence);
-        self.socket
-            .0
-            .socket_ref()
-            .send_to(&request, &SocketAddr::new(0, 0), 0)
-            .map_err(failed("request for a dump"))?;
-        Ok(self.sequence)
-    }
-
-    /// Fills the buffer with one datagram. Cancelling loses nothing.
-    async fn receive(&mut self) -> io::Result<()> {
-        loop {
-            self.buffer.clear();
-            let sender = self.socket.0.recv_from(&mut self.buffer).await?;
-            // Another process with CAP_NET_ADMIN can send to this socket, too.
-            if sender.port_number() == 0 {
-                return Ok(());
-            }
-        }
-    }
 }
 
 impl Monitor {
@@ -360,8 +212,7 @@ impl Monitor {
             Command::Configure(settings) if settings == self.settings => {}
             Command::Configure(settings) => {
                 let seen = self.mirror.configure(&settings);
-                filter::attach(self.socket.socket.0.socket_ref(), self.mirror.protocols())
-                    .map_err(failed("SO_ATTACH_FILTER"))?;
+                self.socket.filter(self.mirror.protocols())?;
                 self.settings = settings;
                 self.ask_for = BTreeSet::from([ANY_PROTOCOL]);
                 // The read that is going on asks for the wrong protocols.

@@ -11,6 +11,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::borrow::Borrow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A route as the kernel holds it, reduced to what identifies it and what we set. It has the shape of a wanted
@@ -53,10 +54,10 @@ impl RouteChange {
 }
 
 /// Encodes changes, to be sent in this order.
-pub fn prepare<'a>(changes: impl IntoIterator<Item = &'a RouteChange>) -> PreparedBatch {
+pub fn prepare(changes: impl IntoIterator<Item = impl Borrow<RouteChange>>) -> PreparedBatch {
     let mut builder = BatchBuilder::default();
     for change in changes {
-        push(&mut builder, change);
+        push(&mut builder, change.borrow());
     }
     builder.finish()
 }
@@ -77,7 +78,7 @@ fn push(builder: &mut BatchBuilder, change: &RouteChange) {
     }
 }
 
-fn encode(route: &WantedRoute) -> RouteMessage {
+pub(super) fn encode(route: &WantedRoute) -> RouteMessage {
     let route = normalised(route);
     let (address_family, scope) = match route.destination {
         IpNet::V4(_) => (AddressFamily::Inet, RouteScope::Link),

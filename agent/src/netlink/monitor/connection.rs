@@ -1,0 +1,111 @@
+//! The socket that subscribes and dumps.
+
+use super::MonitorSettings;
+use crate::netlink::dump::{self, Step};
+use crate::netlink::filter;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::BTreeSet;
+use std::io;
+use tracing::debug;
+
+/// LIMIT: the kernel never puts more than 32 KiB into one answer, and notifications are smaller.
+const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+
+/// A socket for following the kernel could not be made, or broke.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// A system call failed.
+    #[error("cannot follow the kernel's routes: {step}: {error}")]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        #[source]
+        error: io::Error,
+    },
+    /// The kernel did not finish a dump.
+    #[error("cannot follow the kernel's routes: a dump did not end")]
+    Stuck,
+}
+
+pub(super) fn failed(step: &'static str) -> impl Fn(io::Error) -> MonitorError {
+    move |error| MonitorError::Io { step, error }
+}
+
+/// The socket with its buffer and its number.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: Netlink,
+    /// Its address: answers carry it.
+    pub(super) port: u32,
+    pub(super) buffer: Vec<u8>,
+    sequence: u32,
+}
+
+/// [`TokioSocket`] with a name in debug output.
+struct Netlink(TokioSocket);
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Netlink")
+    }
+}
+
+impl Connection {
+    pub(super) fn open(settings: &MonitorSettings, protocols: &BTreeSet<u8>) -> Result<Self, MonitorError> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
+        let raw = socket.socket_mut();
+        let bytes = settings.receive_buffer_bytes;
+        // The forced variant ignores net.core.rmem_max but needs CAP_NET_ADMIN.
+        if setsockopt(raw, sockopt::RcvBufForce, &bytes).is_err() {
+            raw.set_rx_buf_sz(bytes as libc::c_int).map_err(failed("SO_RCVBUF"))?;
+        }
+        if let Err(error) = raw.set_netlink_get_strict_chk(true) {
+            debug!(%error, "the kernel does not filter dumps; filtering here");
+        }
+        filter::attach(raw, protocols).map_err(failed("SO_ATTACH_FILTER"))?;
+        let address = raw.bind_auto().map_err(failed("bind"))?;
+        for group in
+            [libc::RTNLGRP_LINK, libc::RTNLGRP_NEIGH, libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV6_ROUTE]
+        {
+            raw.add_membership(group).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
+        }
+        Ok(Self {
+            socket: Netlink(socket),
+            port: address.port_number(),
+            buffer: Vec::with_capacity(DATAGRAM_BYTES_MAX),
+            sequence: 0,
+        })
+    }
+
+    /// Lets notifications about routes of these protocols through, in place of earlier ones.
+    pub(super) fn filter(&self, protocols: &BTreeSet<u8>) -> Result<(), MonitorError> {
+        filter::attach(self.socket.0.socket_ref(), protocols).map_err(failed("SO_ATTACH_FILTER"))
+    }
+
+    /// Asks for a dump. Returns the sequence number of the answers.
+    pub(super) fn ask(&mut self, step: Step) -> Result<u32, MonitorError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let request = dump::request(step, self.sequence);
+        self.socket
+            .0
+            .socket_ref()
+            .send_to(&request, &SocketAddr::new(0, 0), 0)
+            .map_err(failed("request for a dump"))?;
+        Ok(self.sequence)
+    }
+
+    /// Fills the buffer with one datagram. Cancelling loses nothing.
+    pub(super) async fn receive(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            let sender = self.socket.0.recv_from(&mut self.buffer).await?;
+            // Another process with CAP_NET_ADMIN can send to this socket, too.
+            if sender.port_number() == 0 {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What the monitor is told and what it tells.
+
+use crate::netlink::neighbour::{Neighbour, NeighbourKey};
+use crate::netlink::route::ObservedRoute;
+use cutover_engine::Fact;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Whose route it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Owner {
+    /// It has a route protocol of ours and is on a workload interface.
+    Ours,
+    /// It is on a workload interface, but somebody else made it.
+    Other,
+}
+
+/// What the monitor has to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MonitorSettings {
+    /// Route protocol number of our routes (`DeviceRouteProtocol`).
+    pub route_protocol: u8,
+    /// An interface whose name begins with one of these is a workload's (`InterfacePrefix`).
+    pub interface_prefixes: Vec<String>,
+    /// How often everything is read again (`RouteRefreshInterval`); `None` for never.
+    pub refresh: Option<Duration>,
+    /// Size of the receive buffer in bytes; [`RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
+    pub receive_buffer_bytes: usize,
+}
+
+/// What the route applier is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteEvent {
+    /// A route exists on a workload interface.
+    Seen(ObservedRoute, Owner),
+    /// A route does not exist any more.
+    Gone(ObservedRoute),
+    /// Something about a workload's link changed, or it is gone: what failed on it may succeed now.
+    LinkChanged {
+        /// Its number.
+        ifindex: u32,
+    },
+    /// A full read is over: everything is known.
+    Synced,
+}
+
+/// What the interface applier is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NeighbourEvent {
+    /// A permanent neighbour exists on a workload interface.
+    Seen(Neighbour),
+    /// There is no permanent neighbour any more.
+    Gone(NeighbourKey),
+    /// Something about a workload's link changed, or it is gone.
+    LinkChanged {
+        /// Its number.
+        ifindex: u32,
+    },
+    /// A full read is over: everything is known.
+    Synced,
+}
+
+/// Where the observations come out. Each stream is in order; dropping one is allowed.
+#[derive(Debug)]
+pub struct Streams {
+    /// `LinkSeen` and `LinkRemoved`, for the engine.
+    pub facts: mpsc::Receiver<Fact>,
+    /// For the route applier.
+    pub routes: mpsc::Receiver<RouteEvent>,
+    /// For the interface applier.
+    pub neighbours: mpsc::Receiver<NeighbourEvent>,
+}
