@@ -8,6 +8,7 @@ mod stamp;
 
 use super::{ConfigFile, Failure, datastore_dir};
 use crate::clock;
+use crate::datastore::resource::check_key;
 use crate::logging;
 use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use files::{Files, Scan};
@@ -63,7 +64,7 @@ enum Step {
     },
     /// Ends a migration that has failed
     ///
-    /// Removes the LiveMigration, rewrites the source's endpoint, removes the target's endpoint. Files are treated as by complete.
+    /// Removes the LiveMigration, removes the target's endpoint, rewrites the source's endpoint. Files are treated as by complete.
     Abort {
         #[command(flatten)]
         common: Common,
@@ -139,6 +140,8 @@ fn begin(files: &Files, port: &str, to: &str, from: Option<&str>) -> Result<(), 
     }
     let source = source_of(&scan, files.root(), port, to, from)?;
     let target = EndpointKey { host: to.to_owned(), ..source.clone() };
+    check_key(&target)
+        .map_err(|refusal| Failure::usage(format!("--to {to}: {refusal}; write the name of a host")))?;
     if let Some(path) = scan.endpoint_path(&target) {
         return Err(Failure::other(format!(
             "{}: port {port} already has an endpoint on {to}; remove it, or name another host with --to",
@@ -212,8 +215,9 @@ fn abort(files: &Files, port: &str, with_gap: bool) -> Result<(), Failure> {
         std::thread::sleep(GAP);
         held.put_back()?;
     } else {
-        files.rewrite_endpoint(&source)?;
+        // ORDER: the target's endpoint goes first, as recorded; the source's is never away.
         files.remove_endpoint(&target)?;
+        files.rewrite_endpoint(&source)?;
     }
     info!("Live migration {uid}: rolled back, port {port} stays on {}", source.host);
     Ok(())
@@ -282,6 +286,7 @@ fn source_of(
     if let Some(from) = from {
         keys.retain(|key| key.host == from);
     }
+    keys.sort();
     let hosts: Vec<&str> = keys.iter().map(|key| key.host.as_str()).collect();
     match keys.as_slice() {
         [key] if key.host == to => {

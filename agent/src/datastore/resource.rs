@@ -10,7 +10,7 @@ mod name;
 #[cfg(test)]
 mod tests;
 
-pub use name::{parse_name, segments_of};
+pub use name::{check_key, parse_name, segments_of};
 
 use cutover_engine::model::{Endpoint, EndpointKey, LiveMigration};
 use serde::Deserialize;

@@ -233,3 +233,133 @@ impl Store {
         said.difference(&before).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datastore::documents::split;
+    use crate::datastore::resource::Format;
+    use proptest::prelude::*;
+
+    fn documents(text: &str) -> Vec<Document> {
+        split(text, Format::Yaml).unwrap()
+    }
+
+    fn endpoint(name: &str, networks: &str) -> String {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {{namespace: openstack}}\n\
+             spec: {{orchestrator: openstack, workload: vm1, node: host1, endpoint: {name}, interfaceName: tap1, ipNetworks: [{networks}]}}\n"
+        )
+    }
+
+    fn refusal(reason: &str) -> Refusal {
+        Refusal { line: Some(3), reason: reason.into() }
+    }
+
+    #[test]
+    fn a_refusal_is_said_once_while_it_is_the_same() {
+        let mut store = Store::default();
+        let path = Path::new("/r/a.yaml");
+        let line = store.refuse(path, &refusal("half")).unwrap();
+        assert_eq!(line, "line 3: half; nothing of it is used until it is mended");
+        assert_eq!(store.refuse(path, &refusal("half")), None);
+        assert!(store.refuse(path, &refusal("other")).is_some());
+        assert!(!store.is_complete());
+        store.put(path, documents(&endpoint("p1", "10.0.0.1")), true);
+        assert!(store.is_complete());
+        let line = store.refuse(path, &refusal("other")).unwrap();
+        assert!(line.contains("its last good version stays in force"), "{line}");
+        assert!(store.is_complete());
+    }
+
+    #[test]
+    fn elements_and_duplicates_are_said_once_while_they_are_the_same() {
+        let mut store = Store::default();
+        let (a, b) = (Path::new("/r/a.yaml"), Path::new("/r/b.yaml"));
+        let text = endpoint("p1", "10.0.0.1, 10.0.0.208/29/32");
+        let said = store.put(a, documents(&text), true);
+        assert!(said.len() == 1 && said[0].contains("10.0.0.208/29/32"), "{said:?}");
+        assert!(store.put(a, documents(&text), true).is_empty());
+        assert_eq!(store.put(a, documents(&endpoint("p1", "10.0.0.1, x")), true).len(), 1);
+        let said = store.put(b, documents(&endpoint("p1", "10.0.0.2")), true);
+        assert_eq!(
+            said,
+            [
+                "WorkloadEndpoint host1-openstack-vm1-p1 is refused here, /r/a.yaml defines it, too, and comes first"
+            ]
+        );
+        assert!(store.put(b, documents(&endpoint("p1", "10.0.0.2")), true).is_empty());
+    }
+
+    /// What the agent would believe after all facts.
+    fn believe(believed: &mut BTreeMap<String, String>, events: Vec<Event>) {
+        for event in events {
+            let Event::Facts(facts) = event else { continue };
+            for fact in facts {
+                match fact {
+                    Fact::EndpointWritten(key, endpoint) => {
+                        let prefixes: Vec<_> = endpoint.prefixes.iter().map(ToString::to_string).collect();
+                        believed.insert(key.endpoint, prefixes.join(","));
+                    }
+                    Fact::EndpointRemoved(key) => {
+                        assert!(believed.remove(&key.endpoint).is_some(), "removed what was not there");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// File, endpoints with their addresses.
+        Put(u8, BTreeMap<u8, u8>),
+        Refuse(u8),
+        Remove(u8),
+        Take,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let contents = proptest::collection::btree_map(0u8..4, 0u8..4, 0..3);
+        prop_oneof![
+            4 => (0u8..4, contents).prop_map(|(file, contents)| Step::Put(file, contents)),
+            1 => (0u8..4).prop_map(Step::Refuse),
+            2 => (0u8..4).prop_map(Step::Remove),
+            2 => Just(Step::Take),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens to the files, the facts lead to: the first good definition of each endpoint.
+        #[test]
+        fn facts_lead_to_what_is_in_force(steps in proptest::collection::vec(step(), 0..30)) {
+            let mut store = Store::default();
+            let mut believed = BTreeMap::new();
+            let mut model: BTreeMap<u8, BTreeMap<u8, u8>> = BTreeMap::new();
+            let path = |file: u8| PathBuf::from(format!("/r/{file}.yaml"));
+            for step in steps {
+                match step {
+                    Step::Put(file, contents) => {
+                        let text: Vec<_> =
+                            contents.iter().map(|(e, a)| endpoint(&format!("p{e}"), &format!("10.0.0.{a}"))).collect();
+                        store.put(&path(file), documents(&text.join("---\n")), true);
+                        model.insert(file, contents);
+                    }
+                    Step::Refuse(file) => drop(store.refuse(&path(file), &refusal("bad"))),
+                    Step::Remove(file) => {
+                        store.remove(&path(file));
+                        model.remove(&file);
+                    }
+                    Step::Take => believe(&mut believed, store.take_events()),
+                }
+            }
+            believe(&mut believed, store.take_events());
+            let mut expected = BTreeMap::new();
+            for contents in model.values().rev() {
+                expected.extend(contents.iter().map(|(e, a)| (format!("p{e}"), format!("10.0.0.{a}/32"))));
+            }
+            prop_assert_eq!(believed, expected);
+            prop_assert!(store.take_events().is_empty());
+        }
+    }
+}

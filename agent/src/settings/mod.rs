@@ -5,6 +5,7 @@
 //! `cutover check-config` shows the result, and `docs/configuration.md` is generated from the table.
 
 mod file;
+mod go_number;
 mod load;
 pub mod reference;
 mod sources;

@@ -1,8 +1,8 @@
 //! Where values come from: environment, file, resources; each value with its origin.
 
 use super::file::{self, SyntaxError};
+use super::go_number::go_duration_s;
 use super::table::{Setting, TABLE};
-use super::value::go_duration_s;
 use crate::datastore::resource::FelixConfiguration;
 use serde_json::Value;
 use std::fmt;

@@ -34,7 +34,7 @@ pub(super) fn interpret(
     let metadata = envelope.metadata.unwrap_or_default();
     let spec = envelope.spec.ok_or_else(|| Refusal::of("there is no spec"))?;
     let key = key(&metadata, &spec)?;
-    name::check(&key)?;
+    name::check_key(&key)?;
     let mut notice = |text: String| notices.push(format!("WorkloadEndpoint {key}: {text}"));
 
     if let Some(name) = metadata.name.filter(|name| *name != key.to_string()) {

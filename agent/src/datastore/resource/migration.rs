@@ -89,7 +89,7 @@ fn endpoint(identifiers: Identifiers) -> Result<EndpointKey, String> {
         workload: required("workloadID", identifiers.workload)?,
         endpoint: required("endpointID", identifiers.endpoint)?,
     };
-    name::check(&key).map_err(|refusal| refusal.reason)?;
+    name::check_key(&key).map_err(|refusal| refusal.reason)?;
     Ok(key)
 }
 

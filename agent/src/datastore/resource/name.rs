@@ -34,7 +34,10 @@ pub fn parse_name(namespace: &str, name: &str) -> Option<EndpointKey> {
 }
 
 /// Refuses what could not be a part of a path or of a log line.
-pub(super) fn check(key: &EndpointKey) -> Result<(), Refusal> {
+///
+/// # Errors
+/// The part that is empty, contains a slash, a space or a control character, or makes the name too long.
+pub fn check_key(key: &EndpointKey) -> Result<(), Refusal> {
     let (namespace, workload) = key.workload.split_once('/').unwrap_or(("", &key.workload));
     let parts = [
         ("host", key.host.as_str()),
