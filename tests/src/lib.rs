@@ -22,6 +22,7 @@ pub mod resources;
 pub mod route_history;
 pub mod route_watch;
 pub mod scene;
+pub mod statistics;
 pub mod tap;
 pub mod vm;
 pub mod wait;

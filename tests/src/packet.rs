@@ -67,3 +67,10 @@ impl PacketSocket {
         Some(buffer)
     }
 }
+
+/// For reading it in another way than [`PacketSocket::receive`].
+impl From<PacketSocket> for OwnedFd {
+    fn from(packets: PacketSocket) -> Self {
+        packets.socket
+    }
+}

@@ -13,7 +13,7 @@ pub(crate) struct Options {
     setup: SetupOptions,
 }
 
-/// Builds what users run (optimised) and hands over to `cutover-bench`.
+/// Builds what users run (optimised), then runs the benches of the tests' crate.
 pub(crate) fn run(options: Options) -> Result<()> {
     if !workspace::is_root() {
         bail!("the benches make network namespaces and load BPF programs: run them as root");
@@ -21,11 +21,12 @@ pub(crate) fn run(options: Options) -> Result<()> {
     setup::for_running(options.setup)?;
     Step::cargo()
         .args(["build", "--locked", "--release", "--package", "cutover-agent", "--bin", "cutover"])
-        .args(["--package", "cutover-tests", "--bin", "cutover-bench"])
         .run()?;
-    let bench = Step::new(workspace::target().join("release/cutover-bench"));
+    let bench =
+        Step::cargo().args(["bench", "--locked", "--package", "cutover-tests", "--bench", "cutover", "--"]);
     if options.what.is_empty() {
-        bench.args(["--report", "docs/benchmarks.md"]).run()
+        let report = workspace::root().join("docs/benchmarks.md");
+        bench.args(["--report".as_ref(), report.as_os_str()]).run()
     } else {
         bench.args(options.what).run()
     }

@@ -46,3 +46,14 @@ fn sysroot() -> Option<PathBuf> {
         .answer()
         .map(PathBuf::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_script_names_the_same_toolchain() {
+        let script = std::fs::read_to_string(crate::workspace::root().join("agent/build.rs")).unwrap();
+        assert!(script.contains(&format!("\"{NIGHTLY}\"")));
+    }
+}

@@ -1,0 +1,87 @@
+//! From an announcement to one route: the fast path against the least that is possible, and against what one would
+//! write without eBPF.
+
+use crate::contender::{Contender, Cutover, Floor, PacketSocketAgent, Threads};
+use crate::lane::Lane;
+use crate::report::{Bound, Goal, Section};
+use crate::rounds::{self, Times};
+use crate::site::Site;
+use anyhow::Result;
+use cutover_tests::statistics::{Distribution, Micros, ratio};
+use std::time::Duration;
+
+/// `CutoverBusyPollMicros` of the spinning variant: longer than anything waits in a round.
+const SPIN: Duration = Duration::from_millis(50);
+
+pub(crate) fn measure(rounds: usize) -> Result<Section> {
+    let site = Site::new();
+    let lane = |number| Lane::new(&site.host, number, 1, 0);
+    let mut contenders: Vec<Box<dyn Contender + '_>> = vec![
+        Box::new(Floor::new(&site, lane(1))?),
+        Box::new(Cutover::new(&site, "Cutover's fast path", lane(2), Duration::ZERO)?),
+        Box::new(PacketSocketAgent::new(&site, lane(3), Threads::One)?),
+        Box::new(PacketSocketAgent::new(&site, lane(4), Threads::Many)?),
+        Box::new(Cutover::new(&site, "Cutover's fast path, spinning", lane(5), SPIN)?),
+    ];
+    let times = rounds::run(&mut contenders, rounds)?;
+    let [floor, cutover, one_thread, many_threads, spinning] = times.as_slice() else { unreachable!() };
+    let better = if one_thread.from_sending.median() < many_threads.from_sending.median() {
+        one_thread
+    } else {
+        many_threads
+    };
+    Ok(Section {
+        title: "From the announcement to the route",
+        method: format!(
+            "{rounds} gratuitous ARP requests for each contender, in turns, each on a tap of its own, written to the \
+             tap as a hypervisor does it; one IPv4 route. Every contender sleeps when the frame comes, except for the \
+             one that spins. The floor has the priority of the fast path (nice -20), the others have that of every program. \"Sent\" is the moment right before the frame is written to the tap, \"seen\" is the time \
+             that the kernel program takes, \"routed\" is when the thread that added the route has the kernel's \
+             acknowledgement in its hands; all on CLOCK_BOOTTIME. The spinning fast path keeps a processor busy while \
+             it is armed (`CutoverBusyPollMicros`)."
+        ),
+        columns: &["", "sent → routed: median", "p99", "seen → routed: median", "p99"],
+        rows: times.iter().map(row).collect(),
+        goals: vec![
+            at_most(
+                "fast path : floor, median of seen → routed",
+                seen(cutover).median(),
+                seen(floor).median(),
+                1.25,
+            ),
+            at_most("fast path : floor, p99 of seen → routed", seen(cutover).p99(), seen(floor).p99(), 2.0),
+            times_faster(
+                "AF_PACKET (the faster of the two) : fast path, median of sent → routed",
+                better,
+                cutover,
+            ),
+            times_faster(
+                "AF_PACKET (the faster of the two) : fast path spinning, median of sent → routed",
+                better,
+                spinning,
+            ),
+        ],
+    })
+}
+
+fn row(times: &Times) -> Vec<String> {
+    let both = |distribution: &Distribution| {
+        [Micros(distribution.median()).to_string(), Micros(distribution.p99()).to_string()]
+    };
+    let [median, p99] = both(&times.from_sending);
+    let [seen_median, seen_p99] = times.from_program.as_ref().map_or(["–".into(), "–".into()], both);
+    vec![times.name.into(), median, p99, seen_median, seen_p99]
+}
+
+fn seen(times: &Times) -> &Distribution {
+    times.from_program.as_ref().unwrap_or(&times.from_sending)
+}
+
+fn at_most(what: &str, this: Duration, other: Duration, limit: f64) -> Goal {
+    Goal { what: what.into(), measured: ratio(this, other), bound: Bound::AtMost(limit) }
+}
+
+fn times_faster(what: &str, slow: &Times, fast: &Times) -> Goal {
+    let measured = ratio(slow.from_sending.median(), fast.from_sending.median());
+    Goal { what: what.into(), measured, bound: Bound::AtLeast(3.0) }
+}

@@ -1,0 +1,176 @@
+//! What one would write without eBPF: a packet socket on the tap that gets a copy of every frame, a library that
+//! parses it, and an async netlink crate that adds the route.
+
+use super::{Contender, Finish, receive};
+use crate::lane::{Lane, METRIC, PROTOCOL};
+use crate::site::Site;
+use anyhow::{Context as _, Result};
+use cutover_agent::clock;
+use cutover_agent::netlink::RouteSocket;
+use cutover_common::MacAddr;
+use cutover_tests::packet::PacketSocket;
+use etherparse::{ArpOperation, NetSlice, SlicedPacket};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{MsgFlags, recv};
+use rtnetlink::RouteMessageBuilder;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+const SNAPLEN: usize = 2048;
+
+/// How many threads the async runtime has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// Everything in one: nothing has to be handed from one thread to another.
+    One,
+    /// One for each processor, which is what one gets without asking.
+    Many,
+}
+
+pub(crate) struct PacketSocketAgent {
+    threads: Threads,
+    lane: Lane,
+    finishes: Receiver<Result<Finish>>,
+    undo: RouteSocket,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PacketSocketAgent {
+    pub(crate) fn new(site: &Site, lane: Lane, threads: Threads) -> Result<Self> {
+        let packets = PacketSocket::bind(site.host.namespace(), lane.interface());
+        let namespace = site.host.namespace().descriptor().try_clone_to_owned()?;
+        let address = match lane.addresses.first() {
+            Some(IpAddr::V4(address)) => *address,
+            _ => anyhow::bail!("the packet socket agent takes one IPv4 address"),
+        };
+        let guest = Guest { mac: lane.mac, address, route: route(address, lane.ifindex()) };
+        let (sender, finishes) = channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("packet-socket".into()).spawn(move || {
+            let result = setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .context("entering the namespace")
+                .and_then(|()| runtime(threads).context("starting tokio"))
+                .and_then(|runtime| runtime.block_on(listen(packets.into(), guest, &sender, stopped)));
+            if let Err(error) = result {
+                // The bench has gone if nobody receives it.
+                let _ = sender.send(Err(error));
+            }
+        })?;
+        let undo = site.open_socket()?;
+        Ok(Self { threads, lane, finishes, undo, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Contender for PacketSocketAgent {
+    fn name(&self) -> &'static str {
+        match self.threads {
+            Threads::One => "AF_PACKET, etherparse, rtnetlink on one tokio thread",
+            Threads::Many => "AF_PACKET, etherparse, rtnetlink on tokio's default threads",
+        }
+    }
+
+    fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    fn arm(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn finished(&mut self) -> Result<Finish> {
+        receive(&self.finishes)
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        self.lane.clear(&mut self.undo)
+    }
+}
+
+impl Drop for PacketSocketAgent {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic was printed by the thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whom to wait for and what to do then.
+struct Guest {
+    mac: MacAddr,
+    address: Ipv4Addr,
+    route: RouteMessage,
+}
+
+fn runtime(threads: Threads) -> io::Result<Runtime> {
+    match threads {
+        Threads::One => Builder::new_current_thread().enable_io().build(),
+        Threads::Many => Builder::new_multi_thread().enable_io().build(),
+    }
+}
+
+async fn listen(
+    packets: OwnedFd,
+    guest: Guest,
+    sender: &Sender<Result<Finish>>,
+    mut stopped: oneshot::Receiver<()>,
+) -> Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    tokio::spawn(connection);
+    // SAFETY: nobody else has the descriptor, and it is registered nowhere else.
+    let packets = unsafe { AsyncFd::register(packets) }?;
+    let mut frame = [0; SNAPLEN];
+    loop {
+        let length = tokio::select! {
+            length = next_frame(&packets, &mut frame) => length?,
+            _ = &mut stopped => return Ok(()),
+        };
+        if !is_gratuitous_arp(&frame[..length], &guest) {
+            continue;
+        }
+        let added = handle.route().add(guest.route.clone()).execute().await;
+        let finish = added.map(|()| Finish { seen_at: None, routed_at: clock::now() });
+        if sender.send(finish.context("adding the route")).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn next_frame(packets: &AsyncFd<OwnedFd>, frame: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = packets.readable().await?;
+        let received = ready.try_io(|packets| Ok(recv(packets.as_raw_fd(), frame, MsgFlags::empty())?));
+        if let Ok(result) = received {
+            return result;
+        }
+    }
+}
+
+fn is_gratuitous_arp(frame: &[u8], guest: &Guest) -> bool {
+    let Ok(SlicedPacket { net: Some(NetSlice::Arp(arp)), .. }) = SlicedPacket::from_ethernet(frame) else {
+        return false;
+    };
+    matches!(arp.operation(), ArpOperation::REQUEST | ArpOperation::REPLY)
+        && arp.sender_hw_addr() == guest.mac.0
+        && arp.sender_protocol_addr() == guest.address.octets()
+        && arp.target_protocol_addr() == guest.address.octets()
+}
+
+fn route(address: Ipv4Addr, ifindex: u32) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(address, 32)
+        .output_interface(ifindex)
+        .priority(METRIC)
+        .protocol(RouteProtocol::from(PROTOCOL))
+        .scope(RouteScope::Link)
+        .build()
+}

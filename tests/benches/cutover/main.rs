@@ -1,0 +1,71 @@
+//! The benches, run by `cargo xtask bench`. They measure what the design promises as ratios between things that are
+//! done in turns in one run, on real interfaces in network namespaces, and write what they found. They judge no
+//! change and stop no build: a ratio that misses its goal is written down as missed.
+#![expect(clippy::print_stdout, reason = "the results are for whoever started the bench")]
+
+mod addresses;
+mod announcement;
+mod contender;
+mod lane;
+mod machine;
+mod program;
+mod report;
+mod rounds;
+mod site;
+mod system_call;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use report::Section;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", about = "Measures Cutover")]
+struct Cli {
+    /// What to measure; everything when nothing is named
+    what: Vec<Bench>,
+    /// Announcements for each contender
+    #[arg(long, default_value_t = 1000)]
+    announcements: usize,
+    /// Write the results to this file, too
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Passed by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Announcement to route, against the floor and a packet socket
+    Announcement,
+    /// Eight addresses against one
+    Addresses,
+    /// The kernel program on other frames
+    Program,
+}
+
+impl Bench {
+    fn measure(self, announcements: usize) -> Result<Section> {
+        match self {
+            Self::Announcement => announcement::measure(announcements),
+            Self::Addresses => addresses::measure(announcements),
+            Self::Program => program::measure(50),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let chosen = if cli.what.is_empty() { Bench::value_variants().to_vec() } else { cli.what };
+    let mut sections = Vec::new();
+    for bench in chosen {
+        let section = bench.measure(cli.announcements)?;
+        println!("{section}");
+        sections.push(section);
+    }
+    if let Some(path) = cli.report {
+        report::write(&path, &sections)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Results as Markdown: one section for each thing that was measured, with its goals and whether they are met.
+
+use crate::machine;
+use anyhow::{Context as _, Result};
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::Path;
+
+/// What was measured.
+pub(crate) struct Section {
+    /// Heading.
+    pub(crate) title: &'static str,
+    /// What exactly was done and between which moments the time was taken.
+    pub(crate) method: String,
+    /// Heads of the columns.
+    pub(crate) columns: &'static [&'static str],
+    /// Cells by row.
+    pub(crate) rows: Vec<Vec<String>>,
+    /// What the figures should be.
+    pub(crate) goals: Vec<Goal>,
+}
+
+/// A ratio within one run, and its bound.
+pub(crate) struct Goal {
+    /// What is divided by what.
+    pub(crate) what: String,
+    /// The ratio that was measured.
+    pub(crate) measured: f64,
+    /// What it should be.
+    pub(crate) bound: Bound,
+}
+
+/// On which side of a number the ratio should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Bound {
+    fn holds(self, measured: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => measured <= limit,
+            Self::AtLeast(limit) => measured >= limit,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(limit) => write!(f, "at most {limit}"),
+            Self::AtLeast(limit) => write!(f, "at least {limit}"),
+        }
+    }
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "## {}\n\n{}\n", self.title, self.method)?;
+        table(f, self.columns, &self.rows)?;
+        if self.goals.is_empty() {
+            return Ok(());
+        }
+        let goals: Vec<_> = self
+            .goals
+            .iter()
+            .map(|goal| {
+                let met = if goal.bound.holds(goal.measured) { "met" } else { "**missed**" };
+                vec![goal.what.clone(), format!("{:.2}", goal.measured), goal.bound.to_string(), met.into()]
+            })
+            .collect();
+        writeln!(f)?;
+        table(f, &["ratio", "measured", "goal", ""], &goals)
+    }
+}
+
+fn table(f: &mut fmt::Formatter<'_>, columns: &[&str], rows: &[Vec<String>]) -> fmt::Result {
+    writeln!(f, "| {} |", columns.join(" | "))?;
+    writeln!(f, "|{}", "---|".repeat(columns.len()))?;
+    for row in rows {
+        writeln!(f, "| {} |", row.join(" | "))?;
+    }
+    Ok(())
+}
+
+/// Writes all sections to a file, with what one has to know about the machine.
+pub(crate) fn write(path: &Path, sections: &[Section]) -> Result<()> {
+    let mut text = String::from(
+        "# Benchmarks\n\n\
+         Written by `cargo xtask bench`, which anybody can run again: nothing here is typed in. Times depend on the \
+         machine and on what else it does, so the goals are ratios between things that were measured in turns, in \
+         one run.\n\n",
+    );
+    machine::describe(&mut text)?;
+    for section in sections {
+        write!(text, "\n{section}")?;
+    }
+    fs::write(path, text).with_context(|| format!("{} could not be written", path.display()))
+}
