@@ -336,12 +336,14 @@ impl Engine {
         let source_present = from.is_some_and(|source| self.endpoint_exists(source));
         let Some(local) = self.locals.get_mut(key) else { return };
         let before = local.machine.clone();
-        let another_attempt = assignment.role == Role::Target && assignment.uid != before.uid;
-        if assignment.role != before.role || another_attempt {
+        if (assignment.role, &assignment.uid) != (before.role, &before.role_uid) {
             self.notices.push(Notice::RoleEmitted {
                 endpoint: key.clone(),
                 role: assignment.role,
-                uid: if assignment.role == Role::None { before.uid.clone() } else { assignment.uid.clone() },
+                uid: match assignment.role {
+                    Role::None => before.role_uid.clone(),
+                    Role::Source | Role::Target => assignment.uid.clone(),
+                },
             });
         }
         let transition = local.machine.assign(&assignment, source_present, now, self.policy.convergence);

@@ -172,7 +172,9 @@ pub struct Machine {
     pub state: State,
     /// Role that it was last told.
     pub role: Role,
-    /// Migration that it is, or was last, about.
+    /// Migration that confers the role, empty without one.
+    pub role_uid: String,
+    /// Migration to here that the state is, or was last, about.
     pub uid: String,
     /// Where that migration came from.
     pub source: Option<EndpointKey>,
@@ -227,6 +229,7 @@ impl Machine {
     ) -> Option<Transition> {
         let same_migration = assignment.uid == self.uid;
         let role_before = core::mem::replace(&mut self.role, assignment.role);
+        self.role_uid.clone_from(&assignment.uid);
         match assignment.role {
             Role::Target
                 if role_before == Role::Target
@@ -255,9 +258,6 @@ impl Machine {
                     self.step(Input::Source, now, convergence)
                 };
                 self.not_here = false;
-                if self.state == State::Base {
-                    self.uid.clone_from(&assignment.uid);
-                }
                 transition
             }
             Role::None if role_before == Role::Target => {

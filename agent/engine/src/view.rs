@@ -56,7 +56,9 @@ impl EndpointView {
     pub(crate) fn describe(&mut self, machine: &Machine) {
         self.role = machine.role.to_string();
         self.state = machine.state;
-        if machine.role != Role::None || !machine.is_idle() {
+        if machine.role != Role::None {
+            self.migration_uid.clone_from(&machine.role_uid);
+        } else if !machine.is_idle() {
             self.migration_uid.clone_from(&machine.uid);
         }
         self.not_here = machine.not_here;

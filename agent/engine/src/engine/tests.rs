@@ -7,6 +7,7 @@ mod held;
 mod host;
 mod orders;
 mod recordings;
+mod reference;
 mod repeated;
 mod restart;
 mod status;

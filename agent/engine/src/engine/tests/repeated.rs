@@ -76,6 +76,15 @@ fn finished_migration_shown_again_takes_no_route_away() {
     }
 }
 
+/// It may have been the source of an attempt that failed in the meantime; its virtual machine is still here.
+#[test]
+fn finished_migration_shown_again_after_a_failed_way_back_takes_no_route_away() {
+    let mut host = time_wait();
+    host.tell(migration_written("u2", "b", "a")).pass(ms(40_000)).tell(written("b"));
+    host.tell(migration_removed("a")).pass(ms(1_000)).tell(migration_written("u1", "a", "b"));
+    assert_eq!(host.metric(), Some(NORMAL));
+}
+
 #[test]
 fn w12_source_of_the_next_migration_keeps_its_priority_for_the_convergence_time() {
     let mut host = time_wait();
@@ -138,14 +147,16 @@ fn role_is_emitted_when_it_changes_and_when_a_target_has_another_migration() {
 }
 
 #[test]
-fn role_of_a_source_in_two_migrations_is_emitted_once() {
+fn role_of_a_source_is_emitted_once_for_each_migration() {
     for mut host in [Host::quiet("b"), time_wait()] {
         host.tell(written("b"));
         host.engine.take_notices();
         host.tell(migration_written("r1", "b", "c"));
         assert_eq!(roles_emitted(&mut host), [(Role::Source, "r1".into())]);
         host.tell(migration_written("r2", "b", "d")).tell(written("b")).tell(written("b"));
-        assert_eq!(roles_emitted(&mut host), []);
+        assert_eq!(roles_emitted(&mut host), [(Role::Source, "r2".into())]);
+        host.tell(migration_removed("c")).tell(migration_removed("d")).tell(written("b"));
+        assert_eq!(roles_emitted(&mut host), [(Role::None, "r2".into())]);
     }
 }
 
