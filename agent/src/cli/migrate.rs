@@ -13,6 +13,7 @@ use crate::logging;
 use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use files::{Files, Scan};
 use serde_json::{Value, json};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::info;
@@ -163,7 +164,7 @@ fn wait_ready(files: &Files, port: &str, status_dir: &Path, timeout: Duration) -
     let path = status_dir.join(format!("{}.json", migration.target));
     let deadline = clock::now() + timeout;
     loop {
-        let status = reported_status(&path);
+        let status = reported_status(&path)?;
         if status.as_deref() == Some("up") {
             break;
         }
@@ -184,9 +185,18 @@ fn wait_ready(files: &Files, port: &str, status_dir: &Path, timeout: Duration) -
     Ok(())
 }
 
-fn reported_status(path: &Path) -> Option<String> {
-    let value: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    Some(value.get("status")?.as_str()?.to_owned())
+/// What the file says; nothing if there is none or it is not finished.
+fn reported_status(path: &Path) -> Result<Option<String>, Failure> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let value: Option<Value> = serde_json::from_slice(&bytes).ok();
+            Ok(value.and_then(|value| Some(value.get("status")?.as_str()?.to_owned())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Failure::privilege(format!("{}: cannot read the status: {error}; use sudo", path.display())))
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 fn complete(files: &Files, port: &str, with_gap: bool) -> Result<(), Failure> {

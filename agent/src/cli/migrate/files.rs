@@ -80,7 +80,8 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn put_back(self) -> Result<(), Failure> {
-        fs::rename(&self.hidden, &self.path).map_err(|error| refuse(&self.path, "cannot be created", error))
+        fs::rename(&self.hidden, &self.path)
+            .map_err(|error| refuse_access(&self.path, "cannot be created", &error))
     }
 }
 
@@ -156,7 +157,7 @@ impl Files {
             let scan = self.scan()?;
             let Some((path, text, documents, document)) = scan.find(id).next() else { return Ok(()) };
             if documents == 1 {
-                fs::remove_file(path).map_err(|error| refuse(path, "cannot be removed", error))?;
+                fs::remove_file(path).map_err(|error| refuse_access(path, "cannot be removed", &error))?;
             } else {
                 let rest = [&text[..document.range.start], &text[document.range.end..]].concat();
                 write(path, &rest)?;
@@ -167,6 +168,13 @@ impl Files {
 
 fn refuse(path: &Path, what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::other(format!("{}: {what}: {error}", path.display()))
+}
+
+fn refuse_access(path: &Path, what: &str, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Failure::privilege(format!("{}: {what}: {error}; use sudo", path.display()));
+    }
+    refuse(path, what, error)
 }
 
 fn render(path: &Path, document: &Value) -> Result<String, Failure> {
@@ -182,7 +190,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let hidden = write_hidden(&target, text)?;
     fs::rename(&hidden, &target).map_err(|error| {
         let _ = fs::remove_file(&hidden);
-        refuse(&target, "cannot be replaced", error)
+        refuse_access(&target, "cannot be replaced", &error)
     })
 }
 
@@ -200,7 +208,7 @@ fn write_hidden(path: &Path, text: &str) -> Result<PathBuf, Failure> {
     };
     attempt().map_err(|error| {
         let _ = fs::remove_file(&hidden);
-        refuse(&hidden, "cannot be written", error)
+        refuse_access(&hidden, "cannot be written", &error)
     })?;
     Ok(hidden)
 }
