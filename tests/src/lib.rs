@@ -17,6 +17,7 @@ pub mod log;
 pub mod namespace;
 pub mod packet;
 pub mod probe;
+pub mod program_cost;
 pub mod residue;
 pub mod resources;
 pub mod route_history;

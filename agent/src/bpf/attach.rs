@@ -125,29 +125,41 @@ impl Attacher {
         remove_filter(pins, ifindex)
     }
 
-    /// Removes everything of ours from an interface that may be gone. Another interface that has its name by
-    /// now is left alone.
+    /// Removes everything of ours from an interface that may be gone, or have another name by now. Another
+    /// interface that has its name by now is left alone.
     pub(super) fn detach(
         &self,
         pins: &Pins,
         ifindex: u32,
         interface: Option<&str>,
     ) -> Result<(), AttachError> {
-        let candidates = match interface {
-            Some(interface) => vec![pins.link(interface)],
-            None => pins.links().map_err(|error| AttachError::File {
+        let named = interface.map(|interface| pins.link(interface));
+        let is_found = match named {
+            Some(path) => remove_link_of(ifindex, &path)?,
+            None => false,
+        };
+        if !is_found {
+            let listing = pins.links().map_err(|error| AttachError::File {
                 step: "cannot list",
                 path: pins.root().into(),
                 error,
-            })?,
-        };
-        for path in candidates {
-            if question(&path)?.is_some_and(|link| link.ifindex == ifindex || link.ifindex == 0) {
-                remove_pin(&path)?;
+            })?;
+            for path in listing {
+                remove_link_of(ifindex, &path)?;
             }
         }
         remove_filter(pins, ifindex)
     }
+}
+
+/// Removes a link of this interface, or of none any more; whether it was one.
+fn remove_link_of(ifindex: u32, path: &Path) -> Result<bool, AttachError> {
+    let is_of = |link: PinnedLinkInfo| link.ifindex == ifindex || link.ifindex == 0;
+    if !question(path)?.is_some_and(is_of) {
+        return Ok(false);
+    }
+    remove_pin(path)?;
+    Ok(true)
 }
 
 /// Asks the kernel rather than its version, which distributions change.

@@ -136,3 +136,30 @@ fn the_object_loads_with_bpftool_and_its_maps_have_names() {
         }
     }
 }
+
+#[test]
+fn xdp_is_generic_where_the_driver_has_none() {
+    let bed = Bed::new();
+    bed.host.namespace().ip(&format!("link add {TAP} type bridge\nlink set {TAP} up"));
+    let ifindex = bed.host.ifindex(TAP).unwrap();
+    let mut kernel = bed.open(Attach::Xdp);
+    bed.inside(|| kernel.arm(ifindex, TAP, &watch(1))).unwrap();
+    assert!(bed.attached().contains("generic id"), "{}", bed.attached());
+}
+
+#[test]
+fn a_tap_that_was_renamed_is_disarmed() {
+    for (attach, attachment) in WAYS {
+        let bed = Bed::new();
+        let tap = bed.plug();
+        let mut kernel = bed.open(attach);
+        bed.arm(&mut kernel, &tap, &watch(1));
+        bed.host.namespace().ip(&format!("link set {TAP} down\nlink set {TAP} name tapold"));
+        let other = bed.plug();
+        bed.disarm(&mut kernel, tap.ifindex(), Some("tapold"));
+        bed.host.namespace().ip(&format!("link del {TAP}\nlink set tapold name {TAP}"));
+        assert_eq!(bed.attached(), "", "{attachment}");
+        assert_eq!(bed.pins("links"), Vec::<String>::new());
+        drop(other);
+    }
+}
