@@ -102,7 +102,16 @@ impl Rig {
     }
 
     pub(crate) fn with(namespace: &Arc<Namespace>, settings: MonitorSettings) -> Self {
-        let (wanted, wanted_out) = watch::channel(None);
+        Self::wanting(namespace, settings, None)
+    }
+
+    /// Something is wanted before the kernel has been read for the first time.
+    pub(crate) fn wanting(
+        namespace: &Arc<Namespace>,
+        settings: MonitorSettings,
+        wanted: Option<Wanted>,
+    ) -> Self {
+        let (wanted, wanted_out) = watch::channel(wanted.map(Arc::new));
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready_in, ready) = mpsc::channel();
         let facts = Arc::new(Mutex::new(Vec::new()));
