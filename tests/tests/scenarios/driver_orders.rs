@@ -5,7 +5,9 @@ use cutover_tests::driver::Pace;
 use cutover_tests::resources::new_uid;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
 use cutover_tests::{Qemu, frames, wait};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// As QEMU: RARP at the resume, then the rounds.
 fn announce_as_qemu(mac: cutover_common::MacAddr) -> impl FnOnce(&Qemu) {
@@ -198,4 +200,72 @@ fn identical_rewrites_change_nothing() {
     assert_eq!(scene.source.watch.since(source).writes_to(scene.source.tap().ifindex()), Vec::<&_>::new());
     assert_eq!(scene.target.watch.since(target).writes_to(scene.target.tap().ifindex()), Vec::<&_>::new());
     assert_eq!(scene.target.agent.log().matching(&["Live migration state transition"]).len(), 1);
+}
+
+/// W35: whoever deletes or changes the status of a live port sets it to ERROR in Neutron. Looked at all the
+/// time, on both hosts, through a success with the longest gap and through a rollback.
+#[test]
+fn the_status_of_a_live_port_is_never_taken_away() {
+    let mut scene = Scene::new();
+    scene.driver = scene.driver.clone().at_pace(Pace::SLOWEST);
+    let status = |node: &Node| {
+        node.agent.run_dir().join("status").join(scene.port.name_on(node.host.name()) + ".json")
+    };
+    let (at_source, at_target) = (status(&scene.source), status(&scene.target));
+    scene.source.agent.wait_up(&scene.port);
+    let first_written = modified(&at_source);
+
+    scene.start_migration();
+    always_up(&at_source, || {
+        scene.driver.roll_back(SOURCE, TARGET);
+        scene.target.wait_state(&scene.port, "Base");
+        let _uid = scene.driver.start(SOURCE, TARGET);
+        scene.target.wait_armed(&scene.port);
+    });
+    assert_eq!(modified(&at_source), first_written, "the source has rewritten an unchanged status");
+
+    scene.move_vm(announce_as_qemu(scene.port.mac));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    always_up(&at_target, || {
+        scene.driver.succeed(SOURCE, TARGET);
+        scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    });
+    wait::until(wait::SOON, "the source's status goes when the outcome is known", || !at_source.exists());
+}
+
+fn modified(path: &Path) -> SystemTime {
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).expect("a status file")
+}
+
+/// Reads a status file over and over again while `action` runs.
+#[track_caller]
+fn always_up(path: &Path, action: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    let wrong = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut wrong = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let text = std::fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
+                if !text.contains("\"up\"") {
+                    wrong.push(text);
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            wrong
+        });
+        let stop = Stop(&done);
+        action();
+        drop(stop);
+        watcher.join().expect("reading does not panic")
+    });
+    assert_eq!(wrong, Vec::<String>::new(), "{}", path.display());
+}
+
+/// Ends the reading also when the test fails meanwhile.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
