@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const QUIET: Duration = Duration::from_millis(700);
 
-fn settled() -> (Node, Port, Directory, Lab) {
+fn settled() -> (Lab, Directory, Port, Node) {
     let lab = Lab::new();
     let directory = lab.directory();
     let port = Port::new(1);
@@ -20,7 +20,7 @@ fn settled() -> (Node, Port, Directory, Lab) {
     node.open();
     node.wait_metrics(&port, &[NORMAL]);
     node.agent.wait_up(&port);
-    (node, port, directory, lab)
+    (lab, directory, port, node)
 }
 
 fn assert_unmoved(node: &Node, port: &Port, what: &str) {
@@ -30,7 +30,7 @@ fn assert_unmoved(node: &Node, port: &Port, what: &str) {
 /// The last good version stays in force, however long the bad one lies there.
 #[test]
 fn an_invalid_file_leaves_the_last_good_version_in_force() {
-    let (node, port, directory, _lab) = settled();
+    let (_lab, directory, port, node) = settled();
     let document = port.endpoint_on(SOURCE, "u");
     let name = file_name(&document);
     for (what, text) in [
@@ -82,7 +82,7 @@ fn a_half_written_migration_begins_when_it_is_whole() {
 /// Half of an endpoint in place of the whole one does not take the routes of its VM away.
 #[test]
 fn a_half_written_endpoint_keeps_its_routes() {
-    let (node, port, directory, _lab) = settled();
+    let (_lab, directory, port, node) = settled();
     let mark = node.watch.mark();
     let document = port.endpoint_on(SOURCE, "u");
     let text = format!("{document:#}\n");
@@ -141,7 +141,7 @@ fn yaml_and_sub_folders_are_read() {
 /// A file that cannot be read at the start does not stop the others, and does not cost any VM its route.
 #[test]
 fn a_start_with_an_unreadable_file_keeps_the_routes_that_are_there() {
-    let (mut node, port, directory, _lab) = settled();
+    let (_lab, directory, port, mut node) = settled();
     let mark = node.watch.mark();
     node.agent.kill();
     let document = port.endpoint_on(SOURCE, "u");

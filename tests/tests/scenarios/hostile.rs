@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How many frames a flood has.
 const FLOOD: u64 = 100_000;
 
-fn armed() -> (Node, Driver, Port, Lab) {
+fn armed() -> (Lab, Driver, Port, Node) {
     let lab = Lab::new();
     let directory = lab.directory();
     let port = Port::new(1);
@@ -20,7 +20,7 @@ fn armed() -> (Node, Driver, Port, Lab) {
     driver.bind(SOURCE);
     let _uid = driver.start(SOURCE, TARGET);
     node.wait_armed(&port);
-    (node, driver, port, lab)
+    (lab, driver, port, node)
 }
 
 /// Sends a flood. A full queue of the kernel loses frames, which is the guest's problem.
@@ -42,7 +42,7 @@ fn cpu_ticks(pid: i32) -> u64 {
 /// The first announcement disarms the watch in the kernel: the other 99,999 cost the agent nothing.
 #[test]
 fn a_flood_of_announcements_is_one_event() {
-    let (node, driver, port, _lab) = armed();
+    let (_lab, driver, port, node) = armed();
     let qemu = node.tap().open();
     let pid = node.agent.pid().expect("it runs");
     let before = cpu_ticks(pid);
@@ -62,7 +62,7 @@ fn a_flood_of_announcements_is_one_event() {
 /// Rubbish and lies do not wake the agent, and the genuine announcement in the middle of them is heard.
 #[test]
 fn a_flood_of_rubbish_and_lies_hides_nothing_and_costs_nothing() {
-    let (node, _driver, port, _lab) = armed();
+    let (_lab, _driver, port, node) = armed();
     let qemu = node.tap().open();
     let pid = node.agent.pid().expect("it runs");
     let before = cpu_ticks(pid);

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// A target's agent that runs, and a migration that has begun.
-fn migrating(plugged: bool) -> (Node, Driver, Port, Lab) {
+fn migrating(plugged: bool) -> (Lab, Driver, Port, Node) {
     let lab = Lab::new();
     let directory = lab.directory();
     let port = Port::new(1);
@@ -25,13 +25,13 @@ fn migrating(plugged: bool) -> (Node, Driver, Port, Lab) {
     driver.bind(SOURCE);
     let _uid = driver.start(SOURCE, TARGET);
     node.wait_state(&port, "Target");
-    (node, driver, port, lab)
+    (lab, driver, port, node)
 }
 
 /// W6.
 #[test]
 fn w6_a_tap_that_comes_late_is_watched() {
-    let (mut node, _driver, port, _lab) = migrating(false);
+    let (_lab, _driver, port, mut node) = migrating(false);
     let name = port.name_on(TARGET);
     assert_ne!(node.agent.reported(&name).as_deref(), Some("up"), "there is no tap");
     node.plug(&port);
@@ -43,7 +43,7 @@ fn w6_a_tap_that_comes_late_is_watched() {
 /// W6: the second device of the same name is another one.
 #[test]
 fn w6_a_tap_that_comes_back_with_another_number_is_watched() {
-    let (mut node, _driver, port, _lab) = migrating(true);
+    let (_lab, _driver, port, mut node) = migrating(true);
     node.wait_armed(&port);
     for _ in 0..3 {
         let old = node.tap().ifindex();
@@ -64,7 +64,7 @@ fn w6_a_tap_that_comes_back_with_another_number_is_watched() {
 /// A tap that is replaced between two breaths of the agent is not taken for the old one.
 #[test]
 fn a_tap_that_is_replaced_at_once_is_watched() {
-    let (mut node, _driver, port, _lab) = migrating(true);
+    let (_lab, _driver, port, mut node) = migrating(true);
     node.wait_armed(&port);
     node.unplug();
     node.plug(&port);
@@ -76,7 +76,7 @@ fn a_tap_that_is_replaced_at_once_is_watched() {
 /// The tap of a live endpoint comes back: its routes come back at the right priority.
 #[test]
 fn a_live_endpoint_gets_its_routes_back_with_its_tap() {
-    let (mut node, driver, port, _lab) = migrating(true);
+    let (_lab, driver, port, mut node) = migrating(true);
     node.wait_armed(&port);
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
@@ -107,7 +107,7 @@ fn a_tap_that_was_down_gets_its_routes_back() {
 /// W18, W21: while nobody has opened the tap everything is in place already, and reported so.
 #[test]
 fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {
-    let (node, _driver, port, _lab) = migrating(true);
+    let (_lab, _driver, port, node) = migrating(true);
     node.wait_armed(&port);
     assert!(!node.tap().has_carrier());
 
@@ -156,7 +156,7 @@ fn a_normal_route_needs_no_carrier() {
 /// VMs that do not migrate pay nothing: no program on their taps, before and after a migration.
 #[test]
 fn a_program_is_attached_only_while_a_watch_is_wanted() {
-    let (node, driver, port, _lab) = migrating(true);
+    let (_lab, driver, port, node) = migrating(true);
     node.wait_armed(&port);
     let link = node.agent.pin_path().join("links").join(&port.interface);
     assert!(link.exists(), "{} while armed", link.display());
@@ -192,7 +192,7 @@ fn a_cable_is_watched_like_a_tap() {
 /// An endpoint without an interface name is no reason to fall over; its state is kept all the same.
 #[test]
 fn an_endpoint_without_an_interface_does_not_disturb_the_others() {
-    let (node, _driver, port, lab) = migrating(true);
+    let (lab, _driver, port, node) = migrating(true);
     let mut nameless = Port::new(2);
     nameless.interface = String::new();
     let directory = lab.directory();

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// A VM that runs on a host with an agent.
-fn settled(configure: impl FnOnce(&mut Agent)) -> (Node, Port, Directory, Lab) {
+fn settled(configure: impl FnOnce(&mut Agent)) -> (Lab, Directory, Port, Node) {
     let lab = Lab::new();
     let directory = lab.directory();
     let mut port = Port::new(1);
@@ -21,13 +21,13 @@ fn settled(configure: impl FnOnce(&mut Agent)) -> (Node, Port, Directory, Lab) {
     node.open();
     node.wait_metrics(&port, &[NORMAL]);
     node.agent.wait_up(&port);
-    (node, port, directory, lab)
+    (lab, directory, port, node)
 }
 
 /// W20: several periodic dumps find everything as it should be, IPv6 scope included, and write nothing.
 #[test]
 fn w20_a_resync_that_finds_nothing_writes_nothing() {
-    let (node, _port, _directory, _lab) = settled(|agent| {
+    let (_lab, _directory, _port, node) = settled(|agent| {
         agent.set("RouteRefreshInterval", 1);
         agent.set("InterfaceRefreshInterval", 1);
     });
@@ -44,7 +44,7 @@ fn w20_a_resync_that_finds_nothing_writes_nothing() {
 /// The notification is enough: the interval of the periodic dump is an hour here.
 #[test]
 fn a_route_that_an_operator_deletes_comes_back_at_once() {
-    let (node, port, _directory, _lab) = settled(|agent| agent.set("RouteRefreshInterval", 3600));
+    let (_lab, _directory, port, node) = settled(|agent| agent.set("RouteRefreshInterval", 3600));
     for to in port.routed() {
         let mark = node.watch.mark();
         node.host.namespace().ip(&format!("route del {to} dev {}", port.interface));
@@ -56,7 +56,7 @@ fn a_route_that_an_operator_deletes_comes_back_at_once() {
 /// The same for an elevated route in mid-migration, which no dump would put right in time.
 #[test]
 fn an_elevated_route_that_is_deleted_comes_back_at_once() {
-    let (node, port, _directory, _lab) = armed(|agent| agent.set("RouteRefreshInterval", 3600));
+    let (_lab, _directory, port, node) = armed(|agent| agent.set("RouteRefreshInterval", 3600));
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
     for to in port.routed() {
@@ -66,7 +66,7 @@ fn an_elevated_route_that_is_deleted_comes_back_at_once() {
 }
 
 /// A target in mid-migration.
-fn armed(configure: impl FnOnce(&mut Agent)) -> (Node, Port, Directory, Lab) {
+fn armed(configure: impl FnOnce(&mut Agent)) -> (Lab, Directory, Port, Node) {
     let lab = Lab::new();
     let directory = lab.directory();
     let port = Port::new(1);
@@ -77,13 +77,13 @@ fn armed(configure: impl FnOnce(&mut Agent)) -> (Node, Port, Directory, Lab) {
     driver.bind(SOURCE);
     let _uid = driver.start(SOURCE, TARGET);
     node.wait_armed(&port);
-    (node, port, directory, lab)
+    (lab, directory, port, node)
 }
 
 /// The permanent neighbours are repaired, too; at the latest by the periodic look.
 #[test]
 fn a_neighbour_that_an_operator_deletes_comes_back() {
-    let (node, port, _directory, _lab) = settled(|agent| {
+    let (_lab, _directory, port, node) = settled(|agent| {
         agent.set("RouteRefreshInterval", 1);
         agent.set("InterfaceRefreshInterval", 1);
     });
@@ -138,7 +138,7 @@ fn routes_of_others_are_never_touched() {
 /// Routes on taps that no endpoint explains are ours to remove, but not before it is certain.
 #[test]
 fn a_route_left_over_by_an_earlier_life_goes() {
-    let (mut node, port, directory, _lab) = settled(|_| {});
+    let (_lab, directory, port, mut node) = settled(|_| {});
     node.agent.kill();
     Driver::new(&directory, &port).unbind(SOURCE);
     node.unplug();
@@ -157,7 +157,7 @@ fn a_route_left_over_by_an_earlier_life_goes() {
 /// W4: a setting changes for everybody; nobody restarts and no VM is without a route.
 #[test]
 fn w4_a_changed_configuration_takes_effect_without_a_gap() {
-    let (node, port, directory, _lab) = settled(|_| {});
+    let (_lab, directory, port, node) = settled(|_| {});
     let pid = node.agent.pid();
     let mark = node.watch.mark();
     let priorities = json!({"ipv4NormalRoutePriority": 2048, "ipv6NormalRoutePriority": 2048});
@@ -176,7 +176,7 @@ fn w4_a_changed_configuration_takes_effect_without_a_gap() {
 /// An address more, an address less: only the difference is written.
 #[test]
 fn a_changed_endpoint_changes_only_what_differs() {
-    let (node, mut port, directory, _lab) = settled(|_| {});
+    let (_lab, directory, mut port, node) = settled(|_| {});
     let mark = node.watch.mark();
     let (stays, goes) = (port.ipv4(), port.ipv6());
     let comes: ipnet::IpNet = "2001:db8::77/128".parse().expect("a prefix");
