@@ -6,7 +6,8 @@ use crate::driver::Driver;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::resources::{Directory, Port};
-use crate::route_watch::RouteWatch;
+use crate::route_history::Neighbour;
+use crate::route_watch::{RouteWatch, dump_neighbours};
 use crate::tap::{Qemu, Tap};
 use crate::vm::Vm;
 use crate::wait;
@@ -104,6 +105,28 @@ impl Node {
         port.routed().iter().all(|to| self.watch.metrics_to(*to) == metrics)
     }
 
+    /// Waits until the routes of `port` have the normal priority and its neighbours are permanent: nothing is
+    /// left to write for a VM that is not migrating.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[track_caller]
+    pub fn wait_settled(&self, port: &Port) {
+        self.wait_metrics(port, &[NORMAL]);
+        let ifindex = self.tap().ifindex();
+        wait::until(wait::SOON, format_args!("neighbours on {}", self.host.name()), || {
+            let found = self.host.namespace().run(dump_neighbours).expect("a dump");
+            let permanent = |address| {
+                let is_it = |entry: &Neighbour| {
+                    (entry.address, entry.ifindex, entry.mac, entry.permanent)
+                        == (address, ifindex, Some(port.mac), true)
+                };
+                found.iter().any(is_it)
+            };
+            port.addresses.iter().all(|net| permanent(net.addr()))
+        });
+    }
+
     /// Waits until the tap that is plugged now is armed, and everything else is in place and reported.
     ///
     /// # Panics
@@ -187,7 +210,7 @@ impl Scene {
         let mut scene = Self { vm, source, target, driver, port, directory, lab };
         scene.source.agent.wait_answering();
         scene.target.agent.wait_answering();
-        scene.source.wait_metrics(&scene.port, &[NORMAL]);
+        scene.source.wait_settled(&scene.port);
         scene
     }
 

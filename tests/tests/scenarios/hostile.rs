@@ -92,7 +92,7 @@ fn announcements_outside_of_a_migration_change_nothing() {
     let mut node = Node::new(&lab, SOURCE, &directory, &port);
     Driver::new(&directory, &port).bind(SOURCE);
     node.agent.start();
-    node.wait_metrics(&port, &[NORMAL]);
+    node.wait_settled(&port);
     node.open();
     node.agent.wait_up(&port);
     let mark = node.watch.mark();

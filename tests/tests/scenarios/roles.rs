@@ -167,7 +167,7 @@ fn migrations_that_say_nothing_give_no_role_and_do_no_harm() {
 fn a_migration_to_its_own_source_suppresses_nothing() {
     let stage = Stage::new();
     stage.put_endpoint();
-    stage.node.wait_metrics(&stage.port, &[NORMAL]);
+    stage.node.wait_settled(&stage.port);
     let mark = stage.node.watch.mark();
     let here = stage.port.reference_on(TARGET);
     let spec = json!({"source": here, "target": here});

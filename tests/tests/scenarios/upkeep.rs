@@ -19,7 +19,7 @@ fn settled(configure: impl FnOnce(&mut Agent)) -> (Lab, Directory, Port, Node) {
     Driver::new(&directory, &port).bind(SOURCE);
     node.agent.start();
     node.open();
-    node.wait_metrics(&port, &[NORMAL]);
+    node.wait_settled(&port);
     node.agent.wait_up(&port);
     (lab, directory, port, node)
 }
@@ -90,15 +90,7 @@ fn a_neighbour_that_an_operator_deletes_comes_back() {
     for net in &port.addresses {
         node.host.namespace().ip(&format!("neigh del {} dev {}", net.addr(), port.interface));
     }
-    wait::until(wait::SOON, "permanent again", || {
-        let neighbours =
-            node.host.namespace().run(cutover_tests::route_watch::dump_neighbours).expect("a dump");
-        port.addresses.iter().all(|net| {
-            neighbours
-                .iter()
-                .any(|entry| entry.address == net.addr() && entry.permanent && entry.mac == Some(port.mac))
-        })
-    });
+    node.wait_settled(&port);
 }
 
 /// Routes of a BGP daemon to the same destination, on the fabric, before, during and after a migration.
