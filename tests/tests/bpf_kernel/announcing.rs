@@ -7,10 +7,11 @@ use cutover_common::AnnouncementKind;
 use cutover_common::abi::{WATCH_FLAG_FIRST_FRAME, Watch};
 use cutover_tests::frames::{self, Frame};
 use cutover_tests::{Tap, wait};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 #[test]
@@ -203,8 +204,15 @@ fn the_object_that_logs_works_as_well() {
     let qemu = tap.open();
     let options = Options { pin_path: bed.pin_path.clone(), attach: Attach::Auto, debug_log: true };
     let mut kernel = bed.inside(|| Kernel::open(&options)).unwrap();
-    assert!(kernel.log().is_some());
+    let log = kernel.log().expect("it was asked for");
+    assert!(kernel.log().is_none(), "the log has one reader");
+    let has_lines = || {
+        let mut descriptors = [PollFd::new(log.as_fd(), PollFlags::POLLIN)];
+        poll(&mut descriptors, PollTimeout::ZERO).unwrap() == 1
+    };
+    assert!(!has_lines());
     bed.arm(&mut kernel, &tap, &watch(1));
     qemu.send(&announcement());
     wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+    wait::until(wait::SOON, "it is logged", has_lines);
 }
