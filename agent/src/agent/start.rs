@@ -8,11 +8,11 @@ use super::{Agent, Inputs};
 use crate::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use crate::applier::routes::{RouteApplier, RouteReport};
 use crate::applier::statuses;
-use crate::applier::watches::{SharedKernel, WatchApplier};
+use crate::applier::watches::{SharedKernel, WatchApplier, announcement};
 use crate::bpf::{self, Kernel, KernelLog};
 use crate::control;
 use crate::datastore::dir::{self, Directory};
-use crate::fast_path::{FastPath, kind_of};
+use crate::fast_path::FastPath;
 use crate::logging::{self, one_line};
 use crate::netlink::RouteSocket;
 use crate::netlink::monitor::{
@@ -23,9 +23,8 @@ use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{Attach, Loaded, LogSeverity, Problem, Settings, Severity, Sources, Switch};
 use crate::state_file::{Found as FoundState, StateFile};
 use cutover_common::MacAddr;
-use cutover_engine::fact::AnnouncementSeen;
 use cutover_engine::memory::{Found, Memory};
-use cutover_engine::{BootTime, Engine, Fact};
+use cutover_engine::{Engine, Fact};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -116,10 +115,12 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         interface_facts_in,
     )?;
     tokio::spawn(interface_applier.run());
-    let first_links = first_look(&monitor_handle, &route_report, &mut links).await?;
+    let mut first_facts = first_look(&monitor_handle, &route_report, &mut links).await?;
+    // ORDER: before the first wanted sets, or the route applier would take the routes away that the fast path
+    // of the last life installed right before it ended.
+    first_facts.extend(latched(&kernel));
 
     let found = Found { watches: found_watches(&kernel), elevated: found_elevated(&settings, &route_report) };
-    let announced = found_announcements(&kernel);
     let (facts_in, facts) = mpsc::unbounded_channel();
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
     let fast_path = FastPath::start(ring, RouteSocket::open()?, spin, facts_in.clone())
@@ -148,7 +149,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         route_report,
         in_sync: None,
     };
-    agent.take(first_links.into_iter().chain(announced));
+    agent.take(first_facts.into_iter());
     agent.follow(Inputs { datastore, facts, links, interface_facts, requests }, signals).await;
     Ok(())
 }
@@ -267,30 +268,19 @@ fn found_watches(kernel: &Kernel) -> BTreeMap<u32, (u64, MacAddr)> {
     }
 }
 
-/// What the kernel latched while nobody was looking, or right before the agent's last life ended.
-///
-/// ORDER: known before the first wanted sets are published. Otherwise a virtual machine whose routes the fast path
-/// had installed, but whose arrival had not been remembered, would lose them until the watch applier has looked.
-fn found_announcements(kernel: &Kernel) -> Vec<Fact> {
-    let latched = match kernel.all_evidence() {
-        Ok(latched) => latched,
+/// The announcements that were latched while no agent was looking, or that the last one did not live to act on.
+fn latched(kernel: &Kernel) -> Vec<Fact> {
+    match kernel.all_evidence() {
+        Ok(evidence) => evidence
+            .into_iter()
+            .filter_map(|(generation, evidence)| announcement(generation, &evidence))
+            .map(Fact::AnnouncementSeen)
+            .collect(),
         Err(error) => {
-            warn!(error = %one_line(&error), "cannot read what was latched; looking again when the watches are adopted");
-            return Vec::new();
+            warn!(error = %one_line(&error), "cannot read the announcements that came meanwhile; will try again");
+            Vec::new()
         }
-    };
-    latched
-        .into_iter()
-        .filter_map(|(generation, evidence)| {
-            Some(Fact::AnnouncementSeen(AnnouncementSeen {
-                generation,
-                kind: kind_of(evidence.kind)?,
-                seen_at: BootTime(evidence.seen_at_ns),
-                taken_at: None,
-                routed_at: None,
-            }))
-        })
-        .collect()
+    }
 }
 
 /// What the netlink monitor has to know.

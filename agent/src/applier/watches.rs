@@ -11,7 +11,9 @@ use crate::fast_path::{FastPath, kind_of};
 use crate::netlink::RouteChange;
 use crate::netlink::route::prepare;
 use cutover_common::MacAddr;
-use cutover_common::abi::{WATCH_FLAG_ANY, WATCH_FLAG_FIRST_FRAME, WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch};
+use cutover_common::abi::{
+    Evidence, WATCH_FLAG_ANY, WATCH_FLAG_FIRST_FRAME, WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch,
+};
 use cutover_engine::fact::AnnouncementSeen;
 use cutover_engine::model::{Trigger, Validation};
 use cutover_engine::wanted::WantedWatch;
@@ -183,18 +185,10 @@ impl WatchApplier {
             match evidence {
                 Ok(None) => {}
                 Ok(Some(evidence)) => {
-                    let Some(kind) = kind_of(evidence.kind) else {
-                        warn!(kind = evidence.kind, "evidence of an unknown kind; ignored");
-                        continue;
-                    };
                     self.reported.insert(watch.generation);
-                    self.tell(Fact::AnnouncementSeen(AnnouncementSeen {
-                        generation: watch.generation,
-                        kind,
-                        seen_at: BootTime(evidence.seen_at_ns),
-                        taken_at: None,
-                        routed_at: None,
-                    }));
+                    if let Some(seen) = announcement(watch.generation, &evidence) {
+                        self.tell(Fact::AnnouncementSeen(seen));
+                    }
                 }
                 Err(error) => {
                     debug!(error = %crate::logging::one_line(&error), "cannot read evidence; will try again");
@@ -207,6 +201,16 @@ impl WatchApplier {
         // The receiver is gone only while the agent stops.
         let _: Result<(), _> = self.facts.send(fact);
     }
+}
+
+/// Latched evidence as a fact; nothing was done about it yet.
+pub(crate) fn announcement(generation: u64, evidence: &Evidence) -> Option<AnnouncementSeen> {
+    let Some(kind) = kind_of(evidence.kind) else {
+        warn!(kind = evidence.kind, "evidence of an unknown kind; ignored");
+        return None;
+    };
+    let seen_at = BootTime(evidence.seen_at_ns);
+    Some(AnnouncementSeen { generation, kind, seen_at, taken_at: None, routed_at: None })
 }
 
 /// The value for the kernel's map.

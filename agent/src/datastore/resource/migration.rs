@@ -42,14 +42,11 @@ pub(super) fn interpret(
         return Err(Refusal::of(format!("metadata.name {name:?} contains a space or a control character")));
     }
     let mut notice = |text: String| notices.push(format!("LiveMigration {name}: {text}"));
-    let uid = metadata.uid.filter(|uid| !uid.is_empty()).unwrap_or_else(|| {
-        // It has to be the same each time the document is read, or each reading would look like another attempt.
-        let uid = format!("name:{name}");
-        notice(format!(
-            "it has no metadata.uid, {uid} is used; a second attempt of this name cannot be told apart"
-        ));
-        uid
-    });
+    let uid = metadata.uid.unwrap_or_default();
+    if uid.is_empty() {
+        // Nothing is made up: with a uid that is the same for each attempt, a second attempt would pass for the first.
+        notice("it has no metadata.uid; its attempts cannot be told apart in the log".to_owned());
+    }
     let spec = envelope.spec.unwrap_or(MigrationSpec { source: None, target: None });
     let source = spec.source.map_or(Err("it is missing".into()), source);
     let source = source.map_err(|reason| notice(format!("spec.source is left out: {reason}"))).ok();
