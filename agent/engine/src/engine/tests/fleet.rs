@@ -27,6 +27,7 @@ pub(super) struct Fleet {
     endpoints: BTreeMap<EndpointKey, Fact>,
     migrations: BTreeMap<String, Fact>,
     links: BTreeMap<String, BTreeMap<u32, Link>>,
+    plugged: u32,
     absent_since: BTreeMap<EndpointKey, BootTime>,
     running: BTreeMap<String, String>,
     /// Endpoints at which a virtual machine has arrived.
@@ -43,6 +44,7 @@ impl Fleet {
             endpoints: BTreeMap::new(),
             migrations: BTreeMap::new(),
             links: BTreeMap::new(),
+            plugged: 100,
             absent_since: BTreeMap::new(),
             running: BTreeMap::new(),
             arrived: BTreeSet::new(),
@@ -58,6 +60,25 @@ impl Fleet {
         }
         fleet.pass(ms(60_000));
         fleet
+    }
+
+    /// A tap comes, as an orchestrator plugs it: with a number of its own and without carrier.
+    pub(super) fn plug_again(&mut self, host: &str, port: &str) {
+        if self.hosts.contains_key(host) && self.ifindex(host, port).is_none() {
+            self.plugged += 1;
+            self.plug(host, Link { name: tap(port), ..link(self.plugged, false) });
+        }
+    }
+
+    pub(super) fn unplug(&mut self, host: &str, port: &str) {
+        if let Some(ifindex) = self.ifindex(host, port) {
+            self.links.get_mut(host).expect("known").remove(&ifindex);
+            self.hosts.get_mut(host).expect("known").tell(Fact::LinkRemoved { ifindex });
+        }
+    }
+
+    fn ifindex(&self, host: &str, port: &str) -> Option<u32> {
+        Some(self.hosts.get(host)?.engine.link(&tap(port))?.ifindex)
     }
 
     fn plug(&mut self, host: &str, link: Link) {
@@ -170,8 +191,8 @@ impl Fleet {
 
     /// The metric of the routes of a port; all of its prefixes have one or none has.
     pub(super) fn metric(&self, host: &str, port: &str) -> Option<u32> {
+        let ifindex = self.ifindex(host, port)?;
         let host = self.hosts.get(host)?;
-        let ifindex = host.engine.link(&tap(port))?.ifindex;
         let routes: Vec<_> = host.kernel.iter().filter(|route| route.ifindex == ifindex).collect();
         let metric = routes.first()?.metric;
         if let Some(local) = Self::endpoint_of(host, port) {

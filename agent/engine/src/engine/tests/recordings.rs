@@ -61,15 +61,17 @@ impl Recording {
     }
 
     /// Plays everything and a minute more. Every agent is restarted after event `restart_after`.
-    fn play(&self, announcements: Announcements, restart_after: Option<usize>) -> Fleet {
+    fn play(&self, announcements: Announcements, taps: Taps, restart_after: Option<usize>) -> Fleet {
         let hosts: Vec<_> = self.hosts.iter().map(String::as_str).collect();
         let ports: Vec<_> = self.ports.iter().map(String::as_str).collect();
-        let mut fleet = Fleet::new(&hosts, &ports, announcements);
+        let plugged = if taps == Taps::Stay { &ports[..] } else { &[] };
+        let mut fleet = Fleet::new(&hosts, plugged, announcements);
         let mut offset = 0;
         for (position, (at, event)) in self.events.iter().enumerate() {
             fleet.pass(ms(at - offset));
             offset = *at;
             match event {
+                Event::Written(fact) if taps == Taps::ComeAndGo => tell_with_taps(&mut fleet, fact),
                 Event::Written(fact) => fleet.tell(fact),
                 Event::Runs { host, port } => fleet.move_to(host, port),
                 Event::Stopped { port } => fleet.stop(port),
@@ -85,6 +87,30 @@ impl Recording {
             }
         }
         fleet
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taps {
+    /// Every host has one for every port all the time.
+    Stay,
+    /// They come right before what the driver writes about them, and go as soon as nothing runs there any more.
+    ComeAndGo,
+}
+
+fn tell_with_taps(fleet: &mut Fleet, fact: &Fact) {
+    match fact {
+        Fact::EndpointWritten(key, _)
+        | Fact::MigrationWritten(_, LiveMigration { target: Some(MigrationTarget::Endpoint(key)), .. }) => {
+            fleet.plug_again(&key.host, &key.endpoint);
+        }
+        _ => {}
+    }
+    fleet.tell(fact);
+    if let Fact::EndpointRemoved(key) = fact
+        && fleet.runs_on(&key.endpoint) != Some(&key.host)
+    {
+        fleet.unplug(&key.host, &key.endpoint);
     }
 }
 
@@ -165,14 +191,17 @@ fn all_thirty_are_here_and_every_row_belongs_to_one() {
 fn every_recording() {
     for name in scenarios() {
         let recording = Recording::read(&name);
-        let mut fleet = recording.play(Announcements::Seen, None);
-        for host in &recording.hosts {
-            for port in &recording.ports {
-                assert_eq!(
-                    fleet.states(host, port),
-                    expected(&name, host, port),
-                    "{name}: {host}, port {port}"
-                );
+        for taps in [Taps::Stay, Taps::ComeAndGo] {
+            let mut fleet = recording.play(Announcements::Seen, taps, None);
+            for host in &recording.hosts {
+                for port in &recording.ports {
+                    let states = fleet.states(host, port);
+                    assert_eq!(
+                        states,
+                        expected(&name, host, port),
+                        "{name}: {host}, port {port}, taps {taps:?}"
+                    );
+                }
             }
         }
     }
@@ -182,7 +211,7 @@ fn every_recording() {
 fn every_recording_without_a_single_announcement() {
     for name in scenarios() {
         let recording = Recording::read(&name);
-        let mut fleet = recording.play(Announcements::Lost, None);
+        let mut fleet = recording.play(Announcements::Lost, Taps::Stay, None);
         for host in &recording.hosts {
             for port in &recording.ports {
                 let states = fleet.states(host, port);
@@ -201,8 +230,9 @@ fn every_recording_without_a_single_announcement() {
 fn every_recording_with_a_restart_after_every_event() {
     for name in scenarios() {
         let recording = Recording::read(&name);
-        for position in 0..recording.events.len() {
-            let mut fleet = recording.play(Announcements::Seen, Some(position));
+        let positions = (0..recording.events.len()).flat_map(|at| [(at, Taps::Stay), (at, Taps::ComeAndGo)]);
+        for (position, taps) in positions {
+            let mut fleet = recording.play(Announcements::Seen, taps, Some(position));
             for host in &recording.hosts {
                 for port in &recording.ports {
                     let states = fleet.states(host, port);

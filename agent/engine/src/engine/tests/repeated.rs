@@ -161,6 +161,34 @@ fn role_of_a_source_is_emitted_once_for_each_migration() {
 }
 
 #[test]
+fn migration_that_is_edited_in_place_concerns_its_old_ends_too() {
+    let mut host = Host::target("b");
+    let mut edited = migration("u1", "a", "c");
+    host.tell(Fact::MigrationWritten(port("b").to_string(), edited.clone()));
+    assert!(host.engine.locals[&port("b")].machine.unresolved.is_some(), "no target any more");
+    edited.source = Some(crate::model::MigrationSource::Endpoint(port("b")));
+    host.tell(Fact::MigrationWritten(port("b").to_string(), edited));
+    assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
+}
+
+#[test]
+fn labels_make_an_endpoint_a_target() {
+    let mut host = Host::quiet("b");
+    host.tell(written("b"));
+    let mut chosen = migration("u1", "a", "b");
+    let selector = crate::roles::Selector::parse("moved == 'yes'").unwrap();
+    chosen.target = Some(crate::model::MigrationTarget::Selector(selector));
+    host.tell(Fact::MigrationWritten("m".into(), chosen));
+    assert_eq!(host.metric(), Some(NORMAL));
+    let mut labelled = endpoint();
+    labelled.labels.insert("moved".into(), "yes".into());
+    host.tell(Fact::EndpointWritten(port("b"), labelled));
+    assert_eq!((host.state(), host.metric()), (State::Target, None));
+    host.tell(Fact::MigrationRemoved("m".into()));
+    assert!(host.engine.locals[&port("b")].machine.unresolved.is_some());
+}
+
+#[test]
 fn convergence_time_of_zero_ends_at_once() {
     let mut host = Host::target("b");
     let policy =

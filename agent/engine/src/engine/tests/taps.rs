@@ -116,6 +116,36 @@ fn late_news_of_a_replaced_tap_does_not_hide_its_successor() {
 }
 
 #[test]
+fn late_removal_of_a_replaced_tap_does_not_end_the_grace_time() {
+    let mut host = Host::live("b");
+    host.tell(removed("b")).tell(Fact::LinkSeen(link(6, true))).tell(Fact::LinkRemoved { ifindex: 5 });
+    assert_eq!((host.held(), host.metric()), (true, Some(ELEVATED)));
+}
+
+#[test]
+fn settings_take_effect_at_once() {
+    let mut host = Host::live("b");
+    let ipv4 = crate::model::Priorities { normal: 2000, elevated: 100 };
+    let policy = Policy { ipv4, route_protocol: 80, ..host.engine.policy.clone() };
+    host.engine.handle(host.now, Fact::PolicyChanged(Box::new(policy)));
+    assert!(host.engine.settle(host.now));
+    let routes: Vec<_> = host.wanted().routes.iter().map(|route| (route.metric, route.protocol)).collect();
+    assert_eq!(routes, [(100, 80), (512, 80)]);
+}
+
+#[test]
+fn view_shows_the_watch_only_while_it_is_armed() {
+    let mut host = Host::target("b");
+    let watch = |host: &Host| host.engine.view(host.now)[0].watch;
+    assert_eq!(watch(&host), host.watch().map(|watch| watch.generation));
+    host.announce();
+    assert_eq!(watch(&host), None);
+    let view = &host.engine.view(host.now)[0];
+    assert_eq!((view.state, view.role.as_str(), view.migration_uid.as_str()), (State::Live, "TARGET", "u1"));
+    assert_eq!((view.announcement.as_deref(), view.routes.len()), (Some("RARP"), 2));
+}
+
+#[test]
 fn interfaces_that_are_not_workloads_are_nobodys_business() {
     let mut host = Host::quiet("b");
     host.tell(Fact::LinkSeen(Link { name: "eth0".into(), ..link(2, true) }));
