@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "the results are for whoever started the bench")]
 
 mod addresses;
+mod agent;
 mod announcement;
 mod contender;
 mod lane;
@@ -43,6 +44,8 @@ enum Bench {
     Addresses,
     /// The kernel program on other frames
     Program,
+    /// The whole agent, seen from outside
+    Agent,
 }
 
 impl Bench {
@@ -51,6 +54,8 @@ impl Bench {
             Self::Announcement => announcement::measure(announcements),
             Self::Addresses => addresses::measure(announcements),
             Self::Program => program::measure(50),
+            // A migration takes a hundred times as long as an announcement.
+            Self::Agent => agent::measure(announcements.div_ceil(10)),
         }
     }
 }
