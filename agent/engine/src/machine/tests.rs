@@ -184,6 +184,7 @@ fn a_new_uid_is_taken_over_without_a_transition() {
 #[test]
 fn a_new_attempt_starts_with_clean_phases() {
     let mut machine = live();
+    machine.phases.armed_at = Some(at(2));
     machine.assign(&Assignment::default(), true, at(10), CONVERGENCE).unwrap();
     machine.assign(&assignment(Role::Target, "u2"), true, at(12), CONVERGENCE).unwrap();
     assert_eq!(machine.phases, Phases { targeted_at: Some(at(12)), ..Phases::default() });

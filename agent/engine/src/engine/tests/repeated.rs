@@ -23,9 +23,11 @@ fn roles_emitted(host: &mut Host) -> Vec<(Role, String)> {
 
 #[test]
 fn w11_retry_to_the_same_host_is_suppressed_and_watched_anew() {
-    let mut host = time_wait();
-    let generation_before = 1_060_300_000_000;
-    assert_eq!(host.watch(), None);
+    let mut host = Host::target("b");
+    let generation_before = host.watch().unwrap().generation;
+    host.announce();
+    host.tell(migration_removed("b")).tell(removed("a"));
+    assert_eq!((host.state(), host.watch()), (State::TimeWait, None));
     host.tell(written("a")).tell(migration_written("u2", "a", "b"));
     assert_eq!((host.state(), host.metric()), (State::Target, None));
     assert!(host.watch().unwrap().generation > generation_before);
