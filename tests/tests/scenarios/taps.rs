@@ -133,6 +133,8 @@ fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {
     ] {
         assert_eq!(namespace.sysctl(&path).as_deref(), Some(value), "{path}");
     }
+    assert_eq!(namespace.sysctl("net/ipv4/ip_forward").as_deref(), Some("1"));
+    assert_eq!(namespace.sysctl("net/ipv6/conf/all/forwarding").as_deref(), Some("1"));
     // The namespace's, not the machine's: the uplink keeps what it had.
     assert_eq!(namespace.sysctl("net/ipv4/conf/eth0/proxy_arp").as_deref(), Some("0"));
 

@@ -15,7 +15,6 @@ use cutover_tests::scene::{NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::{Agent, Host, Lab, Port, Vm, frames, wait};
 use fabric::Fabric;
 use std::io::{self, Write as _};
-use std::time::Duration;
 use stream::Stream;
 use timeline::Timeline;
 
@@ -32,7 +31,6 @@ fn main() -> Result<()> {
     Driver::new(&directory, &port).bind(SOURCE);
     let [source, target] = [SOURCE, TARGET].map(|name| {
         let mut node = Node::new(&lab, name, &directory, &port);
-        forward(&node.host);
         node.agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_SECONDS);
         node.agent.spawn();
         node
@@ -42,7 +40,7 @@ fn main() -> Result<()> {
     target.agent.wait_answering();
     vm.resume(source.tap().open());
     source.wait_metrics(&port, &[NORMAL]);
-    let fabric = Fabric::start(&client, &[&source, &target]);
+    let fabric = Fabric::start(&client, &[&source, &target])?;
     let stream = Stream::start(client.namespace(), port.ipv4().addr());
     wait::until(wait::SOON, "the VM answers the client", || stream.answered() > 0);
 
@@ -66,13 +64,16 @@ fn main() -> Result<()> {
     let first = wait::for_some(wait::SOON, "the VM answers again", || stream.first_answer_after(resumed));
     timeline.add(first, "client", "first answer to a datagram after that");
 
+    writeln!(out, "\nRoutes when the virtual machine has arrived")?;
+    routes(&mut out, &[&source.host, &target.host, &client], &port)?;
+
     migrate(&mut timeline, &source.agent, &["complete", "--port", &port.endpoint])?;
     source.wait_metrics(&port, &[]);
     target.wait_metrics(&port, &[NORMAL]);
     let after = stream.answered();
     wait::until(wait::SOON, "some traffic after", || stream.answered() > after + 200);
     let seen = stream.stop();
-    fabric.stop();
+    fabric.stop()?;
 
     writeln!(out, "\nRoutes after")?;
     routes(&mut out, &[&source.host, &target.host, &client], &port)?;
@@ -88,8 +89,8 @@ fn main() -> Result<()> {
     writeln!(
         out,
         "\nA thousand datagrams a second from the client: {} sent, {} answered, longest silence {} ms.\n\
-         There is no BGP here: a stand-in copies the hosts' routes to the client with `ip`, and its time is in\n\
-         that silence, as is the time in which the virtual machine ran nowhere.",
+         There is no BGP here: a stand-in copies the hosts' routes to the client, and its time is in that silence,\n\
+         as is the time in which the virtual machine ran nowhere.",
         seen.sent,
         seen.answered,
         seen.longest_silence.as_millis()
@@ -112,15 +113,8 @@ fn migrate(timeline: &mut Timeline, agent: &Agent, arguments: &[&str]) -> Result
     Ok(())
 }
 
-/// What a compute host's distribution sets for every interface; the agent sets it for its taps.
-fn forward(host: &Host) {
-    host.namespace().set_sysctl("net/ipv4/ip_forward", "1");
-    host.namespace().set_sysctl("net/ipv6/conf/all/forwarding", "1");
-}
-
 /// What `ip route` says on each host about the VM's addresses.
 fn routes(out: &mut impl io::Write, hosts: &[&Host], port: &Port) -> Result<()> {
-    // The stand-in has a moment to follow.
     let mut lines = Vec::new();
     for host in hosts {
         let mut found = String::new();
@@ -146,6 +140,3 @@ fn routes(out: &mut impl io::Write, hosts: &[&Host], port: &Port) -> Result<()> 
     }
     Ok(())
 }
-
-/// How often a loop of the demo looks at something.
-const PERIOD: Duration = Duration::from_millis(1);

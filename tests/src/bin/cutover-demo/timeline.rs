@@ -59,7 +59,7 @@ impl Timeline {
                 _ => continue,
             };
             if route.destination == to {
-                self.add(event.at, place, &format!("kernel: {verb} {to} metric {}", route.metric));
+                self.add(event.at, place, &format!("kernel notifies: {verb} {to} metric {}", route.metric));
             }
         }
     }
