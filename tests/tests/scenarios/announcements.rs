@@ -178,12 +178,29 @@ fn w8_frames_that_the_host_sends_are_ignored() {
     armed.accepts(&frame);
 }
 
-/// The same program on every hook.
+/// The same program on every hook that this kernel has.
 #[test]
 fn every_way_to_attach_hears_the_announcement() {
-    for attach in ["tcx", "tc", "xdp"] {
-        let armed = Armed::with(Port::new(1), |agent| agent.set("CutoverAttach", attach));
-        armed.ignores(attach, || armed.qemu.send(&frames::rarp(STRANGER)));
+    // KERNEL: tcx is of 6.6; before it the agent takes clsact by itself.
+    let ways: &[&str] =
+        if kernel_version() >= (6, 6) { &["tcx", "tc", "xdp"] } else { &["auto", "tc", "xdp"] };
+    for way in ways {
+        let armed = Armed::with(Port::new(1), |agent| agent.set("CutoverAttach", way));
+        armed.ignores(way, || armed.qemu.send(&frames::rarp(STRANGER)));
         armed.accepts(&frames::rarp(armed.port.mac));
     }
+}
+
+fn kernel_version() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
+    (numbers.next().expect("a major number"), numbers.next().expect("a minor number"))
+}
+
+/// The fast path that spins before it sleeps does the same.
+#[test]
+fn a_spinning_fast_path_hears_the_announcement() {
+    let armed = Armed::with(Port::new(1), |agent| agent.set("CutoverBusyPollMicros", 50));
+    armed.ignores("before it", || armed.qemu.send(&frames::rarp(STRANGER)));
+    armed.accepts(&frames::garp_request(armed.port.mac, ipv4(&armed.port)));
 }

@@ -97,6 +97,10 @@ fn status_tells_what_the_agent_knows() {
     scene.target.wait_state(&scene.port, "Live");
     let endpoint = scene.target.agent.status()["endpoints"][0].clone();
     assert_eq!(endpoint["state"], "Live");
+    assert_eq!(endpoint["announcement"], "RARP");
+    // The fast path did it, not the route applier after it.
+    let taken = endpoint["announced_to_routed_ns"].as_u64().expect("the fast path's time");
+    assert!(taken < 1_000_000_000, "{taken} ns");
     let metrics: Vec<u64> = endpoint["routes"]
         .as_array()
         .expect("routes")

@@ -133,6 +133,41 @@ fn an_announcement_after_the_end_of_the_migration_counts() {
     scene.target.wait_metrics(&scene.port, &[NORMAL]);
 }
 
+/// W34: nobody says how the migration ended, and the source's endpoint is still there: the VM most probably runs
+/// there, so the target stays silent much longer than for a source that is gone.
+#[test]
+fn a_migration_that_vanished_is_not_taken_for_a_success_while_its_source_exists() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    scene.driver.withdraw(TARGET);
+    scene.target.agent.log().wait(wait::SOON, &["LiveMigration deleted"]);
+    // The bound for a source that is gone is 5 s.
+    wait::throughout(Duration::from_secs(7), "no route", || scene.target.has_metrics(&scene.port, &[]));
+    // It is still armed, and knows a new attempt.
+    let log = scene.target.agent.log().mark();
+    let uid = scene.driver.start(SOURCE, TARGET);
+    scene.target.agent.log().wait_after(log, wait::SOON, &["emitting role for WEP", "role=TARGET", &uid]);
+    scene.target.open().send(&frames::rarp(scene.port.mac));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+}
+
+/// W34: a failed migration whose endpoint is left behind, as by a driver that died: no route as long as nobody
+/// writes the endpoint again.
+#[test]
+fn the_endpoint_of_a_failed_migration_has_no_route_until_it_is_written_again() {
+    let scene = Scene::new();
+    scene.start_migration();
+    scene.driver.withdraw(TARGET);
+    scene.driver.unbind(SOURCE);
+    scene.driver.bind(SOURCE);
+    scene.target.wait_state(&scene.port, "Base");
+    wait::throughout(Duration::from_secs(3), "no route", || scene.target.has_metrics(&scene.port, &[]));
+    assert!(scene.source.has_metrics(&scene.port, &[NORMAL]));
+    assert_eq!(scene.target.agent.status_of(&scene.port).expect("an endpoint")["not_here"], true);
+    scene.driver.bind(TARGET);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+}
+
 /// The orchestrator changes its mind: the first target forgets, the second is armed.
 #[test]
 fn a_switched_target_leaves_nothing_on_the_first() {

@@ -12,8 +12,11 @@ const ROUNDS: u64 = 12;
 /// Longer than everything that an agent does at its start and about a migration, so a kill hits any of it.
 const WINDOW_MICROS: u64 = 120_000;
 
-/// A fixed series of moments in the window, spread evenly (multiples of the golden ratio modulo one).
+/// Moments in the window, spread evenly (multiples of the golden ratio modulo one). The same ones each time,
+/// unless `CUTOVER_TEST_SEED` asks for other ones.
 fn moment(number: u64) -> Duration {
+    let seed = std::env::var("CUTOVER_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0_u64);
+    let number = number.wrapping_add(seed.wrapping_mul(10_007));
     Duration::from_micros(number.wrapping_mul(618_033_989) % 1_000_000_000 * WINDOW_MICROS / 1_000_000_000)
 }
 

@@ -5,6 +5,7 @@ use cutover_tests::driver::Pace;
 use cutover_tests::resources::felix_configuration;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::{Agent, Directory, Driver, Lab, Port, frames, wait};
+use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::Duration;
 
@@ -163,6 +164,43 @@ fn w4_a_changed_configuration_takes_effect_without_a_gap() {
         node.watch.since(mark).assert_never_without(to);
     }
     assert_eq!(node.agent.pid(), pid);
+}
+
+/// SIGHUP re-reads the file; one that is wrong is refused and the one before stays in force.
+#[test]
+fn sighup_re_reads_the_configuration() {
+    let (_lab, _directory, port, mut node) = settled(|_| {});
+    let mark = node.watch.mark();
+    let set = |node: &mut Node, value: u32| {
+        node.agent.set("IPv4NormalRoutePriority", value);
+        node.agent.set("IPv6NormalRoutePriority", value);
+        node.agent.signal(Signal::SIGHUP);
+    };
+    set(&mut node, 2048);
+    node.wait_metrics(&port, &[2048]);
+    let log = node.agent.log().mark();
+    set(&mut node, 100);
+    node.agent.log().wait_after(log, wait::SOON, &["ERROR", "Priority"]);
+    set(&mut node, 4096);
+    node.wait_metrics(&port, &[4096]);
+    for to in port.routed() {
+        let lived = node.watch.since(mark).metrics(to);
+        assert_eq!(
+            lived,
+            [vec![NORMAL], vec![NORMAL, 2048], vec![2048], vec![2048, 4096], vec![4096]],
+            "{to}"
+        );
+    }
+}
+
+/// Without IPv6 support nothing of it is programmed, and the other family migrates all the same.
+#[test]
+fn ipv6_can_be_switched_off() {
+    let (_lab, _directory, port, node) = armed(|agent| agent.set("Ipv6Support", false));
+    node.tap().open().send(&frames::rarp(port.mac));
+    wait::until(wait::SOON, "IPv4 is elevated", || node.watch.metrics_to(port.ipv4()) == [ELEVATED]);
+    node.wait_state(&port, "Live");
+    node.watch.history().assert_never_with(port.ipv6());
 }
 
 /// An address more, an address less: only the difference is written.
