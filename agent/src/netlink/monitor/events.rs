@@ -24,7 +24,7 @@ pub struct MonitorSettings {
     pub interface_prefixes: Vec<String>,
     /// How often everything is read again (`RouteRefreshInterval`); `None` for never.
     pub refresh: Option<Duration>,
-    /// Size of the receive buffer in bytes; [`RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
+    /// Size of the receive buffer in bytes; [`super::RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
     pub receive_buffer_bytes: usize,
 }
 
