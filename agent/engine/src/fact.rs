@@ -7,7 +7,8 @@ use cutover_common::AnnouncementKind;
 /// One observation, in the order in which it was made.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Fact {
-    /// An endpoint was created or written again (also with the same content, which is evidence, W34).
+    /// An endpoint was created or written again (also with the same content, which is evidence, W34). Reading the
+    /// datastore again must not look like this: what did not change is not told again.
     EndpointWritten(EndpointKey, Endpoint),
     /// An endpoint is gone from the datastore.
     EndpointRemoved(EndpointKey),
@@ -15,7 +16,8 @@ pub enum Fact {
     MigrationWritten(String, LiveMigration),
     /// A LiveMigration is gone.
     MigrationRemoved(String),
-    /// The datastore has delivered everything that it held. Nothing is programmed before this.
+    /// The datastore has delivered everything that it held. Nothing is programmed before this. The links that
+    /// exist have to be known by then, or endpoints without a tap would not be held.
     InSync {
         /// False while something in the datastore could not be read: then routes that nobody asks for are kept,
         /// because the resource that asks for them may be the unreadable one.

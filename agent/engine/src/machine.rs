@@ -13,18 +13,14 @@ use core::time::Duration;
 use cutover_common::AnnouncementKind;
 use serde::{Deserialize, Serialize};
 
-/// How long an endpoint stays suppressed after its migration is gone without a trace, if its source's endpoint
-/// is gone as well.
+/// How long an endpoint stays suppressed after its migration is gone without a trace and its source's endpoint is
+/// gone as well.
 ///
 /// LIMIT: a driver that rolls back re-creates the source's endpoint within 0.45 s (recorded); ten times that,
-/// counted from when it went away. After it the machine does what the existing agent does at once: it takes the migration for a success.
+/// counted from when it went away. After it the machine does what the existing agent does at once: it takes the
+/// migration for a success. While the source's endpoint is *there* nothing is taken for a success: the virtual
+/// machine most probably runs at the source, and advertising it from here would cut it off.
 pub const UNRESOLVED_BOUND: Duration = Duration::from_secs(5);
-
-/// The same while the source's endpoint is still there.
-///
-/// LIMIT: then the virtual machine most probably still runs at the source, and advertising it from here would
-/// cut it off. A driver that lost the LiveMigration restores it when it is restarted; give it time for that.
-pub const UNRESOLVED_BOUND_SOURCE_PRESENT: Duration = Duration::from_secs(30);
 
 /// State of the machine. The names are those of the existing agent and of its documentation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -214,7 +210,7 @@ impl Machine {
     pub fn deadline(&self, grace: Duration) -> Option<BootTime> {
         match self.state {
             State::TimeWait => self.elevated_until,
-            State::Target => self.unresolved.map(|unresolved| unresolved.verdict(grace).0),
+            State::Target => self.unresolved.and_then(|unresolved| unresolved.success_at(grace)),
             State::Base | State::Live => None,
         }
     }
@@ -345,10 +341,11 @@ impl Machine {
         if self.deadline(grace).is_none_or(|deadline| deadline > now) {
             return None;
         }
-        match self.unresolved {
-            Some(unresolved) => self.step(Input::RoleGone(unresolved.verdict(grace).1), now, convergence),
-            None => self.step(Input::Timer, now, convergence),
-        }
+        let input = match self.unresolved {
+            Some(_) => Input::RoleGone(Outcome::Success),
+            None => Input::Timer,
+        };
+        self.step(input, now, convergence)
     }
 
     fn step(&mut self, input: Input, now: BootTime, convergence: Duration) -> Option<Transition> {
@@ -372,20 +369,14 @@ impl Machine {
 }
 
 impl Unresolved {
-    /// When it is decided at the latest, and how.
+    /// When the migration will count as a success if nothing else happens.
     ///
-    /// An endpoint written again while its source's stays away beyond the grace time is a success. Without
-    /// that, the end of the bound is taken for one, as the existing agent takes the end of the migration.
-    fn verdict(&self, grace: Duration) -> (BootTime, Outcome) {
-        let bound = match self.source_absent_since {
-            Some(absent_since) => absent_since + UNRESOLVED_BOUND,
-            None => self.since + UNRESOLVED_BOUND_SOURCE_PRESENT,
-        };
-        let proven = match self.source_absent_since {
-            Some(absent_since) if self.rewritten => bound.min(absent_since + grace),
-            _ => bound,
-        };
-        (proven, Outcome::Success)
+    /// An endpoint written again while its source's stays away beyond the grace time is one. Without that, the end
+    /// of the bound is taken for one, as the existing agent takes the end of the migration.
+    fn success_at(&self, grace: Duration) -> Option<BootTime> {
+        let absent_since = self.source_absent_since?;
+        let bound = absent_since + UNRESOLVED_BOUND;
+        Some(if self.rewritten { bound.min(absent_since + grace) } else { bound })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::host::*;
 use crate::fact::Fact;
-use crate::machine::{Outcome, State, UNRESOLVED_BOUND, UNRESOLVED_BOUND_SOURCE_PRESENT};
+use crate::machine::{Outcome, State, UNRESOLVED_BOUND};
 use crate::notice::Notice;
 
 fn unresolved() -> Host {
@@ -86,12 +86,10 @@ fn w34_own_endpoint_away_beyond_the_grace_time_is_the_end() {
 }
 
 #[test]
-fn w34_nothing_at_all_with_the_source_present_waits_the_long_bound() {
+fn w34_nothing_at_all_with_the_source_present_waits_for_evidence() {
     let mut host = unresolved();
-    host.pass(UNRESOLVED_BOUND_SOURCE_PRESENT - ms(1));
-    assert_eq!(host.metric(), None);
-    host.pass(ms(1));
-    assert_eq!(host.state(), State::TimeWait);
+    stays_suppressed(&mut host, 3_600_000);
+    assert_eq!(host.state(), State::Target);
 }
 
 #[test]

@@ -276,7 +276,7 @@ impl World {
         let pending = engine.locals.values().any(|local| {
             local.held_since.is_some()
                 || local.machine.state == State::TimeWait
-                || local.machine.unresolved.is_some()
+                || local.machine.unresolved.is_some_and(|it| it.source_absent_since.is_some())
         });
         let due = engine.next_deadline();
         assert_eq!(
@@ -307,8 +307,8 @@ impl World {
         }
     }
 
-    /// However it came to this: once every migration is gone and the endpoint and its tap are there, time alone
-    /// brings the endpoint back to normal.
+    /// However it came to this: once every migration and the source's endpoint are gone and the endpoint and its
+    /// tap are there, time alone brings the endpoint back to normal.
     fn check_end(&self) {
         let mut world = self.clone();
         let mut rest =
@@ -319,6 +319,8 @@ impl World {
         if !self.own {
             rest.push(Letter::OwnWritten);
         }
+        // While the source's endpoint is there, an unresolved migration waits for evidence, not for time.
+        rest.push(Letter::SourceRemoved);
         for letter in rest {
             world.take(letter);
         }

@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 const GRACE_MS: u64 = 2_000;
 const CONVERGENCE_MS: u64 = 30_000;
 const BOUND_MS: u64 = 5_000;
-const BOUND_SOURCE_PRESENT_MS: u64 = 30_000;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -163,10 +162,11 @@ impl Reference {
     fn due(&self) -> Option<u64> {
         let away = self.held_since.map(|since| since + GRACE_MS);
         let over = (self.state() == State::TimeWait).then_some(self.time_wait_since + CONVERGENCE_MS);
-        let verdict = self.gone_since.map(|since| match self.source_absent_since {
-            None => since + BOUND_SOURCE_PRESENT_MS,
-            Some(absent) if self.written_since_gone => absent + GRACE_MS,
-            Some(absent) => absent + BOUND_MS,
+        // Without the source's endpoint being away, only evidence decides.
+        let absent_since = self.gone_since.and(self.source_absent_since);
+        let verdict = absent_since.map(|absent| match self.written_since_gone {
+            true => absent + GRACE_MS,
+            false => absent + BOUND_MS,
         });
         [away, over, verdict].into_iter().flatten().min()
     }

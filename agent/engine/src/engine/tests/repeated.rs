@@ -197,7 +197,7 @@ fn convergence_time_of_zero_ends_at_once() {
         crate::model::Policy { convergence: core::time::Duration::ZERO, ..host.engine.policy.clone() };
     host.tell(Fact::PolicyChanged(Box::new(policy)));
     host.appliers = false;
-    host.tell(migration_removed("b"));
+    host.tell(removed("a")).tell(migration_removed("b"));
     host.pass(ms(60_000));
     assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
 }

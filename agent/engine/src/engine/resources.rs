@@ -1,0 +1,189 @@
+//! What the datastore says: endpoints come, go and are held, migrations give roles.
+
+use super::{Engine, Local};
+use crate::machine::Machine;
+use crate::memory::Remembered;
+use crate::model::{Endpoint, EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
+use crate::notice::Notice;
+use crate::roles::{self, Role};
+use crate::time::BootTime;
+use std::collections::BTreeSet;
+
+impl Engine {
+    pub(super) fn endpoint_written(&mut self, now: BootTime, key: EndpointKey, endpoint: Endpoint) {
+        if !self.is_local(&key) {
+            self.remotes.insert(key.clone());
+            // Before the datastore is in sync this may be the endpoint that was there all the time.
+            if self.in_sync_since.is_some() {
+                self.for_targets_from(&key, |engine, local| engine.source_written(now, local));
+            }
+            return;
+        }
+        match self.locals.get_mut(&key) {
+            Some(local) => {
+                local.machine.endpoint_written();
+                if local.held_since.take().is_some() {
+                    self.notices.push(Notice::Returned { endpoint: key.clone() });
+                }
+                local.endpoint = endpoint;
+            }
+            None => {
+                let machine =
+                    self.remembered.remove(&key).map_or_else(Machine::default, |entry| entry.machine);
+                self.locals.insert(key.clone(), Local { endpoint, held_since: None, armed: None, machine });
+            }
+        }
+        self.stale = true;
+        if self.in_sync_since.is_some() {
+            self.assign_role(now, &key);
+        }
+    }
+
+    pub(super) fn endpoint_removed(&mut self, now: BootTime, key: &EndpointKey) {
+        if !self.is_local(key) {
+            if self.remotes.remove(key) {
+                self.for_targets_from(key, |engine, local| {
+                    if let Some(local) = engine.locals.get_mut(local) {
+                        local.machine.source_removed(now);
+                    }
+                });
+            }
+            return;
+        }
+        if self.in_sync_since.is_none() {
+            // Whether it is held is decided once the datastore is in sync.
+            if let Some(Local { endpoint, machine, .. }) = self.locals.remove(key) {
+                self.remembered.insert(key.clone(), Remembered { key: key.clone(), endpoint, machine });
+            }
+            return;
+        }
+        let Some(local) = self.locals.get(key) else { return };
+        if local.held_since.is_some() {
+            return;
+        }
+        let has_tap = self.link(&local.endpoint.interface).is_some();
+        if has_tap && !local.machine.not_here {
+            if let Some(local) = self.locals.get_mut(key) {
+                local.held_since = Some(now);
+            }
+            self.stale = true;
+            self.notices.push(Notice::Held { endpoint: key.clone() });
+        } else {
+            self.remove_local(now, key);
+        }
+    }
+
+    /// Calls `visit` for every endpoint of this host that is, or was last, the target of a migration from `source`.
+    pub(super) fn for_targets_from(
+        &mut self,
+        source: &EndpointKey,
+        mut visit: impl FnMut(&mut Self, &EndpointKey),
+    ) {
+        let targets: Vec<_> = self
+            .locals
+            .iter()
+            .filter(|(key, local)| key.is_same_port(source) && local.machine.source.as_ref() == Some(source))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in targets {
+            visit(self, &key);
+        }
+    }
+
+    /// The source's endpoint was written again. A failed migration whose own endpoint is already gone needs no
+    /// grace: its outcome is known.
+    pub(super) fn source_written(&mut self, now: BootTime, key: &EndpointKey) {
+        let Some(local) = self.locals.get_mut(key) else { return };
+        let transition = local.machine.source_written(now, self.policy.convergence);
+        self.note_transition(key, transition);
+        if self.locals.get(key).is_some_and(|local| local.machine.not_here && local.held_since.is_some()) {
+            self.remove_local(now, key);
+        }
+    }
+
+    pub(super) fn remove_local(&mut self, now: BootTime, key: &EndpointKey) {
+        let Some(mut local) = self.locals.remove(key) else { return };
+        let before = local.machine.clone();
+        let transition = local.machine.deleted(now);
+        if let Some(transition) = transition {
+            self.note(key, &before, &local.machine, transition);
+        }
+        self.notices.push(Notice::Removed { endpoint: key.clone() });
+        self.stale = true;
+    }
+
+    pub(super) fn migration_written(&mut self, now: BootTime, name: String, migration: LiveMigration) {
+        if self.migrations.get(&name) == Some(&migration) {
+            return;
+        }
+        self.notices.push(Notice::MigrationWritten { name: name.clone(), migration: migration.clone() });
+        let mut concerned = self.concerned(&migration);
+        if let Some(before) = self.migrations.insert(name, migration) {
+            concerned.extend(self.concerned(&before));
+        }
+        self.assign_roles(now, concerned);
+    }
+
+    pub(super) fn migration_removed(&mut self, now: BootTime, name: &str) {
+        let Some(migration) = self.migrations.remove(name) else { return };
+        self.notices.push(Notice::MigrationRemoved { name: name.to_owned(), uid: migration.uid.clone() });
+        let concerned = self.concerned(&migration);
+        self.assign_roles(now, concerned);
+    }
+
+    /// Endpoints of this host whose role a migration can change.
+    pub(super) fn concerned(&self, migration: &LiveMigration) -> BTreeSet<EndpointKey> {
+        let mut keys = BTreeSet::new();
+        match &migration.source {
+            Some(MigrationSource::Endpoint(key)) => drop(keys.insert(key.clone())),
+            Some(MigrationSource::Workload { host, orchestrator, workload }) => keys.extend(
+                self.locals
+                    .keys()
+                    .filter(|key| {
+                        key.host == *host && key.orchestrator == *orchestrator && key.workload == *workload
+                    })
+                    .cloned(),
+            ),
+            None => {}
+        }
+        match &migration.target {
+            Some(MigrationTarget::Endpoint(key)) => drop(keys.insert(key.clone())),
+            Some(MigrationTarget::Selector(_)) => keys.extend(self.locals.keys().cloned()),
+            None => {}
+        }
+        keys
+    }
+
+    pub(super) fn assign_roles(&mut self, now: BootTime, keys: BTreeSet<EndpointKey>) {
+        if self.in_sync_since.is_some() {
+            for key in keys {
+                self.assign_role(now, &key);
+            }
+        }
+    }
+
+    pub(super) fn assign_role(&mut self, now: BootTime, key: &EndpointKey) {
+        let Some(local) = self.locals.get(key) else { return };
+        let assignment = roles::assign(key, &local.endpoint.labels, self.migrations.values());
+        let from = assignment.source.as_ref().or(local.machine.source.as_ref());
+        let source_present = from.is_some_and(|source| self.endpoint_exists(source));
+        let Some(local) = self.locals.get_mut(key) else { return };
+        let before = local.machine.clone();
+        if (assignment.role, &assignment.uid) != (before.role, &before.role_uid) {
+            self.notices.push(Notice::RoleEmitted {
+                endpoint: key.clone(),
+                role: assignment.role,
+                uid: match assignment.role {
+                    Role::None => before.role_uid.clone(),
+                    Role::Source | Role::Target => assignment.uid.clone(),
+                },
+            });
+        }
+        let transition = local.machine.assign(&assignment, source_present, now, self.policy.convergence);
+        if local.machine.unresolved.is_some() && before.unresolved.is_none() {
+            self.notices.push(Notice::Unresolved { endpoint: key.clone(), uid: before.uid.clone() });
+        }
+        self.stale |= local.machine != before;
+        self.note_transition(key, transition);
+    }
+}

@@ -1,0 +1,96 @@
+//! The moment at which the datastore is in sync: what was remembered, what was found in the kernel and what the
+//! datastore shows become one picture.
+
+use super::{Engine, Local};
+use crate::fact::AnnouncementSeen;
+use crate::machine::State;
+use crate::model::EndpointKey;
+use crate::notice::Notice;
+use crate::time::BootTime;
+
+impl Engine {
+    pub(super) fn in_sync(&mut self, now: BootTime, complete: bool) {
+        self.complete = complete;
+        self.stale = true;
+        if self.in_sync_since.is_some() {
+            return;
+        }
+        self.in_sync_since = Some(now);
+        self.hold_remembered(now);
+        let keys: Vec<_> = self.locals.keys().cloned().collect();
+        let idle: Vec<_> = keys.iter().filter(|key| self.locals[key].machine.is_idle()).cloned().collect();
+        for key in &keys {
+            self.assign_role(now, key);
+        }
+        // ORDER: what was seen on the tap weighs more than what is inferred, and than what the source does.
+        self.keep_armings(now);
+        for seen in core::mem::take(&mut self.early) {
+            self.announcement_seen(now, seen);
+        }
+        for key in &idle {
+            self.infer_live(now, key);
+        }
+        for key in &keys {
+            self.compare_source(now, key);
+        }
+    }
+
+    /// What became of the source of an unresolved migration while nobody was looking.
+    pub(super) fn compare_source(&mut self, now: BootTime, key: &EndpointKey) {
+        let Some(Local { machine, .. }) = self.locals.get(key) else { return };
+        let Some(unresolved) = machine.unresolved else { return };
+        let present = machine.source.as_ref().is_some_and(|source| self.endpoint_exists(source));
+        if !present {
+            if let Some(local) = self.locals.get_mut(key) {
+                local.machine.source_removed(now);
+            }
+        } else if unresolved.source_absent_since.is_some() {
+            self.source_written(now, key);
+        }
+    }
+
+    /// Endpoints with a memory that the datastore does not show are held as if they had vanished just now:
+    /// the agent may have been started in the gap that a driver leaves (W33).
+    pub(super) fn hold_remembered(&mut self, now: BootTime) {
+        for (key, entry) in core::mem::take(&mut self.remembered) {
+            if !self.is_local(&key) {
+                continue;
+            }
+            let has_tap = self.link(&entry.endpoint.interface).is_some();
+            let local = Local {
+                endpoint: entry.endpoint,
+                held_since: Some(now),
+                armed: None,
+                machine: entry.machine,
+            };
+            self.locals.insert(key.clone(), local);
+            if has_tap {
+                self.notices.push(Notice::Held { endpoint: key });
+            } else {
+                self.remove_local(now, &key);
+            }
+        }
+    }
+
+    /// Without a memory, a route at elevated priority says that the virtual machine runs here (W3).
+    pub(super) fn infer_live(&mut self, now: BootTime, key: &EndpointKey) {
+        let Some(local) = self.locals.get(key) else { return };
+        let ifindex = self.ifindexes.get(&local.endpoint.interface);
+        if local.machine.state != State::Target || !ifindex.is_some_and(|i| self.found.elevated.contains(i)) {
+            return;
+        }
+        let seen = AnnouncementSeen {
+            generation: 0,
+            kind: cutover_common::AnnouncementKind::Rarp,
+            seen_at: now,
+            taken_at: None,
+            routed_at: None,
+        };
+        if let Some(local) = self.locals.get_mut(key) {
+            let transition = local.machine.announced(&seen, now, self.policy.convergence);
+            local.machine.phases.announced_at = None;
+            local.machine.phases.kind = None;
+            self.note_transition(key, transition);
+        }
+    }
+}
