@@ -36,6 +36,8 @@ pub struct Engine {
     migrations: BTreeMap<String, LiveMigration>,
     links: BTreeMap<u32, Link>,
     ifindexes: BTreeMap<String, u32>,
+    /// Interfaces that have been an endpoint's in this life: what is left on them is not somebody else's.
+    served: BTreeSet<u32>,
     /// Whether neighbours and sysctls are in place, for interfaces of which that was reported.
     configured: BTreeMap<u32, bool>,
     found: Found,
@@ -71,6 +73,7 @@ impl Engine {
             migrations: BTreeMap::new(),
             links: BTreeMap::new(),
             ifindexes: BTreeMap::new(),
+            served: BTreeSet::new(),
             configured: BTreeMap::new(),
             found,
             remembered: memory.endpoints.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),

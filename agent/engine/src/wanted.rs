@@ -14,7 +14,7 @@ pub struct Wanted {
     /// Routes of ours that nobody wants may be removed from interfaces without a known endpoint. False at
     /// start for a grace time, and as long as the datastore could not be read completely.
     pub leftovers_may_go: bool,
-    /// Interfaces of known endpoints: routes of ours on them that are not in `routes` are removed at once.
+    /// Interfaces of endpoints, also of removed ones: routes of ours on them that are not in `routes` are removed at once.
     pub known_interfaces: BTreeSet<u32>,
     /// Watches by ifindex.
     pub watches: BTreeMap<u32, WantedWatch>,

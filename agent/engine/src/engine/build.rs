@@ -29,7 +29,10 @@ impl Engine {
                 wanted.statuses.insert(key.clone(), Status::AsReported);
             }
         }
-        self.report_conflicts(owners.conflicts);
+        let conflicts = owners.conflicts;
+        self.served.append(&mut wanted.known_interfaces);
+        wanted.known_interfaces.clone_from(&self.served);
+        self.report_conflicts(conflicts);
         wanted
     }
 

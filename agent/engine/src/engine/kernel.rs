@@ -29,6 +29,7 @@ impl Engine {
             self.ifindexes.remove(&link.name);
         }
         self.configured.remove(&ifindex);
+        self.served.remove(&ifindex);
         self.stale = true;
         if self.ifindexes.contains_key(&link.name) {
             return;

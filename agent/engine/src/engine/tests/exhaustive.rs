@@ -293,7 +293,9 @@ impl World {
     /// leftovers may not go yet), and the grace time of any starts again.
     fn check_restart(&self) {
         let Some(wanted) = self.host.engine.wanted().filter(|_| !self.host.held()) else { return };
-        let expected = Wanted { leftovers_may_go: false, ..wanted.clone() };
+        // A new life does not know which interfaces have been an endpoint's in the one before.
+        let known = |wanted: &Wanted| wanted.interfaces.keys().copied().collect();
+        let expected = Wanted { leftovers_may_go: false, known_interfaces: known(wanted), ..wanted.clone() };
         for own_first in [true, false] {
             let again = self.restarted(own_first);
             assert_eq!(

@@ -176,3 +176,15 @@ fn grace_time_of_zero_holds_nothing() {
     host.tell(removed("b"));
     assert!(host.engine.locals.is_empty());
 }
+
+/// An unreadable file elsewhere is no reason to keep what was deleted in front of our eyes.
+#[test]
+fn routes_of_a_removed_endpoint_may_go_while_the_datastore_is_incomplete() {
+    let mut host = Host::target("b");
+    let interface = *host.wanted().known_interfaces.first().unwrap();
+    host.tell(Fact::InSync { complete: false }).tell(removed("b")).pass(ms(2_000));
+    assert!(host.engine.locals.is_empty() && !host.wanted().leftovers_may_go);
+    assert!(host.wanted().known_interfaces.contains(&interface));
+    host.tell(Fact::LinkRemoved { ifindex: interface });
+    assert!(host.wanted().known_interfaces.is_empty());
+}
