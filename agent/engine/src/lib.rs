@@ -15,6 +15,7 @@ pub mod memory;
 pub mod model;
 pub mod notice;
 pub mod roles;
+pub mod selector;
 pub mod time;
 pub mod view;
 pub mod wanted;

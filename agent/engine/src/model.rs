@@ -90,7 +90,7 @@ pub enum MigrationTarget {
     /// One endpoint.
     Endpoint(EndpointKey),
     /// Every endpoint whose labels match.
-    Selector(crate::roles::Selector),
+    Selector(crate::selector::Selector),
 }
 
 /// A migration in progress, from its announcement by the orchestrator to its end.

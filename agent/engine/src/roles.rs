@@ -1,10 +1,6 @@
 //! Which part an endpoint plays in the migrations that exist. No memory: the same resources give the same
 //! roles, whatever the order they came in.
 
-mod selector;
-
-pub use selector::{InvalidSelector, Selector};
-
 use crate::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use core::fmt;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! The scenarios of the existing agent's role calculator, and the corrections to it.
 
 use super::*;
+use crate::selector::Selector;
 use proptest::prelude::*;
 
 fn key(host: &str, workload: &str, endpoint: &str) -> EndpointKey {

@@ -2,7 +2,7 @@
 
 use super::{Envelope, Refusal, Resource, name};
 use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
-use cutover_engine::roles::Selector;
+use cutover_engine::selector::Selector;
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -178,7 +178,7 @@ fn labels_make_an_endpoint_a_target() {
     let mut host = Host::quiet("b");
     host.tell(written("b"));
     let mut chosen = migration("u1", "a", "b");
-    let selector = crate::roles::Selector::parse("moved == 'yes'").unwrap();
+    let selector = crate::selector::Selector::parse("moved == 'yes'").unwrap();
     chosen.target = Some(crate::model::MigrationTarget::Selector(selector));
     host.tell(Fact::MigrationWritten("m".into(), chosen));
     assert_eq!(host.metric(), Some(NORMAL));
