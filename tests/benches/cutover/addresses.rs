@@ -1,6 +1,6 @@
-//! A guest with eight addresses against a guest with one, both through the fast path.
+//! A guest with eight addresses against a guest with one, and against what one would write without eBPF.
 
-use crate::contender::{Contender, Cutover};
+use crate::contender::{Contender, Cutover, PacketSocketAgent, Threads};
 use crate::lane::Lane;
 use crate::report::{Bound, Goal, Section};
 use crate::rounds;
@@ -11,10 +11,14 @@ use std::time::Duration;
 
 pub(crate) fn measure(rounds: usize) -> Result<Section> {
     let site = Site::new();
-    let one = Cutover::new(&site, "1 IPv4 address", Lane::new(&site.host, 1, 1, 0), Duration::ZERO)?;
-    let eight =
-        Cutover::new(&site, "4 IPv4 and 4 IPv6 addresses", Lane::new(&site.host, 2, 4, 4), Duration::ZERO)?;
-    let mut contenders: Vec<Box<dyn Contender + '_>> = vec![Box::new(one), Box::new(eight)];
+    let one =
+        Cutover::new(&site, "1 IPv4 address: fast path", Lane::new(&site.host, 1, 1, 0), Duration::ZERO)?;
+    let eight = Lane::new(&site.host, 2, 4, 4);
+    let eight = Cutover::new(&site, "4 IPv4 and 4 IPv6 addresses: fast path", eight, Duration::ZERO)?;
+    let packet_socket = PacketSocketAgent::new(&site, Lane::new(&site.host, 3, 4, 4), Threads::One)?
+        .called("4 IPv4 and 4 IPv6 addresses: AF_PACKET, etherparse, rtnetlink on one tokio thread");
+    let mut contenders: Vec<Box<dyn Contender + '_>> =
+        vec![Box::new(one), Box::new(eight), Box::new(packet_socket)];
     let times = rounds::run(&mut contenders, rounds)?;
     let rows = times.iter().map(|times| {
         let distribution = &times.from_sending;
@@ -28,7 +32,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Section> {
     Ok(Section {
         title: "Many addresses",
         method: format!(
-            "{rounds} announcements each, in turns, through the fast path. The time is from right before the frame is \
+            "{rounds} announcements each, in turns, the routes of a guest all at once. The time is from right before the frame is \
              written to the tap until the kernel has acknowledged the last of all routes."
         ),
         columns: &["guest with", "sent → all routed: median", "p99"],

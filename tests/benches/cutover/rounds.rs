@@ -27,9 +27,7 @@ pub(crate) fn run(contenders: &mut [Box<dyn Contender + '_>], rounds: usize) -> 
     let count = contenders.len();
     let mut samples: Vec<(Vec<Duration>, Vec<Duration>)> = vec![Default::default(); count];
     for round in 0..WARM_UP + rounds {
-        // Each round begins with another one, so that none always comes after the same other.
-        for position in 0..count {
-            let index = (round + position) % count;
+        for index in order(round, count) {
             let contender = contenders[index].as_mut();
             let (from_sending, from_program) =
                 one(contender).with_context(|| format!("{}, round {round}", contender.name()))?;
@@ -45,6 +43,19 @@ pub(crate) fn run(contenders: &mut [Box<dyn Contender + '_>], rounds: usize) -> 
         from_program: (!from_program.is_empty()).then(|| Distribution::of(from_program)),
     });
     Ok(times.collect())
+}
+
+/// The contenders of a round in another order than in the round before, so that none always comes after the same
+/// other and meets the caches as that one left them. The same in every run.
+fn order(round: usize, count: usize) -> Vec<usize> {
+    // The generator of Numerical Recipes; its high bits are good enough for this.
+    let mut random = (round as u32).wrapping_mul(2_654_435_769);
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        order.swap(last, (random >> 16) as usize % (last + 1));
+    }
+    order
 }
 
 fn one(contender: &mut dyn Contender) -> Result<(Duration, Option<Duration>)> {

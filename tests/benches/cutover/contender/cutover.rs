@@ -20,6 +20,7 @@ pub(crate) struct Cutover<'a> {
     batch: PreparedBatch,
     undo: RouteSocket,
     generation: u64,
+    spin: Duration,
 }
 
 impl<'a> Cutover<'a> {
@@ -30,7 +31,7 @@ impl<'a> Cutover<'a> {
         let fast_path = FastPath::start(watcher.take_ring()?, site.open_socket()?, spin, sender)?;
         let batch = lane.additions();
         let undo = site.open_socket()?;
-        Ok(Self { name, fast_path, watcher, lane, facts, batch, undo, generation: 0 })
+        Ok(Self { name, fast_path, watcher, lane, facts, batch, undo, generation: 0, spin })
     }
 }
 
@@ -66,6 +67,8 @@ impl Contender for Cutover<'_> {
 
     fn clear(&mut self) -> Result<()> {
         self.fast_path.withdraw(self.generation);
+        // It still spins for this long, which is no business of the next contender's.
+        std::thread::sleep(self.spin);
         self.lane.clear(&mut self.undo)
     }
 }

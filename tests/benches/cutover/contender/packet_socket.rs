@@ -4,12 +4,13 @@
 use super::{Contender, Finish, receive};
 use crate::lane::{Lane, METRIC, PROTOCOL};
 use crate::site::Site;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cutover_agent::clock;
 use cutover_agent::netlink::RouteSocket;
 use cutover_common::MacAddr;
 use cutover_tests::packet::PacketSocket;
 use etherparse::{ArpOperation, NetSlice, SlicedPacket};
+use futures_util::future::try_join_all;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{MsgFlags, recv};
@@ -35,7 +36,7 @@ pub(crate) enum Threads {
 }
 
 pub(crate) struct PacketSocketAgent {
-    threads: Threads,
+    name: &'static str,
     lane: Lane,
     finishes: Receiver<Result<Finish>>,
     undo: RouteSocket,
@@ -47,11 +48,12 @@ impl PacketSocketAgent {
     pub(crate) fn new(site: &Site, lane: Lane, threads: Threads) -> Result<Self> {
         let packets = PacketSocket::bind(site.host.namespace(), lane.interface());
         let namespace = site.host.namespace().descriptor().try_clone_to_owned()?;
-        let address = match lane.addresses.first() {
-            Some(IpAddr::V4(address)) => *address,
-            _ => anyhow::bail!("the packet socket agent takes one IPv4 address"),
+        let Some(IpAddr::V4(address)) = lane.addresses.first().copied() else {
+            bail!("the guest announces an IPv4 address");
         };
-        let guest = Guest { mac: lane.mac, address, route: route(address, lane.ifindex()) };
+        let routes =
+            lane.addresses.iter().map(|address| route(*address, lane.ifindex())).collect::<Result<_>>()?;
+        let guest = Guest { mac: lane.mac, address, routes };
         let (sender, finishes) = channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("packet-socket".into()).spawn(move || {
@@ -65,16 +67,25 @@ impl PacketSocketAgent {
             }
         })?;
         let undo = site.open_socket()?;
-        Ok(Self { threads, lane, finishes, undo, stop: Some(stop), thread: Some(thread) })
+        let name = match threads {
+            Threads::One => "AF_PACKET, etherparse, rtnetlink on one tokio thread",
+            Threads::Many => "AF_PACKET, etherparse, rtnetlink on tokio's default threads",
+        };
+        Ok(Self { name, lane, finishes, undo, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl PacketSocketAgent {
+    /// The same with another name in the results.
+    pub(crate) const fn called(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
     }
 }
 
 impl Contender for PacketSocketAgent {
     fn name(&self) -> &'static str {
-        match self.threads {
-            Threads::One => "AF_PACKET, etherparse, rtnetlink on one tokio thread",
-            Threads::Many => "AF_PACKET, etherparse, rtnetlink on tokio's default threads",
-        }
+        self.name
     }
 
     fn lane(&self) -> &Lane {
@@ -108,7 +119,7 @@ impl Drop for PacketSocketAgent {
 struct Guest {
     mac: MacAddr,
     address: Ipv4Addr,
-    route: RouteMessage,
+    routes: Vec<RouteMessage>,
 }
 
 fn runtime(threads: Threads) -> io::Result<Runtime> {
@@ -137,9 +148,11 @@ async fn listen(
         if !is_gratuitous_arp(&frame[..length], &guest) {
             continue;
         }
-        let added = handle.route().add(guest.route.clone()).execute().await;
-        let finish = added.map(|()| Finish { seen_at: None, routed_at: clock::now() });
-        if sender.send(finish.context("adding the route")).is_err() {
+        // All at once, which is faster than one after the other.
+        let added =
+            try_join_all(guest.routes.iter().map(|route| handle.route().add(route.clone()).execute())).await;
+        let finish = added.map(|_| Finish { seen_at: None, routed_at: clock::now() });
+        if sender.send(finish.context("adding the routes")).is_err() {
             return Ok(());
         }
     }
@@ -165,12 +178,13 @@ fn is_gratuitous_arp(frame: &[u8], guest: &Guest) -> bool {
         && arp.target_protocol_addr() == guest.address.octets()
 }
 
-fn route(address: Ipv4Addr, ifindex: u32) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(address, 32)
+fn route(address: IpAddr, ifindex: u32) -> Result<RouteMessage> {
+    let prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    Ok(RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(address, prefix_length)?
         .output_interface(ifindex)
         .priority(METRIC)
         .protocol(RouteProtocol::from(PROTOCOL))
-        .scope(RouteScope::Link)
-        .build()
+        .scope(if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
+        .build())
 }
