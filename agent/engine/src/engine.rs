@@ -21,6 +21,8 @@ struct Local {
     endpoint: Endpoint,
     /// Since when the datastore does not show it any more, although its tap exists.
     held_since: Option<BootTime>,
+    /// Known from the last life only: the datastore has not shown it in this one.
+    unseen: bool,
     /// The generation that the kernel confirmed as armed.
     armed: Option<u64>,
     machine: Machine,
@@ -146,7 +148,7 @@ impl Engine {
             (!self.wanted.leftovers_may_go && self.complete).then_some(in_sync_since + self.policy.grace);
         self.locals
             .values()
-            .flat_map(|local| [local.held_since.map(|since| since + grace), local.machine.deadline(grace)])
+            .flat_map(|local| [self.held_until(local), local.machine.deadline(grace)])
             .chain([leftovers])
             .flatten()
             .min()
@@ -184,6 +186,12 @@ impl Engine {
         self.remotes.contains(key) || self.locals.get(key).is_some_and(|local| local.held_since.is_none())
     }
 
+    /// When a held endpoint is given up. One that may be in a file which cannot be read is held until it can.
+    fn held_until(&self, local: &Local) -> Option<BootTime> {
+        let since = local.held_since.filter(|_| self.complete || !local.unseen)?;
+        Some(since + self.policy.grace)
+    }
+
     fn leftovers_may_go(&self, now: BootTime) -> bool {
         self.complete && self.in_sync_since.is_some_and(|since| since + self.policy.grace <= now)
     }
@@ -193,7 +201,7 @@ impl Engine {
         let gone: Vec<_> = self
             .locals
             .iter()
-            .filter(|(_, local)| local.held_since.is_some_and(|since| since + grace <= now))
+            .filter(|(_, local)| self.held_until(local).is_some_and(|until| until <= now))
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {

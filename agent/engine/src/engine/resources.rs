@@ -25,12 +25,14 @@ impl Engine {
                 if local.held_since.take().is_some() {
                     self.notices.push(Notice::Returned { endpoint: key.clone() });
                 }
+                local.unseen = false;
                 local.endpoint = endpoint;
             }
             None => {
                 let machine =
                     self.remembered.remove(&key).map_or_else(Machine::default, |entry| entry.machine);
-                self.locals.insert(key.clone(), Local { endpoint, held_since: None, armed: None, machine });
+                let local = Local { endpoint, held_since: None, unseen: false, armed: None, machine };
+                self.locals.insert(key.clone(), local);
             }
         }
         self.stale = true;

@@ -10,9 +10,12 @@ use crate::time::BootTime;
 
 impl Engine {
     pub(super) fn in_sync(&mut self, now: BootTime, complete: bool) {
-        self.complete = complete;
+        let was_complete = core::mem::replace(&mut self.complete, complete);
         self.stale = true;
         if self.in_sync_since.is_some() {
+            if complete && !was_complete {
+                self.hold_unseen_anew(now);
+            }
             return;
         }
         self.in_sync_since = Some(now);
@@ -60,15 +63,23 @@ impl Engine {
             let local = Local {
                 endpoint: entry.endpoint,
                 held_since: Some(now),
+                unseen: true,
                 armed: None,
                 machine: entry.machine,
             };
             self.locals.insert(key.clone(), local);
-            if has_tap {
+            if has_tap || !self.complete {
                 self.notices.push(Notice::Held { endpoint: key });
             } else {
                 self.remove_local(now, &key);
             }
+        }
+    }
+
+    /// Everything can be read now: what is still not there has vanished just now, as far as anybody can tell.
+    fn hold_unseen_anew(&mut self, now: BootTime) {
+        for local in self.locals.values_mut().filter(|local| local.unseen) {
+            local.held_since = Some(now);
         }
     }
 

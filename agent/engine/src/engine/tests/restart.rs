@@ -303,3 +303,28 @@ fn w12_migration_back_while_nobody_was_there() {
     let again = restart(&host, host.memory(), host.found(), resources);
     assert_eq!((again.state(), again.metric()), (State::TimeWait, Some(ELEVATED)));
 }
+
+#[test]
+fn w3_what_cannot_be_read_after_a_restart_is_not_gone() {
+    let host = Host::live("b");
+    let mut again = Host::restarted("b", host.now + ms(500), host.memory(), host.found());
+    again.tell(Fact::LinkSeen(link(5, true)));
+    // The file with our endpoint is being edited: nobody can tell what is in it.
+    again.tell(written("a")).tell(migration_written("u1", "a", "b"));
+    again.tell(Fact::InSync { complete: false });
+    again.pass(ms(600_000));
+    assert_eq!((again.state(), again.metric()), (State::Live, Some(ELEVATED)));
+    again.tell(written("b")).tell(Fact::InSync { complete: true });
+    assert_eq!((again.state(), again.metric()), (State::Live, Some(ELEVATED)));
+}
+
+#[test]
+fn w3_what_turns_out_to_be_gone_after_a_restart_goes() {
+    let host = Host::live("b");
+    let mut again = Host::restarted("b", host.now + ms(500), host.memory(), host.found());
+    again.tell(Fact::LinkSeen(link(5, true)));
+    again.tell(Fact::InSync { complete: false });
+    again.pass(ms(600_000));
+    again.tell(Fact::InSync { complete: true }).pass(ms(2_000));
+    assert!(again.engine.view(again.now).is_empty());
+}
