@@ -36,6 +36,7 @@ pub struct Engine {
     /// Endpoints of other hosts that the datastore shows; only their existence matters.
     remotes: BTreeSet<EndpointKey>,
     migrations: BTreeMap<String, LiveMigration>,
+    /// Every link of the host.
     links: BTreeMap<u32, Link>,
     ifindexes: BTreeMap<String, u32>,
     /// Interfaces that have been an endpoint's in this life: what is left on them is not somebody else's.
@@ -178,8 +179,13 @@ impl Engine {
         key.host == self.policy.hostname
     }
 
+    /// The number of a workload's interface that exists. Which names are a workload's can change at any time.
+    fn ifindex(&self, interface: &str) -> Option<u32> {
+        self.ifindexes.get(interface).copied().filter(|_| self.policy.is_workload_interface(interface))
+    }
+
     fn link(&self, interface: &str) -> Option<&Link> {
-        self.links.get(self.ifindexes.get(interface)?)
+        self.links.get(&self.ifindex(interface)?)
     }
 
     fn endpoint_exists(&self, key: &EndpointKey) -> bool {

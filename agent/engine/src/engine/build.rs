@@ -42,7 +42,9 @@ impl Engine {
             if local.machine.state != State::Target {
                 continue;
             }
-            let ifindex = self.ifindexes.get(&local.endpoint.interface).copied();
+            let interface = local.endpoint.interface.as_str();
+            let ifindex = self.ifindexes.get(interface).copied();
+            let ifindex = ifindex.filter(|_| self.policy.is_workload_interface(interface));
             if local.machine.arming.map(|arming| arming.ifindex) == ifindex {
                 continue;
             }

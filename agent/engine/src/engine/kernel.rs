@@ -7,20 +7,18 @@ use crate::time::BootTime;
 
 impl Engine {
     pub(super) fn link_seen(&mut self, link: Link) {
-        if !self.policy.is_workload_interface(&link.name) && !self.links.contains_key(&link.ifindex) {
-            return;
-        }
         if let Some(before) = self.links.get(&link.ifindex) {
             if *before == link {
                 return;
             }
+            self.stale |= self.policy.is_workload_interface(&before.name);
             if self.ifindexes.get(&before.name) == Some(&link.ifindex) {
                 self.ifindexes.remove(&before.name);
             }
         }
+        self.stale |= self.policy.is_workload_interface(&link.name);
         self.ifindexes.insert(link.name.clone(), link.ifindex);
         self.links.insert(link.ifindex, link);
-        self.stale = true;
     }
 
     pub(super) fn link_removed(&mut self, now: BootTime, ifindex: u32) {
@@ -74,7 +72,7 @@ impl Engine {
         let Local { endpoint, machine, .. } = local;
         let watched = machine.arming.map(|arming| arming.ifindex);
         let interface = endpoint.interface.clone();
-        if self.ifindexes.get(&interface).copied() != watched {
+        if self.ifindex(&interface) != watched {
             // What was on the tap that is gone is gone with it.
             return;
         }

@@ -86,8 +86,9 @@ impl Engine {
     /// Without a memory, a route at elevated priority says that the virtual machine runs here (W3).
     pub(super) fn infer_live(&mut self, now: BootTime, key: &EndpointKey) {
         let Some(local) = self.locals.get(key) else { return };
-        let ifindex = self.ifindexes.get(&local.endpoint.interface);
-        if local.machine.state != State::Target || !ifindex.is_some_and(|i| self.found.elevated.contains(i)) {
+        let ifindex = self.ifindex(&local.endpoint.interface);
+        if local.machine.state != State::Target || !ifindex.is_some_and(|i| self.found.elevated.contains(&i))
+        {
             return;
         }
         let seen = AnnouncementSeen {

@@ -204,3 +204,29 @@ fn generations_of_two_targets_differ() {
     host.announce();
     assert!(host.engine.locals.values().all(|local| local.machine.state == State::Live));
 }
+
+#[test]
+fn interface_prefixes_that_change_concern_the_links_that_are_there() {
+    let mut host = Host::starting("b");
+    host.tell(Fact::LinkSeen(Link { name: "vif1".into(), ..link(5, true) }));
+    host.tell(Fact::InSync { complete: true });
+    host.tell(Fact::EndpointWritten(port("b"), endpoint_on("vif1")));
+    assert_eq!(host.metric(), None);
+
+    let mut policy = host.engine.policy.clone();
+    policy.interface_prefixes.push("vif".into());
+    host.tell(Fact::PolicyChanged(Box::new(policy.clone())));
+    assert_eq!(host.metric(), Some(NORMAL));
+
+    policy.interface_prefixes.pop();
+    host.tell(Fact::PolicyChanged(Box::new(policy)));
+    assert_eq!(host.metric(), None);
+}
+
+#[test]
+fn a_link_that_is_renamed_to_no_workload_s_name_is_no_workload_s() {
+    let mut host = Host::quiet("b");
+    host.tell(Fact::EndpointWritten(port("b"), endpoint_on("eth7")));
+    host.tell(Fact::LinkSeen(Link { name: "eth7".into(), ..link(5, true) }));
+    assert_eq!(host.metric(), None);
+}
