@@ -15,13 +15,15 @@ use cutover_engine::fact::AnnouncementSeen;
 use cutover_engine::{BootTime, Fact};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 /// The thread's niceness.
@@ -35,6 +37,8 @@ const NICENESS: i32 = -20;
 pub struct FastPath {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Says by going away that the thread has ended.
+    alive: Option<oneshot::Receiver<Infallible>>,
 }
 
 #[derive(Debug)]
@@ -62,8 +66,24 @@ impl FastPath {
         epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
         let shared = Arc::new(Shared { prepared: Mutex::default(), bell, stop: AtomicBool::new(false) });
         let mut worker = Worker { ring, socket, epoll, spin, facts, shared: Arc::clone(&shared) };
-        let thread = std::thread::Builder::new().name("cutover-fast".into()).spawn(move || worker.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        let (life, alive) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("cutover-fast".into()).spawn(move || {
+            // Dropped when the thread ends, however it ends.
+            let _life: oneshot::Sender<Infallible> = life;
+            worker.run();
+        })?;
+        Ok(Self { shared, thread: Some(thread), alive: Some(alive) })
+    }
+
+    /// Waits until the thread has ended. Only the first call waits for it; a later one waits forever.
+    pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let alive = self.alive.take();
+        async move {
+            match alive {
+                Some(alive) => drop(alive.await),
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// From now on a record of this generation sends this batch.
@@ -72,9 +92,10 @@ impl FastPath {
         self.shared.ring_bell();
     }
 
-    /// From now on a record of this generation installs nothing.
-    pub fn withdraw(&self, generation: u64) {
-        self.shared.lock().remove(&generation);
+    /// From now on a record of another generation than these installs nothing. A batch that is being sent at
+    /// this moment still goes out; the route applier removes its routes if they are not wanted.
+    pub fn keep_only(&self, generations: &BTreeSet<u64>) {
+        self.shared.lock().retain(|generation, _| generations.contains(generation));
     }
 }
 

@@ -82,6 +82,8 @@ impl WatchApplier {
 
     /// Closes the difference. Returns when to come back.
     fn apply(&mut self, wanted: &Wanted) -> Option<Duration> {
+        // ORDER: first nothing more is installed, then the kernel forgets.
+        self.forget_unwanted(wanted);
         let clean = self.disarm_unwanted(wanted) & self.arm_wanted(wanted);
         self.report_evidence(wanted);
         if clean {
@@ -106,6 +108,13 @@ impl WatchApplier {
         }
     }
 
+    /// By what is wanted and not by what the kernel holds, which may never have taken a watch whose batch is prepared.
+    fn forget_unwanted(&mut self, wanted: &Wanted) {
+        let generations = wanted.watches.values().map(|watch| watch.generation).collect();
+        self.fast_path.keep_only(&generations);
+        self.reported.retain(|generation| generations.contains(generation));
+    }
+
     fn disarm_unwanted(&mut self, wanted: &Wanted) -> bool {
         let Some(armed) = self.armed() else { return false };
         let mut clean = true;
@@ -115,14 +124,11 @@ impl WatchApplier {
             if keep {
                 continue;
             }
-            // ORDER: first nothing more is installed, then the kernel forgets.
-            self.fast_path.withdraw(watch.generation);
             let name = self.applied.get(&ifindex).map(|applied| applied.interface.clone());
             let disarmed = self.kernel().disarm(ifindex, name.as_deref());
             match disarmed {
                 Ok(()) => {
                     self.applied.remove(&ifindex);
-                    self.reported.remove(&watch.generation);
                     info!(ifindex, generation = watch.generation, "Watch disarmed");
                 }
                 Err(error) => {

@@ -96,8 +96,10 @@ impl Kernel {
         }
         let failed = |error| ArmError::Watch { interface: interface.to_owned(), error };
         let before = self.maps.watch(ifindex).map_err(failed)?;
-        // ORDER: the watch has to be there before the first frame meets the program.
-        self.maps.put_watch(ifindex, watch).map_err(failed)?;
+        if before.as_ref() != Some(watch) {
+            // ORDER: the watch has to be there before the first frame meets the program.
+            self.maps.put_watch(ifindex, watch).map_err(failed)?;
+        }
         if let Err(error) = self.attacher.attach(&mut self.object, &self.pins, ifindex, interface) {
             // What cannot see frames must not pass for armed after a restart.
             if before.is_none() {
