@@ -4,10 +4,12 @@
 //! batches, and passes on what comes back: memory to the state file, notices to the log, wanted sets to the
 //! appliers. It starts and stops everything in the right order and decides nothing.
 
+mod parts;
 mod start;
 
+pub use parts::PartEnded;
 pub(crate) use start::monitor_settings;
-pub use start::{StartError, run};
+pub use start::{RunError, run};
 
 use crate::applier::routes::RouteReport;
 use crate::applier::watches::SharedKernel;
@@ -21,7 +23,10 @@ use crate::netlink::monitor::MonitorHandle;
 use crate::run_dir::RunDir;
 use crate::settings::{self, Loaded, Settings, Sources};
 use crate::state_file::StateFile;
+use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, Engine, Fact, Notice, Wanted};
+use parts::Parts;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -37,6 +42,7 @@ const FACTS_AT_ONCE: usize = 4096;
 
 /// Everything that the loop listens to.
 struct Inputs {
+    parts: Parts,
     datastore: Directory,
     /// From the fast path and the watch applier.
     facts: mpsc::UnboundedReceiver<Fact>,
@@ -59,11 +65,21 @@ struct Agent {
     monitor: MonitorHandle,
     route_report: RouteReport,
     in_sync: Option<bool>,
+    /// The state file holds the engine's memory.
+    remembered: bool,
+}
+
+/// Goes on wanting the watches of before, without anything to install: removing a watch removes what it saw.
+fn keep_evidence(before: &Wanted, wanted: &mut Wanted) {
+    for (&ifindex, watch) in &before.watches {
+        let silent = || WantedWatch { routes: BTreeSet::new(), ..watch.clone() };
+        wanted.watches.entry(ifindex).or_insert_with(silent);
+    }
 }
 
 impl Agent {
-    /// Runs until the operator asks to stop.
-    async fn follow(&mut self, mut inputs: Inputs, mut signals: start::Signals) {
+    /// Runs until the operator asks to stop or a part of the daemon is gone.
+    async fn follow(&mut self, mut inputs: Inputs, mut signals: start::Signals) -> Result<(), PartEnded> {
         let mut facts = Vec::new();
         let (mut links, mut interfaces) = (Vec::new(), Vec::new());
         loop {
@@ -72,22 +88,23 @@ impl Agent {
                 // ORDER: announcements and kernel facts before resources, so that evidence which is already
                 // there is known when the datastore says that a migration is over.
                 biased;
-                count = inputs.facts.recv_many(&mut facts, FACTS_AT_ONCE) => if count == 0 { return },
-                count = inputs.links.recv_many(&mut links, FACTS_AT_ONCE) => if count == 0 {
-                    error!("lost sight of the kernel's links and routes; stopping so that the service manager starts anew");
-                    return;
+                ended = inputs.parts.ended() => return Err(ended),
+                count = inputs.facts.recv_many(&mut facts, FACTS_AT_ONCE) => if count == 0 {
+                    return Err(PartEnded::silent("the watch applier"));
                 },
-                count = inputs.interface_facts.recv_many(&mut interfaces, FACTS_AT_ONCE) => if count == 0 { return },
+                count = inputs.links.recv_many(&mut links, FACTS_AT_ONCE) => if count == 0 {
+                    return Err(PartEnded::silent("the netlink monitor"));
+                },
+                count = inputs.interface_facts.recv_many(&mut interfaces, FACTS_AT_ONCE) => if count == 0 {
+                    return Err(PartEnded::silent("the interface applier"));
+                },
                 event = inputs.datastore.next() => match event {
                     Some(Event::Facts(batch)) => facts = batch,
                     Some(Event::Configurations(configurations)) => {
                         self.configurations = configurations;
                         facts.extend(self.reload());
                     }
-                    None => {
-                        error!("the datastore reader ended; stopping so that the service manager starts anew");
-                        return;
-                    }
+                    None => return Err(PartEnded::silent("the datastore reader")),
                 },
                 Some(request) = inputs.requests.recv() => {
                     // Whoever asked may have gone away; that is his business.
@@ -96,7 +113,7 @@ impl Agent {
                 signal = signals.next() => match signal {
                     start::Signal::Stop => {
                         info!("Stopping; routes, neighbours and armed watches stay as they are");
-                        return;
+                        return Ok(());
                     }
                     start::Signal::Reload => facts.extend(self.reread()),
                 },
@@ -124,12 +141,30 @@ impl Agent {
         let changed = self.engine.settle(now);
         self.publish_notices();
         // ORDER: memory before wanted sets, see `StateFile::save`.
-        if let Err(error) = self.state_file.save(&self.engine.memory()) {
-            error!(%error, "cannot write state.json; a restart now would have to infer what runs here");
+        let remembered = self.remember();
+        let was_remembered = std::mem::replace(&mut self.remembered, remembered);
+        if changed || remembered != was_remembered || self.wanted.borrow().is_none() {
+            self.publish();
         }
-        if changed || (self.wanted.borrow().is_none() && self.engine.wanted().is_some()) {
-            self.wanted.send_replace(self.engine.wanted().cloned().map(Arc::new));
+    }
+
+    /// Whether the state file holds the engine's memory now.
+    fn remember(&mut self) -> bool {
+        let result = self.state_file.save(&self.engine.memory());
+        if let Err(error) = &result {
+            error!(%error, "cannot write state.json; watches stay armed, because what they saw is all that a restart would know");
         }
+        result.is_ok()
+    }
+
+    fn publish(&self) {
+        let Some(mut wanted) = self.engine.wanted().cloned() else { return };
+        if !self.remembered
+            && let Some(before) = self.wanted.borrow().as_deref()
+        {
+            keep_evidence(before, &mut wanted);
+        }
+        self.wanted.send_replace(Some(Arc::new(wanted)));
     }
 
     fn note_in_sync(&mut self, complete: bool) {
@@ -178,10 +213,9 @@ impl Agent {
         }
         info!("Settings changed");
         let before = self.settings.policy();
-        self.settings = settings;
+        self.settings = self.settings.reloaded(settings);
         self.monitor.configure(monitor_settings(&self.settings));
-        let mut policy = self.settings.policy();
-        policy.hostname.clone_from(&before.hostname);
+        let policy = self.settings.policy();
         (policy != before).then(|| Fact::PolicyChanged(Box::new(policy)))
     }
 
@@ -228,5 +262,36 @@ impl Agent {
             announcements,
             route_writes: self.route_report.writes(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cutover_engine::model::{Trigger, Validation};
+    use cutover_engine::wanted::WantedRoute;
+
+    fn watch(generation: u64) -> WantedWatch {
+        let destination = "10.65.0.2/32".parse().expect("a prefix");
+        let route = WantedRoute { destination, ifindex: 7, metric: 512, protocol: 3, source: None };
+        WantedWatch {
+            interface: "tap1".into(),
+            generation,
+            mac: None,
+            addresses: BTreeSet::new(),
+            trigger: Trigger::Announcement,
+            validation: Validation::Strict,
+            routes: BTreeSet::from([route]),
+        }
+    }
+
+    #[test]
+    fn evidence_that_the_state_file_does_not_hold_is_kept_in_the_kernel() {
+        let before = Wanted { watches: [(7, watch(1)), (8, watch(2))].into(), ..Wanted::default() };
+        let mut wanted = Wanted { watches: [(8, watch(3))].into(), ..Wanted::default() };
+        keep_evidence(&before, &mut wanted);
+        assert_eq!(wanted.watches[&7].generation, 1, "still armed");
+        assert!(wanted.watches[&7].routes.is_empty(), "but it installs nothing, whatever it sees");
+        assert_eq!(wanted.watches[&8], watch(3), "what is wanted by now comes first");
     }
 }

@@ -4,6 +4,7 @@
 //! full read of links and routes, and only then the engine and the datastore. Whatever fails here stops the
 //! start with an error that names the object; nothing in the data plane has been touched by then.
 
+use super::parts::{PartEnded, Parts};
 use super::{Agent, Inputs};
 use crate::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use crate::applier::routes::{RouteApplier, RouteReport};
@@ -39,9 +40,9 @@ use tracing::{debug, error, info, warn};
 /// LIMIT: facts of the interface applier that may wait for the loop.
 const INTERFACE_FACTS_MAX: usize = 1024;
 
-/// The daemon could not start.
+/// The daemon could not start, or cannot go on.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub enum RunError {
     /// The run directory cannot be used.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
@@ -63,6 +64,9 @@ pub enum StartError {
     /// The datastore cannot be watched.
     #[error(transparent)]
     Datastore(#[from] dir::StartError),
+    /// A part of it is gone.
+    #[error(transparent)]
+    Ended(#[from] PartEnded),
     /// Anything else that the operating system refuses.
     #[error("cannot {step}: {error}")]
     Io {
@@ -74,15 +78,15 @@ pub enum StartError {
     },
 }
 
-fn io_error(step: &'static str) -> impl FnOnce(io::Error) -> StartError {
-    move |error| StartError::Io { step, error }
+fn io_error(step: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |error| RunError::Io { step, error }
 }
 
 /// Runs the daemon until it is told to stop. The settings are those without any resources.
 ///
 /// # Errors
-/// It could not start; nothing was changed.
-pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded) -> Result<(), StartError> {
+/// It could not start, and nothing was changed; or a part of it ended by itself, and everything stays as it is.
+pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded) -> Result<(), RunError> {
     let Loaded { settings, problems, .. } = loaded;
     logging::init(settings.log_format.into(), level(settings.log_severity_screen));
     problems.iter().for_each(log_problem);
@@ -95,18 +99,19 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         attach: attach(settings.cutover_attach),
         debug_log: is_debugging(&settings),
     })?;
-    let ring = kernel.events().ok_or(StartError::NoEvents)?;
+    let ring = kernel.events().ok_or(RunError::NoEvents)?;
     follow_kernel_log(kernel.log());
     info!(attach = %kernel.attachment(), "Kernel programs loaded");
     let state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
     let memory = recall(&state_file)?;
 
+    let mut parts = Parts::default();
     let (wanted, _) = watch::channel(None);
     let (monitor, monitor_handle, streams) = Monitor::open(monitor_settings(&settings))?;
     let Streams { facts: mut links, routes, neighbours } = streams;
-    tokio::spawn(monitor.run());
+    parts.start("the netlink monitor", monitor.run());
     let (route_applier, route_report) = RouteApplier::open(wanted.subscribe(), routes)?;
-    tokio::spawn(route_applier.run());
+    parts.start("the route applier", route_applier.run());
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
     let interface_applier = InterfaceApplier::open(
         interface_settings(&settings),
@@ -114,8 +119,11 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         neighbours,
         interface_facts_in,
     )?;
-    tokio::spawn(interface_applier.run());
-    let mut first_facts = first_look(&monitor_handle, &route_report, &mut links).await?;
+    parts.start("the interface applier", interface_applier.run());
+    let mut first_facts = tokio::select! {
+        facts = first_look(&monitor_handle, &route_report, &mut links) => facts?,
+        ended = parts.ended() => return Err(ended.into()),
+    };
     // ORDER: before the first wanted sets, or the route applier would take the routes away that the fast path
     // of the last life installed right before it ended.
     first_facts.extend(latched(&kernel));
@@ -123,16 +131,18 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let found = Found { watches: found_watches(&kernel), elevated: found_elevated(&settings, &route_report) };
     let (facts_in, facts) = mpsc::unbounded_channel();
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
-    let fast_path = FastPath::start(ring, RouteSocket::open()?, spin, facts_in.clone())
+    let mut fast_path = FastPath::start(ring, RouteSocket::open()?, spin, facts_in.clone())
         .map_err(io_error("start the fast path"))?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
-    tokio::spawn(WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in).run(wanted.subscribe()));
-    tokio::spawn(statuses::run(run_dir.path().to_owned(), wanted.subscribe()));
+    parts.start("the fast path", fast_path.ended());
+    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in);
+    parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
+    parts.start("the status publisher", statuses::run(run_dir.path().to_owned(), wanted.subscribe()));
 
     let (server, _socket_file) =
         control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;
     let (requests_in, requests) = mpsc::channel(8);
-    tokio::spawn(server.serve(requests_in));
+    parts.start("the control socket", server.serve(requests_in));
 
     let datastore = Directory::start(settings.cutover_datastore_dir.clone())?;
     let mut agent = Agent {
@@ -148,9 +158,10 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         monitor: monitor_handle,
         route_report,
         in_sync: None,
+        remembered: true,
     };
     agent.take(first_facts.into_iter());
-    agent.follow(Inputs { datastore, facts, links, interface_facts, requests }, signals).await;
+    agent.follow(Inputs { parts, datastore, facts, links, interface_facts, requests }, signals).await?;
     Ok(())
 }
 
@@ -208,7 +219,7 @@ fn follow_kernel_log(log: Option<KernelLog>) {
     });
 }
 
-fn recall(state_file: &StateFile) -> Result<Memory, StartError> {
+fn recall(state_file: &StateFile) -> Result<Memory, RunError> {
     match state_file.load().map_err(io_error("read state.json"))? {
         FoundState::Nothing => Ok(Memory::default()),
         FoundState::Memory(memory) => {
@@ -227,13 +238,13 @@ async fn first_look(
     monitor: &MonitorHandle,
     routes: &RouteReport,
     links: &mut mpsc::Receiver<Fact>,
-) -> Result<Vec<Fact>, StartError> {
+) -> Result<Vec<Fact>, RunError> {
     let mut full_reads = monitor.full_reads();
     let mut seen = Vec::new();
     while *full_reads.borrow_and_update() == 0 {
         tokio::select! {
-            changed = full_reads.changed() => changed.map_err(|_| StartError::NoFirstLook)?,
-            fact = links.recv() => seen.push(fact.ok_or(StartError::NoFirstLook)?),
+            changed = full_reads.changed() => changed.map_err(|_| RunError::NoFirstLook)?,
+            fact = links.recv() => seen.push(fact.ok_or(RunError::NoFirstLook)?),
         }
     }
     while let Ok(fact) = links.try_recv() {

@@ -1,7 +1,7 @@
 //! `cutover agent`: the daemon in the foreground.
 
 use super::{ConfigFile, Failure, datastore_dir};
-use crate::agent::{self, StartError};
+use crate::agent::{self, RunError};
 use crate::logging::one_line;
 
 /// Arguments of `cutover agent`.
@@ -15,7 +15,7 @@ pub struct AgentArguments {
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
-/// When it cannot start.
+/// When it cannot start or cannot go on.
 pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
     let sources = arguments.file.sources()?;
     let loaded = arguments.file.load()?;
@@ -34,7 +34,7 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
     // Appliers in the middle of a system call are not waited for: whatever they leave half done is reconciled.
     runtime.shutdown_background();
     result.map_err(|error| match error {
-        StartError::RunDir(_) => Failure::unavailable(error.to_string()),
+        RunError::RunDir(_) => Failure::unavailable(error.to_string()),
         _ => Failure::other(one_line(&error).to_string()),
     })
 }

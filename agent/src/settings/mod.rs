@@ -59,4 +59,11 @@ impl Settings {
             .map(|setting| setting.name)
             .collect()
     }
+
+    /// What is in force once `new` was read by a running agent. The engine's endpoints are this host's by its name:
+    /// another one would make all of them another host's.
+    #[must_use]
+    pub fn reloaded(&self, new: Self) -> Self {
+        Self { felix_hostname: self.felix_hostname.clone(), ..new }
+    }
 }

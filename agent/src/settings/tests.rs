@@ -235,6 +235,17 @@ fn a_missing_file_is_fine_unless_it_was_named() {
 }
 
 #[test]
+fn the_host_keeps_its_name_however_often_the_settings_are_read_again() {
+    let file = |name: &str, priority: u32| {
+        load(&sources(&[], &format!("FelixHostname = {name}\nIPv4NormalRoutePriority = {priority}\n")), &[])
+            .settings
+    };
+    let running = file("old", 2000).reloaded(file("new", 3000)).reloaded(file("new", 4000));
+    assert_eq!(running.policy().hostname, "old");
+    assert_eq!(running.policy().ipv4.normal, 4000);
+}
+
+#[test]
 fn settings_read_at_start_are_named_when_they_change() {
     let old = load(&sources(&[], ""), &[]).settings;
     let new = load(&sources(&[], "CutoverAttach = xdp\nIPv4NormalRoutePriority = 2000\n"), &[]).settings;

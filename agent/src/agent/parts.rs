@@ -1,0 +1,85 @@
+//! The tasks that the daemon is made of, and the word that one of them has ended.
+//!
+//! None of them ends before the loop does. One that does all the same, by a defect, would leave a daemon that looks
+//! alive and does half of its work: the loop then stops, so that the service manager starts everything anew.
+
+use std::collections::HashMap;
+use tokio::task::{Id, JoinSet};
+
+/// A part of the daemon ended although nobody asked it to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{part} ended unasked ({reason}); stopping so that the service manager starts the agent anew")]
+pub struct PartEnded {
+    /// Which one.
+    pub part: &'static str,
+    /// What is known about why.
+    pub reason: String,
+}
+
+impl PartEnded {
+    /// A part that is known to be gone because it says nothing any more.
+    pub(super) fn silent(part: &'static str) -> Self {
+        Self { part, reason: "it has nothing more to say".to_owned() }
+    }
+}
+
+/// The running tasks. Dropping this ends them.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    tasks: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Parts {
+    pub(super) fn start(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.tasks.spawn(task);
+        self.names.insert(handle.id(), name);
+    }
+
+    /// Waits until one of them ends. Cancelling loses nothing.
+    pub(super) async fn ended(&mut self) -> PartEnded {
+        let (id, reason) = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => (id, "it returned".to_owned()),
+            Some(Err(error)) => (error.id(), error.to_string()),
+            None => std::future::pending().await,
+        };
+        PartEnded { part: self.names.get(&id).copied().unwrap_or("a task"), reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    async fn first_end(parts: &mut Parts) -> PartEnded {
+        tokio::time::timeout(Duration::from_secs(10), parts.ended()).await.expect("a task has ended")
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_named_with_its_reason() {
+        let mut parts = Parts::default();
+        parts.start("the steady one", std::future::pending());
+        parts.start("the broken one", async { panic!("out of luck") });
+        let ended = first_end(&mut parts).await;
+        assert_eq!(ended.part, "the broken one");
+        assert!(ended.to_string().contains("out of luck"), "{ended}");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_returns_is_named() {
+        let mut parts = Parts::default();
+        parts.start("the steady one", std::future::pending());
+        parts.start("the hasty one", async {});
+        assert_eq!(first_end(&mut parts).await.part, "the hasty one");
+    }
+
+    #[tokio::test]
+    async fn nothing_ends_while_everything_runs() {
+        let mut parts = Parts::default();
+        let none = tokio::time::timeout(Duration::from_millis(1), parts.ended()).await;
+        assert!(none.is_err(), "no task cannot end");
+        parts.start("the steady one", std::future::pending());
+        assert!(tokio::time::timeout(Duration::from_millis(1), parts.ended()).await.is_err());
+    }
+}
