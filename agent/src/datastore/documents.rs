@@ -5,6 +5,10 @@ use super::tree::read_regular;
 use std::ops::Range;
 use std::path::Path;
 
+/// LIMIT: a resource has a handful of lists in brackets. The YAML parser looks at every level of them for every token,
+/// so that a few hundred kilobytes of brackets would keep all other files waiting for minutes.
+const YAML_BRACKETS_MAX: usize = 4096;
+
 /// One document of a file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Document {
@@ -48,12 +52,18 @@ pub(super) fn split(text: &str, format: Format) -> Result<Vec<Document>, Refusal
         Format::Json => json_pieces(text)?,
     };
     let mut documents = Vec::new();
+    let (mut first_line, mut counted_to) = (1, 0);
     for Piece { range, body } in pieces {
         let content = &text[body.clone()];
+        first_line += newlines(&text[counted_to..body.start]);
+        counted_to = body.start;
         if is_blank(content, format) {
             continue;
         }
-        let first_line = 1 + text[..body.start].matches('\n').count();
+        if format == Format::Yaml && has_too_many_brackets(content) {
+            let reason = format!("a document has more than {YAML_BRACKETS_MAX} opening brackets");
+            return Err(Refusal { line: Some(first_line + blank_lines(content)), reason });
+        }
         let parsed = parse(content, format).map_err(|refusal| Refusal {
             line: Some(
                 first_line + refusal.line.map_or_else(|| blank_lines(content), |line| line.max(1) - 1),
@@ -63,6 +73,14 @@ pub(super) fn split(text: &str, format: Format) -> Result<Vec<Document>, Refusal
         documents.push(Document { range, body, parsed });
     }
     Ok(documents)
+}
+
+fn newlines(text: &str) -> usize {
+    text.bytes().filter(|byte| *byte == b'\n').count()
+}
+
+fn has_too_many_brackets(yaml: &str) -> bool {
+    yaml.bytes().filter(|byte| matches!(byte, b'[' | b'{')).nth(YAML_BRACKETS_MAX).is_some()
 }
 
 struct Piece {
@@ -165,6 +183,24 @@ mod tests {
         }
         assert!(split("", Format::Yaml).unwrap().is_empty());
         assert!(split("# nothing\n---\n", Format::Yaml).unwrap().is_empty());
+    }
+
+    /// A few hundred kilobytes of this take the parser most of a minute.
+    #[test]
+    fn a_document_of_brackets_is_refused_without_being_parsed() {
+        for brackets in ["[", "{a: ", "[ ']', "] {
+            let text = format!("{}---\n{}x: {}\n", document("a"), document("b"), brackets.repeat(100_000));
+            let refusal = split(&text, Format::Yaml).unwrap_err();
+            assert!(refusal.reason.contains("4096 opening brackets"), "{refusal}");
+            assert_eq!(refusal.line, Some(5));
+        }
+        let many: String =
+            (0..5_000).map(|number| format!("---\n{}", document(&number.to_string()))).collect();
+        assert_eq!(
+            split(&many, Format::Yaml).unwrap().len(),
+            5_000,
+            "the limit is a document's, not a file's"
+        );
     }
 
     #[test]
