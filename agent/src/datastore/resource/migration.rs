@@ -38,11 +38,14 @@ pub(super) fn interpret(
     let metadata = envelope.metadata.unwrap_or_default();
     let name = metadata.name.filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| Refusal::of("there is no metadata.name"))?;
-    if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if name::unfit_for_a_line(&name).is_some() {
         return Err(Refusal::of(format!("metadata.name {name:?} contains a space or a control character")));
     }
     let mut notice = |text: String| notices.push(format!("LiveMigration {name}: {text}"));
     let uid = metadata.uid.unwrap_or_default();
+    if let Some(bad) = name::unfit_for_a_line(&uid) {
+        return Err(Refusal::of(format!("metadata.uid {uid:?} contains {bad:?}")));
+    }
     if uid.is_empty() {
         // Nothing is made up: with a uid that is the same for each attempt, a second attempt would pass for the first.
         notice("it has no metadata.uid; its attempts cannot be told apart in the log".to_owned());
@@ -91,5 +94,9 @@ fn endpoint(identifiers: Identifiers) -> Result<EndpointKey, String> {
 }
 
 fn required(member: &str, text: Option<String>) -> Result<String, String> {
-    text.filter(|text| !text.is_empty()).ok_or_else(|| format!("it has no {member}"))
+    let text = text.filter(|text| !text.is_empty()).ok_or_else(|| format!("it has no {member}"))?;
+    match name::unfit_for_a_line(&text) {
+        Some(bad) => Err(format!("its {member} {text:?} contains {bad:?}")),
+        None => Ok(text),
+    }
 }

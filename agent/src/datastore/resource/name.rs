@@ -33,6 +33,11 @@ pub fn parse_name(namespace: &str, name: &str) -> Option<EndpointKey> {
     Some(EndpointKey { host, orchestrator, workload: format!("{namespace}/{workload}"), endpoint })
 }
 
+/// A character of `text` that would make two lines, or two fields, of one field of a log line.
+pub(super) fn unfit_for_a_line(text: &str) -> Option<char> {
+    text.chars().find(|c| c.is_whitespace() || c.is_control())
+}
+
 /// Refuses what could not be a part of a path or of a log line.
 ///
 /// # Errors
@@ -50,7 +55,7 @@ pub fn check_key(key: &EndpointKey) -> Result<(), Refusal> {
         if text.is_empty() {
             return Err(Refusal::of(format!("its {what} is empty")));
         }
-        if let Some(bad) = text.chars().find(|c| *c == '/' || c.is_whitespace() || c.is_control()) {
+        if let Some(bad) = text.chars().find(|c| *c == '/').or_else(|| unfit_for_a_line(text)) {
             return Err(Refusal::of(format!("its {what} {text:?} contains {bad:?}")));
         }
     }

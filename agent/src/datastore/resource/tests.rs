@@ -198,6 +198,22 @@ fn every_form_of_a_migration_is_read() {
 }
 
 #[test]
+fn a_migration_cannot_write_lines_into_the_log() {
+    for uid in ["a\\nLive migration state transition", "a b", "\\e[2J"] {
+        let text = MIGRATION.replace("uid: 5b1c…", &format!("uid: \"{uid}\""));
+        let refusal = parse(&text, Format::Yaml).unwrap_err();
+        assert!(refusal.reason.starts_with("metadata.uid "), "{refusal}");
+        assert!(!refusal.reason.chars().any(char::is_control), "{refusal}");
+    }
+    let text = r#"{"apiVersion": "projectcalico.org/v3", "kind": "LiveMigration", "metadata": {"name": "m", "uid": "u"}, "spec": {
+        "source": {"workload": {"hostname": "a\nb", "orchestratorID": "openstack", "workloadID": "openstack/vm"}},
+        "target": {"selector": "all()"}}}"#;
+    let parsed = parse(text, Format::Json).unwrap();
+    assert!(matches!(parsed.resource, Resource::Migration(_, migration) if migration.source.is_none()));
+    assert_eq!(parsed.notices.len(), 1, "{:?}", parsed.notices);
+}
+
+#[test]
 fn a_migration_without_uid_gets_none() {
     let text = MIGRATION.replace(", uid: 5b1c…", "");
     let (_, first, notices) = migration(&text);
