@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use cutover_agent::fast_path::FastPath;
 use cutover_agent::netlink::{PreparedBatch, RouteSocket};
 use cutover_engine::Fact;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -66,7 +67,7 @@ impl Contender for Cutover<'_> {
     }
 
     fn clear(&mut self) -> Result<()> {
-        self.fast_path.withdraw(self.generation);
+        self.fast_path.keep_only(&BTreeSet::new());
         // It still spins for this long, which is no business of the next contender's.
         std::thread::sleep(self.spin);
         self.lane.clear(&mut self.undo)
