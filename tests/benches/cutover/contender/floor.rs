@@ -18,14 +18,10 @@ use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{
-    AddressFamily as SocketFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
-    send, socket,
-};
 use std::io::{self, PipeWriter, pipe};
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -101,7 +97,7 @@ impl Drop for Floor<'_> {
 struct Worker {
     epoll: Epoll,
     ring: RingBuf<MapData>,
-    socket: OwnedFd,
+    socket: Socket,
     message: Vec<u8>,
     sender: Sender<Result<Finish>>,
 }
@@ -137,18 +133,20 @@ fn raise_priority() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn add(socket: &OwnedFd, message: &[u8]) -> Result<()> {
-    send(socket.as_raw_fd(), message, MsgFlags::empty())?;
+fn add(socket: &Socket, message: &[u8]) -> Result<()> {
+    socket.send(message, 0)?;
     let mut answer = [0; 64];
-    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    let length = socket.recv(&mut &mut answer[..], 0)?;
     ensure!(length >= ERROR_RANGE.end && answer[ERROR_RANGE] == [0; 4], "the route was refused");
     Ok(())
 }
 
-fn open() -> Result<OwnedFd> {
-    let socket =
-        socket(SocketFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+fn open() -> Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    // The acknowledgement is then a header and a number, without the request.
+    socket.set_cap_ack(true)?;
     Ok(socket)
 }
 
