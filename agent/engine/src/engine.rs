@@ -2,6 +2,7 @@
 
 mod build;
 mod kernel;
+mod reports;
 mod resources;
 mod start;
 
@@ -113,6 +114,8 @@ impl Engine {
                     self.stale |= self.configured.insert(ifindex, ready) != Some(ready);
                 }
             }
+            Fact::StatusWritten { endpoint, due_since, at } => self.status_written(&endpoint, due_since, at),
+            Fact::StatusRemovedElsewhere(key) => self.status_removed_elsewhere(now, key),
             Fact::TimePassed => {}
         }
     }

@@ -53,6 +53,18 @@ pub enum Fact {
         /// Whether everything is in place.
         ready: bool,
     },
+    /// The status of an endpoint of this host was written because a write was due.
+    StatusWritten {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// Since when the write had been due ([`crate::wanted::WantedStatus::due_since`]).
+        due_since: BootTime,
+        /// When it was done.
+        at: BootTime,
+    },
+    /// The status that another host had reported for an endpoint disappeared, which takes the port out of
+    /// service wherever its virtual machine runs (W35).
+    StatusRemovedElsewhere(EndpointKey),
     /// Time has passed; nothing else happened.
     TimePassed,
 }

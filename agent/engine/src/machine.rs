@@ -147,6 +147,8 @@ pub struct Phases {
     pub targeted_at: Option<BootTime>,
     /// The watch was armed in the kernel.
     pub armed_at: Option<BootTime>,
+    /// The orchestrator was told that everything is ready here.
+    pub reported_at: Option<BootTime>,
     /// The kernel program saw the announcement.
     pub announced_at: Option<BootTime>,
     /// The fast path took the record.
@@ -183,6 +185,9 @@ pub struct Machine {
     /// In Base, after a failed migration to here: the endpoint stays without a route until it is written again
     /// or deleted, because the virtual machine runs elsewhere.
     pub not_here: bool,
+    /// Since when `up` has to be written even if that is what was reported last.
+    #[serde(default)]
+    pub report_due_since: Option<BootTime>,
     /// Times of the phases.
     pub phases: Phases,
 }
@@ -231,6 +236,9 @@ impl Machine {
                 if role_before == Role::Target
                     && (same_migration || matches!(self.state, State::Target | State::Live)) =>
             {
+                if !same_migration {
+                    self.report_due_since = Some(now);
+                }
                 self.uid.clone_from(&assignment.uid);
                 self.source.clone_from(&assignment.source);
                 None
@@ -254,6 +262,8 @@ impl Machine {
                     self.step(Input::Source, now, convergence)
                 };
                 self.not_here = false;
+                // Nova waits for the next target; a write from here would end its wait.
+                self.report_due_since = None;
                 transition
             }
             Role::None if role_before == Role::Target => {
@@ -279,6 +289,7 @@ impl Machine {
             // The watch of an attempt that was never resolved goes on for the next one.
             let armed_at = self.phases.armed_at.filter(|_| self.state == State::Target);
             self.phases = Phases { targeted_at: Some(now), armed_at, ..Phases::default() };
+            self.report_due_since = Some(now);
         }
         self.uid.clone_from(&assignment.uid);
         self.source.clone_from(&assignment.source);
@@ -326,6 +337,30 @@ impl Machine {
         }
     }
 
+    /// Something took the port out of service that this endpoint serves, unless it is one that is being left or
+    /// that waits for its virtual machine.
+    pub fn port_disturbed(&mut self, now: BootTime) {
+        let is_here = match self.state {
+            State::Base => self.role == Role::None && !self.not_here,
+            State::Target => false,
+            State::Live | State::TimeWait => self.role != Role::Source,
+        };
+        if is_here {
+            self.report_due_since = Some(now);
+        }
+    }
+
+    /// What was due since `due_since` has been written.
+    pub fn reported(&mut self, due_since: BootTime, at: BootTime) {
+        if self.report_due_since != Some(due_since) {
+            return;
+        }
+        self.report_due_since = None;
+        if matches!(self.state, State::Target | State::Live) {
+            self.phases.reported_at.get_or_insert(at);
+        }
+    }
+
     /// The endpoint is gone for good.
     pub fn deleted(&mut self, now: BootTime) -> Option<Transition> {
         self.step(Input::Deleted, now, Duration::ZERO)
@@ -361,6 +396,9 @@ impl Machine {
         }
         self.elevated_until = (to == State::TimeWait).then(|| now + convergence);
         self.not_here = to == State::Base && input == Input::RoleGone(Outcome::Failure);
+        if to == State::TimeWait && input != Input::Source {
+            self.report_due_since = Some(now);
+        }
         if to == State::Base {
             self.phases.ended_at = Some(now);
         }

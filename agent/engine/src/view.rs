@@ -26,6 +26,9 @@ pub struct EndpointView {
     pub migration_uid: String,
     /// Reported status: `up`, `down`, or `as reported`.
     pub status: String,
+    /// A write of that status is due: somebody waits for it, or something took the port out of service.
+    #[serde(default)]
+    pub status_due: bool,
     /// The endpoint is gone from the datastore and held for the grace time.
     pub held: bool,
     /// A migration to here failed; the endpoint has no route until it is written again.

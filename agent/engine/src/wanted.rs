@@ -1,6 +1,7 @@
 //! What the engine wants to be the case. Appliers close the difference to what is.
 
 use crate::model::{EndpointKey, Trigger, Validation};
+use crate::time::BootTime;
 use cutover_common::MacAddr;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,7 @@ pub struct Wanted {
     /// Interface settings by ifindex.
     pub interfaces: BTreeMap<u32, WantedInterface>,
     /// Status of each endpoint of this host that is to be reported. What is not here has its status removed.
-    pub statuses: BTreeMap<EndpointKey, Status>,
+    pub statuses: BTreeMap<EndpointKey, WantedStatus>,
 }
 
 /// A unicast route of the main table, scope link, straight to an interface.
@@ -67,6 +68,28 @@ pub struct WantedInterface {
     pub neighbours: BTreeMap<IpAddr, MacAddr>,
     /// Whether the IPv6 sysctls are wanted, too.
     pub ipv6: bool,
+}
+
+/// What is to be reported about one endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WantedStatus {
+    /// The status.
+    pub status: Status,
+    /// A migration to here waits for it: it is written before others.
+    pub is_awaited: bool,
+    /// Since when a write is due although the status may be there already, until [`crate::Fact::StatusWritten`]
+    /// repeats this time. Neutron and Nova react to writes, not to values: a `up` that was there before the
+    /// migration says nothing to whoever waits for the target, and an equal value written again heals a port
+    /// that something else took out of service (W15, W35).
+    pub due_since: Option<BootTime>,
+}
+
+impl WantedStatus {
+    /// A status that is written if it differs from what is there.
+    #[must_use]
+    pub const fn of(status: Status) -> Self {
+        Self { status, is_awaited: false, due_since: None }
+    }
 }
 
 /// Status of an endpoint as Neutron understands it.

@@ -7,7 +7,7 @@ use crate::model::{Endpoint, EndpointKey, Policy};
 use crate::notice::Notice;
 use crate::time::BootTime;
 use crate::view::{EndpointView, RouteView};
-use crate::wanted::{Status, Wanted, WantedInterface, WantedRoute, WantedWatch};
+use crate::wanted::{Status, Wanted, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ impl Engine {
             if owners.claim_interface(key, &local.endpoint.interface) {
                 self.want(&mut wanted, &mut owners, key, local);
             } else {
-                wanted.statuses.insert(key.clone(), Status::AsReported);
+                wanted.statuses.insert(key.clone(), WantedStatus::of(Status::AsReported));
             }
         }
         let conflicts = owners.conflicts;
@@ -74,7 +74,7 @@ impl Engine {
         local: &'a Local,
     ) {
         let link = self.link(&local.endpoint.interface);
-        wanted.statuses.insert(key.clone(), self.status(local, link));
+        wanted.statuses.insert(key.clone(), self.wanted_status(local, link));
         let Some(link) = link else { return };
         wanted.known_interfaces.insert(link.ifindex);
         wanted.interfaces.insert(link.ifindex, interface(&self.policy, &local.endpoint, link));
@@ -102,6 +102,12 @@ impl Engine {
             validation: self.policy.validation,
             routes: routes(&self.policy, endpoint, arming.ifindex, true).collect(),
         }
+    }
+
+    fn wanted_status(&self, local: &Local, link: Option<&Link>) -> WantedStatus {
+        let status = self.status(local, link);
+        let due_since = local.machine.report_due_since.filter(|_| status == Status::Up);
+        WantedStatus { status, is_awaited: local.machine.state == State::Target, due_since }
     }
 
     /// The status to report.
@@ -153,7 +159,8 @@ impl Engine {
 
     pub(super) fn view_of(&self, key: &EndpointKey, local: &Local, now: BootTime) -> EndpointView {
         let link = self.link(&local.endpoint.interface);
-        let status = match self.wanted.statuses.get(key) {
+        let wanted = self.wanted.statuses.get(key);
+        let status = match wanted.map(|wanted| wanted.status) {
             Some(Status::Up) => "up",
             Some(Status::Down) => "down",
             Some(Status::AsReported) | None => "as reported",
@@ -168,6 +175,7 @@ impl Engine {
             state: local.machine.state,
             migration_uid: String::new(),
             status: status.to_owned(),
+            status_due: wanted.is_some_and(|wanted| wanted.due_since.is_some()),
             held: local.held_since.is_some(),
             not_here: false,
             routes: Vec::new(),

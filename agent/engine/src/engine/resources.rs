@@ -23,6 +23,8 @@ impl Engine {
             Some(local) => {
                 local.machine.endpoint_written();
                 if local.held_since.take().is_some() {
+                    // A driver that creates an endpoint anew has taken its port down before (W15).
+                    local.machine.port_disturbed(now);
                     self.notices.push(Notice::Returned { endpoint: key.clone() });
                 }
                 local.unseen = false;

@@ -259,7 +259,8 @@ impl Fleet {
             let wanted = host.wanted();
             let states: Vec<_> = host.engine.locals.values().map(|local| local.machine.state).collect();
             let watches: Vec<_> = wanted.watches.keys().collect();
-            format!("{name}: {states:?} {:?} {watches:?} {:?}", host.kernel, wanted.statuses.values())
+            let statuses: Vec<_> = wanted.statuses.values().map(|wanted| wanted.status).collect();
+            format!("{name}: {states:?} {:?} {watches:?} {statuses:?}", host.kernel)
         };
         self.hosts.iter().map(of_host).collect::<Vec<_>>().join("\n")
     }

@@ -230,7 +230,19 @@ impl Host {
     }
 
     pub(super) fn status(&self) -> Option<Status> {
-        self.wanted().statuses.get(&self.key()).copied()
+        self.wanted().statuses.get(&self.key()).map(|wanted| wanted.status)
+    }
+
+    /// Since when a write of the status is due that may be there already.
+    pub(super) fn due(&self) -> Option<BootTime> {
+        self.wanted().statuses.get(&self.key())?.due_since
+    }
+
+    /// Plays the publisher: what is due is written.
+    pub(super) fn report(&mut self) -> &mut Self {
+        let due_since = self.due().expect("a write is due");
+        let (endpoint, at) = (self.key(), self.now);
+        self.tell(Fact::StatusWritten { endpoint, due_since, at })
     }
 
     /// The one metric of all wanted routes; every prefix of the endpoint has a route or none has.
@@ -309,7 +321,8 @@ impl Host {
             );
         }
         if local.machine.state == State::Target {
-            assert_ne!(wanted.statuses.get(key), Some(&Status::Down), "{key} is down while it is a target");
+            let status = wanted.statuses.get(key).map(|wanted| wanted.status);
+            assert_ne!(status, Some(Status::Down), "{key} is down while it is a target");
         }
     }
 }

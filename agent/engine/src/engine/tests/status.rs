@@ -6,6 +6,10 @@ use crate::machine::State;
 use crate::memory::{Found, Memory};
 use crate::wanted::Status::{AsReported, Down, Up};
 
+fn removed_elsewhere(host: &str) -> Fact {
+    Fact::StatusRemovedElsewhere(port(host))
+}
+
 /// A target with a tap as the orchestrator plugs it: admin-up, without carrier, nothing done to it yet.
 fn plugged_target() -> Host {
     let mut host = Host::starting("b");
@@ -134,7 +138,7 @@ fn w14_restart_takes_no_port_down() {
     host.appliers = false;
     for fact in [Fact::LinkSeen(link(5, true)), written("b"), Fact::InSync { complete: true }] {
         host.tell(fact);
-        assert!(host.engine.wanted().is_none_or(|wanted| wanted.statuses[&port("b")] == AsReported));
+        assert!(host.engine.wanted().is_none_or(|wanted| wanted.statuses[&port("b")].status == AsReported));
     }
     host.tell(CONFIGURED);
     assert_eq!(host.status(), Some(Up));
@@ -199,4 +203,222 @@ fn source_stays_up_through_the_whole_migration() {
 fn endpoints_of_other_hosts_have_no_status_here() {
     let host = Host::live("b");
     assert_eq!(host.wanted().statuses.keys().collect::<Vec<_>>(), [&port("b")]);
+}
+
+/// Nova waits for a write, not for a value: `up` may be there from an earlier stay.
+#[test]
+fn w5_every_migration_gets_its_own_write_of_up() {
+    let mut host = plugged_target();
+    assert_eq!(host.due(), None, "nothing to say before everything is ready");
+    host.tell(CONFIGURED);
+    let fact = armed(&host);
+    host.tell(fact);
+    assert_eq!((host.status(), host.due()), (Some(Up), Some(host.now)));
+    assert!(host.wanted().statuses[&port("b")].is_awaited);
+    host.report();
+    assert_eq!((host.status(), host.due()), (Some(Up), None));
+
+    for written_again in [written("a"), migration_written("u1", "a", "b"), written("b")] {
+        host.tell(written_again);
+        assert_eq!(host.due(), None, "an identical rewrite is not another migration");
+    }
+    host.pass(ms(10));
+    host.tell(migration_written("u2", "a", "b"));
+    assert_eq!(host.due(), Some(host.now));
+}
+
+#[test]
+fn w5_second_attempt_after_a_failure_gets_its_own_write() {
+    let mut host = Host::target("b");
+    host.report();
+    host.tell(migration_removed("b")).tell(written("a"));
+    assert_eq!(host.due(), None);
+    host.pass(ms(10));
+    host.tell(migration_written("u2", "a", "b"));
+    assert_eq!((host.state(), host.due()), (State::Target, Some(host.now)));
+}
+
+#[test]
+fn report_of_an_older_occasion_does_not_settle_the_newer_one() {
+    let mut host = Host::target("b");
+    let due_since = host.due().unwrap();
+    host.pass(ms(10));
+    host.tell(migration_written("u2", "a", "b"));
+    let at = host.now;
+    host.tell(Fact::StatusWritten { endpoint: port("b"), due_since, at });
+    assert_eq!(host.due(), Some(host.now));
+}
+
+#[test]
+fn report_is_a_phase_of_the_migration() {
+    let mut host = Host::target("b");
+    host.pass(ms(70)).report();
+    let reported_at = Some(host.now);
+    assert_eq!(host.engine.locals[&port("b")].machine.phases.reported_at, reported_at);
+    host.announce().tell(migration_removed("b")).report();
+    assert_eq!(host.engine.locals[&port("b")].machine.phases.reported_at, reported_at);
+}
+
+#[test]
+fn restart_knows_whether_the_target_has_been_reported() {
+    for reported in [false, true] {
+        let mut host = Host::target("b");
+        if reported {
+            host.report();
+        }
+        let mut host = Host::restarted("b", host.now, host.memory(), host.found());
+        for fact in [
+            Fact::LinkSeen(link(5, true)),
+            written("a"),
+            migration_written("u1", "a", "b"),
+            written("b"),
+            Fact::InSync { complete: true },
+        ] {
+            host.tell(fact);
+        }
+        assert_eq!((host.status(), host.due().is_some()), (Some(Up), !reported));
+    }
+}
+
+/// Neutron takes the port down when it moves the binding, and nobody else puts it back.
+#[test]
+fn w15_up_is_written_again_when_the_migration_is_over() {
+    let mut host = Host::live("b");
+    host.report();
+    host.pass(ms(10));
+    host.tell(migration_removed("b"));
+    assert_eq!((host.state(), host.due()), (State::TimeWait, Some(host.now)));
+    host.report();
+    host.pass(ms(60_000));
+    assert_eq!((host.state(), host.due()), (State::Base, None));
+}
+
+#[test]
+fn w15_an_unresolved_migration_is_over_when_its_success_is_known() {
+    let mut host = Host::target("b");
+    host.report();
+    host.tell(migration_removed("b")).tell(removed("a"));
+    assert_eq!((host.status(), host.due()), (Some(Up), None));
+    host.pass(ms(10_000));
+    assert_eq!(host.state(), State::TimeWait);
+    assert!(host.due().is_some());
+}
+
+/// With the legacy way of ending a migration Neutron takes the port down while the endpoint is away.
+#[test]
+fn w15_up_is_written_again_when_the_endpoint_is_back() {
+    let mut host = Host::live("b");
+    host.report();
+    host.tell(migration_removed("b")).report();
+    host.tell(removed("a")).tell(removed("b"));
+    assert_eq!((host.status(), host.due()), (Some(AsReported), None));
+    host.pass(ms(340));
+    host.tell(written("b"));
+    assert_eq!((host.status(), host.due()), (Some(Up), Some(host.now)));
+}
+
+#[test]
+fn w15_a_write_that_is_due_waits_until_the_endpoint_is_back() {
+    let mut host = Host::live("b");
+    host.report();
+    host.tell(removed("b")).tell(migration_removed("b"));
+    assert_eq!((host.status(), host.due()), (Some(AsReported), None));
+    host.tell(written("b"));
+    assert!(host.due().is_some());
+}
+
+#[test]
+fn rollback_puts_the_port_of_the_source_back_into_service() {
+    let mut host = Host::quiet("a");
+    host.tell(written("a"));
+    for fact in [migration_written("u1", "a", "b"), written("a"), written("b"), migration_removed("b")] {
+        host.tell(fact);
+        assert_eq!(host.due(), None);
+    }
+    host.tell(removed("a")).tell(removed("b"));
+    assert_eq!(host.due(), None);
+    host.pass(ms(400));
+    host.tell(written("a"));
+    assert_eq!((host.status(), host.due()), (Some(Up), Some(host.now)));
+}
+
+#[test]
+fn source_writes_nothing_while_its_port_is_migrating() {
+    let mut host = Host::quiet("a");
+    host.tell(written("a")).tell(migration_written("u1", "a", "b")).tell(written("b"));
+    host.tell(removed_elsewhere("b"));
+    assert_eq!(host.due(), None);
+    host.tell(removed("a")).tell(written("a"));
+    assert_eq!(host.due(), None, "the endpoint was created anew in mid-migration");
+}
+
+#[test]
+fn leaving_again_takes_back_a_write_that_is_due() {
+    let mut host = Host::live("b");
+    host.report();
+    host.tell(migration_removed("b"));
+    assert!(host.due().is_some());
+    host.tell(migration_written("u2", "b", "c"));
+    assert_eq!((host.state(), host.due()), (State::TimeWait, None));
+
+    let mut host = Host::live("b");
+    host.report();
+    host.tell(migration_removed("b")).report();
+    host.tell(migration_written("u2", "b", "c")).tell(removed_elsewhere("a"));
+    assert_eq!(host.due(), None);
+}
+
+#[test]
+fn w35_up_is_written_again_where_the_virtual_machine_lives() {
+    let mut arrived = Host::live("b");
+    arrived.report();
+    arrived.tell(migration_removed("b")).report();
+    let mut settled = arrived.clone();
+    settled.pass(ms(60_000));
+    let mut stayed = Host::quiet("b");
+    stayed.tell(written("b"));
+    for host in [&mut arrived, &mut settled, &mut stayed] {
+        host.pass(ms(10));
+        assert_eq!((host.status(), host.due()), (Some(Up), None));
+        host.tell(removed_elsewhere("a"));
+        assert_eq!((host.status(), host.due()), (Some(Up), Some(host.now)));
+        host.report();
+        assert_eq!(host.due(), None);
+    }
+}
+
+#[test]
+fn w35_nothing_is_written_where_the_virtual_machine_does_not_live() {
+    let mut expecting = Host::target("b");
+    expecting.report();
+    let mut failed = Host::target("b");
+    failed.report();
+    failed.tell(migration_removed("b")).tell(written("a"));
+    assert!(failed.not_here());
+    for host in [&mut expecting, &mut failed] {
+        host.tell(removed_elsewhere("a"));
+        assert_eq!(host.due(), None);
+    }
+}
+
+#[test]
+fn removed_status_of_another_port_or_of_this_host_means_nothing() {
+    let mut host = Host::quiet("b");
+    host.tell(written("b"));
+    host.tell(Fact::StatusRemovedElsewhere(named_port("a", "port2")));
+    host.tell(removed_elsewhere("b"));
+    assert_eq!(host.due(), None);
+}
+
+#[test]
+fn w35_write_waits_while_the_port_is_down_and_while_the_endpoint_is_held() {
+    let mut host = Host::quiet("b");
+    host.tell(written("b")).tell(Fact::LinkSeen(link(5, false)));
+    host.tell(removed_elsewhere("a"));
+    assert_eq!((host.status(), host.due()), (Some(Down), None));
+    host.tell(Fact::LinkSeen(link(5, true)));
+    assert_eq!(host.status(), Some(Up));
+    assert!(host.due().is_some());
+    host.tell(removed("b"));
+    assert_eq!((host.status(), host.due()), (Some(AsReported), None));
 }
