@@ -135,9 +135,10 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         .map_err(io_error("start the fast path"))?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     parts.start("the fast path", fast_path.ended());
+    let publisher = statuses::dir::run(run_dir.path().to_owned(), wanted.subscribe(), facts_in.clone());
+    parts.start("the status publisher", publisher);
     let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in);
     parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
-    parts.start("the status publisher", statuses::run(run_dir.path().to_owned(), wanted.subscribe()));
 
     let (server, _socket_file) =
         control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;

@@ -170,6 +170,7 @@ mod tests {
             state: State::Live,
             migration_uid: "u1".into(),
             status: "up".into(),
+            status_due: false,
             held: false,
             not_here: false,
             routes: vec![RouteView { destination: "10.0.0.1/32".into(), metric: 512 }],
