@@ -251,13 +251,19 @@ fn the_status_of_a_live_port_is_never_taken_away() {
     let first_written = modified(&at_source);
 
     scene.start_migration();
+    assert_eq!(modified(&at_source), first_written, "the source has rewritten an unchanged status");
     always_up(&at_source, || {
         scene.driver.roll_back(SOURCE, TARGET);
         scene.target.wait_state(&scene.port, "Base");
+        // The driver has taken the port down; only a write puts it back into service.
+        wait::until(wait::SOON, "the source reports again", || modified(&at_source) != first_written);
+    });
+    let written_again = modified(&at_source);
+    always_up(&at_source, || {
         let _uid = scene.driver.start(SOURCE, TARGET);
         scene.target.wait_armed(&scene.port);
     });
-    assert_eq!(modified(&at_source), first_written, "the source has rewritten an unchanged status");
+    assert_eq!(modified(&at_source), written_again, "the source has rewritten an unchanged status");
 
     scene.move_vm(announce_as_qemu(scene.port.mac));
     scene.target.wait_metrics(&scene.port, &[ELEVATED]);
