@@ -87,7 +87,10 @@ impl Engine {
             }
         }
         if let Some(arming) = local.machine.arming {
-            wanted.watches.insert(link.ifindex, self.watch(local, arming));
+            let mut watch = self.watch(local, arming);
+            // What somebody has who comes first would not be wanted after the announcement either.
+            watch.routes.retain(|route| !owners.prefixes.contains_key(&route.destination));
+            wanted.watches.insert(link.ifindex, watch);
         }
     }
 

@@ -230,3 +230,25 @@ fn a_link_that_is_renamed_to_no_workload_s_name_is_no_workload_s() {
     host.tell(Fact::LinkSeen(Link { name: "eth7".into(), ..link(5, true) }));
     assert_eq!(host.metric(), None);
 }
+
+/// The fast path must not take an address from whoever keeps it when the announcement has been seen.
+#[test]
+fn what_the_fast_path_installs_is_what_is_wanted_after_the_announcement() {
+    let mut host = Host::target("b");
+    let shared = "10.65.0.99/32".parse().unwrap();
+    let with_shared = |interface: &str| {
+        let mut endpoint = endpoint_on(interface);
+        endpoint.prefixes.insert(shared);
+        endpoint
+    };
+    let neighbour = Endpoint { prefixes: [shared].into(), ..endpoint_on("tap0") };
+    host.tell(Fact::LinkSeen(Link { name: "tap0".into(), ..link(4, true) }));
+    host.tell(Fact::EndpointWritten(named_port("b", "port0"), neighbour));
+    host.tell(Fact::EndpointWritten(port("b"), with_shared("tap1")));
+    let prepared = host.watch().unwrap().routes.clone();
+    assert!(prepared.iter().all(|route| route.destination != shared));
+    host.announce();
+    let installed: BTreeSet<_> =
+        host.wanted().routes.iter().filter(|route| route.ifindex == 5).copied().collect();
+    assert_eq!(installed, prepared);
+}
