@@ -186,6 +186,11 @@ impl Worker {
     }
 
     fn act(&mut self, record: Announcement, taken_at: BootTime) {
+        // ORDER: before anything is installed that nobody would hear of.
+        let Some(kind) = kind_of(record.kind) else {
+            warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
+            return;
+        };
         let batch = self.shared.lock().remove(&record.generation);
         let routed_at = batch.and_then(|batch| match self.socket.send(&batch) {
             Ok(outcome) if outcome.is_success() => Some(clock::now()),
@@ -201,10 +206,6 @@ impl Worker {
                 None
             }
         });
-        let Some(kind) = kind_of(record.kind) else {
-            warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
-            return;
-        };
         let fact = Fact::AnnouncementSeen(AnnouncementSeen {
             generation: record.generation,
             kind,

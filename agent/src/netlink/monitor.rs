@@ -170,7 +170,9 @@ impl Monitor {
             let Err(error) = self.follow().await else { return };
             warn!(%error, "netlink monitor starts again");
             self.mirror.abandon_dumps();
-            self.read = None;
+            if let Some(mut unfinished) = self.read.take() {
+                self.ask_for.append(&mut unfinished.protocols);
+            }
             tokio::time::sleep(PAUSE_REOPEN).await;
             match Connection::open(&self.settings, self.mirror.protocols()) {
                 Ok(socket) => self.socket = socket,
