@@ -2,6 +2,7 @@
 
 use crate::machine::Machine;
 use crate::model::{Endpoint, EndpointKey};
+use crate::wanted::WantedRoute;
 use cutover_common::MacAddr;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ pub struct Remembered {
 pub struct Found {
     /// Watches by ifindex: their generation and the hardware address that they are for.
     pub watches: BTreeMap<u32, (u64, MacAddr)>,
-    /// Interfaces that carry a route of ours at elevated priority.
-    pub elevated: BTreeSet<u32>,
+    /// Routes to workload interfaces, of every protocol and metric: which of them are ours and elevated is for the
+    /// settings to say, and those of the datastore are not known yet.
+    pub routes: BTreeSet<WantedRoute>,
 }

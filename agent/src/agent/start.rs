@@ -26,7 +26,7 @@ use crate::state_file::{Found as FoundState, StateFile};
 use cutover_common::MacAddr;
 use cutover_engine::memory::{Found, Memory};
 use cutover_engine::{Engine, Fact};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -128,7 +128,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     // of the last life installed right before it ended.
     first_facts.extend(latched(&kernel));
 
-    let found = Found { watches: found_watches(&kernel), elevated: found_elevated(&settings, &route_report) };
+    let found = Found { watches: found_watches(&kernel), routes: route_report.all_routes() };
     let (facts_in, facts) = mpsc::unbounded_channel();
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
     let mut fast_path = FastPath::start(ring, RouteSocket::open()?, spin, facts_in.clone())
@@ -253,17 +253,6 @@ async fn first_look(
     }
     routes.known().await;
     Ok(seen)
-}
-
-/// Interfaces with a route of ours at elevated priority.
-fn found_elevated(settings: &Settings, routes: &RouteReport) -> BTreeSet<u32> {
-    let policy = settings.policy();
-    routes
-        .routes()
-        .into_iter()
-        .filter(|route| route.metric == policy.priorities(route.destination.addr()).elevated)
-        .map(|route| route.ifindex)
-        .collect()
 }
 
 /// The watches that survived, as the engine understands them.

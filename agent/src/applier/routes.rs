@@ -57,6 +57,13 @@ impl RouteReport {
         self.lock().observed.ours.clone()
     }
 
+    /// The routes to workload interfaces that exist, whoever made them.
+    #[must_use]
+    pub fn all_routes(&self) -> BTreeSet<WantedRoute> {
+        let state = self.lock();
+        state.observed.ours.union(&state.observed.others).copied().collect()
+    }
+
     /// Waits until a full read of the kernel has been taken in, so that a route that is not there is absent.
     pub async fn known(&self) {
         let mut known = self.known.subscribe();

@@ -83,11 +83,19 @@ impl Engine {
         }
     }
 
+    fn found_elevated(&self, ifindex: u32) -> bool {
+        self.found.routes.iter().any(|route| {
+            let elevated = self.policy.priorities(route.destination.addr()).elevated;
+            (route.ifindex, route.metric, route.protocol) == (ifindex, elevated, self.policy.route_protocol)
+        })
+    }
+
     /// Without a memory, a route at elevated priority says that the virtual machine runs here (W3).
     pub(super) fn infer_live(&mut self, now: BootTime, key: &EndpointKey) {
         let Some(local) = self.locals.get(key) else { return };
         let ifindex = self.ifindex(&local.endpoint.interface);
-        if local.machine.state != State::Target || !ifindex.is_some_and(|i| self.found.elevated.contains(&i))
+        if local.machine.state != State::Target
+            || !ifindex.is_some_and(|ifindex| self.found_elevated(ifindex))
         {
             return;
         }

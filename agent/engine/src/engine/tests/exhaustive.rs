@@ -363,8 +363,8 @@ impl World {
         let armed: Vec<_> = self.host.armed.keys().map(|&ifindex| Some(ifindex) == current).collect();
         let in_sync = engine.in_sync_since.map(|since| age(since).min(2_000));
         let link = self.link.as_ref().map(|link| (link.admin_up, link.running));
-        let elevated: Vec<_> =
-            engine.found.elevated.iter().map(|&ifindex| Some(ifindex) == current).collect();
+        let elevated = engine.found.routes.iter().filter(|route| route.metric == ELEVATED);
+        let elevated: BTreeSet<_> = elevated.map(|route| Some(route.ifindex) == current).collect();
         format!(
             "{local:?}{remembered:?}{found:?}{armed:?}{in_sync:?}{link:?}{elevated:?}{:?}{:?}{:?}{}{}",
             self.migrations,

@@ -268,8 +268,7 @@ impl Host {
     /// What the kernel would show to the next agent.
     pub(super) fn found(&self) -> Found {
         let watches = self.armed.iter().map(|(&ifindex, &generation)| (ifindex, (generation, MAC))).collect();
-        let elevated = self.kernel.iter().filter(|route| route.metric == ELEVATED);
-        Found { watches, elevated: elevated.map(|route| route.ifindex).collect() }
+        Found { watches, routes: self.kernel.clone() }
     }
 
     /// What has to hold at any moment, whatever happened before.

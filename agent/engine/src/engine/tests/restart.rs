@@ -5,7 +5,9 @@ use crate::fact::{AnnouncementSeen, Fact};
 use crate::machine::State;
 use crate::memory::{Found, Memory};
 use crate::time::BootTime;
+use crate::wanted::WantedRoute;
 use cutover_common::{AnnouncementKind, MacAddr};
+use std::collections::BTreeSet;
 
 /// Another agent on the same kernel; the datastore shows `resources`.
 fn restart(host: &Host, memory: Memory, found: Found, resources: Vec<Fact>) -> Host {
@@ -17,6 +19,30 @@ fn restart(host: &Host, memory: Memory, found: Found, resources: Vec<Fact>) -> H
     }
     again.tell(Fact::InSync { complete: true });
     again
+}
+
+fn elevated_on(ifindex: u32) -> BTreeSet<WantedRoute> {
+    let destination = "10.65.0.2/32".parse().unwrap();
+    [WantedRoute { destination, ifindex, metric: ELEVATED, protocol: 3, source: None }].into()
+}
+
+/// The settings of the datastore come after the kernel was read, and before the datastore is in sync.
+#[test]
+fn w3_memory_lost_routes_are_judged_by_the_settings_of_the_datastore() {
+    let host = Host::live("b");
+    let mut policy = host.engine.policy.clone();
+    policy.route_protocol = 80;
+    let route = |metric, protocol| WantedRoute { metric, protocol, ..*elevated_on(5).first().unwrap() };
+    for (found, state) in [
+        (route(ELEVATED, 80), State::Live),
+        (route(ELEVATED, 3), State::Target),
+        (route(NORMAL, 80), State::Target),
+    ] {
+        let found = Found { routes: [found].into(), ..Found::default() };
+        let mut resources = in_migration();
+        resources.insert(0, Fact::PolicyChanged(Box::new(policy.clone())));
+        assert_eq!(restart(&host, Memory::default(), found, resources).state(), state);
+    }
 }
 
 fn in_migration() -> Vec<Fact> {
@@ -152,7 +178,7 @@ fn w3_memory_lost_elevated_routes_say_that_it_runs_here() {
 #[test]
 fn w3_memory_lost_elevated_routes_of_another_interface_say_nothing() {
     let host = Host::live("b");
-    let found = Found { elevated: [6].into(), ..Found::default() };
+    let found = Found { routes: elevated_on(6), ..Found::default() };
     let again = restart(&host, Memory::default(), found, in_migration());
     assert_eq!((again.state(), again.metric()), (State::Target, None));
 }
@@ -161,7 +187,7 @@ fn w3_memory_lost_elevated_routes_of_another_interface_say_nothing() {
 #[test]
 fn w3_memory_of_a_target_weighs_more_than_elevated_routes() {
     let host = Host::target("b");
-    let found = Found { elevated: [5].into(), ..host.found() };
+    let found = Found { routes: elevated_on(5), ..host.found() };
     let again = restart(&host, host.memory(), found, in_migration());
     assert_eq!((again.state(), again.metric()), (State::Target, None));
 }
@@ -193,7 +219,7 @@ fn w3_memory_lost_evidence_and_elevated_routes_survived() {
     let host = Host::target("b");
     let generation = host.watch().unwrap().generation;
     let seen_at = host.now + ms(250);
-    let found = Found { elevated: [5].into(), ..host.found() };
+    let found = Found { routes: elevated_on(5), ..host.found() };
     let mut resources = in_migration();
     resources.insert(0, announcement(generation, seen_at));
     let again = restart(&host, Memory::default(), found, resources);
