@@ -9,6 +9,7 @@ mod announcement;
 mod contender;
 mod lane;
 mod machine;
+mod priority;
 mod program;
 mod report;
 mod rounds;

@@ -1,6 +1,6 @@
 //! The least that can be done from user space: a bare thread that sleeps in epoll on the same ring buffer and
 //! sends one message that was encoded in advance. It looks nothing up, checks nothing but the error number, and
-//! tells nobody but the bench. It has the priority of the fast path, so that the two differ in what they do only.
+//! tells nobody but the bench.
 
 use super::{Contender, Finish, receive};
 use crate::lane::{Lane, METRIC, PROTOCOL};
@@ -20,16 +20,13 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use std::io::{self, PipeWriter, pipe};
+use std::io::{PipeWriter, pipe};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 /// Where the error number is in an acknowledgement (struct nlmsghdr, then struct nlmsgerr).
 const ERROR_RANGE: std::ops::Range<usize> = 16..20;
-
-/// That of the fast path.
-const NICENESS: libc::c_int = -20;
 
 pub(crate) struct Floor<'a> {
     watcher: Watcher<'a>,
@@ -104,11 +101,6 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self) {
-        if let Err(error) = raise_priority() {
-            // The bench is waiting for the first announcement then.
-            let _ = self.sender.send(Err(error.into()));
-            return;
-        }
         let mut events = [EpollEvent::empty(); 2];
         while let Ok(count) = self.epoll.wait(&mut events, EpollTimeout::NONE) {
             if events[..count].iter().any(|event| event.data() == 1) {
@@ -125,12 +117,6 @@ impl Worker {
             }
         }
     }
-}
-
-fn raise_priority() -> io::Result<()> {
-    // SAFETY: no pointers; `PRIO_PROCESS` with 0 means the calling thread on Linux.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn add(socket: &Socket, message: &[u8]) -> Result<()> {
