@@ -34,9 +34,9 @@ pub(crate) fn measure(rounds: usize) -> Result<Section> {
     Ok(Section {
         title: "Many addresses",
         method: format!(
-            "{rounds} announcements each, in turns, the routes of a guest all at once and everybody with \
-             the priority of the fast path. The time is from right before the frame is \
-             written to the tap until the kernel has acknowledged the last of all routes."
+            "{rounds} announcements each, in turns, the routes of a guest all at once, everybody with the priority of \
+             the fast path. The time is from right before the frame is written to the tap until the kernel has \
+             acknowledged the last of all routes."
         ),
         columns: &["guest with", "sent → all routed: median", "p99"],
         rows: rows.collect(),

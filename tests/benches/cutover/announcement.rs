@@ -32,8 +32,9 @@ pub(crate) fn measure(rounds: usize) -> Result<Section> {
         method: format!(
             "{rounds} gratuitous ARP requests for each contender, in turns, each on a tap of its own, written to the \
              tap as a hypervisor does it; one IPv4 route. Every contender sleeps when the frame comes, except for the \
-             one that spins. All have the priority of the fast path (nice -20). \"Sent\" is the moment right before the frame is written to the tap, \"seen\" is the time \
-             that the kernel program takes, \"routed\" is when the thread that added the route has the kernel's \
+             one that spins. All have the priority of the fast path (nice -20). \"Sent\" is the moment right before \
+             the frame is written to the tap, \"seen\" is the time that the kernel program takes, \"routed\" is when \
+             the thread that added the route has the kernel's \
              acknowledgement in its hands; all on CLOCK_BOOTTIME. The spinning fast path keeps a processor busy while \
              it is armed (`CutoverBusyPollMicros`).\n\n\
              Whoever sleeps has to be woken, which is most of the floor's time, too: by the median AF_PACKET takes \
