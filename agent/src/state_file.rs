@@ -8,6 +8,7 @@ use cutover_engine::memory::Memory;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Layout of the file; another number is another layout.
@@ -85,7 +86,12 @@ impl StateFile {
             return Ok(());
         }
         let beside = self.path.with_extension("json.new");
-        let mut file = fs::File::create(&beside)?;
+        // One that a crash left behind would keep its mode.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;
         file.write_all(&text)?;
         fs::rename(&beside, &self.path)?;
         self.last = Some(text);
@@ -124,6 +130,16 @@ mod tests {
         assert_eq!(file.load().unwrap(), Found::Nothing);
         file.save(&memory()).unwrap();
         assert_eq!(StateFile::new(dir.path()).unwrap().load().unwrap(), Found::Memory(memory()));
+    }
+
+    #[test]
+    fn is_for_root_only_whatever_a_crash_left() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("state.json.new"), "half").unwrap();
+        StateFile::new(dir.path()).unwrap().save(&memory()).unwrap();
+        let mode = fs::metadata(dir.path().join("state.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
