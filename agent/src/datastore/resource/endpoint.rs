@@ -129,9 +129,24 @@ fn network(element: &Value) -> Result<IpNet, String> {
     }
     let prefix: IpNet = text.parse().map_err(|_| "it is not an address with a prefix length".to_owned())?;
     // A default route to a virtual machine is never what was meant.
-    if prefix.prefix_len() == 0 { Err("it is every address there is".to_owned()) } else { Ok(prefix.trunc()) }
+    if prefix.prefix_len() == 0 {
+        return Err("it is every address there is".to_owned());
+    }
+    of_a_machine(prefix.addr())?;
+    Ok(prefix.trunc())
 }
 
 fn address(element: &Value) -> Result<IpAddr, String> {
-    text(element)?.parse().map_err(|_| "it is not an address".to_owned())
+    let address = text(element)?.parse().map_err(|_| "it is not an address".to_owned())?;
+    of_a_machine(address)?;
+    Ok(address)
+}
+
+/// Tenants choose address pairs: none of them may draw the host's own multicast, as a routing protocol's, to a tap.
+fn of_a_machine(address: IpAddr) -> Result<(), String> {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    if broadcast || address.is_multicast() || address.is_loopback() || address.is_unspecified() {
+        return Err("a virtual machine cannot have it".to_owned());
+    }
+    Ok(())
 }

@@ -109,6 +109,18 @@ fn a_bad_element_costs_only_itself() {
 }
 
 #[test]
+fn an_address_that_no_machine_can_have_is_left_out() {
+    let networks = r#"[10.65.0.2, 224.0.0.5/32, 224.0.0.0/4, 127.0.0.1, 127.0.0.0/8, 0.0.0.0/32, 255.255.255.255, "ff02::5/128", "::1", "::/128"]"#;
+    let text = ENDPOINT.replace(r#"[10.65.0.2/32, "2001:db8::2/128"]"#, networks);
+    let text =
+        text.replace("ipNetworks", "ipNATs: [{externalIP: 224.0.0.6}, {externalIP: 192.0.2.9}], ipNetworks");
+    let (_, endpoint, notices) = endpoint(&text);
+    assert_eq!(prefixes(&endpoint), ["10.65.0.2/32", "192.0.2.9/32"]);
+    assert_eq!(notices.len(), 10, "{notices:#?}");
+    assert!(notices[0].ends_with("a virtual machine cannot have it"), "{}", notices[0]);
+}
+
+#[test]
 fn an_endpoint_without_what_it_needs_is_refused() {
     for (from, to, reason) in [
         (r#"[10.65.0.2/32, "2001:db8::2/128"]"#, "[]", "no ipNetworks"),
