@@ -151,7 +151,7 @@ impl WatchApplier {
     fn arm(&mut self, ifindex: u32, wanted: &WantedWatch) -> bool {
         let generation = wanted.generation;
         let known = self.applied.get(&ifindex);
-        let value = watch_value(wanted);
+        let (value, left_out) = watch_value(wanted);
         if known.is_none_or(|known| known.generation != generation || known.routes != wanted.routes)
             && !self.reported.contains(&generation)
         {
@@ -164,6 +164,12 @@ impl WatchApplier {
             Ok(()) => {
                 if known.is_none_or(|known| known.generation != generation) {
                     info!(interface = %wanted.interface, ifindex, generation, "Watch armed");
+                    if left_out > 0 {
+                        warn!(
+                            interface = %wanted.interface, left_out,
+                            "more addresses than a watch can match; an announcement for one of these alone is not recognised"
+                        );
+                    }
                     self.tell(Fact::WatchArmed { generation, at: clock::now() });
                 }
                 self.applied.insert(ifindex, wanted.clone());
@@ -219,8 +225,8 @@ pub(crate) fn announcement(generation: u64, evidence: &Evidence) -> Option<Annou
     Some(AnnouncementSeen { generation, kind, seen_at, taken_at: None, routed_at: None })
 }
 
-/// The value for the kernel's map.
-fn watch_value(wanted: &WantedWatch) -> Watch {
+/// The value for the kernel's map, and how many addresses have no room in it.
+fn watch_value(wanted: &WantedWatch) -> (Watch, u32) {
     let mut flags = 0;
     if wanted.validation == Validation::Any {
         flags |= WATCH_FLAG_ANY;
@@ -258,10 +264,7 @@ fn watch_value(wanted: &WantedWatch) -> Watch {
             },
         }
     }
-    if left_out > 0 {
-        debug!(interface = %wanted.interface, left_out, "more addresses than a watch can match");
-    }
-    value
+    (value, left_out)
 }
 
 #[cfg(test)]
@@ -282,7 +285,9 @@ mod tests {
 
     #[test]
     fn link_local_address_comes_first_and_both_families_are_counted() {
-        let value = watch_value(&wanted(["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]));
+        let (value, left_out) =
+            watch_value(&wanted(["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]));
+        assert_eq!(left_out, 0);
         assert_eq!((value.generation, value.flags), (42, WATCH_FLAG_ANY | WATCH_FLAG_FIRST_FRAME));
         assert_eq!((value.ipv4_count, value.ipv6_count), (1, 2));
         assert_eq!(value.ipv4[0], [10, 0, 0, 1]);
@@ -293,6 +298,7 @@ mod tests {
     #[test]
     fn more_addresses_than_fit_are_left_out_without_harm() {
         let many = (0..100u8).map(|last| IpAddr::from([10, 0, 0, last]));
-        assert_eq!(usize::from(watch_value(&wanted(many)).ipv4_count), WATCH_IPV4_MAX);
+        let (value, left_out) = watch_value(&wanted(many));
+        assert_eq!((usize::from(value.ipv4_count), left_out), (WATCH_IPV4_MAX, 68));
     }
 }
