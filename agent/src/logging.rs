@@ -35,7 +35,9 @@ pub fn init(format: Format, level: LevelFilter) {
         .with_max_level(level)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // A line that cannot be written is lost. Reporting that on standard error, too, would panic.
+        .log_internal_errors(false);
     // A second call fails because a subscriber exists; that one goes on.
     let _: Result<(), _> = match format {
         Format::Text => builder.try_init(),

@@ -117,11 +117,21 @@ impl Agent {
     /// # Panics
     /// When the binary has not been built, or when it runs already.
     pub fn spawn(&mut self) {
+        self.spawn_logging_to(Stdio::piped());
+    }
+
+    /// As [`Self::spawn`], but its standard error goes somewhere else; the log stays empty.
+    ///
+    /// # Panics
+    /// When the binary has not been built, or when it runs already.
+    pub fn spawn_logging_to(&mut self, stderr: impl Into<Stdio>) {
         assert!(self.child.is_none(), "the agent is running");
         let mut command = self.command(&["agent"]);
         command.arg("-c").arg(&self.configuration).stdin(Stdio::null()).stdout(Stdio::null());
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
-        self.log.follow(child.stderr.take().expect("it was piped"));
+        let mut child = command.stderr(stderr).spawn().expect("a process");
+        if let Some(stderr) = child.stderr.take() {
+            self.log.follow(stderr);
+        }
         self.child = Some(child);
     }
 

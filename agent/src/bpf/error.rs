@@ -21,6 +21,12 @@ pub enum OpenError {
         /// The configured path.
         path: PathBuf,
     },
+    /// The kernel refuses such a name with "operation not permitted", which leads nowhere.
+    #[error("CutoverPinPath {path}: names in a BPF file system cannot have dots in them; choose another one")]
+    DotInPinPath {
+        /// The configured path.
+        path: PathBuf,
+    },
     /// A file operation on the pins failed.
     #[error("{step} {path}: {error}")]
     Pins {

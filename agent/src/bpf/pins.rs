@@ -27,6 +27,10 @@ impl Pins {
         if !is_on_bpffs(root) {
             return Err(OpenError::NoBpffs { path: root.to_owned() });
         }
+        let missing = root.ancestors().take_while(|path| !path.exists());
+        if missing.filter_map(Path::file_name).any(|name| name.as_encoded_bytes().contains(&b'.')) {
+            return Err(OpenError::DotInPinPath { path: root.to_owned() });
+        }
         let pins = Self::at(root);
         for folder in pins.folders() {
             DirBuilder::new()

@@ -2,7 +2,10 @@
 
 use super::{ConfigFile, Failure, datastore_dir};
 use crate::agent::{self, RunError};
+use crate::bpf::OpenError;
 use crate::logging::one_line;
+use std::error::Error;
+use std::{fs, io};
 
 /// Arguments of `cutover agent`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,12 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::privilege("the agent changes routes and loads BPF programs; run it as root"));
     }
+    // Without this one it would start, and then fail at every route.
+    if effective_capabilities().is_some_and(|held| held & (1 << CAP_NET_ADMIN) == 0) {
+        return Err(Failure::privilege(
+            "the agent changes routes, which needs CAP_NET_ADMIN; add it to what this root may do",
+        ));
+    }
     // Two threads: the loop must go on while an applier is inside a long system call.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -33,8 +42,39 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
     let result = runtime.block_on(agent::run(arguments.file.config.clone(), sources, loaded));
     // Appliers in the middle of a system call are not waited for: whatever they leave half done is reconciled.
     runtime.shutdown_background();
-    result.map_err(|error| match error {
-        RunError::RunDir(_) => Failure::unavailable(error.to_string()),
-        _ => Failure::other(one_line(&error).to_string()),
-    })
+    result.map_err(|error| failure(&error))
+}
+
+fn failure(error: &RunError) -> Failure {
+    let text = one_line(error).to_string();
+    match error {
+        RunError::RunDir(_) | RunError::Kernel(OpenError::NoBpffs { .. }) => Failure::unavailable(text),
+        RunError::Kernel(OpenError::NoTcx | OpenError::DotInPinPath { .. }) => Failure::configuration(text),
+        RunError::Kernel(error) if is_refused(error) => Failure::privilege(format!(
+            "{text}; run the agent as root with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or with CAP_SYS_ADMIN"
+        )),
+        _ => Failure::other(text),
+    }
+}
+
+/// Whether the operating system said at the bottom of it that this process may not.
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Number of the capability (include/uapi/linux/capability.h).
+const CAP_NET_ADMIN: u32 = 12;
+
+/// The set that counts, if /proc tells.
+fn effective_capabilities() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(set.trim(), 16).ok()
 }

@@ -3,10 +3,12 @@
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
 use cutover_tests::{Driver, Lab, Port, frames, wait};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 
 /// W22: such a configuration would take every VM's route away at the end of its first migration.
 #[test]
@@ -144,6 +146,77 @@ fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
                 // SAFETY: takes three numbers and touches no memory.
                 let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
                 assert_eq!(result, 0, "{}", io::Error::last_os_error());
+                work()
+            })
+            .join()
+            .expect("the thread does not panic")
+    })
+}
+
+/// A log that nobody takes any more, as that of a journal that was restarted, costs its lines and nothing else.
+#[test]
+fn an_agent_that_cannot_log_works_on() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
+    for (nth, stderr) in [Stdio::from(writer), Stdio::from(full)].into_iter().enumerate() {
+        node.agent.spawn_logging_to(stderr);
+        node.agent.wait_answering();
+        let driver = Driver::new(&directory, &port);
+        driver.bind(SOURCE);
+        wait::until(wait::SOON, "the endpoint is known", || node.agent.status_of(&port).is_some());
+        assert_eq!(node.agent.terminate().code(), Some(0), "round {nth}");
+    }
+}
+
+#[test]
+fn a_pin_path_that_cannot_be_used_stops_the_start() {
+    let lab = Lab::new();
+    let mut node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    let usable = node.agent.pin_path().to_owned();
+    for (path, code) in [(usable.with_extension("dot"), 78), (lab.folder().join("pins"), 69)] {
+        node.agent.set("CutoverPinPath", path.display());
+        node.agent.spawn();
+        let status = node.agent.wait_ended();
+        assert_eq!(status.code(), Some(code), "{}:\n{}", path.display(), node.agent.log_text());
+        node.agent.log().wait(wait::SOON, &["cutover: ", &path.display().to_string()]);
+        assert!(!path.exists());
+    }
+    node.agent.set("CutoverPinPath", usable.display());
+}
+
+/// Root without what the agent needs, as in a container.
+#[test]
+fn a_missing_capability_exits_with_77() {
+    const CAP_NET_ADMIN: libc::c_ulong = 12;
+    const CAP_SYS_ADMIN: libc::c_ulong = 21;
+    const CAP_BPF: libc::c_ulong = 39;
+    let lab = Lab::new();
+    let node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    let path = node.agent.configuration().display().to_string();
+    for dropped in [&[CAP_NET_ADMIN][..], &[CAP_SYS_ADMIN, CAP_BPF]] {
+        let output = without(dropped, || node.agent.run(&["agent", "-c", &path]));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(77), "{dropped:?}: {text}");
+        let last = text.lines().last().unwrap_or_default();
+        assert!(last.starts_with("cutover: ") && last.contains("CAP_"), "{text}");
+    }
+}
+
+/// Does something in a thread whose children cannot have some capabilities.
+fn without<T: Send>(dropped: &[libc::c_ulong], work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                for &capability in dropped {
+                    // SAFETY: takes numbers and touches no memory; it changes this thread only.
+                    let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+                    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+                }
                 work()
             })
             .join()
