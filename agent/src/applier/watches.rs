@@ -5,7 +5,7 @@
 //! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile.
 
 use super::{BackOff, WantedReceiver};
-use crate::bpf::Kernel;
+use crate::bpf::{ArmError, Kernel};
 use crate::clock;
 use crate::fast_path::{FastPath, kind_of};
 use crate::netlink::RouteChange;
@@ -176,10 +176,15 @@ impl WatchApplier {
                 true
             }
             Err(error) => {
-                warn!(
-                    interface = %wanted.interface, error = %crate::logging::one_line(&error),
-                    "cannot arm a watch; will try again"
-                );
+                // A tap that goes is about to be reported as gone.
+                if matches!(error, ArmError::NotThere { .. }) {
+                    debug!(interface = %wanted.interface, ifindex, "no watch armed, the interface is gone");
+                } else {
+                    warn!(
+                        interface = %wanted.interface, error = %crate::logging::one_line(&error),
+                        "cannot arm a watch; will try again"
+                    );
+                }
                 self.applied.remove(&ifindex);
                 self.tell(Fact::WatchFailed { generation });
                 false
