@@ -84,7 +84,8 @@ impl Lab {
     /// The pins of one host's agent.
     #[must_use]
     pub fn pin_path(&self, host: &str) -> PathBuf {
-        Path::new(BPFFS).join(format!("{}{host}", self.prefix))
+        // KERNEL: bpffs refuses names with a dot.
+        Path::new(BPFFS).join(format!("{}{}", self.prefix, host.replace('.', "-")))
     }
 }
 

@@ -77,6 +77,11 @@ class Scenario:
             return ["?"]
 
     def run(self):
+        self.collect()
+        start = self.lines[0][0]
+        return [f"{round(at - start)} {text}" for at, text in self.lines]
+
+    def collect(self):
         writes = self.writes()
         last = None
         for step in self.steps:
@@ -87,8 +92,6 @@ class Scenario:
             last = began if last is None else last
             self.lines += self.moves(step, ongoing, max(began - 500, (last + began) / 2), lines)
             last = max([last, *(at for at, _ in self.lines)])
-        start = self.lines[0][0]
-        return [f"{round(at - start)} {text}" for at, text in self.lines]
 
     def moves(self, step, ongoing, before, lines):
         """The lines of one step with those of the virtual machines among them."""
@@ -122,4 +125,5 @@ def main():
         (here / f"{folder.name}.txt").write_text("".join(line + "\n" for line in lines))
 
 
-main()
+if __name__ == "__main__":
+    main()

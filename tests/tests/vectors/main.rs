@@ -1,0 +1,48 @@
+//! What a real Neutron wrote, replayed to real agents on every host, in real time. Needs root.
+//!
+//! One test for all recordings: they wait more than they work, so more of them run at once than there are processors.
+
+mod judge;
+mod member;
+mod recording;
+mod replay;
+mod store;
+mod whole_run;
+mod written;
+
+use recording::Recording;
+use replay::Replay;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::thread;
+
+/// LIMIT: more at once and the two processors of a small machine are busy all the time, which makes everything late.
+const AT_ONCE: usize = 6;
+
+#[test]
+fn every_recording() {
+    let names = Recording::names();
+    assert_eq!(names.len(), 30);
+    let chosen = std::env::var("CUTOVER_RECORDINGS").unwrap_or_default();
+    let queue: VecDeque<String> = names.into_iter().filter(|name| name.starts_with(&chosen)).collect();
+    let (queue, failed) = (Mutex::new(queue), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(name) = take(&queue) {
+                    let recording = Recording::read(&name);
+                    if catch_unwind(AssertUnwindSafe(|| Replay::run(&recording))).is_err() {
+                        failed.lock().expect("nobody panics with the lock").push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("nobody panics with the lock");
+    assert!(failed.is_empty(), "these failed, see above: {failed:?}");
+}
+
+fn take(queue: &Mutex<VecDeque<String>>) -> Option<String> {
+    queue.lock().expect("nobody panics with the lock").pop_front()
+}

@@ -1,0 +1,136 @@
+//! One host of a replay: its agent, its taps, and what is in them.
+
+use crate::store::Store;
+use cutover_tests::route_history::Neighbour;
+use cutover_tests::route_watch::dump_neighbours;
+use cutover_tests::scene::NORMAL;
+use cutover_tests::{Agent, Host, Lab, Port, Qemu, RouteWatch, Tap, frames, wait};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// How long an elevated route stays after a migration.
+pub(crate) const CONVERGENCE_SECONDS: u64 = 3;
+
+/// A compute host.
+pub(crate) struct Member {
+    pub(crate) agent: Agent,
+    /// Recording since before the agent started.
+    pub(crate) watch: RouteWatch,
+    /// Hypervisors by the name of their tap.
+    guests: BTreeMap<String, Qemu>,
+    taps: BTreeMap<String, Tap>,
+    pub(crate) host: Host,
+}
+
+impl Member {
+    pub(crate) fn new(lab: &Lab, name: &str, store: &dyn Store) -> Self {
+        let host = lab.host(name);
+        let watch = RouteWatch::start(host.namespace());
+        let mut agent = store.agent(lab, &host);
+        agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_SECONDS);
+        Self { agent, watch, guests: BTreeMap::new(), taps: BTreeMap::new(), host }
+    }
+
+    /// Number of the tap of a port, if it is plugged.
+    pub(crate) fn ifindex(&self, port: &Port) -> Option<u32> {
+        self.taps.get(&port.interface).map(Tap::ifindex)
+    }
+
+    /// As Nova does before it tells Neutron anything.
+    pub(crate) fn plug(&mut self, port: &Port) {
+        if !self.taps.contains_key(&port.interface) {
+            self.taps.insert(port.interface.clone(), self.host.plug(&port.interface, port.tap_mac()));
+        }
+    }
+
+    pub(crate) fn unplug(&mut self, port: &Port) {
+        self.close(port);
+        if let Some(tap) = self.taps.remove(&port.interface) {
+            tap.remove();
+        }
+    }
+
+    /// A hypervisor opens the tap.
+    pub(crate) fn open(&mut self, port: &Port) {
+        self.plug(port);
+        let qemu = self.taps[&port.interface].open();
+        self.guests.insert(port.interface.clone(), qemu);
+    }
+
+    pub(crate) fn close(&mut self, port: &Port) {
+        self.guests.remove(&port.interface);
+    }
+
+    /// What a hypervisor sends when it resumes a guest.
+    pub(crate) fn announce_by_hypervisor(&self, port: &Port) {
+        self.guests[&port.interface].send(&frames::rarp(port.mac));
+    }
+
+    /// What the guest itself sends a little later.
+    pub(crate) fn announce_by_guest(&self, port: &Port) {
+        let guest = &self.guests[&port.interface];
+        for network in &port.addresses {
+            match network.addr() {
+                IpAddr::V4(address) => guest.send(&frames::garp_request(port.mac, address)),
+                IpAddr::V6(address) => guest.send(&frames::unsolicited_na(port.mac, address)),
+            }
+        }
+    }
+
+    /// Whether the routes to all of `to` have one of these lists of metrics.
+    pub(crate) fn has_metrics(&self, to: &[IpNet], any_of: &[&[u32]]) -> bool {
+        let history = self.watch.history();
+        let current = history.current();
+        to.iter().all(|to| {
+            let routes = current.iter().filter(|route| route.destination == *to);
+            let metrics: Vec<u32> = routes.map(|route| route.metric).collect();
+            any_of.contains(&metrics.as_slice())
+        })
+    }
+
+    pub(crate) fn metrics(&self, to: &[IpNet]) -> Vec<(IpNet, Vec<u32>)> {
+        to.iter().map(|to| (*to, self.watch.metrics_to(*to))).collect()
+    }
+
+    /// Whether nothing is left to write for a guest that is not migrating.
+    pub(crate) fn is_settled(&self, port: &Port) -> bool {
+        let Some(ifindex) = self.ifindex(port) else { return false };
+        let found = self.host.namespace().run(dump_neighbours).expect("a dump");
+        let permanent = |address| {
+            let is_it = |entry: &Neighbour| {
+                (entry.address, entry.ifindex, entry.mac, entry.permanent)
+                    == (address, ifindex, Some(port.mac), true)
+            };
+            found.iter().any(is_it)
+        };
+        let hosts = port.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+        self.has_metrics(&port.routed(), &[&[NORMAL]]) && hosts.map(IpNet::addr).all(permanent)
+    }
+
+    /// Whether the watch for the announcement of a port is in the kernel, on the tap that is plugged now and for this
+    /// migration.
+    pub(crate) fn is_armed(&self, port: &Port, uid: &str) -> bool {
+        self.agent.status_of(port).is_some_and(|endpoint| {
+            endpoint["watch"].is_u64()
+                && endpoint["migration_uid"] == uid
+                && endpoint["ifindex"].as_u64() == self.ifindex(port).map(u64::from)
+        })
+    }
+
+    pub(crate) fn reported(&self, port: &Port) -> Option<String> {
+        self.agent.reported(&port.name_on(self.host.name()))
+    }
+
+    #[track_caller]
+    pub(crate) fn wait(
+        &self,
+        what: &str,
+        mut condition: impl FnMut(&Self) -> bool,
+        is: impl FnOnce(&Self) -> String,
+    ) {
+        if !wait::holds_within(wait::SOON, || condition(self)) {
+            panic!("{}: not {what}, but {}", self.host.name(), is(self));
+        }
+    }
+}
