@@ -5,7 +5,7 @@
 //! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile.
 
 use super::{BackOff, WantedReceiver};
-use crate::bpf::{ArmError, Kernel};
+use crate::bpf::Kernel;
 use crate::clock;
 use crate::fast_path::{FastPath, kind_of};
 use crate::netlink::RouteChange;
@@ -18,6 +18,7 @@ use cutover_engine::fact::AnnouncementSeen;
 use cutover_engine::model::{Trigger, Validation};
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, Fact, Wanted};
+use nix::net::if_::if_nametoindex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -177,7 +178,7 @@ impl WatchApplier {
             }
             Err(error) => {
                 // A tap that goes is about to be reported as gone.
-                if matches!(error, ArmError::NotThere { .. }) {
+                if if_nametoindex(wanted.interface.as_str()) != Ok(ifindex) {
                     debug!(interface = %wanted.interface, ifindex, "no watch armed, the interface is gone");
                 } else {
                     warn!(
