@@ -80,6 +80,10 @@ pub fn log_notice(notice: &Notice) {
             wep = %endpoint, %winner, %interface,
             "Two endpoints claim one interface; the second gets nothing until the first is gone"
         ),
+        Notice::NotAWorkloadInterface { endpoint, interface } => warn!(
+            wep = %endpoint, %interface,
+            "The interface has none of the prefixes of InterfacePrefix; the endpoint gets nothing"
+        ),
         Notice::PrefixConflict { endpoint, winner, prefix } => warn!(
             wep = %endpoint, %winner, %prefix,
             "Two endpoints of this host claim one address; the second gets no route to it"

@@ -70,6 +70,13 @@ pub enum Notice {
         /// The interface.
         interface: String,
     },
+    /// The interface of an endpoint has none of the prefixes of workload interfaces: it gets nothing.
+    NotAWorkloadInterface {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// The interface that it names.
+        interface: String,
+    },
     /// Two endpoints of this host claim one prefix at one metric.
     PrefixConflict {
         /// The one that does not get the route.

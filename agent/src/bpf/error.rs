@@ -27,6 +27,12 @@ pub enum OpenError {
         /// The configured path.
         path: PathBuf,
     },
+    /// Another agent works with these pins.
+    #[error("{path}: another agent is running with this pin path; stop it or set CutoverPinPath")]
+    Taken {
+        /// The configured path.
+        path: PathBuf,
+    },
     /// A file operation on the pins failed.
     #[error("{step} {path}: {error}")]
     Pins {

@@ -5,8 +5,10 @@
 use super::error::OpenError;
 use super::syscall::detach_pinned_link;
 use cutover_common::names::{PIN_DIR_LINKS, PIN_DIR_MAPS, PIN_DIR_PROGRAMS};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -16,9 +18,22 @@ use std::path::{Path, PathBuf};
 /// kernel forgets as well.
 const DIR_QDISCS: &str = "qdiscs";
 
+/// Two agents on one set of maps would take each other's announcements.
+fn lock(root: &Path) -> Result<Flock<File>, OpenError> {
+    let failed = |error| OpenError::Pins { step: "cannot lock", path: root.to_owned(), error };
+    let directory = File::open(root).map_err(failed)?;
+    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::Taken { path: root.to_owned() }),
+        Err((_, error)) => Err(failed(error.into())),
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
+    /// Held by the agent that works with these pins; goes with the process, however it ends.
+    _lock: Option<Flock<File>>,
 }
 
 impl Pins {
@@ -31,7 +46,7 @@ impl Pins {
         if missing.filter_map(Path::file_name).any(|name| name.as_encoded_bytes().contains(&b'.')) {
             return Err(OpenError::DotInPinPath { path: root.to_owned() });
         }
-        let pins = Self::at(root);
+        let mut pins = Self::at(root);
         for folder in pins.folders() {
             DirBuilder::new()
                 .recursive(true)
@@ -39,12 +54,13 @@ impl Pins {
                 .create(&folder)
                 .map_err(|error| OpenError::Pins { step: "cannot make", path: folder, error })?;
         }
+        pins._lock = Some(lock(root)?);
         Ok(pins)
     }
 
     /// Without making anything.
     pub(super) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), _lock: None }
     }
 
     pub(super) fn root(&self) -> &Path {

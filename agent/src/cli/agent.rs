@@ -48,7 +48,9 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
 fn failure(error: &RunError) -> Failure {
     let text = one_line(error).to_string();
     match error {
-        RunError::RunDir(_) | RunError::Kernel(OpenError::NoBpffs { .. }) => Failure::unavailable(text),
+        RunError::RunDir(_) | RunError::Kernel(OpenError::NoBpffs { .. } | OpenError::Taken { .. }) => {
+            Failure::unavailable(text)
+        }
         RunError::Kernel(OpenError::NoTcx | OpenError::DotInPinPath { .. }) => Failure::configuration(text),
         RunError::Kernel(error) if is_refused(error) => Failure::privilege(format!(
             "{text}; run the agent as root with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or with CAP_SYS_ADMIN"

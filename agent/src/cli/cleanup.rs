@@ -1,8 +1,8 @@
 //! `cutover cleanup`: removes everything that the agent left in the kernel and on disk.
 //!
 //! Only without a running agent. What is ours is told by the same code that the agent itself uses: pins under the pin
-//! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls of
-//! taps go with the taps; forwarding is the host's and stays.
+//! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls stay:
+//! those of taps go with the taps, and nobody knows what they were; forwarding is the host's.
 
 use super::check_config::effective;
 use super::{ConfigFile, Failure, print};
@@ -40,7 +40,8 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::privilege("only root can remove routes and BPF programs; use sudo"));
     }
-    let lock = lock(&settings.cutover_run_dir)?;
+    // Looking is harmless while an agent runs.
+    let lock = if arguments.dry_run { None } else { lock(&settings.cutover_run_dir)? };
     let mut removed = bpf::cleanup(&settings.cutover_pin_path, arguments.dry_run)
         .map_err(|error| Failure::other(error.to_string()))?;
     removed.extend(clean_network(&settings, arguments.dry_run)?);

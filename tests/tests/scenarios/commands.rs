@@ -189,6 +189,30 @@ fn a_pin_path_that_cannot_be_used_stops_the_start() {
     node.agent.set("CutoverPinPath", usable.display());
 }
 
+/// Two agents would take each other's announcements from one ring buffer; looking at what is there is fine.
+#[test]
+fn one_agent_has_the_pins_and_the_run_directory() {
+    let lab = Lab::new();
+    let mut node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    node.agent.start();
+    let first = node.agent.configuration().to_owned();
+    let text = std::fs::read_to_string(&first).expect("a configuration");
+    let run_dir = lab.folder().join("elsewhere").display().to_string();
+    let elsewhere = lab.folder().join("elsewhere.cfg");
+    std::fs::write(&elsewhere, format!("{text}CutoverRunDir = {run_dir}\n")).expect("space on the disk");
+    for configuration in [&first, &elsewhere] {
+        let output = node.agent.run(&["agent", "-c", &configuration.display().to_string()]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{text}");
+        assert!(text.contains("another agent is running with this"), "{text}");
+    }
+    let output = node.agent.run(&["cleanup", "--dry-run", "-c", &first.display().to_string()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("would remove map"));
+    let output = node.agent.run(&["cleanup", "-c", &first.display().to_string()]);
+    assert_eq!(output.status.code(), Some(69));
+}
+
 /// Root without what the agent needs, as in a container.
 #[test]
 fn a_missing_capability_exits_with_77() {

@@ -23,7 +23,12 @@ impl Engine {
         let held = |local: &Local| local.held_since.is_some();
         let (gone, shown): (Vec<_>, Vec<_>) = self.locals.iter().partition(|(_, local)| held(local));
         for (key, local) in shown.into_iter().chain(gone) {
-            if owners.claim_interface(key, &local.endpoint.interface) {
+            let interface = &local.endpoint.interface;
+            if !self.policy.is_workload_interface(interface) {
+                let (endpoint, interface) = (key.clone(), interface.clone());
+                owners.conflicts.push(Notice::NotAWorkloadInterface { endpoint, interface });
+            }
+            if owners.claim_interface(key, interface) {
                 self.want(&mut wanted, &mut owners, key, local);
             } else {
                 wanted.statuses.insert(key.clone(), WantedStatus::of(Status::AsReported));
