@@ -15,9 +15,8 @@ use crate::applier::routes::RouteReport;
 use crate::applier::watches::SharedKernel;
 use crate::clock;
 use crate::control::{self, KernelRoute, Status};
-use crate::datastore::Event;
-use crate::datastore::dir::Directory;
 use crate::datastore::resource::FelixConfiguration;
+use crate::datastore::{Datastore, Event};
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
 use crate::run_dir::RunDir;
@@ -43,7 +42,7 @@ const FACTS_AT_ONCE: usize = 4096;
 /// Everything that the loop listens to.
 struct Inputs {
     parts: Parts,
-    datastore: Directory,
+    datastore: Datastore,
     /// From the fast path and the watch applier.
     facts: mpsc::UnboundedReceiver<Fact>,
     links: mpsc::Receiver<Fact>,

@@ -89,6 +89,7 @@ fn wrong_configuration_is_78() {
     fs::write(path("syntax"), "[global]\nDatastoreType = dir\nnonsense\n").unwrap();
     fs::write(path("priority"), "DatastoreType = dir\nIPv6ElevatedRoutePriority = 1024\n").unwrap();
     fs::write(path("etcd"), "DatastoreType = etcdv3\n").unwrap();
+    fs::write(path("tls"), format!("DatastoreType = etcdv3\nEtcdCaFile = {}\n", path("ca.pem"))).unwrap();
     for command in [&["agent"][..], &["check-config"], &["cleanup", "--dry-run"], &["status"]] {
         for (file, part) in [
             (path("missing"), "missing: cannot read the configuration file"),
@@ -102,7 +103,7 @@ fn wrong_configuration_is_78() {
         let part = "priority:2: IPv6ElevatedRoutePriority";
         refused(&cutover(&[], &[command, "-c", &path("priority")]), 78, part);
     }
-    refused(&cutover(&[], &["agent", "-c", &path("etcd")]), 78, "only the directory datastore");
+    refused(&cutover(&[], &["agent", "-c", &path("tls")]), 78, "ca.pem: cannot read the file");
     refused(
         &cutover(&[], &["migrate", "complete", "--port", "p", "-c", &path("etcd")]),
         78,

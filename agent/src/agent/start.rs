@@ -12,7 +12,9 @@ use crate::applier::statuses;
 use crate::applier::watches::{SharedKernel, WatchApplier, announcement};
 use crate::bpf::{self, Kernel, KernelLog};
 use crate::control;
+use crate::datastore::Datastore;
 use crate::datastore::dir::{self, Directory};
+use crate::datastore::etcd::{Cluster, ClusterError, Etcd, Keys};
 use crate::fast_path::FastPath;
 use crate::logging::{self, one_line};
 use crate::netlink::RouteSocket;
@@ -21,7 +23,9 @@ use crate::netlink::monitor::{
 };
 use crate::netlink::socket;
 use crate::run_dir::{RunDir, RunDirError};
-use crate::settings::{Attach, Loaded, LogSeverity, Problem, Settings, Severity, Sources, Switch};
+use crate::settings::{
+    Attach, DatastoreType, Loaded, LogSeverity, Problem, Settings, Severity, Sources, Switch,
+};
 use crate::state_file::{Found as FoundState, StateFile};
 use cutover_common::MacAddr;
 use cutover_engine::memory::{Found, Memory};
@@ -67,6 +71,9 @@ pub enum RunError {
     /// A part of it is gone.
     #[error(transparent)]
     Ended(#[from] PartEnded),
+    /// The settings do not lead to an etcd cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// Anything else that the operating system refuses.
     #[error("cannot {step}: {error}")]
     Io {
@@ -145,7 +152,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (requests_in, requests) = mpsc::channel(8);
     parts.start("the control socket", server.serve(requests_in));
 
-    let datastore = Directory::start(settings.cutover_datastore_dir.clone())?;
+    let datastore = datastore(&settings, &memory)?;
     let mut agent = Agent {
         engine: Engine::new(settings.policy(), memory, found),
         settings,
@@ -164,6 +171,20 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     agent.take(first_facts.into_iter());
     agent.follow(Inputs { parts, datastore, facts, links, interface_facts, requests }, signals).await?;
     Ok(())
+}
+
+fn datastore(settings: &Settings, memory: &Memory) -> Result<Datastore, RunError> {
+    match settings.datastore_type {
+        DatastoreType::Dir => {
+            Ok(Datastore::Directory(Directory::start(settings.cutover_datastore_dir.clone())?))
+        }
+        DatastoreType::Etcdv3 => {
+            let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
+            let sources = memory.endpoints.iter().filter_map(|entry| entry.machine.source.clone());
+            let (etcd, _status_removals) = Etcd::start(Cluster::new(settings)?, keys, sources);
+            Ok(Datastore::Etcd(etcd))
+        }
+    }
 }
 
 fn level(severity: LogSeverity) -> tracing_subscriber::filter::LevelFilter {

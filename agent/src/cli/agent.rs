@@ -1,6 +1,6 @@
 //! `cutover agent`: the daemon in the foreground.
 
-use super::{ConfigFile, Failure, datastore_dir};
+use super::{ConfigFile, Failure, datastore};
 use crate::agent::{self, RunError};
 use crate::bpf::OpenError;
 use crate::logging::one_line;
@@ -22,7 +22,7 @@ pub struct AgentArguments {
 pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
     let sources = arguments.file.sources()?;
     let loaded = arguments.file.load()?;
-    datastore_dir(&loaded.settings)?;
+    datastore(&loaded.settings)?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::privilege("the agent changes routes and loads BPF programs; run it as root"));
     }
@@ -48,6 +48,7 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
 fn failure(error: &RunError) -> Failure {
     let text = one_line(error).to_string();
     match error {
+        RunError::Cluster(_) => Failure::configuration(text),
         RunError::RunDir(_) | RunError::Kernel(OpenError::NoBpffs { .. } | OpenError::Taken { .. }) => {
             Failure::unavailable(text)
         }

@@ -11,6 +11,7 @@ pub mod status;
 
 pub use failure::Failure;
 
+use crate::datastore::etcd::Cluster;
 use crate::datastore::resource::FelixConfiguration;
 use crate::settings::{DatastoreType, Loaded, Settings, Sources, load};
 use clap::error::ErrorKind;
@@ -81,15 +82,37 @@ pub fn accept(loaded: Loaded) -> Result<Loaded, Failure> {
     stop.map_or(Ok(loaded), Err)
 }
 
-/// The directory of resource files.
+/// Where the resources are.
+#[derive(Debug)]
+pub enum DatastorePlace<'settings> {
+    /// A directory of files.
+    Directory(&'settings Path),
+    /// An etcd cluster.
+    Cluster(Cluster),
+}
+
+/// Where the resources are, as the settings say.
 ///
 /// # Errors
-/// When the settings name another kind of datastore: this version has only one.
-pub fn datastore_dir(settings: &Settings) -> Result<&Path, Failure> {
+/// When a file that etcd's TLS needs is missing or unusable, or half of a pair is not set.
+pub fn datastore(settings: &Settings) -> Result<DatastorePlace<'_>, Failure> {
     match settings.datastore_type {
-        DatastoreType::Dir => Ok(&settings.cutover_datastore_dir),
-        DatastoreType::Etcdv3 => Err(Failure::configuration(
-            "DatastoreType is etcdv3, but this version has only the directory datastore; \
+        DatastoreType::Dir => Ok(DatastorePlace::Directory(&settings.cutover_datastore_dir)),
+        DatastoreType::Etcdv3 => Cluster::new(settings)
+            .map(DatastorePlace::Cluster)
+            .map_err(|error| Failure::configuration(error.to_string())),
+    }
+}
+
+/// The directory of resource files, for a command that edits them.
+///
+/// # Errors
+/// When the settings name another kind of datastore.
+pub fn datastore_dir(settings: &Settings) -> Result<&Path, Failure> {
+    match datastore(settings)? {
+        DatastorePlace::Directory(directory) => Ok(directory),
+        DatastorePlace::Cluster(_) => Err(Failure::configuration(
+            "DatastoreType is etcdv3, but this command knows only the directory datastore; \
              set DatastoreType = dir in the configuration file, or FELIX_DATASTORETYPE=dir",
         )),
     }

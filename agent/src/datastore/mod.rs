@@ -6,6 +6,7 @@
 
 pub mod dir;
 mod documents;
+pub mod etcd;
 pub mod resource;
 mod store;
 mod tree;
@@ -15,6 +16,8 @@ pub use store::ResourceId;
 pub use tree::{ListError, resource_files};
 
 use cutover_engine::Fact;
+use dir::Directory;
+use etcd::Etcd;
 use resource::FelixConfiguration;
 
 /// What a datastore says.
@@ -26,6 +29,25 @@ pub enum Event {
     /// Facts that belong together, in the order in which a driver makes such writes: migrations removed, migrations written,
     /// endpoints removed, endpoints written; then [`Fact::InSync`], in the first batch and whenever its completeness changes.
     Facts(Vec<Fact>),
+}
+
+/// A running datastore of either kind.
+#[derive(Debug)]
+pub enum Datastore {
+    /// Files.
+    Directory(Directory),
+    /// Calico's data in etcd.
+    Etcd(Etcd),
+}
+
+impl Datastore {
+    /// The next event; nothing if it has ended, which it does not do by itself.
+    pub async fn next(&mut self) -> Option<Event> {
+        match self {
+            Self::Directory(directory) => directory.next().await,
+            Self::Etcd(etcd) => etcd.next().await,
+        }
+    }
 }
 
 /// LIMIT: how many events may wait for the agent loop; a reader that is this far behind is waited for.

@@ -21,6 +21,7 @@ pub use table::{
     Attach, DatastoreType, Effect, LogFormat, LogSeverity, Reachability, Rules, Setting, Settings, Spoofing,
     Switch, TABLE,
 };
+pub use value::Secret;
 
 use cutover_engine::model::{Policy, Priorities};
 

@@ -1,7 +1,8 @@
 //! The one table of every setting. Parsing, `cutover check-config` and `docs/configuration.md` come from it.
 
 use super::value::{
-    Bool, Choice, IPV4, IPV6, Integer, Kind, List, Path, RequiredPath, Seconds, Text, interpret,
+    Bool, Choice, IPV4, IPV6, Integer, Kind, List, Path, RequiredPath, Seconds, Secret, SecretText, Text,
+    interpret,
 };
 use cutover_engine::model::{Trigger, Validation};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -252,6 +253,10 @@ fn region(text: &str) -> Result<String, &'static str> {
     }
 }
 
+fn any_text(text: &str) -> Result<String, &'static str> {
+    Ok(text.to_owned())
+}
+
 fn interface_prefix(text: &str) -> Result<String, &'static str> {
     // LIMIT: IFNAMSIZ; a longer prefix matches no interface.
     let fits = !text.is_empty() && text.len() <= 15;
@@ -278,7 +283,7 @@ settings! {
         LOCAL_NEEDED, AtStart, "This host's name, exactly as Nova's `host` spells it; without it, the name of the system in lower case.";
     datastore_type: DatastoreType, "DatastoreType",
         Choice { words: &[("etcdv3", DatastoreType::Etcdv3), ("dir", DatastoreType::Dir)], none: None }, "etcdv3",
-        LOCAL_FATAL_NEEDED, AtStart, "Where the resources are: an etcd cluster, or a directory of files (this version has only `dir`).";
+        LOCAL_FATAL_NEEDED, AtStart, "Where the resources are: an etcd cluster, or a directory of files.";
     cutover_datastore_dir: PathBuf, "CutoverDatastoreDir", RequiredPath, "/etc/cutover/resources",
         LOCAL_NEEDED, AtStart, "Directory with the resource files, for `DatastoreType = dir`; watched.";
     cutover_run_dir: PathBuf, "CutoverRunDir", RequiredPath, "/run/cutover",
@@ -344,18 +349,22 @@ settings! {
 
     openstack_region: String, "OpenstackRegion",
         Text { rule: region, description: "a lower-case DNS label of at most 46 characters" }, "",
-        FATAL, NotYet, "Region, part of the status keys.";
+        FATAL, AtStart, "Region: part of the namespace of the resources and of the keys that are reported.";
     etcd_endpoints: Vec<String>, "EtcdEndpoints",
         List { item: Text { rule: endpoint_url, description: "scheme://host:port" } }, "",
-        LOCAL, NotYet, "Members of the etcd cluster.";
+        LOCAL, AtStart, "Members of the etcd cluster.";
     etcd_addr: String, "EtcdAddr", Text { rule: host_and_port, description: "host:port" }, "127.0.0.1:2379",
-        LOCAL, NotYet, "The etcd server, if EtcdEndpoints is not given.";
+        LOCAL, AtStart, "The etcd server, if EtcdEndpoints is not given.";
     etcd_scheme: &'static str, "EtcdScheme",
         Choice { words: &[("http", "http"), ("https", "https")], none: None }, "http",
-        LOCAL, NotYet, "Scheme that goes with EtcdAddr.";
-    etcd_key_file: Option<PathBuf>, "EtcdKeyFile", Path, "", LOCAL, NotYet, "Private key for etcd.";
-    etcd_cert_file: Option<PathBuf>, "EtcdCertFile", Path, "", LOCAL, NotYet, "Client certificate for etcd.";
-    etcd_ca_file: Option<PathBuf>, "EtcdCaFile", Path, "", LOCAL, NotYet, "Authorities that sign etcd's certificates.";
+        LOCAL, AtStart, "Scheme that goes with EtcdAddr.";
+    etcd_key_file: Option<PathBuf>, "EtcdKeyFile", Path, "", LOCAL, AtStart, "Private key for etcd.";
+    etcd_cert_file: Option<PathBuf>, "EtcdCertFile", Path, "", LOCAL, AtStart, "Client certificate for etcd.";
+    etcd_ca_file: Option<PathBuf>, "EtcdCaFile", Path, "", LOCAL, AtStart, "Authorities that sign etcd's certificates; without it, those of the system.";
+    etcd_username: String, "EtcdUsername", Text { rule: any_text, description: "a name" }, "",
+        LOCAL, AtStart, "User of etcd, with EtcdPassword.";
+    etcd_password: Secret, "EtcdPassword", SecretText, "",
+        LOCAL, AtStart, "Password of EtcdUsername.";
 
     endpoint_reporting_enabled: bool, "EndpointReportingEnabled", Bool, "false",
         PLAIN, NotYet, "Whether endpoint status is written to etcd; a `dir` datastore always has its status files.";

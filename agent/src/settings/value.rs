@@ -197,6 +197,47 @@ impl Kind for Text {
     }
 }
 
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "(hidden)" })
+    }
+}
+
+/// Any text, kept to ourselves.
+pub(super) struct SecretText;
+
+impl Kind for SecretText {
+    type Value = Secret;
+
+    fn parse(&self, text: &str) -> Result<Secret, String> {
+        Ok(Secret(text.to_owned()))
+    }
+
+    fn none(&self) -> Option<Secret> {
+        Some(Secret::default())
+    }
+
+    fn show(&self, value: &Secret) -> String {
+        if value.0.is_empty() { String::new() } else { "(hidden)".into() }
+    }
+
+    fn describe(&self) -> String {
+        "any text; it is never shown".into()
+    }
+}
+
 /// Texts with commas between them, each with the same rule.
 pub(super) struct List {
     pub(super) item: Text,

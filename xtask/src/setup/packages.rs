@@ -1,17 +1,36 @@
-//! Debian packages that the demo and the tests run programs of. Installed only when told to.
+//! Debian packages that the build, the demo and the tests need. Installed only when told to.
 
 use crate::SetupOptions;
 use crate::step::{Step, say};
 use crate::workspace::{has_program, is_root};
 use anyhow::{Result, bail};
+use std::path::Path;
 
-/// Program and the Debian package that has it.
-const NEEDED: [(&str, &str); 2] = [("ip", "iproute2"), ("bpftool", "bpftool")];
+/// How it is found out whether a package is there.
+#[derive(Clone, Copy)]
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+}
 
-/// Installs what is missing when told to; otherwise says what to do about it.
+/// What is needed to build: etcd's client is generated from its protocol descriptions.
+const FOR_BUILDING: [(Sign, &str); 2] = [
+    (Sign::Program("protoc"), "protobuf-compiler"),
+    (Sign::File("/usr/include/google/protobuf/descriptor.proto"), "libprotobuf-dev"),
+];
+
+/// What the demo and the tests run.
+const FOR_RUNNING: [(Sign, &str); 5] = [
+    (Sign::Program("ip"), "iproute2"),
+    (Sign::Program("bpftool"), "bpftool"),
+    (Sign::Program("etcd"), "etcd-server"),
+    (Sign::Program("etcdctl"), "etcd-client"),
+    (Sign::Program("openssl"), "openssl"),
+];
+
+/// Installs everything that is missing when told to; otherwise says what to do about it.
 pub(super) fn install(options: SetupOptions) -> Result<()> {
-    let missing: Vec<_> =
-        NEEDED.iter().filter(|(program, _)| !has_program(program)).map(|(_, package)| *package).collect();
+    let missing = missing();
     if missing.is_empty() {
         return Ok(());
     }
@@ -29,4 +48,13 @@ pub(super) fn install(options: SetupOptions) -> Result<()> {
     let apt = || Step::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive");
     apt().args(["update", "--quiet=2"]).run()?;
     apt().args(["install", "--yes", "--quiet=2", "--no-install-recommends"]).args(missing).run()
+}
+
+fn missing() -> Vec<&'static str> {
+    let is_there = |sign: Sign| match sign {
+        Sign::Program(name) => has_program(name),
+        Sign::File(path) => Path::new(path).is_file(),
+    };
+    let needed = FOR_BUILDING.iter().chain(&FOR_RUNNING);
+    needed.filter(|(sign, _)| !is_there(*sign)).map(|(_, package)| *package).collect()
 }

@@ -1,0 +1,115 @@
+//! The etcd datastore: Calico's resources as an unmodified Neutron driver writes them.
+//!
+//! Owns one task that follows one member of the cluster at a time and leaves it for the next one when it fails. It never writes.
+//! What was told stays told while no member can be reached or the datastore is not ready: routes are kept, announcements are
+//! acted on. Afterwards only the difference is told. The agent starts it and takes its events; dropping it ends the task.
+
+mod connection;
+mod feed;
+mod keys;
+mod others;
+mod session;
+mod view;
+
+pub use connection::{Cluster, ClusterError, Member, RequestError};
+pub use keys::{Key, Keys};
+
+use super::{EVENTS_MAX, Event};
+use crate::applier::BackOff;
+use crate::clock;
+use cutover_engine::model::EndpointKey;
+use session::{Reader, Stop};
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Endpoints of other hosts whose host removed the status that it had reported about them (W35). Only endpoints that share a
+/// port with one of this host, by a migration from or to here.
+pub type StatusRemovals = mpsc::UnboundedReceiver<EndpointKey>;
+
+/// LIMIT: a member that could be followed for this long was worth it; the next one is tried without a pause.
+const WORTH_IT_AFTER: Duration = Duration::from_secs(10);
+
+/// A running etcd datastore.
+#[derive(Debug)]
+pub struct Etcd {
+    events: mpsc::Receiver<Event>,
+    task: JoinHandle<()>,
+}
+
+impl Etcd {
+    /// Begins to follow the cluster, however long it takes to reach it. `remembered` are endpoints of other hosts that matter
+    /// because of the agent's last life.
+    #[must_use]
+    pub fn start(
+        cluster: Cluster,
+        keys: Keys,
+        remembered: impl IntoIterator<Item = EndpointKey>,
+    ) -> (Self, StatusRemovals) {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let (removals_in, removals) = mpsc::unbounded_channel();
+        let first = number(keys.host()) % cluster.endpoints().len();
+        let reader = Reader::new(keys, remembered, sender, removals_in);
+        let task = tokio::spawn(run(reader, cluster, first));
+        (Self { events, task }, removals)
+    }
+
+    /// The next event; nothing if the task has ended, which it does not do by itself.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Spreads the hosts of a cloud over the members.
+fn number(host: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    host.hash(&mut hasher);
+    usize::try_from(hasher.finish() >> 33).unwrap_or(0)
+}
+
+async fn run(mut reader: Reader, cluster: Cluster, mut next: usize) {
+    let members = cluster.endpoints().len();
+    let mut back_off = BackOff::new();
+    let mut failed = 0;
+    // What was logged since the datastore was followed last.
+    let mut said = BTreeSet::new();
+    loop {
+        let endpoint = &cluster.endpoints()[next % members];
+        next += 1;
+        let began_at = clock::now();
+        let was_read = reader.times_read();
+        let stop = match cluster.connect(endpoint).await {
+            Ok(member) => reader.follow(member).await,
+            Err(error) => Stop::Lost(error),
+        };
+        if reader.times_read() > was_read {
+            said.clear();
+        }
+        match stop {
+            Stop::NobodyListens => return,
+            Stop::Lost(error) => {
+                let line = error.to_string();
+                if said.insert(line.clone()) {
+                    tracing::warn!(error = %line, "Datastore lost; everything stays as it is while it is looked for");
+                }
+            }
+        }
+        if reader.times_read() > was_read && clock::now().since(began_at) >= WORTH_IT_AFTER {
+            back_off.reset();
+            failed = 0;
+            continue;
+        }
+        failed += 1;
+        if failed % members == 0 {
+            tokio::time::sleep(back_off.next_pause()).await;
+        }
+    }
+}

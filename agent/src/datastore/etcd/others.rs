@@ -1,0 +1,113 @@
+//! The endpoints of other hosts that matter here: the other side of every migration from or to this host.
+//!
+//! The source's endpoint is evidence of how a migration ended (W34), and the removal of the other host's status is a
+//! reason to report again (W35). Both come after the migration is gone, so an endpoint is followed for some time after.
+
+use super::feed::WatchId;
+use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
+use cutover_engine::{BootTime, Fact};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// LIMIT: a driver that lost its database or its etcd in the middle of a migration needs minutes, not hours.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+/// Which ones, and why.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    /// By migration.
+    named: BTreeMap<String, EndpointKey>,
+    followed: BTreeMap<EndpointKey, Followed>,
+}
+
+/// What is known about one of them.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// Watches of its endpoint and of its status on the present stream.
+    pub(super) watches: Vec<WatchId>,
+    /// Whether its host reported a status when that was last known.
+    pub(super) has_status: bool,
+    idle_since: Option<BootTime>,
+}
+
+impl Others {
+    /// With endpoints that matter although no migration says so, because of the agent's last life.
+    pub(super) fn new(remembered: impl IntoIterator<Item = EndpointKey>) -> Self {
+        let followed = remembered.into_iter().map(|key| (key, Followed::default())).collect();
+        Self { named: BTreeMap::new(), followed }
+    }
+
+    /// The other side of a migration, if this host is one side of it.
+    pub(super) fn other_side(host: &str, migration: &LiveMigration) -> Option<EndpointKey> {
+        let Some(MigrationTarget::Endpoint(target)) = &migration.target else { return None };
+        let Some(MigrationSource::Endpoint(source)) = &migration.source else { return None };
+        match (source.host == host, target.host == host) {
+            (false, true) => Some(source.clone()),
+            (true, false) => Some(target.clone()),
+            _ => None,
+        }
+    }
+
+    /// Takes note of a migration; returns an endpoint that has to be followed from now on.
+    pub(super) fn note(&mut self, host: &str, fact: &Fact) -> Option<EndpointKey> {
+        match fact {
+            Fact::MigrationRemoved(name) => {
+                self.named.remove(name);
+                None
+            }
+            Fact::MigrationWritten(name, migration) => {
+                let Some(other) = Self::other_side(host, migration) else {
+                    self.named.remove(name);
+                    return None;
+                };
+                self.named.insert(name.clone(), other.clone());
+                (!self.followed.contains_key(&other)).then_some(other)
+            }
+            _ => None,
+        }
+    }
+
+    /// Every endpoint that is followed.
+    pub(super) fn keys(&self) -> Vec<EndpointKey> {
+        self.followed.keys().cloned().collect()
+    }
+
+    /// The note about an endpoint; it is followed from now on.
+    pub(super) fn follow(&mut self, key: EndpointKey) -> &mut Followed {
+        self.followed.entry(key).or_default()
+    }
+
+    /// A status of another host is gone. Says whether that is news.
+    pub(super) fn status_removed(&mut self, key: &EndpointKey) -> bool {
+        self.followed.get_mut(key).is_some_and(|followed| std::mem::take(&mut followed.has_status))
+    }
+
+    /// A status of another host is there.
+    pub(super) fn status_written(&mut self, key: &EndpointKey) {
+        if let Some(followed) = self.followed.get_mut(key) {
+            followed.has_status = true;
+        }
+    }
+
+    /// Endpoints that need not be followed any longer. `matters` says whether one exists and has a port here.
+    pub(super) fn expire(
+        &mut self,
+        now: BootTime,
+        matters: impl Fn(&EndpointKey) -> bool,
+    ) -> Vec<(EndpointKey, Followed)> {
+        for (key, followed) in &mut self.followed {
+            if self.named.values().any(|named| named == key) || matters(key) {
+                followed.idle_since = None;
+            } else {
+                followed.idle_since.get_or_insert(now);
+            }
+        }
+        let expired: Vec<EndpointKey> = self
+            .followed
+            .iter()
+            .filter(|(_, followed)| followed.idle_since.is_some_and(|since| now.since(since) >= FORGET_AFTER))
+            .map(|(key, _)| key.clone())
+            .collect();
+        expired.into_iter().filter_map(|key| self.followed.remove_entry(&key)).collect()
+    }
+}

@@ -1,0 +1,423 @@
+//! Following one member: wait until the datastore is ready, read everything at one revision, take every later change.
+
+use super::connection::{Member, RequestError};
+use super::feed::{Change, Extent, Feed};
+use super::keys::{Key, Keys};
+use super::others::Others;
+use super::view::{Found, History, News, View, interpret};
+use crate::clock;
+use crate::datastore::Event;
+use crate::datastore::resource::Resource;
+use cutover_engine::Fact;
+use cutover_engine::model::EndpointKey;
+use etcd_client::{GetOptions, GetResponse, KeyValue};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Keys read by one request. LIMIT: some hundred kilobytes, so that other clients of the member are not held up.
+const PAGE: i64 = 500;
+/// LIMIT: how late an endpoint that does not matter any more is dropped; it costs two watches until then.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+
+/// Why a member is no longer followed.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The agent does not want events any more.
+    NobodyListens,
+    /// It failed.
+    Lost(RequestError),
+}
+
+impl From<RequestError> for Stop {
+    fn from(error: RequestError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+/// What outlives a connection.
+#[derive(Debug)]
+pub(super) struct Reader {
+    keys: Keys,
+    view: View,
+    others: Others,
+    sender: mpsc::Sender<Event>,
+    removals: mpsc::UnboundedSender<EndpointKey>,
+    /// Cluster and revision that were read or seen last.
+    seen: Option<(u64, i64)>,
+    times_read: u64,
+    /// Whether the log says that the datastore is not ready.
+    unready_logged: bool,
+    /// Keys whose name says nothing, so that it is said once.
+    strange: BTreeSet<String>,
+}
+
+impl Reader {
+    pub(super) fn new(
+        keys: Keys,
+        remembered: impl IntoIterator<Item = EndpointKey>,
+        sender: mpsc::Sender<Event>,
+        removals: mpsc::UnboundedSender<EndpointKey>,
+    ) -> Self {
+        Self {
+            keys,
+            view: View::default(),
+            others: Others::new(remembered),
+            sender,
+            removals,
+            seen: None,
+            times_read: 0,
+            unready_logged: false,
+            strange: BTreeSet::new(),
+        }
+    }
+
+    /// How many times everything was read.
+    pub(super) const fn times_read(&self) -> u64 {
+        self.times_read
+    }
+
+    /// Follows a member until it fails.
+    pub(super) async fn follow(&mut self, member: Member) -> Stop {
+        match self.follow_until_lost(member).await {
+            Ok(never) => match never {},
+            Err(stop) => stop,
+        }
+    }
+
+    async fn follow_until_lost(&mut self, member: Member) -> Result<std::convert::Infallible, Stop> {
+        let mut feed = Feed::open(member.clone(), &self.keys.cluster(), Extent::Exact).await?;
+        for prefix in [self.keys.own_endpoints(), self.keys.migrations(), self.keys.configurations()] {
+            feed.add(&prefix, Extent::Prefix).await?;
+        }
+        for other in self.others.keys() {
+            self.watch_other(&mut feed, &other).await?;
+        }
+        loop {
+            self.wait_ready(&member, &mut feed).await?;
+            if self.read_everything(&member, &mut feed).await? {
+                self.follow_changes(&member, &mut feed).await?;
+            }
+        }
+    }
+
+    /// Waits for the ready flag. Whatever else changes is read afterwards.
+    async fn wait_ready(&mut self, member: &Member, feed: &mut Feed) -> Result<(), Stop> {
+        let key = self.keys.cluster();
+        loop {
+            let answer = get(member, feed, &key, GetOptions::new()).await?;
+            if is_ready(answer.kvs().first()) {
+                if std::mem::take(&mut self.unready_logged) {
+                    tracing::info!("Datastore ready");
+                }
+                return Ok(());
+            }
+            if !std::mem::replace(&mut self.unready_logged, true) {
+                tracing::warn!(
+                    endpoint = member.endpoint(),
+                    "Datastore not ready: ClusterInformation default is missing or its datastoreReady is not true; nothing of it is used until it is"
+                );
+            }
+            while feed.next().await?.key != key.as_bytes() {}
+        }
+    }
+
+    /// Reads everything at one revision and tells the difference. False if it is not ready any more.
+    async fn read_everything(&mut self, member: &Member, feed: &mut Feed) -> Result<bool, Stop> {
+        // ORDER: the other sides of migrations are watched before the revision is chosen.
+        let (migrations, _) = self.range(member, feed, &self.keys.migrations(), None).await?;
+        for other in self.other_sides(&migrations) {
+            if !self.others.keys().contains(&other) {
+                self.watch_other(feed, &other).await?;
+            }
+        }
+        let answer = get(member, feed, &self.keys.cluster(), GetOptions::new()).await?;
+        if !is_ready(answer.kvs().first()) {
+            return Ok(false);
+        }
+        let (cluster, revision) =
+            answer.header().map_or((0, 0), |header| (header.cluster_id(), header.revision()));
+        let mut snapshot = BTreeMap::new();
+        for prefix in [self.keys.own_endpoints(), self.keys.migrations(), self.keys.configurations()] {
+            let (found, _) = self.range(member, feed, &prefix, Some(revision)).await?;
+            snapshot.extend(found);
+        }
+        for other in self.others.keys() {
+            let at = || GetOptions::new().with_revision(revision);
+            let answer = get(member, feed, &self.keys.endpoint(&other), at()).await?;
+            snapshot.extend(answer.kvs().first().map(|kv| (Key::Endpoint(other.clone()), found(kv))));
+            let answer = get(member, feed, &self.keys.status(&other), at()).await?;
+            self.note_status(&other, !answer.kvs().is_empty());
+        }
+        let history = match self.seen {
+            Some((before, last)) if before != cluster || last > revision => History::Replaced,
+            _ => History::Continued,
+        };
+        if history == History::Replaced {
+            tracing::warn!(
+                revision,
+                "Datastore was set back or replaced; only what differs in content counts"
+            );
+        }
+        self.seen = Some((cluster, revision));
+        let news = self.view.replace(&snapshot, history);
+        feed.skip_to(revision);
+        self.times_read += 1;
+        tracing::info!(
+            endpoint = member.endpoint(),
+            revision,
+            keys = snapshot.len(),
+            quarantined = self.view.quarantined(),
+            news = news.facts.len(),
+            "Datastore read"
+        );
+        let named = self.named(&news.facts);
+        self.send(news).await?;
+        for other in named {
+            self.follow_other(member, feed, &other, revision).await?;
+        }
+        Ok(true)
+    }
+
+    /// Takes changes as they come. Returns when the datastore is not ready any more.
+    async fn follow_changes(&mut self, member: &Member, feed: &mut Feed) -> Result<(), Stop> {
+        let mut news = News::default();
+        let mut tidied_at = clock::now();
+        loop {
+            let change = match feed.next_waiting() {
+                Some(change) => change,
+                None => {
+                    self.send(std::mem::take(&mut news)).await?;
+                    if clock::now().since(tidied_at) >= TIDY_EVERY {
+                        self.tidy(feed, &mut news).await?;
+                        tidied_at = clock::now();
+                        continue;
+                    }
+                    match tokio::time::timeout(TIDY_EVERY, feed.next()).await {
+                        Ok(change) => change?,
+                        Err(_) => continue,
+                    }
+                }
+            };
+            if let Some((_, revision)) = &mut self.seen {
+                *revision = change.revision.max(*revision);
+            }
+            let Some(key) = self.parse(&change.key) else { continue };
+            match &key {
+                Key::Cluster => {
+                    let value = change.found.as_ref().map(|found| found.value.as_slice());
+                    if !value.is_some_and(says_ready) {
+                        return self.send(news).await;
+                    }
+                }
+                Key::Status(other) => self.note_status(other, change.found.is_some()),
+                Key::Endpoint(endpoint) if self.is_new_here(endpoint, &change) => {
+                    self.send(std::mem::take(&mut news)).await?;
+                    self.read_migration_of(member, feed, endpoint, change.revision, &mut news).await?;
+                    self.take(member, feed, &key, &change, &mut news).await?;
+                }
+                _ => self.take(member, feed, &key, &change, &mut news).await?,
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        member: &Member,
+        feed: &mut Feed,
+        key: &Key,
+        change: &Change,
+        news: &mut News,
+    ) -> Result<(), Stop> {
+        let before = news.facts.len();
+        match &change.found {
+            Some(found) => self.view.put(key, found, news),
+            None => self.view.remove(key, change.revision, news),
+        }
+        let named = self.named(&news.facts[before..]);
+        for other in named {
+            self.send(std::mem::take(news)).await?;
+            self.follow_other(member, feed, &other, change.revision).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a change creates an endpoint of this host that no known migration is about.
+    fn is_new_here(&self, endpoint: &EndpointKey, change: &Change) -> bool {
+        change.found.is_some()
+            && endpoint.host == self.keys.host()
+            && !self.view.knows(&Key::Endpoint(endpoint.clone()))
+            && !self.view.has(&Key::Migration(endpoint.to_string()))
+    }
+
+    /// A new endpoint may be a migration's target, and would get routes at once if it were not (W13). When a member
+    /// has fallen behind, it may send the endpoint before the migration, so this asks.
+    async fn read_migration_of(
+        &mut self,
+        member: &Member,
+        feed: &mut Feed,
+        endpoint: &EndpointKey,
+        revision: i64,
+        news: &mut News,
+    ) -> Result<(), Stop> {
+        let name = endpoint.to_string();
+        let at = GetOptions::new().with_revision(revision);
+        let answer = get(member, feed, &self.keys.migration(&name), at).await?;
+        let Some(kv) = answer.kvs().first() else { return Ok(()) };
+        let change = Change { key: kv.key().to_vec(), revision, found: Some(found(kv)) };
+        self.take(member, feed, &Key::Migration(name), &change, news).await
+    }
+
+    /// The other sides that these facts name for the first time.
+    fn named(&mut self, facts: &[Fact]) -> Vec<EndpointKey> {
+        facts.iter().filter_map(|fact| self.others.note(self.keys.host(), fact)).collect()
+    }
+
+    fn other_sides(&self, migrations: &BTreeMap<Key, Found>) -> Vec<EndpointKey> {
+        let sides = migrations.iter().filter_map(|(key, found)| match interpret(key, &found.value).ok()?.0 {
+            Resource::Migration(_, migration) => Others::other_side(self.keys.host(), &migration),
+            _ => None,
+        });
+        sides.collect()
+    }
+
+    async fn watch_other(&mut self, feed: &mut Feed, other: &EndpointKey) -> Result<(), Stop> {
+        let endpoint = feed.add(&self.keys.endpoint(other), Extent::Exact).await?;
+        let status = feed.add(&self.keys.status(other), Extent::Exact).await?;
+        self.others.follow(other.clone()).watches = vec![endpoint, status];
+        Ok(())
+    }
+
+    /// Begins to follow an endpoint of another host in the middle of the stream, at `revision` of it.
+    async fn follow_other(
+        &mut self,
+        member: &Member,
+        feed: &mut Feed,
+        other: &EndpointKey,
+        revision: i64,
+    ) -> Result<(), Stop> {
+        self.watch_other(feed, other).await?;
+        let answer = get(member, feed, &self.keys.endpoint(other), GetOptions::new()).await?;
+        if let Some(kv) = answer.kvs().first() {
+            let change =
+                Change { key: kv.key().to_vec(), revision: kv.mod_revision(), found: Some(found(kv)) };
+            if kv.mod_revision() <= revision {
+                let mut news = News::default();
+                self.view.put(&Key::Endpoint(other.clone()), &found(kv), &mut news);
+                self.send(news).await?;
+            } else {
+                feed.insert(change);
+            }
+        }
+        let answer = get(member, feed, &self.keys.status(other), GetOptions::new()).await?;
+        self.note_status(other, !answer.kvs().is_empty());
+        Ok(())
+    }
+
+    fn note_status(&mut self, other: &EndpointKey, is_there: bool) {
+        if is_there {
+            self.others.status_written(other);
+        } else if self.others.status_removed(other) {
+            // The publisher may be off.
+            let _ = self.removals.send(other.clone());
+        }
+    }
+
+    /// Stops following endpoints that do not matter any more.
+    async fn tidy(&mut self, feed: &mut Feed, news: &mut News) -> Result<(), Stop> {
+        let (view, host) = (&self.view, self.keys.host());
+        let matters = |other: &EndpointKey| {
+            let here = EndpointKey { host: host.to_owned(), ..other.clone() };
+            view.knows(&Key::Endpoint(other.clone())) && view.knows(&Key::Endpoint(here))
+        };
+        for (other, followed) in self.others.expire(clock::now(), matters) {
+            for id in followed.watches {
+                feed.cancel(id).await?;
+            }
+            self.view.forget(&Key::Endpoint(other), news);
+        }
+        Ok(())
+    }
+
+    async fn range(
+        &mut self,
+        member: &Member,
+        feed: &mut Feed,
+        prefix: &str,
+        revision: Option<i64>,
+    ) -> Result<(BTreeMap<Key, Found>, i64), Stop> {
+        let end = prefix_end(prefix);
+        let mut from = prefix.as_bytes().to_vec();
+        let mut entries = BTreeMap::new();
+        let mut at = revision;
+        loop {
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let options = at.map_or_else(|| options.clone(), |at| options.clone().with_revision(at));
+            let mut kv = member.kv();
+            let answer = feed.meanwhile("read", kv.get(from.clone(), Some(options))).await?;
+            // Pages belong together only at one revision.
+            let pinned =
+                *at.get_or_insert_with(|| answer.header().map_or(0, etcd_client::ResponseHeader::revision));
+            for kv in answer.kvs() {
+                if let Some(key) = self.parse(kv.key()) {
+                    entries.insert(key, found(kv));
+                }
+            }
+            match answer.kvs().last() {
+                Some(last) if answer.more() => {
+                    from = last.key().to_vec();
+                    from.push(0);
+                }
+                _ => return Ok((entries, pinned)),
+            }
+        }
+    }
+
+    fn parse(&mut self, key: &[u8]) -> Option<Key> {
+        let text = String::from_utf8_lossy(key);
+        let parsed = self.keys.parse(&text);
+        if parsed.is_none() && self.strange.insert(text.clone().into_owned()) {
+            tracing::error!(key = %text, "key refused: its name is not one that a driver writes");
+        }
+        parsed
+    }
+
+    async fn send(&mut self, news: News) -> Result<(), Stop> {
+        for event in self.view.events(news) {
+            self.sender.send(event).await.map_err(|_| Stop::NobodyListens)?;
+        }
+        Ok(())
+    }
+}
+
+async fn get(
+    member: &Member,
+    feed: &mut Feed,
+    key: &str,
+    options: GetOptions,
+) -> Result<GetResponse, RequestError> {
+    let mut kv = member.kv();
+    feed.meanwhile("read", kv.get(key, Some(options))).await
+}
+
+fn found(kv: &KeyValue) -> Found {
+    Found { value: kv.value().to_vec(), mod_revision: kv.mod_revision() }
+}
+
+fn is_ready(kv: Option<&KeyValue>) -> bool {
+    kv.is_some_and(|kv| says_ready(kv.value()))
+}
+
+fn says_ready(value: &[u8]) -> bool {
+    matches!(interpret(&Key::Cluster, value), Ok((Resource::Cluster(cluster), _)) if cluster.ready)
+}
+
+/// The first key after all that begin with `prefix`.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    // INVARIANT: prefixes end with a slash or a dash, never with the last byte there is.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
