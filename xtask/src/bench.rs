@@ -1,7 +1,7 @@
 //! Measures. The comparisons are made in one run, because the machine is never the same twice.
 
 use crate::step::Step;
-use crate::{SetupOptions, setup, workspace};
+use crate::{RunOptions, setup, workspace};
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -10,7 +10,7 @@ pub(crate) struct Options {
     /// What to measure; everything, written to docs/benchmarks.md, when nothing is named
     what: Vec<String>,
     #[command(flatten)]
-    setup: SetupOptions,
+    setup: RunOptions,
 }
 
 /// Builds what users run (optimised), then runs the benches of the tests' crate.
@@ -18,7 +18,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     if !workspace::is_root() {
         bail!("the benches make network namespaces and load BPF programs: run them as root");
     }
-    setup::for_running(options.setup)?;
+    setup::for_running(setup::FOR_TESTS, options.setup.consent())?;
     Step::cargo()
         .args(["build", "--locked", "--release", "--package", "cutover-agent", "--bin", "cutover"])
         .run()?;

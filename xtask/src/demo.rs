@@ -1,15 +1,15 @@
 //! One migration between two real agents, for people who want to see it.
 
 use crate::step::Step;
-use crate::{SetupOptions, setup, workspace};
+use crate::{RunOptions, setup, workspace};
 use anyhow::{Result, bail};
 
 /// Sets up, builds what users run (optimised), and hands over to `cutover-demo`.
-pub(crate) fn run(options: SetupOptions) -> Result<()> {
+pub(crate) fn run(options: RunOptions) -> Result<()> {
     if !workspace::is_root() {
         bail!("the demo makes network namespaces and loads BPF programs: run it as root");
     }
-    setup::for_running(options)?;
+    setup::for_running(setup::FOR_DEMO, options.consent())?;
     Step::cargo()
         .args(["build", "--locked", "--release", "--package", "cutover-agent", "--bin", "cutover"])
         .args(["--package", "cutover-tests", "--bin", "cutover-demo"])

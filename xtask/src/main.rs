@@ -16,6 +16,7 @@ mod workspace;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use setup::Consent;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -37,14 +38,14 @@ enum Chore {
     /// Build the kernel object and put it at target/bpf/cutover.o
     BuildEbpf,
     /// Set up, build, and play one migration between two real agents; needs root
-    Demo(SetupOptions),
+    Demo(RunOptions),
     /// Set up and run every test; needs root, because the tests make network namespaces and load programs
     Test {
         /// Only the tests that need neither root nor a network: common, engine, agent library, xtask
         #[arg(long)]
         quick: bool,
         #[command(flatten)]
-        setup: SetupOptions,
+        setup: RunOptions,
     },
     /// Formatting, lints on the host and the kernel side, documentation, dependencies
     Check(check::Options),
@@ -54,12 +55,33 @@ enum Chore {
     Fuzz(fuzz::Options),
 }
 
-/// How far `setup`, and every chore that sets up first, may go.
+/// How far `setup` may go.
 #[derive(Args, Clone, Copy)]
 struct SetupOptions {
     /// Also install missing Debian packages with apt-get, as root; implied by CI=true
     #[arg(long)]
     packages: bool,
+}
+
+impl SetupOptions {
+    fn consent(self) -> Consent {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1");
+        if self.packages || ci { Consent::Given } else { Consent::Withheld }
+    }
+}
+
+/// How far a chore that sets up first may go.
+#[derive(Args, Clone, Copy)]
+struct RunOptions {
+    /// Do not install missing Debian packages, but say what is missing
+    #[arg(long)]
+    no_packages: bool,
+}
+
+impl RunOptions {
+    fn consent(self) -> Consent {
+        if self.no_packages { Consent::Withheld } else { Consent::Given }
+    }
 }
 
 fn main() -> ExitCode {
@@ -74,10 +96,10 @@ fn main() -> ExitCode {
 
 fn run(chore: Chore) -> Result<()> {
     match chore {
-        Chore::Setup(options) => setup::run(options),
+        Chore::Setup(options) => setup::run(options.consent()),
         Chore::BuildEbpf => ebpf::run(),
         Chore::Demo(options) => demo::run(options),
-        Chore::Test { quick: true, setup } => suite::quick(setup),
+        Chore::Test { quick: true, .. } => suite::quick(),
         Chore::Test { quick: false, setup } => suite::full(setup),
         Chore::Check(options) => check::run(options),
         Chore::Bench(options) => bench::run(options),

@@ -2,11 +2,11 @@
 
 use crate::residue::Residue;
 use crate::step::{Step, say};
-use crate::{SetupOptions, setup, workspace};
+use crate::{RunOptions, setup, workspace};
 use anyhow::{Result, bail};
 
 /// Tests that need neither root nor a network namespace.
-pub(crate) fn quick(_: SetupOptions) -> Result<()> {
+pub(crate) fn quick() -> Result<()> {
     setup::for_building()?;
     test()
         .args(["--package", "cutover-common", "--package", "cutover-engine", "--package", "xtask"])
@@ -15,13 +15,13 @@ pub(crate) fn quick(_: SetupOptions) -> Result<()> {
 }
 
 /// Every test.
-pub(crate) fn full(options: SetupOptions) -> Result<()> {
+pub(crate) fn full(options: RunOptions) -> Result<()> {
     if !workspace::is_root() {
         bail!(
             "the tests make network namespaces and load BPF programs: run them as root, or `cargo xtask test --quick`"
         );
     }
-    setup::for_running(options)?;
+    setup::for_running(setup::FOR_TESTS, options.consent())?;
     // The lab starts the daemon as a process; cargo builds binaries only for tests of their own package.
     Step::cargo().args(["build", "--locked", "--package", "cutover-agent", "--bin", "cutover"]).run()?;
     let before = Residue::found();

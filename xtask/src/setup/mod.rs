@@ -1,22 +1,23 @@
 //! Installs what is missing, says what it does, and does nothing when all is there.
 //!
 //! Each chore asks for what it needs: [`for_building`], [`for_running`], [`for_checking`], [`for_fuzzing`].
-//! Tools go where cargo and rustup put them; Debian packages are only touched when told to.
+//! Tools go where cargo and rustup put them. `setup` installs Debian packages only when told to; the demo, the tests
+//! and the benches, which only root can run, install the ones they miss unless told not to.
 
 mod bpffs;
 mod cargo_tool;
 mod packages;
 mod toolchain;
 
+pub(crate) use packages::{Consent, FOR_DEMO, FOR_TESTS};
 pub(crate) use toolchain::NIGHTLY;
 
-use crate::SetupOptions;
 use crate::step::say;
 use anyhow::Result;
 
 /// The `setup` chore: everything that building, the demo and the tests need.
-pub(crate) fn run(options: SetupOptions) -> Result<()> {
-    for_running(options)?;
+pub(crate) fn run(consent: Consent) -> Result<()> {
+    for_running(FOR_TESTS, consent)?;
     say(format_args!("set up: {NIGHTLY} for the kernel program, {}", cargo_tool::BPF_LINKER));
     Ok(())
 }
@@ -28,9 +29,9 @@ pub(crate) fn for_building() -> Result<()> {
 }
 
 /// What the demo, the tests and the benches need on top.
-pub(crate) fn for_running(options: SetupOptions) -> Result<()> {
+pub(crate) fn for_running(needed: &[packages::Needed], consent: Consent) -> Result<()> {
     for_building()?;
-    packages::install(options)?;
+    packages::install(needed, consent)?;
     bpffs::mount()
 }
 
