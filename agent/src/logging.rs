@@ -8,7 +8,7 @@ use cutover_engine::model::{MigrationSource, MigrationTarget};
 use std::fmt::Display;
 use std::io::IsTerminal as _;
 use tracing::{info, warn};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,7 +32,7 @@ impl From<crate::settings::LogFormat> for Format {
 /// Sends everything at `level` and above to standard error. Only the first call of a process has an effect.
 pub fn init(format: Format, level: LevelFilter) {
     let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(filter(level))
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
@@ -43,6 +43,16 @@ pub fn init(format: Format, level: LevelFilter) {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// At debug level without what the libraries under etcd's client say about every frame; trace has that, too.
+fn filter(level: LevelFilter) -> EnvFilter {
+    const CHATTY: [&str; 6] = ["h2", "hyper", "hyper_util", "rustls", "tonic", "tower"];
+    let mut directives = level.to_string();
+    if level == LevelFilter::DEBUG {
+        directives.extend(CHATTY.map(|target| format!(",{target}=info")));
+    }
+    EnvFilter::new(directives)
 }
 
 /// Writes the line that belongs to a notice.

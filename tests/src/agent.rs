@@ -291,7 +291,8 @@ impl Agent {
         let mut command = self.namespace.command(binary());
         for (name, _) in std::env::vars_os() {
             // What the person who runs the tests has set must not change them.
-            if name.to_string_lossy().to_lowercase().starts_with("felix_") {
+            let lower = name.to_string_lossy().to_lowercase();
+            if ["felix_", "etcd_", "calico_", "datastore_type"].iter().any(|ours| lower.starts_with(ours)) {
                 command.env_remove(name);
             }
         }

@@ -119,7 +119,9 @@ fn mount_bpffs() {
 
 /// Removes what test processes that are dead have left: namespaces, pins and folders of `cut<pid>-…`.
 fn sweep() {
-    for folder in [Path::new(namespace::DIRECTORY), Path::new(BPFFS), &std::env::temp_dir()] {
+    for folder in
+        [Path::new(namespace::DIRECTORY), Path::new(BPFFS), Path::new("/dev/shm"), &std::env::temp_dir()]
+    {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(prefix) = dead_owner(&name) {

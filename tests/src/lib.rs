@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod driver;
+pub mod etcd;
 pub mod frames;
 pub mod host;
 pub mod lab;
@@ -30,6 +31,7 @@ pub mod wait;
 
 pub use agent::Agent;
 pub use driver::Driver;
+pub use etcd::Etcd;
 pub use host::Host;
 pub use lab::Lab;
 pub use resources::{Directory, Port};

@@ -34,7 +34,7 @@ pub(crate) fn remove(prefix: &str) {
 }
 
 fn paths(prefix: &str) -> Vec<PathBuf> {
-    [Path::new(namespace::DIRECTORY), Path::new(BPFFS), &std::env::temp_dir()]
+    [Path::new(namespace::DIRECTORY), Path::new(BPFFS), Path::new("/dev/shm"), &std::env::temp_dir()]
         .into_iter()
         .flat_map(|folder| entries(folder, prefix))
         .collect()

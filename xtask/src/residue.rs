@@ -10,7 +10,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Folders in which every entry named `cut…` is ours.
-const FOLDERS: [&str; 6] = ["/run/netns", "/sys/fs/bpf", "/sys/class/net", "/run", "/tmp", "/var/tmp"];
+const FOLDERS: [&str; 7] =
+    ["/dev/shm", "/run/netns", "/sys/fs/bpf", "/sys/class/net", "/run", "/tmp", "/var/tmp"];
 
 /// LIMIT: the kernel takes namespaces and their links down in the background, within a second or so.
 const KERNEL_CLEANS_UP_WITHIN: Duration = Duration::from_secs(5);

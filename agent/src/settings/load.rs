@@ -62,10 +62,13 @@ impl Loaded {
 pub fn load(sources: &Sources, configurations: &[FelixConfiguration]) -> Loaded {
     let mut loader = Loader {
         loaded: Loaded { settings: Settings::default(), origins: BTreeMap::new(), problems: Vec::new() },
-        layers: vec![by_name(&sources.environment), by_name(&sources.file)],
+        layers: [&sources.environment, &sources.file, &sources.client_environment]
+            .map(|given| by_name(given))
+            .into(),
     };
     loader.report_unusable(&sources.environment);
     loader.report_unusable(&sources.file);
+    loader.report_unusable(&sources.client_environment);
     loader.resolve_hostname(sources);
     loader.add_resources(configurations);
     for setting in TABLE.iter().filter(|setting| setting.name != HOSTNAME) {
@@ -106,7 +109,8 @@ impl Loader {
             if let Some(earlier) =
                 last.insert(setting.name, given).filter(|earlier| earlier.text != given.text)
             {
-                let text = format!("given again, which replaces {:?} of {}", earlier.text, earlier.origin);
+                let before = if setting.is_secret { "a value" } else { &format!("{:?}", earlier.text) };
+                let text = format!("given again, which replaces {before} of {}", earlier.origin);
                 self.problem(Severity::Warning, setting.name, &given.origin, text);
             }
         }

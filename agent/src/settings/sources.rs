@@ -16,6 +16,20 @@ pub const DEFAULT_FILE: &str = "/etc/calico/felix.cfg";
 /// Prefix of environment variables, in any case.
 const ENVIRONMENT_PREFIX: &str = "felix_";
 
+/// Variables that Calico's own clients of etcd read, and the settings that they stand for. Each also has a spelling with
+/// [`CLIENT_PREFIX`], which counts more.
+const CLIENT_VARIABLES: [(&str, &str); 7] = [
+    ("DATASTORE_TYPE", "DatastoreType"),
+    ("ETCD_CA_CERT_FILE", "EtcdCaFile"),
+    ("ETCD_CERT_FILE", "EtcdCertFile"),
+    ("ETCD_ENDPOINTS", "EtcdEndpoints"),
+    ("ETCD_KEY_FILE", "EtcdKeyFile"),
+    ("ETCD_PASSWORD", "EtcdPassword"),
+    ("ETCD_USERNAME", "EtcdUsername"),
+];
+
+const CLIENT_PREFIX: &str = "CALICO_";
+
 /// Prefix of annotations that hold raw values.
 const ANNOTATION_PREFIX: &str = "config.projectcalico.org/";
 
@@ -67,6 +81,8 @@ pub(super) struct Given {
 pub struct Sources {
     pub(super) environment: Vec<Given>,
     pub(super) file: Vec<Given>,
+    /// Variables that other programs read, too; the file counts more, as for the existing agent.
+    pub(super) client_environment: Vec<Given>,
     pub(super) system_hostname: String,
 }
 
@@ -127,8 +143,10 @@ impl Sources {
             text: entry.value,
             origin: Origin::File(path.to_owned(), entry.line),
         });
+        let variables: Vec<(String, String)> = environment.into_iter().collect();
         Ok(Self {
-            environment: environment_values(environment),
+            client_environment: client_values(&variables),
+            environment: environment_values(variables),
             file: file.collect(),
             system_hostname: system_hostname.trim().to_ascii_lowercase(),
         })
@@ -144,6 +162,22 @@ fn environment_values(variables: impl IntoIterator<Item = (String, String)>) -> 
     // Two spellings of one variable: the order of an environment means nothing, that of names does.
     given.sort_by_key(|given| given.origin.to_string());
     given
+}
+
+/// The spelling that counts more comes last.
+fn client_values(variables: &[(String, String)]) -> Vec<Given> {
+    let given = ["", CLIENT_PREFIX].into_iter().flat_map(|prefix| {
+        CLIENT_VARIABLES.iter().filter_map(move |(variable, name)| {
+            let variable = format!("{prefix}{variable}");
+            let (_, text) = variables.iter().find(|(other, _)| *other == variable)?;
+            Some(Given {
+                name: (*name).to_owned(),
+                text: text.clone(),
+                origin: Origin::Environment(variable),
+            })
+        })
+    });
+    given.collect()
 }
 
 /// The values of one resource; annotations come last and so win.

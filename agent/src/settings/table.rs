@@ -131,6 +131,7 @@ pub struct Setting {
     /// What the text may be.
     pub values: fn() -> String,
     pub(super) is_duration: bool,
+    pub(super) is_secret: bool,
     pub(super) apply: fn(&mut Settings, &str) -> Result<(), String>,
     /// The value in force as canonical text, empty for none.
     pub show: fn(&Settings) -> String,
@@ -154,6 +155,7 @@ macro_rules! settings {
                 meaning: $meaning,
                 values: || $kind.describe(),
                 is_duration: is_duration(&$kind),
+                is_secret: is_secret(&$kind),
                 apply: |settings, text| {
                     settings.$field = interpret(&$kind, $rules.may_be_none, text)?;
                     Ok(())
@@ -173,6 +175,10 @@ macro_rules! settings {
 
 const fn is_duration<K: Kind>(_: &K) -> bool {
     K::IS_DURATION
+}
+
+const fn is_secret<K: Kind>(_: &K) -> bool {
+    K::IS_SECRET
 }
 
 fn built_in<K: Kind>(kind: &K, name: &str, text: &str) -> K::Value {

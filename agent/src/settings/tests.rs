@@ -208,6 +208,33 @@ fn repeated_unknown_and_empty_values_are_reported() {
 
 /// W26: what the existing agent reads from the environment and then forgets.
 #[test]
+fn variables_of_calicos_clients_count_less_than_the_file() {
+    let given = [
+        ("ETCD_ENDPOINTS", "http://a:1"),
+        ("ETCD_CA_CERT_FILE", "/a.pem"),
+        ("CALICO_ETCD_CA_CERT_FILE", "/b.pem"),
+        ("CALICO_DATASTORE_TYPE", "dir"),
+        ("ETCD_USERNAME", "felix"),
+        ("ETCD_PASSWORD", "word1"),
+        ("CALICO_ETCD_PASSWORD", "word2"),
+        ("FELIX_ETCDUSERNAME", "cutover"),
+    ];
+    let loaded = load(&sources(&given, "EtcdEndpoints = http://f:2\n"), &[]);
+    let settings = &loaded.settings;
+    assert_eq!(settings.etcd_endpoints, ["http://f:2/"]);
+    assert_eq!(settings.etcd_ca_file, Some("/b.pem".into()));
+    assert_eq!(settings.datastore_type, DatastoreType::Dir);
+    assert_eq!((settings.etcd_username.as_str(), settings.etcd_password.as_str()), ("cutover", "word2"));
+    assert_eq!(loaded.origins["EtcdPassword"].to_string(), "environment CALICO_ETCD_PASSWORD");
+    // Whatever is shown, the password is not.
+    let shown: Vec<String> = TABLE.iter().map(|setting| (setting.show)(settings)).collect();
+    let problems: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+    for text in [format!("{shown:?}"), format!("{problems:?}"), format!("{settings:?}")] {
+        assert!(!text.contains("word1") && !text.contains("word2"), "{text}");
+    }
+}
+
+#[test]
 fn etcd_settings_of_the_environment_count() {
     let environment =
         [("FELIX_ETCDENDPOINTS", "HTTPS://a:2379, https://[::1]:2379/"), ("felix_etcdcafile", "/ca.pem")];

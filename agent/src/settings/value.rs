@@ -16,6 +16,8 @@ pub(super) trait Kind {
     type Value;
     /// Whether FelixConfiguration resources write it as a Go duration.
     const IS_DURATION: bool = false;
+    /// Whether nobody may be shown it.
+    const IS_SECRET: bool = false;
     /// Reads the text; the error says what would be right.
     fn parse(&self, text: &str) -> Result<Self::Value, String>;
     /// What `none` means, if it means anything.
@@ -220,6 +222,7 @@ pub(super) struct SecretText;
 
 impl Kind for SecretText {
     type Value = Secret;
+    const IS_SECRET: bool = true;
 
     fn parse(&self, text: &str) -> Result<Secret, String> {
         Ok(Secret(text.to_owned()))

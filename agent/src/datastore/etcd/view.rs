@@ -4,6 +4,9 @@
 //! cannot be read. Turns changes and whole snapshots into what is news; the last good version of a quarantined key stays
 //! in force. Values themselves are the engine's.
 
+#[cfg(test)]
+mod tests;
+
 use super::keys::Key;
 use crate::datastore::Event;
 use crate::datastore::resource::{FelixConfiguration, Format, Refusal, Resource, parse};
@@ -113,6 +116,11 @@ impl View {
     /// endpoints, removals before writes, so that a rewritten endpoint is evidence for the migration that is gone.
     pub(super) fn replace(&mut self, snapshot: &BTreeMap<Key, Found>, history: History) -> News {
         let mut news = News::default();
+        let got_older = |(key, found): (&Key, &Found)| {
+            self.entries.get(key).is_some_and(|entry| entry.mod_revision > found.mod_revision)
+        };
+        // The identity of a restored cluster may be the same, and its revision may have caught up.
+        let history = if snapshot.iter().any(got_older) { History::Replaced } else { history };
         // INVARIANT: the order of `Key` has migrations before endpoints.
         let is_endpoint = |key: &Key| matches!(key, Key::Endpoint(_));
         let gone: Vec<Key> =

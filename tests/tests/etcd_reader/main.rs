@@ -1,0 +1,6 @@
+//! The etcd datastore with real members: what is read, what is refused, and what an agent does while its cluster is away.
+
+mod access;
+mod outages;
+mod reading;
+mod site;
