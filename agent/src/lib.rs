@@ -13,6 +13,7 @@ pub mod clock;
 pub mod control;
 pub mod datastore;
 pub mod fast_path;
+pub mod heartbeat;
 pub mod logging;
 pub mod netlink;
 pub mod run_dir;

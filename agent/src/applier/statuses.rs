@@ -1,11 +1,13 @@
 //! Endpoint status: what Neutron's driver is told about each endpoint of this host.
 //!
 //! Owns the comparison of the statuses that are wanted with those that are there, and the value that the driver
-//! understands. It decides no status and writes nothing: [`dir`] has the files of the directory datastore. The agent
-//! runs it.
+//! understands. It decides no status and writes nothing: [`dir`] has the files of the directory datastore,
+//! [`etcd`] the keys of an etcd cluster; the agent runs the one that belongs to its datastore.
 
 pub mod dir;
+pub mod etcd;
 mod plan;
+mod publisher;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,21 +1,25 @@
-//! `cutover migrate`: the orchestrator's part of a live migration, played against the directory datastore.
+//! `cutover migrate`: the orchestrator's part of a live migration.
 //!
-//! Makes the writes of the Neutron driver in the driver's order, as recorded; it moves no virtual machine. Refuses to begin what
-//! has begun and to end what has not.
+//! Makes the writes of the Neutron driver in the driver's order, as recorded, in either datastore; it moves no virtual
+//! machine. Refuses to begin what has begun and to end what has not.
 
+mod cluster;
 mod files;
 mod stamp;
+mod store;
 
-use super::{ConfigFile, Failure, datastore_dir};
+use super::{ConfigFile, DatastorePlace, Failure, datastore};
 use crate::clock;
+use crate::datastore::etcd::Keys;
 use crate::datastore::resource::check_key;
 use crate::logging;
-use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
-use files::{Files, Scan};
+use cluster::ClusterStore;
+use cutover_engine::model::{EndpointKey, MigrationSource, MigrationTarget};
+use files::Files;
 use serde_json::{Value, json};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
+use store::{Picture, Reported, Store};
 use tracing::info;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -30,8 +34,8 @@ pub struct MigrateArguments {
 enum Step {
     /// Writes the LiveMigration, then the endpoint of the target host
     ///
-    /// The endpoint is a copy of the source's. The driver also rewrites the source's endpoint with the same content, and then does
-    /// everything again; writes that change nothing are left out here.
+    /// The endpoint is a copy of the source's. As the driver does, the source's endpoint is rewritten with the same content before the
+    /// target's is written, and then everything is written once more; in files these writes, which change nothing, are left out.
     Begin {
         #[command(flatten)]
         common: Common,
@@ -43,19 +47,21 @@ enum Step {
         from: Option<String>,
     },
     /// Waits until the target's agent reports the endpoint up, as Nova does before it starts the migration
+    ///
+    /// Only what was reported since the LiveMigration was written counts.
     WaitReady {
         #[command(flatten)]
         common: Common,
         /// How long to wait
         #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
         timeout: f64,
-        /// Where the target's agent writes its status files [default: status in the run directory of the settings]
+        /// Where the target's agent writes its status files, for files [default: status in the run directory of the settings]
         #[arg(long, value_name = "DIR")]
         status_dir: Option<PathBuf>,
     },
     /// Ends a migration that has succeeded
     ///
-    /// Removes the LiveMigration, removes the source's endpoint, rewrites the target's endpoint. An endpoint that shares its file with
+    /// Removes the LiveMigration, removes the source's endpoint, rewrites the target's endpoint. In files, an endpoint that shares one with
     /// other documents is cut out and the rest is kept byte by byte; a file of its own is removed.
     Complete {
         #[command(flatten)]
@@ -78,7 +84,7 @@ enum Step {
 struct Common {
     #[command(flatten)]
     file: ConfigFile,
-    /// Directory of the resource files [default: CutoverDatastoreDir of the settings]
+    /// Directory of the resource files [default: the datastore of the settings]
     #[arg(long, value_name = "DIR")]
     datastore_dir: Option<PathBuf>,
     /// The port: `endpoint` of its WorkloadEndpoint
@@ -96,84 +102,98 @@ struct Gap {
 
 /// As recorded: 0.23 to 0.45 s.
 const GAP: Duration = Duration::from_millis(300);
-/// LIMIT: how often the status file is looked at; Nova learns it no faster.
+/// LIMIT: how often the status is looked at; Nova learns it no faster.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Plays one step.
 ///
 /// # Errors
-/// When the step does not fit what is in the datastore, or a file cannot be read or written.
+/// When the step does not fit what is in the datastore, or the datastore cannot be read or written.
 pub fn run(arguments: &MigrateArguments) -> Result<(), Failure> {
     logging::init(logging::Format::Text, LevelFilter::INFO);
     match &arguments.step {
-        Step::Begin { common, to, from } => begin(&common.files()?, &common.port, to, from.as_deref()),
+        Step::Begin { common, to, from } => {
+            begin(&mut *common.store(None)?, &common.port, to, from.as_deref())
+        }
         Step::WaitReady { common, timeout, status_dir } => {
             let timeout = Duration::try_from_secs_f64(*timeout)
                 .map_err(|_| Failure::usage("--timeout: write seconds, such as 300"))?;
-            let status_dir = match status_dir {
-                Some(dir) => dir.clone(),
-                None => common.file.load()?.settings.cutover_run_dir.join("status"),
-            };
-            wait_ready(&common.files()?, &common.port, &status_dir, timeout)
+            wait_ready(&mut *common.store(status_dir.clone())?, &common.port, timeout)
         }
-        Step::Complete { common, gap } => complete(&common.files()?, &common.port, gap.with_gap),
-        Step::Abort { common, gap } => abort(&common.files()?, &common.port, gap.with_gap),
+        Step::Complete { common, gap } => complete(&mut *common.store(None)?, &common.port, gap.with_gap),
+        Step::Abort { common, gap } => abort(&mut *common.store(None)?, &common.port, gap.with_gap),
     }
 }
 
 impl Common {
-    fn files(&self) -> Result<Files, Failure> {
-        match &self.datastore_dir {
-            Some(dir) => Ok(Files::new(dir.clone())),
-            None => Ok(Files::new(datastore_dir(&self.file.load()?.settings)?.to_owned())),
+    /// The datastore. The run directory of the settings is where an agent on this machine writes its status files.
+    fn store(&self, status_dir: Option<PathBuf>) -> Result<Box<dyn Store>, Failure> {
+        if let (Some(dir), Some(status_dir)) = (&self.datastore_dir, &status_dir) {
+            return Ok(Box::new(Files::new(dir.clone(), status_dir.clone())));
         }
+        let settings = self.file.load()?.settings;
+        let status_dir = status_dir.unwrap_or_else(|| settings.cutover_run_dir.join("status"));
+        if let Some(dir) = &self.datastore_dir {
+            return Ok(Box::new(Files::new(dir.clone(), status_dir)));
+        }
+        Ok(match datastore(&settings)? {
+            DatastorePlace::Directory(dir) => Box::new(Files::new(dir.to_owned(), status_dir)),
+            DatastorePlace::Cluster(cluster) => {
+                let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
+                Box::new(ClusterStore::connect(&cluster, keys)?)
+            }
+        })
     }
 }
 
-fn begin(files: &Files, port: &str, to: &str, from: Option<&str>) -> Result<(), Failure> {
-    let scan = files.scan()?;
-    if let Some((path, _, migration)) = migrations_of(&scan, port).first() {
+fn begin(store: &mut dyn Store, port: &str, to: &str, from: Option<&str>) -> Result<(), Failure> {
+    let picture = store.look(port)?;
+    if let Some(found) = picture.migrations.first() {
         return Err(Failure::other(format!(
             "{}: port {port} is already being migrated ({}); end it with cutover migrate complete or abort",
-            path.display(),
-            migration.uid
+            found.place, found.migration.uid
         )));
     }
-    let source = source_of(&scan, files.root(), port, to, from)?;
+    let source = source_of(&picture, &store.place(), port, to, from)?;
     let target = EndpointKey { host: to.to_owned(), ..source.clone() };
     check_key(&target)
         .map_err(|refusal| Failure::usage(format!("--to {to}: {refusal}; write the name of a host")))?;
-    if let Some(path) = scan.endpoint_path(&target) {
+    if let Some(place) = picture.place_of(&target) {
         return Err(Failure::other(format!(
-            "{}: port {port} already has an endpoint on {to}; remove it, or name another host with --to",
-            path.display()
+            "{place}: port {port} already has an endpoint on {to}; remove it, or name another host with --to"
         )));
     }
     let uid = stamp::uid()?;
+    let name = target.to_string();
     let migration = migration_document(&source, &target, &uid);
-    let endpoint = endpoint_document(scan.endpoint_value(&source)?, &target)?;
+    let endpoint = endpoint_document(store.endpoint(&source)?, &target)?;
     // ORDER: the migration first, or the target would announce the route before it knows that it must wait.
-    files.create("livemigration", &target.to_string(), &migration)?;
-    files.create("workloadendpoint", &target.to_string(), &endpoint)?;
+    store.create_migration(&name, &migration)?;
+    if store.repeats() {
+        store.rewrite_endpoint(&source)?;
+    }
+    store.create_endpoint(&target, &endpoint)?;
+    if store.repeats() {
+        store.rewrite_migration(&name)?;
+        store.rewrite_endpoint(&source)?;
+        store.rewrite_endpoint(&target)?;
+    }
     info!("Live migration {uid}: pre-migrate port {port} from {} to {to}", source.host);
     Ok(())
 }
 
-fn wait_ready(files: &Files, port: &str, status_dir: &Path, timeout: Duration) -> Result<(), Failure> {
-    let migration = Running::of(&files.scan()?, files.root(), port)?;
-    let path = status_dir.join(format!("{}.json", migration.target));
+fn wait_ready(store: &mut dyn Store, port: &str, timeout: Duration) -> Result<(), Failure> {
+    let migration = Running::of(&store.look(port)?, &store.place(), port)?;
     let deadline = clock::now() + timeout;
     loop {
-        let status = reported_status(&path)?;
-        if status.as_deref() == Some("up") {
+        let reported = store.reported(&migration.name, &migration.target)?;
+        if reported == Reported::Since("up".to_owned()) {
             break;
         }
         if clock::now() >= deadline {
-            let status =
-                status.map_or_else(|| "nothing is reported".to_owned(), |status| format!("it is {status}"));
             return Err(Failure::unavailable(format!(
-                "{}: port {port} is not up on {} after {} s, {status}; see whether the agent runs there and what it logs",
-                path.display(),
+                "{}: port {port} is not up on {} after {} s, {reported}; see whether the agent runs there and what it logs",
+                store.status_place(&migration.target),
                 migration.target.host,
                 timeout.as_secs_f64()
             )));
@@ -185,61 +205,44 @@ fn wait_ready(files: &Files, port: &str, status_dir: &Path, timeout: Duration) -
     Ok(())
 }
 
-/// What the file says; nothing if there is none or it is not finished.
-fn reported_status(path: &Path) -> Result<Option<String>, Failure> {
-    match std::fs::read(path) {
-        Ok(bytes) => {
-            let value: Option<Value> = serde_json::from_slice(&bytes).ok();
-            Ok(value.and_then(|value| Some(value.get("status")?.as_str()?.to_owned())))
-        }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(Failure::privilege(format!("{}: cannot read the status: {error}; use sudo", path.display())))
-        }
-        Err(_) => Ok(None),
+fn complete(store: &mut dyn Store, port: &str, with_gap: bool) -> Result<(), Failure> {
+    let picture = store.look(port)?;
+    let Running { name, uid, source, target } = Running::of(&picture, &store.place(), port)?;
+    if picture.place_of(&target).is_none() {
+        return Err(missing_endpoint(&store.place(), port, &target));
     }
-}
-
-fn complete(files: &Files, port: &str, with_gap: bool) -> Result<(), Failure> {
-    let scan = files.scan()?;
-    let Running { name, uid, source, target } = Running::of(&scan, files.root(), port)?;
-    if scan.endpoint_path(&target).is_none() {
-        return Err(missing_endpoint(files.root(), port, &target));
+    store.remove_migration(&name)?;
+    store.remove_endpoint(&source)?;
+    if with_gap {
+        store.take_away(&target)?;
+        std::thread::sleep(GAP);
+        store.put_back()?;
+    } else {
+        store.rewrite_endpoint(&target)?;
     }
-    files.remove_migration(&name)?;
-    files.remove_endpoint(&source)?;
-    write_again(files, &target, with_gap)?;
     info!("Live migration {uid}: succeeded, port {port} migrated from {} to {}", source.host, target.host);
     Ok(())
 }
 
-fn abort(files: &Files, port: &str, with_gap: bool) -> Result<(), Failure> {
-    let scan = files.scan()?;
-    let Running { name, uid, source, target } = Running::of(&scan, files.root(), port)?;
-    if scan.endpoint_path(&source).is_none() {
-        return Err(missing_endpoint(files.root(), port, &source));
+fn abort(store: &mut dyn Store, port: &str, with_gap: bool) -> Result<(), Failure> {
+    let picture = store.look(port)?;
+    let Running { name, uid, source, target } = Running::of(&picture, &store.place(), port)?;
+    if picture.place_of(&source).is_none() {
+        return Err(missing_endpoint(&store.place(), port, &source));
     }
-    files.remove_migration(&name)?;
+    store.remove_migration(&name)?;
     if with_gap {
-        let held = files.take_away(&source)?;
-        files.remove_endpoint(&target)?;
+        store.take_away(&source)?;
+        store.remove_endpoint(&target)?;
         std::thread::sleep(GAP);
-        held.put_back()?;
+        store.put_back()?;
     } else {
         // ORDER: the target's endpoint goes first, as recorded; the source's is never away.
-        files.remove_endpoint(&target)?;
-        files.rewrite_endpoint(&source)?;
+        store.remove_endpoint(&target)?;
+        store.rewrite_endpoint(&source)?;
     }
     info!("Live migration {uid}: rolled back, port {port} stays on {}", source.host);
     Ok(())
-}
-
-fn write_again(files: &Files, key: &EndpointKey, with_gap: bool) -> Result<(), Failure> {
-    if !with_gap {
-        return files.rewrite_endpoint(key);
-    }
-    let held = files.take_away(key)?;
-    std::thread::sleep(GAP);
-    held.put_back()
 }
 
 /// A migration of one port between two hosts, as `begin` writes it.
@@ -251,48 +254,34 @@ struct Running {
 }
 
 impl Running {
-    fn of(scan: &Scan, root: &Path, port: &str) -> Result<Self, Failure> {
-        let found = migrations_of(scan, port);
-        let [(path, name, migration)] = found.as_slice() else {
-            return Err(Failure::other(match found.len() {
-                0 => format!(
-                    "{}: port {port} is not being migrated; begin with cutover migrate begin",
-                    root.display()
-                ),
-                count => {
-                    format!("{}: {count} migrations concern port {port}; remove all but one", root.display())
-                }
+    fn of(picture: &Picture, place: &str, port: &str) -> Result<Self, Failure> {
+        let [found] = picture.migrations.as_slice() else {
+            return Err(Failure::other(match picture.migrations.len() {
+                0 => format!("{place}: port {port} is not being migrated; begin with cutover migrate begin"),
+                count => format!("{place}: {count} migrations concern port {port}; remove all but one"),
             }));
         };
         let (Some(MigrationSource::Endpoint(source)), Some(MigrationTarget::Endpoint(target))) =
-            (&migration.source, &migration.target)
+            (&found.migration.source, &found.migration.target)
         else {
             return Err(Failure::other(format!(
                 "{}: the migration of port {port} does not name an endpoint as source and as target; end it by hand",
-                path.display()
+                found.place
             )));
         };
         let (source, target) = (source.clone(), target.clone());
-        Ok(Self { name: (*name).to_owned(), uid: migration.uid.clone(), source, target })
+        Ok(Self { name: found.name.clone(), uid: found.migration.uid.clone(), source, target })
     }
 }
 
-fn migrations_of<'a>(scan: &'a Scan, port: &str) -> Vec<(&'a Path, &'a str, &'a LiveMigration)> {
-    let concerns = |migration: &LiveMigration| {
-        matches!(&migration.source, Some(MigrationSource::Endpoint(key)) if key.endpoint == port)
-            || matches!(&migration.target, Some(MigrationTarget::Endpoint(key)) if key.endpoint == port)
-    };
-    scan.migrations().filter(|(_, _, migration)| concerns(migration)).collect()
-}
-
 fn source_of(
-    scan: &Scan,
-    root: &Path,
+    picture: &Picture,
+    place: &str,
     port: &str,
     to: &str,
     from: Option<&str>,
 ) -> Result<EndpointKey, Failure> {
-    let mut keys: Vec<&EndpointKey> = scan.endpoints().filter(|key| key.endpoint == port).collect();
+    let mut keys: Vec<&EndpointKey> = picture.endpoints.iter().map(|(key, _)| key).collect();
     if let Some(from) = from {
         keys.retain(|key| key.host == from);
     }
@@ -304,10 +293,9 @@ fn source_of(
         }
         [key] => Ok((*key).clone()),
         [] => {
-            let place = from.map(|from| format!(" on {from}")).unwrap_or_default();
+            let on = from.map(|from| format!(" on {from}")).unwrap_or_default();
             Err(Failure::other(format!(
-                "{}: no endpoint of port {port}{place}; write its WorkloadEndpoint first",
-                root.display()
+                "{place}: no endpoint of port {port}{on}; write its WorkloadEndpoint first"
             )))
         }
         _ => Err(Failure::usage(format!(
@@ -317,12 +305,9 @@ fn source_of(
     }
 }
 
-fn missing_endpoint(root: &Path, port: &str, key: &EndpointKey) -> Failure {
-    let text = format!(
-        "{}: port {port} has no endpoint on {}, which should stay; write it first",
-        root.display(),
-        key.host
-    );
+fn missing_endpoint(place: &str, port: &str, key: &EndpointKey) -> Failure {
+    let text =
+        format!("{place}: port {port} has no endpoint on {}, which should stay; write it first", key.host);
     Failure::other(text)
 }
 
@@ -336,7 +321,7 @@ fn migration_document(source: &EndpointKey, target: &EndpointKey, uid: &str) -> 
         "apiVersion": "projectcalico.org/v3",
         "kind": "LiveMigration",
         "metadata": {
-            "name": target.to_string(), "namespace": namespace(target), "uid": uid, "creationTimestamp": stamp::now(),
+            "name": target.to_string(), "namespace": namespace(target), "uid": uid, "creationTimestamp": clock::wall_text(),
         },
         "spec": { "source": side(source), "target": side(target) },
     })

@@ -10,9 +10,11 @@ mod keys;
 mod others;
 mod session;
 mod view;
+mod writer;
 
 pub use connection::{Cluster, ClusterError, Member, RequestError};
 pub use keys::{Key, Keys};
+pub use writer::Writer;
 
 use super::{EVENTS_MAX, Event};
 use crate::applier::BackOff;

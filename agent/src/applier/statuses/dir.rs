@@ -4,7 +4,7 @@
 //! wanted any more, and restores what somebody else took away. It decides no status. The agent runs it beside the
 //! other appliers.
 
-use super::plan::{Action, Entry, Observed, Planner, Step};
+use super::plan::{Action, Observed, Planner, Step};
 use super::{parse, render};
 use crate::applier::{BackOff, WantedReceiver};
 use crate::clock;
@@ -61,19 +61,14 @@ pub async fn run(run_dir: PathBuf, mut wanted: WantedReceiver, facts: mpsc::Unbo
 }
 
 /// The directory of status files.
-#[derive(Debug)]
 struct Files {
     directory: PathBuf,
     planner: Planner,
 }
 
-fn file_name(_: &str, endpoint: &EndpointKey) -> String {
-    format!("{endpoint}.json")
-}
-
 impl Files {
     fn new(directory: PathBuf) -> Self {
-        Self { directory, planner: Planner::new("", file_name) }
+        Self { directory, planner: Planner::new(|endpoint: &EndpointKey| format!("{endpoint}.json")) }
     }
 
     /// Closes the difference between the files and what is wanted. Everything is attempted; the first failure is returned.
@@ -86,7 +81,7 @@ impl Files {
         for step in self.planner.plan(wanted, &observed) {
             match carry_out(directory, &step) {
                 Ok(()) => {
-                    if let Some(fact) = self.planner.done(&step, 0, clock::now(), &mut observed) {
+                    if let Some(fact) = self.planner.done(&step, clock::now(), &mut observed) {
                         // The agent is about to end if nobody listens.
                         let _: Result<(), _> = facts.send(fact);
                     }
@@ -106,7 +101,7 @@ fn observe(directory: &Path) -> io::Result<Observed> {
         let Ok(name) = entry?.file_name().into_string() else { continue };
         if name.ends_with(".json") && !name.starts_with('.') {
             let status = fs::read(directory.join(&name)).ok().and_then(|bytes| parse(&bytes));
-            observed.insert(name, Entry { status, revision: 0 });
+            observed.insert(name, status);
         }
     }
     Ok(observed)

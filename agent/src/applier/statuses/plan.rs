@@ -8,17 +8,11 @@ use cutover_engine::wanted::{Status, WantedStatus};
 use cutover_engine::{BootTime, Fact, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One name that the store holds.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Entry {
-    /// The status in it; nothing if its value is something else.
-    pub(super) status: Option<String>,
-    /// Revision of its last write, for stores that count.
-    pub(super) revision: i64,
-}
+/// The names that the store holds, with the status in each; nothing for a value that is something else.
+pub(super) type Observed = BTreeMap<String, Option<String>>;
 
-/// What the store holds.
-pub(super) type Observed = BTreeMap<String, Entry>;
+/// How a store names the status of an endpoint.
+pub(super) type Name = Box<dyn Fn(&EndpointKey) -> String + Send + Sync>;
 
 /// One write that is left.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,11 +47,8 @@ enum Urgency {
 }
 
 /// Plans for one store.
-#[derive(Debug)]
 pub(super) struct Planner {
-    name: fn(&str, &EndpointKey) -> String,
-    /// First part of all names.
-    base: String,
+    name: Name,
     /// The writes that were due and have been done, by endpoint.
     done: BTreeMap<EndpointKey, BootTime>,
     /// Names that were wanted in this life. If one is not wanted any more, its endpoint is gone for good.
@@ -65,14 +56,9 @@ pub(super) struct Planner {
 }
 
 impl Planner {
-    /// A planner for a store in which the status of an endpoint has this name.
-    pub(super) fn new(base: impl Into<String>, name: fn(&str, &EndpointKey) -> String) -> Self {
-        Self { name, base: base.into(), done: BTreeMap::new(), known: BTreeSet::new() }
-    }
-
-    /// The name of the status of an endpoint.
-    pub(super) fn name_of(&self, endpoint: &EndpointKey) -> String {
-        (self.name)(&self.base, endpoint)
+    /// A planner for a store with such names.
+    pub(super) fn new(name: impl Fn(&EndpointKey) -> String + Send + Sync + 'static) -> Self {
+        Self { name: Box::new(name), done: BTreeMap::new(), known: BTreeSet::new() }
     }
 
     /// What is left to write.
@@ -81,7 +67,7 @@ impl Planner {
         let mut steps = Vec::new();
         let mut named = BTreeSet::new();
         for (endpoint, status) in &wanted.statuses {
-            let name = self.name_of(endpoint);
+            let name = (self.name)(endpoint);
             if let Some((urgency, action)) = self.write(endpoint, *status, observed.get(&name)) {
                 steps.push((urgency, Step { name: name.clone(), action }));
             }
@@ -103,7 +89,7 @@ impl Planner {
         &self,
         endpoint: &EndpointKey,
         wanted: WantedStatus,
-        observed: Option<&Entry>,
+        observed: Option<&Option<String>>,
     ) -> Option<(Urgency, Action)> {
         let status = match wanted.status {
             Status::Up => "up",
@@ -111,7 +97,7 @@ impl Planner {
             Status::AsReported => return None,
         };
         let due_since = wanted.due_since.filter(|since| self.done.get(endpoint) != Some(since));
-        let is_there = observed.and_then(|entry| entry.status.as_deref()) == Some(status);
+        let is_there = observed.and_then(Option::as_deref) == Some(status);
         if is_there && due_since.is_none() {
             return None;
         }
@@ -124,21 +110,14 @@ impl Planner {
     }
 
     /// A step was carried out. Returns what the engine has to know.
-    pub(super) fn done(
-        &mut self,
-        step: &Step,
-        revision: i64,
-        at: BootTime,
-        observed: &mut Observed,
-    ) -> Option<Fact> {
+    pub(super) fn done(&mut self, step: &Step, at: BootTime, observed: &mut Observed) -> Option<Fact> {
         match &step.action {
             Action::Remove => {
                 observed.remove(&step.name);
                 None
             }
             Action::Write { endpoint, status, due_since } => {
-                let entry = Entry { status: Some((*status).to_owned()), revision };
-                observed.insert(step.name.clone(), entry);
+                observed.insert(step.name.clone(), Some((*status).to_owned()));
                 self.known.insert(step.name.clone());
                 let due_since = (*due_since)?;
                 self.done.insert(endpoint.clone(), due_since);
@@ -162,7 +141,7 @@ mod tests {
     }
 
     fn planner() -> Planner {
-        Planner::new("status/", |base, endpoint| format!("{base}{}", endpoint.endpoint))
+        Planner::new(|endpoint| format!("status/{}", endpoint.endpoint))
     }
 
     fn wanted<const N: usize>(statuses: [(&str, WantedStatus); N]) -> Wanted {
@@ -171,9 +150,7 @@ mod tests {
     }
 
     fn observed<const N: usize>(entries: [(&str, &str); N]) -> Observed {
-        let entry = |(name, status): (&str, &str)| {
-            (format!("status/{name}"), Entry { status: Some(status.into()), revision: 1 })
-        };
+        let entry = |(name, status): (&str, &str)| (format!("status/{name}"), Some(status.to_owned()));
         entries.into_iter().map(entry).collect()
     }
 
@@ -215,7 +192,7 @@ mod tests {
     #[test]
     fn a_value_that_is_no_status_is_replaced() {
         let mut observed = observed([("a", "up")]);
-        observed.get_mut("status/a").unwrap().status = None;
+        observed.insert("status/a".into(), None);
         assert_eq!(plan(&mut planner(), &wanted([("a", UP)]), &observed), ["a=up"]);
     }
 
@@ -242,10 +219,9 @@ mod tests {
         let steps = planner.plan(&first, &observed);
         assert_eq!(short(&steps), ["a=up"]);
         assert_eq!(plan(&mut planner, &first, &observed), ["a=up"], "it failed");
-        let fact = planner.done(&steps[0], 9, BootTime(5), &mut observed);
+        let fact = planner.done(&steps[0], BootTime(5), &mut observed);
         let expected = Fact::StatusWritten { endpoint: key("a"), due_since: BootTime(1), at: BootTime(5) };
         assert_eq!(fact, Some(expected));
-        assert_eq!(observed["status/a"].revision, 9);
         assert!(planner.plan(&first, &observed).is_empty(), "the engine has not heard of it yet");
         assert!(planner.plan(&wanted([("a", UP)]), &observed).is_empty());
         assert_eq!(plan(&mut planner, &wanted([("a", due(UP, 2))]), &observed), ["a=up"]);
@@ -255,8 +231,8 @@ mod tests {
     fn an_ordinary_write_tells_nobody() {
         let (mut planner, mut observed) = (planner(), Observed::new());
         let steps = planner.plan(&wanted([("a", DOWN)]), &observed);
-        assert_eq!(planner.done(&steps[0], 2, BootTime(5), &mut observed), None);
-        assert_eq!(observed["status/a"], Entry { status: Some("down".into()), revision: 2 });
+        assert_eq!(planner.done(&steps[0], BootTime(5), &mut observed), None);
+        assert_eq!(observed["status/a"], Some("down".to_owned()));
     }
 
     /// A driver may have taken the endpoint away for a moment when the agent starts.
@@ -280,10 +256,10 @@ mod tests {
         let steps = planner.plan(&wanted, &observed);
         wanted.statuses.clear();
         assert!(planner.plan(&wanted, &observed).is_empty());
-        planner.done(&steps[0], 1, BootTime(1), &mut observed);
+        planner.done(&steps[0], BootTime(1), &mut observed);
         let steps = planner.plan(&wanted, &observed);
         assert_eq!(short(&steps), ["-a"]);
-        planner.done(&steps[0], 2, BootTime(2), &mut observed);
+        planner.done(&steps[0], BootTime(2), &mut observed);
         assert!(observed.is_empty());
         assert!(planner.plan(&wanted, &observed).is_empty());
         assert!(planner.known.is_empty() && planner.done.is_empty(), "nothing is kept for ever");

@@ -1,6 +1,7 @@
 //! Resource files, read and changed one resource at a time; every change is a rename.
 
 use super::stamp;
+use super::store::{Found, Picture, Reported, Store, concerns};
 use crate::cli::Failure;
 use crate::datastore::resource::Resource;
 use crate::datastore::{Document, ResourceId, read_file, resource_files};
@@ -9,20 +10,24 @@ use serde_json::Value;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A directory datastore that can be written.
 pub(super) struct Files {
     root: PathBuf,
+    /// Where the target's agent writes its status files.
+    status_dir: PathBuf,
+    held: Option<Held>,
 }
 
 /// What was found in it.
-pub(super) struct Scan {
+struct Scan {
     files: Vec<(PathBuf, String, Vec<Document>)>,
 }
 
 impl Scan {
     /// Endpoints, each once.
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = &EndpointKey> {
+    fn endpoints(&self) -> impl Iterator<Item = &EndpointKey> {
         let mut seen = std::collections::BTreeSet::new();
         let keys = self.resources().filter_map(|(_, resource)| match resource {
             Resource::Endpoint(key, _) => Some(key),
@@ -32,7 +37,7 @@ impl Scan {
     }
 
     /// Migrations with their names, each once.
-    pub(super) fn migrations(&self) -> impl Iterator<Item = (&Path, &str, &LiveMigration)> {
+    fn migrations(&self) -> impl Iterator<Item = (&Path, &str, &LiveMigration)> {
         let mut seen = std::collections::BTreeSet::new();
         let migrations = self.resources().filter_map(|(path, resource)| match resource {
             Resource::Migration(name, migration) => Some((path, name.as_str(), migration)),
@@ -42,13 +47,13 @@ impl Scan {
     }
 
     /// The file that an endpoint is in.
-    pub(super) fn endpoint_path(&self, key: &EndpointKey) -> Option<&Path> {
+    fn endpoint_path(&self, key: &EndpointKey) -> Option<&Path> {
         let id = ResourceId::Endpoint(key.clone());
         self.find(&id).next().map(|(path, _, _, _)| path)
     }
 
     /// The document of an endpoint as it is written.
-    pub(super) fn endpoint_value(&self, key: &EndpointKey) -> Result<Value, Failure> {
+    fn endpoint_value(&self, key: &EndpointKey) -> Result<Value, Failure> {
         let id = ResourceId::Endpoint(key.clone());
         let (path, text, _, document) =
             self.find(&id).next().ok_or_else(|| Failure::other(format!("{id} is in no file")))?;
@@ -73,29 +78,119 @@ impl Scan {
 }
 
 /// An endpoint that is away for a moment. Its document waits under a hidden name, so that it is not lost if this process is.
-pub(super) struct Held {
+struct Held {
     hidden: PathBuf,
     path: PathBuf,
 }
 
-impl Held {
-    pub(super) fn put_back(self) -> Result<(), Failure> {
-        fs::rename(&self.hidden, &self.path)
-            .map_err(|error| refuse_access(&self.path, "cannot be created", &error))
+impl Store for Files {
+    fn place(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn status_place(&self, endpoint: &EndpointKey) -> String {
+        self.status_path(endpoint).display().to_string()
+    }
+
+    /// A file that is written again belongs to whoever wrote it last.
+    fn repeats(&self) -> bool {
+        false
+    }
+
+    fn look(&mut self, port: &str) -> Result<Picture, Failure> {
+        let scan = self.scan()?;
+        let path_of = |key| scan.endpoint_path(key).unwrap_or(&self.root).display().to_string();
+        let endpoints = scan.endpoints().filter(|key| key.endpoint == port);
+        let endpoints = endpoints.map(|key| (key.clone(), path_of(key))).collect();
+        let migrations = scan.migrations().filter(|(_, _, migration)| concerns(migration, port));
+        let migrations = migrations.map(|(path, name, migration)| Found {
+            place: path.display().to_string(),
+            name: name.to_owned(),
+            migration: migration.clone(),
+        });
+        Ok(Picture { endpoints, migrations: migrations.collect() })
+    }
+
+    fn endpoint(&mut self, key: &EndpointKey) -> Result<Value, Failure> {
+        self.scan()?.endpoint_value(key)
+    }
+
+    fn create_migration(&mut self, name: &str, document: &Value) -> Result<(), Failure> {
+        self.create("livemigration", name, document)
+    }
+
+    fn create_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure> {
+        self.create("workloadendpoint", &key.to_string(), document)
+    }
+
+    fn rewrite_migration(&mut self, name: &str) -> Result<(), Failure> {
+        self.rewrite(&ResourceId::Migration(name.to_owned()))
+    }
+
+    fn rewrite_endpoint(&mut self, key: &EndpointKey) -> Result<(), Failure> {
+        self.rewrite(&ResourceId::Endpoint(key.clone()))
+    }
+
+    fn remove_migration(&mut self, name: &str) -> Result<(), Failure> {
+        self.remove(&ResourceId::Migration(name.to_owned()))
+    }
+
+    fn remove_endpoint(&mut self, key: &EndpointKey) -> Result<(), Failure> {
+        self.remove(&ResourceId::Endpoint(key.clone()))
+    }
+
+    fn take_away(&mut self, key: &EndpointKey) -> Result<(), Failure> {
+        let scan = self.scan()?;
+        let mut document = scan.endpoint_value(key)?;
+        stamp::renew(&mut document)?;
+        let id = ResourceId::Endpoint(key.clone());
+        let alone = scan.find(&id).next().filter(|(_, _, documents, _)| *documents == 1);
+        let path = match alone {
+            Some((path, _, _, _)) => path.to_owned(),
+            None => self.root.join(format!("workloadendpoint-{key}.yaml")),
+        };
+        let hidden = write_hidden(&path, &render(&path, &document)?)?;
+        self.held = Some(Held { hidden, path });
+        self.remove(&id)
+    }
+
+    fn put_back(&mut self) -> Result<(), Failure> {
+        let Some(Held { hidden, path }) = self.held.take() else { return Ok(()) };
+        fs::rename(&hidden, &path).map_err(|error| refuse_access(&path, "cannot be created", &error))
+    }
+
+    fn reported(&mut self, migration: &str, target: &EndpointKey) -> Result<Reported, Failure> {
+        let path = self.status_path(target);
+        let read = || -> io::Result<(Vec<u8>, SystemTime)> {
+            Ok((fs::read(&path)?, fs::metadata(&path)?.modified()?))
+        };
+        let (bytes, written_at) = match read() {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let text = format!("{}: cannot read the status: {error}; use sudo", path.display());
+                return Err(Failure::privilege(text));
+            }
+            Err(_) => return Ok(Reported::Nothing),
+        };
+        let document: Option<Value> = serde_json::from_slice(&bytes).ok();
+        let status = document.and_then(|document| Some(document.get("status")?.as_str()?.to_owned()));
+        let Some(status) = status else { return Ok(Reported::Nothing) };
+        let since = self.migration_written_at(migration)?;
+        Ok(if since <= written_at { Reported::Since(status) } else { Reported::Before(status) })
     }
 }
 
 impl Files {
-    pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+    pub(super) fn new(root: PathBuf, status_dir: PathBuf) -> Self {
+        Self { root, status_dir, held: None }
     }
 
-    pub(super) fn root(&self) -> &Path {
-        &self.root
+    fn status_path(&self, endpoint: &EndpointKey) -> PathBuf {
+        self.status_dir.join(format!("{endpoint}.json"))
     }
 
     /// Reads everything. What the agent would refuse is left out with a warning.
-    pub(super) fn scan(&self) -> Result<Scan, Failure> {
+    fn scan(&self) -> Result<Scan, Failure> {
         let paths = resource_files(&self.root).map_err(|error| {
             Failure::configuration(format!("{error}; create it, or name another one with --datastore-dir"))
         })?;
@@ -110,7 +205,7 @@ impl Files {
     }
 
     /// Writes a resource into a new file of its own.
-    pub(super) fn create(&self, kind: &str, name: &str, document: &Value) -> Result<(), Failure> {
+    fn create(&self, kind: &str, name: &str, document: &Value) -> Result<(), Failure> {
         let path = self.root.join(format!("{kind}-{name}.yaml"));
         if path.symlink_metadata().is_ok() {
             return Err(Failure::other(format!("{}: the file exists already; remove it", path.display())));
@@ -118,37 +213,23 @@ impl Files {
         write(&path, &render(&path, document)?)
     }
 
-    pub(super) fn remove_migration(&self, name: &str) -> Result<(), Failure> {
-        self.remove(&ResourceId::Migration(name.to_owned()))
-    }
-
-    pub(super) fn remove_endpoint(&self, key: &EndpointKey) -> Result<(), Failure> {
-        self.remove(&ResourceId::Endpoint(key.clone()))
-    }
-
-    /// Writes the file of an endpoint again, byte by byte.
-    pub(super) fn rewrite_endpoint(&self, key: &EndpointKey) -> Result<(), Failure> {
+    /// Writes the file of a resource again, byte by byte.
+    fn rewrite(&self, id: &ResourceId) -> Result<(), Failure> {
         let scan = self.scan()?;
-        match scan.find(&ResourceId::Endpoint(key.clone())).next() {
+        match scan.find(id).next() {
             Some((path, text, _, _)) => write(path, text),
-            None => Err(Failure::other(format!("{}: WorkloadEndpoint {key} is gone", self.root.display()))),
+            None => Err(Failure::other(format!("{}: {id} is gone", self.root.display()))),
         }
     }
 
-    /// Removes an endpoint that will be created again with another uid.
-    pub(super) fn take_away(&self, key: &EndpointKey) -> Result<Held, Failure> {
+    /// When the file of a migration was written; long ago if it is gone.
+    fn migration_written_at(&self, name: &str) -> Result<SystemTime, Failure> {
         let scan = self.scan()?;
-        let mut document = scan.endpoint_value(key)?;
-        stamp::renew(&mut document)?;
-        let id = ResourceId::Endpoint(key.clone());
-        let alone = scan.find(&id).next().filter(|(_, _, documents, _)| *documents == 1);
-        let path = match alone {
-            Some((path, _, _, _)) => path.to_owned(),
-            None => self.root.join(format!("workloadendpoint-{key}.yaml")),
-        };
-        let hidden = write_hidden(&path, &render(&path, &document)?)?;
-        self.remove(&id)?;
-        Ok(Held { hidden, path })
+        let id = ResourceId::Migration(name.to_owned());
+        let Some((path, _, _, _)) = scan.find(&id).next() else { return Ok(SystemTime::UNIX_EPOCH) };
+        fs::metadata(path)
+            .and_then(|metadata| metadata.modified())
+            .map_err(|error| refuse_access(path, "cannot be looked at", &error))
     }
 
     /// Removes every definition of a resource, one file after the other.

@@ -75,6 +75,12 @@ impl Keys {
         format!("{RESOURCES}{ENDPOINTS}{}/{host}-openstack-", self.namespace())
     }
 
+    /// What the keys of the endpoints of all hosts begin with.
+    #[must_use]
+    pub fn endpoints(&self) -> String {
+        format!("{RESOURCES}{ENDPOINTS}{}/", self.namespace())
+    }
+
     /// What the keys of all migrations begin with.
     #[must_use]
     pub fn migrations(&self) -> String {

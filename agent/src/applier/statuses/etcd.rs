@@ -1,0 +1,90 @@
+//! Endpoint status in etcd, where an unmodified Neutron driver looks for it.
+//!
+//! Owns the keys `/calico/felix/v2/<region>/host/<host>/workload/…` of this host. They have no lease: what was
+//! reported stays while the agent is away. Values and urgency come from the plan, the pace from the publisher. The
+//! agent runs it if its datastore is etcd; nothing is written while `EndpointReportingEnabled` is off.
+
+use super::parse;
+use super::plan::{Observed, Planner};
+use super::publisher::{Inputs, Publisher, Store};
+use crate::applier::WantedReceiver;
+use crate::datastore::etcd::{Keys, Member, RequestError, Writer};
+use cutover_engine::Fact;
+use cutover_engine::model::EndpointKey;
+use etcd_client::{DeleteOptions, GetOptions, GetResponse};
+use tokio::sync::{mpsc, watch};
+
+/// LIMIT: keys of one answer; a status and its key have some 200 bytes.
+const PAGE: i64 = 1000;
+
+/// Keeps the status keys of this host as wanted until the sender of the wanted sets is gone.
+pub async fn run(
+    writer: Writer,
+    keys: Keys,
+    wanted: WantedReceiver,
+    enabled: watch::Receiver<bool>,
+    facts: mpsc::UnboundedSender<Fact>,
+) {
+    let name = {
+        let keys = keys.clone();
+        move |endpoint: &EndpointKey| keys.status(endpoint)
+    };
+    let store = StatusKeys { writer, prefix: keys.statuses() };
+    Publisher::new(store, Planner::new(name), facts).run(Inputs { wanted, enabled }).await;
+}
+
+/// The status keys of one host.
+#[derive(Clone)]
+struct StatusKeys {
+    writer: Writer,
+    prefix: String,
+}
+
+impl Store for StatusKeys {
+    type Error = RequestError;
+
+    async fn read(&self) -> Result<Observed, RequestError> {
+        let mut observed = Observed::new();
+        let mut from = self.prefix.clone();
+        let end = end_of(&self.prefix);
+        loop {
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let key = from.clone();
+            let page: GetResponse = self
+                .writer
+                .request("read the reported statuses", |member| async move {
+                    member.kv().get(key, Some(options)).await
+                })
+                .await?;
+            for pair in page.kvs() {
+                // A key that is not text cannot be one of ours.
+                let Ok(name) = pair.key_str() else { continue };
+                observed.insert(name.to_owned(), parse(pair.value()));
+            }
+            match page.kvs().last() {
+                Some(last) if page.more() => {
+                    from = String::from_utf8_lossy(last.key()).into_owned();
+                    from.push('\0');
+                }
+                _ => return Ok(observed),
+            }
+        }
+    }
+
+    async fn write(&self, name: String, value: String) -> Result<(), RequestError> {
+        let put = |member: Member| async move { member.kv().put(name, value, None).await };
+        self.writer.request("report an endpoint status", put).await.map(drop)
+    }
+
+    async fn remove(&self, name: String) -> Result<(), RequestError> {
+        let delete = |member: Member| async move { member.kv().delete(name, None::<DeleteOptions>).await };
+        self.writer.request("remove an endpoint status", delete).await.map(drop)
+    }
+}
+
+/// The first key after all that begin with `prefix`, which ends with a slash.
+fn end_of(prefix: &str) -> String {
+    let mut end = prefix.trim_end_matches('/').to_owned();
+    end.push('0');
+    end
+}
