@@ -5,6 +5,7 @@
 //! appliers. It starts and stops everything in the right order and decides nothing.
 
 mod parts;
+mod reporting;
 mod start;
 
 pub use parts::PartEnded;
@@ -25,6 +26,7 @@ use crate::state_file::StateFile;
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, Engine, Fact, Notice, Wanted};
 use parts::Parts;
+use reporting::Reporting;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -63,6 +65,7 @@ struct Agent {
     kernel: SharedKernel,
     monitor: MonitorHandle,
     route_report: RouteReport,
+    reporting: Reporting,
     in_sync: Option<bool>,
     /// The state file holds the engine's memory.
     remembered: bool,
@@ -214,6 +217,7 @@ impl Agent {
         let before = self.settings.policy();
         self.settings = self.settings.reloaded(settings);
         self.monitor.configure(monitor_settings(&self.settings));
+        self.reporting.configure(&self.settings);
         let policy = self.settings.policy();
         (policy != before).then(|| Fact::PolicyChanged(Box::new(policy)))
     }

@@ -1,10 +1,10 @@
 //! The heartbeat: tells Neutron that this host's agent is alive, or it binds no port here.
 //!
 //! Owns the keys `status`, which expires, and `last_reported_status`, which does not, below
-//! `/calico/felix/v2/<region>/host/<host>/`. It does not wait for the datastore to be in sync and says nothing about
-//! any endpoint. The agent runs it if its datastore is etcd.
+//! `/calico/felix/v2/<region>/host/<host>/`. It says nothing about any endpoint, and nothing at all before the
+//! datastore has been ready once: until then the host is not to be used. The agent runs it if its datastore is etcd.
 
-use crate::applier::BackOff;
+use crate::applier::{BackOff, WantedReceiver};
 use crate::clock;
 use crate::datastore::etcd::{Keys, RequestError, Writer};
 use cutover_engine::BootTime;
@@ -37,8 +37,16 @@ struct Document {
 }
 
 /// Sends heartbeats for ever.
-pub async fn run(writer: Writer, keys: Keys, mut cadence: watch::Receiver<Cadence>) {
+pub async fn run(
+    writer: Writer,
+    keys: Keys,
+    mut cadence: watch::Receiver<Cadence>,
+    mut wanted: WantedReceiver,
+) {
     let started_at = clock::now();
+    if wanted.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
     let mut is_first = true;
     let mut back_off = BackOff::new();
     let mut next_at = started_at + FIRST_AFTER;

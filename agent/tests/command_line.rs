@@ -88,7 +88,6 @@ fn wrong_configuration_is_78() {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     fs::write(path("syntax"), "[global]\nDatastoreType = dir\nnonsense\n").unwrap();
     fs::write(path("priority"), "DatastoreType = dir\nIPv6ElevatedRoutePriority = 1024\n").unwrap();
-    fs::write(path("etcd"), "DatastoreType = etcdv3\n").unwrap();
     fs::write(path("tls"), format!("DatastoreType = etcdv3\nEtcdCaFile = {}\n", path("ca.pem"))).unwrap();
     for command in [&["agent"][..], &["check-config"], &["cleanup", "--dry-run"], &["status"]] {
         for (file, part) in [
@@ -104,14 +103,21 @@ fn wrong_configuration_is_78() {
         refused(&cutover(&[], &[command, "-c", &path("priority")]), 78, part);
     }
     refused(&cutover(&[], &["agent", "-c", &path("tls")]), 78, "ca.pem: cannot read the file");
-    refused(
-        &cutover(&[], &["migrate", "complete", "--port", "p", "-c", &path("etcd")]),
-        78,
-        "DatastoreType = dir",
-    );
     let missing = path("nowhere");
     let arguments = ["migrate", "complete", "--port", "p", "--datastore-dir", &missing];
     refused(&cutover(&[], &arguments), 78, "nowhere: cannot list the directory");
+}
+
+#[test]
+fn etcd_that_does_not_answer_is_69() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("felix.cfg");
+    // Nobody listens on port 1.
+    fs::write(&file, "DatastoreType = etcdv3\nEtcdAddr = 127.0.0.1:1\n").unwrap();
+    for step in ["wait-ready", "complete", "abort"] {
+        let output = cutover(&[], &["migrate", step, "--port", "p", "-c", file.to_str().unwrap()]);
+        refused(&output, 69, "etcd http://127.0.0.1:1: cannot read");
+    }
 }
 
 #[test]
@@ -290,6 +296,23 @@ fn a_migration_from_begin_to_complete() {
     succeeded(&lab.migrate("begin", &["--to", "host1"]));
     succeeded(&lab.migrate("complete", &[]));
     assert_eq!(lab.names(), ["workloadendpoint-host1-openstack-vm1-p1.yaml"]);
+}
+
+/// A status that was left by an earlier stay says nothing about whether the target is ready.
+#[test]
+fn wait_ready_takes_only_what_was_written_since_the_migration_began() {
+    let lab = Lab::new(&[("p1.yaml", ENDPOINT)]);
+    lab.report("host2", r#"{"status":"up"}"#);
+    let status = fs::File::options()
+        .append(true)
+        .open(lab.directory.path().join("run/status/host2-openstack-vm1-p1.json"));
+    let earlier = std::time::SystemTime::now() - Duration::from_secs(60);
+    status.unwrap().set_modified(earlier).unwrap();
+    succeeded(&lab.migrate("begin", &["--to", "host2"]));
+    let output = lab.migrate("wait-ready", &["--timeout", "0.1"]);
+    refused(&output, 69, "nothing is reported since the migration began (before, it was up)");
+    lab.report("host2", r#"{"status":"up"}"#);
+    succeeded(&lab.migrate("wait-ready", &["--timeout", "10"]));
 }
 
 #[test]

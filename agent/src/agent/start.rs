@@ -5,10 +5,10 @@
 //! start with an error that names the object; nothing in the data plane has been touched by then.
 
 use super::parts::{PartEnded, Parts};
+use super::reporting::Reporting;
 use super::{Agent, Inputs};
 use crate::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use crate::applier::routes::{RouteApplier, RouteReport};
-use crate::applier::statuses;
 use crate::applier::watches::{SharedKernel, WatchApplier, announcement};
 use crate::bpf::{self, Kernel, KernelLog};
 use crate::control;
@@ -142,9 +142,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         .map_err(io_error("start the fast path"))?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     parts.start("the fast path", fast_path.ended());
-    let publisher = statuses::dir::run(run_dir.path().to_owned(), wanted.subscribe(), facts_in.clone());
-    parts.start("the status publisher", publisher);
-    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in);
+    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in.clone());
     parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
 
     let (server, _socket_file) =
@@ -152,7 +150,22 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (requests_in, requests) = mpsc::channel(8);
     parts.start("the control socket", server.serve(requests_in));
 
-    let datastore = datastore(&settings, &memory)?;
+    let reporting = Reporting::new(&settings);
+    let datastore = match settings.datastore_type {
+        DatastoreType::Dir => {
+            let directory = Directory::start(settings.cutover_datastore_dir.clone())?;
+            reporting.start_files(&mut parts, run_dir.path().to_owned(), wanted.subscribe(), facts_in);
+            Datastore::Directory(directory)
+        }
+        DatastoreType::Etcdv3 => {
+            let cluster = Cluster::new(&settings)?;
+            let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
+            let sources = memory.endpoints.iter().filter_map(|entry| entry.machine.source.clone());
+            let (etcd, removals) = Etcd::start(cluster.clone(), keys.clone(), sources);
+            reporting.start_etcd(&mut parts, (cluster, keys), removals, wanted.subscribe(), facts_in);
+            Datastore::Etcd(etcd)
+        }
+    };
     let mut agent = Agent {
         engine: Engine::new(settings.policy(), memory, found),
         settings,
@@ -165,26 +178,13 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         kernel,
         monitor: monitor_handle,
         route_report,
+        reporting,
         in_sync: None,
         remembered: true,
     };
     agent.take(first_facts.into_iter());
     agent.follow(Inputs { parts, datastore, facts, links, interface_facts, requests }, signals).await?;
     Ok(())
-}
-
-fn datastore(settings: &Settings, memory: &Memory) -> Result<Datastore, RunError> {
-    match settings.datastore_type {
-        DatastoreType::Dir => {
-            Ok(Datastore::Directory(Directory::start(settings.cutover_datastore_dir.clone())?))
-        }
-        DatastoreType::Etcdv3 => {
-            let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
-            let sources = memory.endpoints.iter().filter_map(|entry| entry.machine.source.clone());
-            let (etcd, _status_removals) = Etcd::start(Cluster::new(settings)?, keys, sources);
-            Ok(Datastore::Etcd(etcd))
-        }
-    }
 }
 
 fn level(severity: LogSeverity) -> tracing_subscriber::filter::LevelFilter {

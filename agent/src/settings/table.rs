@@ -373,13 +373,13 @@ settings! {
         LOCAL, AtStart, "Password of EtcdUsername.";
 
     endpoint_reporting_enabled: bool, "EndpointReportingEnabled", Bool, "false",
-        PLAIN, NotYet, "Whether endpoint status is written to etcd; a `dir` datastore always has its status files.";
+        PLAIN, Live, "Whether endpoint status is written to etcd; a `dir` datastore always has its status files.";
     endpoint_reporting_delay: Duration, "EndpointReportingDelaySecs", PERIOD, "1",
         PLAIN, NotYet, "Time between two writes of endpoint status.";
     reporting_interval: Duration, "ReportingIntervalSecs", PERIOD, "30",
-        PLAIN, NotYet, "Time between two heartbeats; 0 for none.";
+        PLAIN, Live, "Time between two heartbeats; 0 for none.";
     reporting_ttl: Duration, "ReportingTTLSecs", PERIOD, "90",
-        PLAIN, NotYet, "How long a heartbeat is valid.";
+        PLAIN, Live, "How long a heartbeat is valid.";
     endpoint_status_path_prefix: Option<PathBuf>, "EndpointStatusPathPrefix", Path, "/var/run/calico",
         PLAIN, NotYet, "Directory of the existing agent's status files for container networks.";
     health_enabled: bool, "HealthEnabled", Bool, "false",

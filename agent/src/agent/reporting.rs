@@ -1,0 +1,76 @@
+//! What goes back to the orchestrator: endpoint statuses and, with etcd, the heartbeat.
+//!
+//! Starts the publishers that belong to the datastore and tells them of changed settings. It says nothing itself.
+
+use super::parts::Parts;
+use crate::applier::{WantedReceiver, statuses};
+use crate::datastore::etcd::{Cluster, Keys, StatusRemovals, Writer};
+use crate::heartbeat::{self, Cadence};
+use crate::settings::Settings;
+use cutover_engine::Fact;
+use std::path::PathBuf;
+use tokio::sync::{mpsc, watch};
+
+/// The settings of the running publishers.
+#[derive(Debug)]
+pub(super) struct Reporting {
+    enabled: watch::Sender<bool>,
+    cadence: watch::Sender<Cadence>,
+}
+
+impl Reporting {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            enabled: watch::Sender::new(settings.endpoint_reporting_enabled),
+            cadence: watch::Sender::new(cadence(settings)),
+        }
+    }
+
+    /// Takes changed settings over.
+    pub(super) fn configure(&self, settings: &Settings) {
+        let replace = |before: &mut Cadence| std::mem::replace(before, cadence(settings)) != *before;
+        self.cadence.send_if_modified(replace);
+        let enabled = settings.endpoint_reporting_enabled;
+        self.enabled.send_if_modified(|before| std::mem::replace(before, enabled) != enabled);
+    }
+
+    /// Starts what goes with a directory of files.
+    pub(super) fn start_files(
+        &self,
+        parts: &mut Parts,
+        run_dir: PathBuf,
+        wanted: WantedReceiver,
+        facts: mpsc::UnboundedSender<Fact>,
+    ) {
+        parts.start("the status publisher", statuses::dir::run(run_dir, wanted, facts));
+    }
+
+    /// Starts what goes with etcd.
+    pub(super) fn start_etcd(
+        &self,
+        parts: &mut Parts,
+        (cluster, keys): (Cluster, Keys),
+        removals: StatusRemovals,
+        wanted: WantedReceiver,
+        facts: mpsc::UnboundedSender<Fact>,
+    ) {
+        let writer = Writer::new(cluster);
+        parts.start("the listener to removed statuses", pass_on(removals, facts.clone()));
+        let heartbeat =
+            heartbeat::run(writer.clone(), keys.clone(), self.cadence.subscribe(), wanted.clone());
+        parts.start("the heartbeat", heartbeat);
+        let publisher = statuses::etcd::run(writer, keys, wanted, self.enabled.subscribe(), facts);
+        parts.start("the status publisher", publisher);
+    }
+}
+
+const fn cadence(settings: &Settings) -> Cadence {
+    Cadence { interval: settings.reporting_interval, lifetime: settings.reporting_ttl }
+}
+
+async fn pass_on(mut removals: StatusRemovals, facts: mpsc::UnboundedSender<Fact>) {
+    while let Some(endpoint) = removals.recv().await {
+        // The agent is about to end if nobody listens.
+        let _: Result<(), _> = facts.send(Fact::StatusRemovedElsewhere(endpoint));
+    }
+}
