@@ -68,9 +68,7 @@ fn heartbeats_have_the_form_the_leases_and_the_cadence_that_the_driver_expects()
 
 #[test]
 fn interval_zero_turns_heartbeats_off_and_takes_effect_at_once() {
-    let spec = |interval: &str| {
-        json!({"endpointReportingEnabled": true, "interfacePrefix": "tap", "reportingInterval": interval, "reportingTTL": "5s"})
-    };
+    let spec = |interval: &str| json!({"endpointReportingEnabled": true, "interfacePrefix": "tap", "reportingInterval": interval, "reportingTTL": "5s"});
     let mut cloud = Cloud::new();
     cloud.configure(&spec("1s"));
     cloud.source.agent.start_in_sync();

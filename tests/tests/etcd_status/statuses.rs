@@ -32,10 +32,9 @@ fn w14_what_went_wrong_while_the_agent_was_away_is_put_right() {
     let mut cloud = Cloud::new();
     cloud.source.agent.start_in_sync();
     cloud.wait_status(SOURCE, "up");
-    let left = cloud.keys.status(&cutover_engine::EndpointKey {
-        endpoint: "detached".into(),
-        ..cloud.endpoint(SOURCE)
-    });
+    let left = cloud
+        .keys
+        .status(&cutover_engine::EndpointKey { endpoint: "detached".into(), ..cloud.endpoint(SOURCE) });
     let foreign = cloud.status_key(TARGET);
     for damage in [None, Some("{\"status\":\"error\"}"), Some("rubbish")] {
         cloud.source.agent.terminate();
