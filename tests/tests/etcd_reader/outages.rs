@@ -79,7 +79,17 @@ fn history_is_compacted_under_a_watch() {
     site.put_endpoint(&second, HOST, "u2");
     site.node.wait_metrics(&second, &[NORMAL]);
     site.node.agent.signal(Signal::SIGSTOP);
-    // More than fits into the buffers in between, so that the watch falls behind.
+    flood(&site);
+    site.delete_endpoint(&second, HOST);
+    site.etcd.delete_all("/calico/resources/v3/projectcalico.org/livemigrations/");
+    site.etcd.compact();
+    site.node.agent.signal(Signal::SIGCONT);
+    site.wait_after_outage(&second, &[]);
+    site.assert_untouched_since(mark);
+}
+
+/// More than fits into the buffers between etcd and an agent that does not read, so that its watches fall behind.
+fn flood(site: &Site) {
     let filler = "x".repeat(1000);
     for round in 0..40 {
         let migrations = (0..100).map(|number| {
@@ -90,12 +100,25 @@ fn history_is_compacted_under_a_watch() {
         });
         site.etcd.put_many(migrations.collect());
     }
-    site.delete_endpoint(&second, HOST);
-    site.etcd.delete_all("/calico/resources/v3/projectcalico.org/livemigrations/");
-    site.etcd.compact();
+}
+
+/// Watches that have to catch up do so one after the other: the endpoint of a target may come before its migration (W13).
+#[test]
+fn a_target_that_comes_while_the_agent_is_behind_has_no_normal_route() {
+    let mut site = Site::new();
+    site.delete_endpoint(&site.port, HOST);
+    site.put_endpoint(&site.port, "compute-2", "s1");
+    site.node.agent.start_in_sync();
+    site.node.agent.signal(Signal::SIGSTOP);
+    flood(&site);
+    site.put_migration("compute-2", HOST, "m1");
+    site.put_endpoint(&site.port, "compute-2", "s1");
+    site.put_endpoint(&site.port, HOST, "t1");
     site.node.agent.signal(Signal::SIGCONT);
-    site.wait_after_outage(&second, &[]);
-    site.assert_untouched_since(mark);
+    site.wait_watched();
+    for to in site.port.routed() {
+        site.node.watch.history().assert_never_with(to);
+    }
 }
 
 /// While nobody can be asked, an announcement counts all the same; afterwards everything that was missed is caught up with.

@@ -179,7 +179,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Takes changes as they come. Returns when the datastore is not ready any more.
+    /// Takes changes as they come. Returns when the datastore is not ready any more, or when everything has to be read again.
     async fn follow_changes(&mut self, member: &Member, feed: &mut Feed) -> Result<(), Stop> {
         let mut news = News::default();
         let mut tidied_at = clock::now();
@@ -199,8 +199,12 @@ impl Reader {
                     }
                 }
             };
-            if let Some((_, revision)) = &mut self.seen {
-                *revision = change.revision.max(*revision);
+            if !self.is_in_order(change.revision) {
+                tracing::info!(
+                    endpoint = member.endpoint(),
+                    "Datastore is ahead of what its member sends; reading everything"
+                );
+                return self.send(news).await;
             }
             let Some(key) = self.parse(&change.key) else { continue };
             match &key {
@@ -219,6 +223,15 @@ impl Reader {
                 _ => self.take(member, feed, &key, &change, &mut news).await?,
             }
         }
+    }
+
+    /// Watches of one stream are in the order of revisions only as long as the member keeps up with all of them. Out of order, an
+    /// older write of a source's endpoint would look like one after the end of its migration.
+    fn is_in_order(&mut self, revision: i64) -> bool {
+        let Some((_, seen)) = &mut self.seen else { return true };
+        let is_in_order = revision >= *seen;
+        *seen = revision.max(*seen);
+        is_in_order
     }
 
     async fn take(
