@@ -1,11 +1,13 @@
 //! `cutover check-config`: what is in force, why, and what is wrong.
 
-use super::{ConfigFile, Failure, accept, print};
+use super::{ConfigFile, DatastorePlace, Failure, accept, datastore, print};
+use crate::datastore::etcd::{Cluster, Keys, configurations};
 use crate::datastore::resource::{FelixConfiguration, Resource};
 use crate::datastore::{read_file, resource_files};
-use crate::settings::{DatastoreType, Loaded, Settings, Severity, Sources, TABLE, load, reference};
+use crate::settings::{Loaded, Settings, Severity, Sources, TABLE, load, reference};
 use serde_json::json;
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Arguments of `cutover check-config`.
 #[derive(Debug, clap::Args)]
@@ -34,7 +36,8 @@ pub fn run(arguments: &CheckConfigArguments) -> Result<(), Failure> {
     let (resources, unreadable) = resources(&without_resources.settings);
     let loaded = load(&sources, &resources);
     print(&if arguments.json { as_json(&loaded, &unreadable) } else { as_table(&loaded, &unreadable) })?;
-    accept(loaded).map(drop)
+    // What the agent would refuse to start with, for the same reason.
+    datastore(&accept(loaded)?.settings).map(drop)
 }
 
 /// The settings that a running agent would have, as far as the resources can be read.
@@ -43,12 +46,31 @@ pub(super) fn effective(sources: &Sources) -> Loaded {
     load(sources, &resources)
 }
 
-/// What the directory datastore contributes, and why some of it does not.
+/// What the datastore contributes, and why some of it does not.
 fn resources(settings: &Settings) -> (Vec<FelixConfiguration>, Vec<String>) {
-    if settings.datastore_type != DatastoreType::Dir {
-        return (Vec::new(), Vec::new());
+    match datastore(settings) {
+        Ok(DatastorePlace::Directory(directory)) => from_directory(directory),
+        Ok(DatastorePlace::Cluster(cluster)) => {
+            from_cluster(&cluster, settings).unwrap_or_else(|problem| (Vec::new(), vec![problem]))
+        }
+        Err(failure) => (Vec::new(), vec![failure.to_string()]),
     }
-    let files = match resource_files(&settings.cutover_datastore_dir) {
+}
+
+fn from_cluster(
+    cluster: &Cluster,
+    settings: &Settings,
+) -> Result<(Vec<FelixConfiguration>, Vec<String>), String> {
+    let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
+    runtime
+        .block_on(configurations(cluster, &keys))
+        .map_err(|error| format!("{error}; FelixConfigurations are left out"))
+}
+
+fn from_directory(directory: &Path) -> (Vec<FelixConfiguration>, Vec<String>) {
+    let files = match resource_files(directory) {
         Ok(files) => files,
         Err(error) => return (Vec::new(), vec![error.to_string()]),
     };

@@ -4,6 +4,7 @@
 //! What was told stays told while no member can be reached or the datastore is not ready: routes are kept, announcements are
 //! acted on. Afterwards only the difference is told. The agent starts it and takes its events; dropping it ends the task.
 
+mod configurations;
 mod connection;
 mod feed;
 mod keys;
@@ -12,6 +13,7 @@ mod session;
 mod view;
 mod writer;
 
+pub use configurations::configurations;
 pub use connection::{Cluster, ClusterError, Member, RequestError};
 pub use keys::{Key, Keys};
 pub use writer::Writer;

@@ -122,6 +122,9 @@ fn configuration_is_followed() {
     site.put_configuration(&format!("node.{HOST}"), &json!({"ipv4NormalRoutePriority": 3000}));
     wait::until(wait::SOON, "the metric of this host", || site.node.watch.metrics_to(four) == [3000]);
     site.node.watch.since(mark).assert_never_without(six);
+    let shown = site.node.agent.run_ok(&["check-config"]);
+    let line = shown.lines().find(|line| line.starts_with("IPv4NormalRoutePriority ")).unwrap_or_default();
+    assert!(line.contains("3000") && line.ends_with(&format!("FelixConfiguration node.{HOST}")), "{shown}");
 }
 
 /// At start nothing is done, at run time nothing new; neither needs a restart.

@@ -111,3 +111,68 @@ impl Others {
         expired.into_iter().filter_map(|key| self.followed.remove_entry(&key)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cutover_engine::model::MigrationTarget;
+
+    fn key(host: &str) -> EndpointKey {
+        let text = |text: &str| text.to_owned();
+        EndpointKey {
+            host: text(host),
+            orchestrator: text("openstack"),
+            workload: text("openstack/vm"),
+            endpoint: text("port"),
+        }
+    }
+
+    fn written(from: &str, to: &str) -> Fact {
+        let migration = LiveMigration {
+            uid: "u".into(),
+            source: Some(MigrationSource::Endpoint(key(from))),
+            target: Some(MigrationTarget::Endpoint(key(to))),
+        };
+        Fact::MigrationWritten(format!("to-{to}"), migration)
+    }
+
+    const fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn the_other_side_is_followed_once() {
+        let mut others = Others::default();
+        assert_eq!(others.note("here", &written("a", "b")), None, "between strangers");
+        assert_eq!(others.note("here", &written("here", "here")), None, "from and to here");
+        assert_eq!(others.note("here", &written("here", "b")), Some(key("b")));
+        assert_eq!(others.note("here", &written("a", "here")), Some(key("a")));
+        others.follow(key("a"));
+        assert_eq!(others.note("here", &written("a", "here")), None, "it is followed already");
+    }
+
+    #[test]
+    fn it_is_forgotten_long_after_it_stopped_to_matter() {
+        let mut others = Others::default();
+        others.note("here", &written("a", "here"));
+        others.follow(key("a"));
+        assert!(others.expire(at(10_000), |_| false).is_empty(), "a migration names it");
+        others.note("here", &Fact::MigrationRemoved("to-here".into()));
+        assert!(others.expire(at(20_000), |_| true).is_empty(), "it exists");
+        assert!(others.expire(at(30_000), |_| false).is_empty());
+        assert!(others.expire(at(30_599), |_| false).is_empty());
+        assert_eq!(others.expire(at(30_600), |_| false).len(), 1);
+        assert!(others.keys().is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_status_is_news_once() {
+        let mut others = Others::new([key("a")]);
+        assert!(!others.status_removed(&key("a")), "it was never there");
+        others.status_written(&key("a"));
+        others.status_written(&key("stranger"));
+        assert!(others.status_removed(&key("a")));
+        assert!(!others.status_removed(&key("a")));
+        assert!(!others.status_removed(&key("stranger")));
+    }
+}
