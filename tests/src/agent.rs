@@ -1,6 +1,7 @@
 //! The real `cutover` binary on a lab host. Owns its process, its configuration and its folders; when it goes
 //! it also checks that `cutover cleanup` takes everything away that the agent left.
 
+use crate::etcd::Etcd;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::log::Log;
@@ -61,6 +62,12 @@ impl Agent {
         };
         agent.write_configuration();
         agent
+    }
+
+    /// The same with an etcd in place of the directory.
+    #[must_use]
+    pub fn on_etcd(self, etcd: &Etcd) -> Self {
+        self.with("DatastoreType", "etcdv3").with("EtcdEndpoints", etcd.endpoint())
     }
 
     /// Changes a setting in the configuration file; counts from the next start or SIGHUP.

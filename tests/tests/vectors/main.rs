@@ -1,4 +1,4 @@
-//! What a real Neutron wrote, replayed to real agents on every host, in real time. Needs root.
+//! What a real Neutron wrote, replayed on a real etcd to real agents on every host, in real time. Needs root.
 //!
 //! One test for all recordings: they wait more than they work, so more of them run at once than there are processors.
 
@@ -6,7 +6,6 @@ mod judge;
 mod member;
 mod recording;
 mod replay;
-mod store;
 mod whole_run;
 mod written;
 

@@ -1,10 +1,9 @@
 //! One host of a replay: its agent, its taps, and what is in them.
 
-use crate::store::Store;
 use cutover_tests::route_history::Neighbour;
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::NORMAL;
-use cutover_tests::{Agent, Host, Lab, Port, Qemu, RouteWatch, Tap, frames, wait};
+use cutover_tests::{Agent, Etcd, Host, Lab, Port, Qemu, RouteWatch, Tap, frames, wait};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,10 +23,10 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(lab: &Lab, name: &str, store: &dyn Store) -> Self {
+    pub(crate) fn new(lab: &Lab, name: &str, etcd: &Etcd) -> Self {
         let host = lab.host(name);
         let watch = RouteWatch::start(host.namespace());
-        let mut agent = store.agent(lab, &host);
+        let mut agent = Agent::new(lab, &host, &lab.directory()).on_etcd(etcd);
         agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_SECONDS);
         Self { agent, watch, guests: BTreeMap::new(), taps: BTreeMap::new(), host }
     }

@@ -4,13 +4,12 @@
 
 use crate::member::Member;
 use crate::recording::{Line, Recording};
-use crate::store::{Files, Store};
 use crate::whole_run::{Arrival, Stay};
 use crate::written::{self, Written, host_and_port};
 use cutover_agent::clock;
 use cutover_engine::BootTime;
 use cutover_tests::scene::ELEVATED;
-use cutover_tests::{Lab, Port, wait};
+use cutover_tests::{Etcd, Lab, Port, wait};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -45,7 +44,7 @@ pub(crate) struct Replay {
     /// When the convergence of an arrival may begin at the earliest: a migration to the host was removed.
     pub(crate) ended: Vec<(BootTime, String, String)>,
     pub(crate) step: String,
-    store: Box<dyn Store>,
+    etcd: Etcd,
     _lab: Lab,
 }
 
@@ -61,6 +60,9 @@ impl Replay {
         let mut before = None;
         for (at, line) in &recording.lines {
             if let Line::Step(name) = line {
+                if before.is_none() {
+                    replay.wait_in_sync();
+                }
                 before = replay.end_step(before).or(Some(replay.snapshot()));
                 name.clone_into(&mut replay.step);
                 next = Instant::now();
@@ -76,21 +78,18 @@ impl Replay {
 
     fn prepare(recording: &Recording) -> Self {
         let lab = Lab::new();
-        let store: Box<dyn Store> = Box::new(Files(lab.directory()));
+        let etcd = Etcd::start(&lab);
         let hosts: BTreeSet<String> = recording
             .endpoints()
             .map(|endpoint| endpoint["spec"]["node"].as_str().expect("a host").to_owned())
             .collect();
         let mut members: BTreeMap<String, Member> =
-            hosts.into_iter().map(|host| (host.clone(), Member::new(&lab, &host, &*store))).collect();
+            hosts.into_iter().map(|host| (host.clone(), Member::new(&lab, &host, &etcd))).collect();
         for member in members.values_mut() {
             if recording.name == "13-region" {
                 member.agent.set("OpenstackRegion", "east");
             }
             member.agent.spawn();
-        }
-        for member in members.values_mut() {
-            member.agent.wait_answering();
         }
         Self {
             members,
@@ -101,8 +100,16 @@ impl Replay {
             arrivals: Vec::new(),
             ended: Vec::new(),
             step: String::new(),
-            store,
+            etcd,
             _lab: lab,
+        }
+    }
+
+    /// What comes before the first step is the configuration, without which an agent does not work.
+    fn wait_in_sync(&mut self) {
+        for member in self.members.values_mut() {
+            member.agent.wait_answering();
+            wait::until(wait::SOON, "in sync", || member.agent.status()["in_sync"] == true);
         }
     }
 
@@ -130,7 +137,7 @@ impl Replay {
         }
         self.written.put(key, value);
         self.follow_addresses(&document);
-        self.store.put(key, value);
+        self.etcd.put(key, value);
     }
 
     /// An address that the endpoint loses need not have a route any more; one that it gets may be elevated at once.
@@ -155,7 +162,7 @@ impl Replay {
         let named = host_and_port(key);
         let shown = named.as_ref().and_then(|(host, port)| self.written.port(host, port));
         self.written.delete(key);
-        self.store.delete(key);
+        self.etcd.delete(key);
         let Some((host, port)) = named else { return };
         if key.contains("/livemigrations/") {
             self.ended.push((clock::now(), host, port));
@@ -172,7 +179,7 @@ impl Replay {
     /// The rewriting that comes of nothing: every key with the value that it has.
     pub(crate) fn rewrite_everything(&mut self) {
         for (key, value) in self.written.iter() {
-            self.store.put(key, value);
+            self.etcd.put(key, value);
         }
     }
 
