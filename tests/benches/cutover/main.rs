@@ -13,6 +13,7 @@ mod priority;
 mod program;
 mod report;
 mod rounds;
+mod scale;
 mod site;
 mod system_call;
 
@@ -47,6 +48,8 @@ enum Bench {
     Program,
     /// The whole agent, seen from outside
     Agent,
+    /// Ten thousand endpoints on one host, with etcd
+    Etcd,
 }
 
 impl Bench {
@@ -57,6 +60,7 @@ impl Bench {
             Self::Program => program::measure(50),
             // A migration takes a hundred times as long as an announcement.
             Self::Agent => agent::measure(announcements.div_ceil(10)),
+            Self::Etcd => scale::measure(announcements.div_ceil(5)),
         }
     }
 }
