@@ -27,13 +27,10 @@ impl Usage {
 /// KERNEL: the processor clock of a process counts nanoseconds, also those of threads that have ended.
 fn cpu(pid: i32) -> Result<Duration> {
     let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
-    // SAFETY: both calls write to one variable each, which lives until they return.
-    let result = unsafe {
-        match libc::clock_getcpuclockid(pid, &raw mut clock) {
-            0 => libc::clock_gettime(clock, &raw mut time),
-            error => error,
-        }
-    };
-    ensure!(result == 0, "no processor clock of process {pid}");
+    // SAFETY: it writes to one variable, which lives until it returns.
+    let found = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    // SAFETY: as above.
+    let read = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    ensure!(found == 0 && read == 0, "no processor clock of process {pid}");
     Ok(Duration::new(u64::try_from(time.tv_sec)?, u32::try_from(time.tv_nsec)?))
 }
