@@ -5,8 +5,10 @@ use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::NORMAL;
 use cutover_tests::{Agent, Etcd, Host, Lab, Port, Qemu, RouteWatch, Tap, frames, wait};
 use ipnet::IpNet;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// How long an elevated route stays after a migration.
 pub(crate) const CONVERGENCE_SECONDS: u64 = 3;
@@ -20,15 +22,16 @@ pub(crate) struct Member {
     guests: BTreeMap<String, Qemu>,
     taps: BTreeMap<String, Tap>,
     pub(crate) host: Host,
+    etcd: Arc<Etcd>,
 }
 
 impl Member {
-    pub(crate) fn new(lab: &Lab, name: &str, etcd: &Etcd) -> Self {
+    pub(crate) fn new(lab: &Lab, name: &str, etcd: &Arc<Etcd>) -> Self {
         let host = lab.host(name);
         let watch = RouteWatch::start(host.namespace());
         let mut agent = Agent::new(lab, &host, &lab.directory()).on_etcd(etcd);
         agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_SECONDS);
-        Self { agent, watch, guests: BTreeMap::new(), taps: BTreeMap::new(), host }
+        Self { agent, watch, guests: BTreeMap::new(), taps: BTreeMap::new(), host, etcd: Arc::clone(etcd) }
     }
 
     /// Number of the tap of a port, if it is plugged.
@@ -117,8 +120,14 @@ impl Member {
         })
     }
 
+    /// What the driver reads, whatever region it is in: the status of the port on this host.
     pub(crate) fn reported(&self, port: &Port) -> Option<String> {
-        self.agent.reported(&port.name_on(self.host.name()))
+        let ending = format!("%2f{}/endpoint/{}", port.workload, port.endpoint);
+        let of_host = format!("/host/{}/", self.host.name());
+        let all = self.etcd.all("/calico/felix/v2/");
+        let (_, value) = all.into_iter().find(|(key, _)| key.contains(&of_host) && key.ends_with(&ending))?;
+        let status: Value = serde_json::from_str(&value).ok()?;
+        Some(status["status"].as_str()?.to_owned())
     }
 
     #[track_caller]

@@ -12,6 +12,7 @@ use cutover_tests::scene::ELEVATED;
 use cutover_tests::{Etcd, Lab, Port, wait};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ pub(crate) struct Replay {
     /// When the convergence of an arrival may begin at the earliest: a migration to the host was removed.
     pub(crate) ended: Vec<(BootTime, String, String)>,
     pub(crate) step: String,
-    etcd: Etcd,
+    etcd: Arc<Etcd>,
     _lab: Lab,
 }
 
@@ -78,7 +79,7 @@ impl Replay {
 
     fn prepare(recording: &Recording) -> Self {
         let lab = Lab::new();
-        let etcd = Etcd::start(&lab);
+        let etcd = Arc::new(Etcd::start(&lab));
         let hosts: BTreeSet<String> = recording
             .endpoints()
             .map(|endpoint| endpoint["spec"]["node"].as_str().expect("a host").to_owned())
