@@ -2,6 +2,7 @@
 
 use cutover_agent::datastore::etcd::Keys;
 use cutover_engine::EndpointKey;
+use cutover_tests::etcd::Security;
 use cutover_tests::resources::{felix_configuration, new_uid};
 use cutover_tests::scene::{Node, SOURCE, TARGET};
 use cutover_tests::{Etcd, Lab, Port, wait};
@@ -36,8 +37,12 @@ impl Cloud {
     }
 
     pub(crate) fn in_region(region: &str) -> Self {
+        Self::with(region, 1)
+    }
+
+    pub(crate) fn with(region: &str, members: usize) -> Self {
         let lab = Lab::new();
-        let etcd = Etcd::start(&lab);
+        let etcd = Etcd::start_with(&lab, members, Security::None);
         let directory = lab.directory();
         let port = Port::new(1);
         let [mut source, target] = [SOURCE, TARGET].map(|name| {

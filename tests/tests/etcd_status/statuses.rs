@@ -4,6 +4,10 @@ use super::cloud::Cloud;
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
 use cutover_tests::{frames, wait};
 use serde_json::json;
+use std::time::Duration;
+
+/// A member is given up after two seconds; if it was the leader, the others elect another one first.
+const MEMBER_LOST: Duration = Duration::from_secs(20);
 
 #[test]
 fn status_is_where_the_driver_looks_for_it_and_w14_a_restart_writes_nothing() {
@@ -157,4 +161,26 @@ fn a_restart_in_mid_migration_reports_the_target_once() {
     cloud.withdraw(TARGET);
     cloud.unbind(SOURCE);
     cloud.wait_written_after(TARGET, reported.modified);
+}
+
+/// Writes have a connection of their own: it is given up, too, when its member does not answer.
+#[test]
+fn a_frozen_member_holds_up_no_status() {
+    let mut cloud = Cloud::with("", 3);
+    cloud.source.agent.start_in_sync();
+    cloud.wait_status(SOURCE, "up");
+    for (frozen, (has_carrier, status)) in
+        [(false, "down"), (true, "up"), (false, "down")].into_iter().enumerate()
+    {
+        cloud.etcd.freeze(frozen);
+        if has_carrier {
+            cloud.source.open();
+        } else {
+            cloud.source.qemu = None;
+        }
+        let value = format!("{{\"status\":\"{status}\"}}");
+        wait::until(MEMBER_LOST, status, || cloud.status(SOURCE).as_ref() == Some(&value));
+        cloud.etcd.thaw(frozen);
+        cloud.etcd.wait_answering();
+    }
 }

@@ -68,6 +68,7 @@ pub(super) struct Publisher<S: Store> {
     facts: mpsc::UnboundedSender<Fact>,
     /// Nothing until the store has been read.
     observed: Option<Observed>,
+    read_every: Duration,
     read_at: BootTime,
     read_back_off: BackOff,
     retries: Retries<String>,
@@ -83,6 +84,7 @@ impl<S: Store> Publisher<S> {
             planner,
             facts,
             observed: None,
+            read_every: READ_EVERY,
             read_at: clock::now(),
             read_back_off: BackOff::new(),
             retries: Retries::default(),
@@ -151,7 +153,7 @@ impl<S: Store> Publisher<S> {
                 debug!(statuses = observed.len(), "Statuses read");
                 self.observed = Some(observed);
                 self.read_back_off.reset();
-                READ_EVERY
+                self.read_every
             }
             Err(error) => {
                 warn!(error = %one_line(&error), "cannot read the reported statuses; it is tried again");
@@ -342,11 +344,15 @@ mod tests {
 
     impl Bench {
         fn new(store: Fake) -> Self {
+            Self::reading_every(READ_EVERY, store)
+        }
+
+        fn reading_every(read_every: Duration, store: Fake) -> Self {
             let (wanted, receiver) = watch::channel(None);
             let (enabled, is_enabled) = watch::channel(true);
             let (sender, facts) = mpsc::unbounded_channel();
             let planner = Planner::new(|endpoint| endpoint.endpoint.clone());
-            let publisher = Publisher::new(store.clone(), planner, sender);
+            let publisher = Publisher { read_every, ..Publisher::new(store.clone(), planner, sender) };
             let task = tokio::spawn(publisher.run(Inputs { wanted: receiver, enabled: is_enabled }));
             Self { store, wanted, enabled, facts, task }
         }
@@ -442,6 +448,20 @@ mod tests {
         bench.store.inside(|inside| inside.broken.clear());
         bench.store.wait("the missing one", |inside| inside.values.contains_key("b")).await;
         assert_eq!(bench.log(), ["b=up"]);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_removes_or_overwrites_is_restored() {
+        let bench = Bench::reading_every(Duration::from_millis(20), Fake::with([]));
+        bench.want([(key("a"), UP), (key("b"), UP)].into());
+        bench.store.wait("both", |inside| inside.values.len() == 2).await;
+        bench.store.inside(|inside| {
+            inside.values.remove("a");
+            inside.values.insert("b".into(), Some("error".into()));
+            inside.log.clear();
+        });
+        bench.store.wait("both again", |inside| inside.log.len() == 2).await;
+        assert_eq!(bench.settled().await, ["a=up", "b=up"]);
     }
 
     #[tokio::test]
