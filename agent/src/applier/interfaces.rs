@@ -16,6 +16,7 @@ use cutover_common::MacAddr;
 use cutover_engine::wanted::WantedInterface;
 use cutover_engine::{BootTime, Fact, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,10 @@ const EVENTS_AT_ONCE: usize = 1024;
 /// The kernel does not tell when somebody changes a sysctl, so they are looked at again this often, at the end
 /// of a full read.
 const SYSCTL_REFRESH: Duration = Duration::from_secs(30);
+
+/// LIMIT: reading all settings of ten thousand interfaces takes a large part of a second, so only so many are looked
+/// at in one refresh; the next one goes on with the others.
+const SYSCTL_REFRESH_AT_ONCE: usize = 1000;
 
 /// What the applier has to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,6 +105,8 @@ pub struct InterfaceApplier {
     reported: BTreeMap<u32, bool>,
     synced: bool,
     refreshed_at: BootTime,
+    /// The last interface that was looked at again.
+    refreshed_up_to: u32,
 }
 
 impl InterfaceApplier {
@@ -129,6 +136,7 @@ impl InterfaceApplier {
             reported: BTreeMap::new(),
             synced: false,
             refreshed_at: BootTime::default(),
+            refreshed_up_to: 0,
         })
     }
 
@@ -206,7 +214,9 @@ impl InterfaceApplier {
         if published && now.since(self.refreshed_at) >= SYSCTL_REFRESH {
             self.refreshed_at = now;
             self.dirty.insert(Item::Host);
-            self.dirty.extend(self.taken.interfaces.keys().map(|ifindex| Item::Interface(*ifindex)));
+            let round = next_round(&self.taken.interfaces, self.refreshed_up_to, SYSCTL_REFRESH_AT_ONCE);
+            self.refreshed_up_to = round.last().copied().unwrap_or_default();
+            self.dirty.extend(round.into_iter().map(Item::Interface));
         }
     }
 
@@ -337,6 +347,12 @@ impl InterfaceApplier {
     }
 }
 
+/// The next `count` interfaces after one of them, beginning anew at the end.
+fn next_round<T>(interfaces: &BTreeMap<u32, T>, after: u32, count: usize) -> Vec<u32> {
+    let rest = interfaces.range((Bound::Excluded(after), Bound::Unbounded));
+    rest.chain(interfaces.range(..=after)).map(|(ifindex, _)| *ifindex).take(count).collect()
+}
+
 /// That the interface of this name is the one of this number.
 fn check_identity(ifindex: u32, name: &str) -> Result<(), PrepareError> {
     match nix::net::if_::if_nametoindex(name) {
@@ -382,6 +398,16 @@ mod tests {
     fn interface() -> WantedInterface {
         let neighbours = ["10.65.0.2", "2001:db8::2"].map(|address| (address.parse().unwrap(), MAC));
         WantedInterface { name: "tap1".into(), neighbours: BTreeMap::from(neighbours), ipv6: true }
+    }
+
+    #[test]
+    fn rounds_go_through_all_interfaces_and_begin_anew() {
+        let interfaces = BTreeMap::from([3, 5, 8].map(|ifindex| (ifindex, ())));
+        assert_eq!(next_round(&interfaces, 0, 2), [3, 5]);
+        assert_eq!(next_round(&interfaces, 5, 2), [8, 3]);
+        assert_eq!(next_round(&interfaces, 8, 5), [3, 5, 8], "each at most once");
+        assert_eq!(next_round(&interfaces, 6, 5), [8, 3, 5], "the last one may be gone");
+        assert!(next_round(&BTreeMap::<u32, ()>::new(), 6, 5).is_empty());
     }
 
     #[test]
