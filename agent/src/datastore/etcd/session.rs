@@ -160,13 +160,14 @@ impl Reader {
             );
         }
         self.seen = Some((cluster, revision));
-        let news = self.view.replace(&snapshot, history);
+        let keys = snapshot.len();
+        let news = self.view.replace(snapshot, history);
         feed.skip_to(revision);
         self.times_read += 1;
         tracing::info!(
             endpoint = member.endpoint(),
             revision,
-            keys = snapshot.len(),
+            keys,
             quarantined = self.view.quarantined(),
             news = news.facts.len(),
             "Datastore read"

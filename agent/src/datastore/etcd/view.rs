@@ -114,23 +114,26 @@ impl View {
 
     /// Everything that there is now. What differs is told in the order in which a driver writes: migrations before
     /// endpoints, removals before writes, so that a rewritten endpoint is evidence for the migration that is gone.
-    pub(super) fn replace(&mut self, snapshot: &BTreeMap<Key, Found>, history: History) -> News {
+    ///
+    /// Takes the snapshot apart while it goes, so that values and what is made of them are not there twice.
+    pub(super) fn replace(&mut self, snapshot: BTreeMap<Key, Found>, history: History) -> News {
         let mut news = News::default();
         let got_older = |(key, found): (&Key, &Found)| {
             self.entries.get(key).is_some_and(|entry| entry.mod_revision > found.mod_revision)
         };
         // The identity of a restored cluster may be the same, and its revision may have caught up.
         let history = if snapshot.iter().any(got_older) { History::Replaced } else { history };
-        // INVARIANT: the order of `Key` has migrations before endpoints.
         let is_endpoint = |key: &Key| matches!(key, Key::Endpoint(_));
-        let gone: Vec<Key> =
-            self.entries.keys().filter(|key| !snapshot.contains_key(*key)).cloned().collect();
-        for endpoints in [false, true] {
-            for key in gone.iter().filter(|key| is_endpoint(key) == endpoints) {
+        let gone = self.entries.keys().filter(|key| !snapshot.contains_key(*key)).cloned();
+        let (endpoints_gone, others_gone): (Vec<Key>, Vec<Key>) = gone.partition(is_endpoint);
+        let (endpoints, others): (BTreeMap<Key, Found>, BTreeMap<Key, Found>) =
+            snapshot.into_iter().partition(|(key, _)| is_endpoint(key));
+        for (gone, there) in [(others_gone, others), (endpoints_gone, endpoints)] {
+            for key in &gone {
                 self.forget(key, &mut news);
             }
-            for (key, found) in snapshot.iter().filter(|(key, _)| is_endpoint(key) == endpoints) {
-                self.compare(key, found, history, &mut news);
+            for (key, found) in there {
+                self.compare(&key, &found, history, &mut news);
             }
         }
         news

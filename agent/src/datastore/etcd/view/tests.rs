@@ -55,7 +55,7 @@ fn put(view: &mut View, (key, found): (Key, Found)) -> Vec<String> {
 }
 
 fn replace<const N: usize>(view: &mut View, snapshot: [(Key, Found); N], history: History) -> Vec<String> {
-    words(&view.replace(&BTreeMap::from(snapshot), history).facts)
+    words(&view.replace(BTreeMap::from(snapshot), history).facts)
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn quarantine_keeps_the_last_good_version_and_says_when_nothing_is_known() {
 #[test]
 fn the_first_events_say_that_it_is_in_sync() {
     let mut view = View::default();
-    let news = view.replace(&BTreeMap::from([endpoint(1, 1, 1)]), History::Continued);
+    let news = view.replace(BTreeMap::from([endpoint(1, 1, 1)]), History::Continued);
     let events = view.events(news);
     assert!(matches!(&events[..], [Event::Configurations(none), Event::Facts(facts)]
         if none.is_empty() && facts.len() == 2 && facts[1] == Fact::InSync { complete: true }));
@@ -202,7 +202,7 @@ proptest! {
                         view.remove(&key, revision, &mut news);
                     }
                 }
-                Step::Read => news = view.replace(&there, History::Continued),
+                Step::Read => news = view.replace(there.clone(), History::Continued),
             }
             for fact in news.facts {
                 match fact {
