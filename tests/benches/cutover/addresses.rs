@@ -2,7 +2,6 @@
 
 use crate::contender::{Contender, Cutover, PacketSocketAgent, Threads};
 use crate::lane::Lane;
-use crate::priority::Raised;
 use crate::report::{Bound, Goal, Section};
 use crate::rounds;
 use crate::site::Site;
@@ -11,7 +10,6 @@ use cutover_tests::statistics::{Micros, ratio};
 use std::time::Duration;
 
 pub(crate) fn measure(rounds: usize) -> Result<Section> {
-    let _raised = Raised::new()?;
     let site = Site::new();
     let one =
         Cutover::new(&site, "1 IPv4 address: fast path", Lane::new(&site.host, 1, 1, 0), Duration::ZERO)?;

@@ -3,7 +3,6 @@
 
 use crate::contender::{Contender, Cutover, Floor, PacketSocketAgent, Threads};
 use crate::lane::Lane;
-use crate::priority::Raised;
 use crate::report::{Bound, Goal, Section};
 use crate::rounds::{self, Times};
 use crate::site::Site;
@@ -15,7 +14,6 @@ use std::time::Duration;
 const SPIN: Duration = Duration::from_millis(30);
 
 pub(crate) fn measure(rounds: usize) -> Result<Section> {
-    let _raised = Raised::new()?;
     let site = Site::new();
     let lane = |number| Lane::new(&site.host, number, 1, 0);
     let mut contenders: Vec<Box<dyn Contender + '_>> = vec![
@@ -32,8 +30,8 @@ pub(crate) fn measure(rounds: usize) -> Result<Section> {
         method: format!(
             "{rounds} gratuitous ARP requests for each contender, in turns, each on a tap of its own, written to the \
              tap as a hypervisor does it; one IPv4 route. Every contender sleeps when the frame comes, except for the \
-             one that spins. All have the priority of the fast path (nice -20). \"Sent\" is the moment right before \
-             the frame is written to the tap, \"seen\" is the time that the kernel program takes, \"routed\" is when \
+             one that spins. All have the priority of the fast path (SCHED_FIFO; the one that spins, nice -20). \"Sent\" is \
+             the moment right before the frame is written to the tap, \"seen\" is the time that the kernel program takes, \"routed\" is when \
              the thread that added the route has the kernel's \
              acknowledgement in its hands; all on CLOCK_BOOTTIME. The spinning fast path keeps a processor busy while \
              it is armed (`CutoverBusyPollMicros`).\n\n\

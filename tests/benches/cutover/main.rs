@@ -9,7 +9,6 @@ mod announcement;
 mod contender;
 mod lane;
 mod machine;
-mod priority;
 mod program;
 mod report;
 mod rounds;

@@ -1,6 +1,6 @@
 //! The least that can be done from user space: a bare thread that sleeps in epoll on the same ring buffer and
 //! sends one message that was encoded in advance. It looks nothing up, checks nothing but the error number, and
-//! tells nobody but the bench.
+//! tells nobody but the bench. It has the priority of the fast path, so that the two differ in what they do only.
 
 use super::{Contender, Finish, receive};
 use crate::lane::{Lane, METRIC, PROTOCOL};
@@ -8,6 +8,7 @@ use crate::site::{Site, Watcher};
 use anyhow::{Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use cutover_agent::clock;
+use cutover_agent::fast_path::raise_priority;
 use cutover_agent::netlink::RouteSocket;
 use cutover_common::abi::Announcement;
 use cutover_engine::BootTime;
@@ -24,6 +25,7 @@ use std::io::{PipeWriter, pipe};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Where the error number is in an acknowledgement (struct nlmsghdr, then struct nlmsgerr).
 const ERROR_RANGE: std::ops::Range<usize> = 16..20;
@@ -101,6 +103,7 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self) {
+        raise_priority(Duration::ZERO);
         let mut events = [EpollEvent::empty(); 2];
         while let Ok(count) = self.epoll.wait(&mut events, EpollTimeout::NONE) {
             if events[..count].iter().any(|event| event.data() == 1) {

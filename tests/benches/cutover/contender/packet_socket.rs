@@ -1,11 +1,12 @@
 //! What one would write without eBPF: a packet socket on the tap that gets a copy of every frame, a library that
-//! parses it, and an async netlink crate that adds the route.
+//! parses it, and an async netlink crate that adds the route. With the priority of the fast path, too.
 
 use super::{Contender, Finish, receive};
 use crate::lane::{Lane, METRIC, PROTOCOL};
 use crate::site::Site;
 use anyhow::{Context as _, Result, bail};
 use cutover_agent::clock;
+use cutover_agent::fast_path::raise_priority;
 use cutover_agent::netlink::RouteSocket;
 use cutover_common::MacAddr;
 use cutover_tests::packet::PacketSocket;
@@ -20,6 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -57,6 +59,7 @@ impl PacketSocketAgent {
         let (sender, finishes) = channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("packet-socket".into()).spawn(move || {
+            raise_priority(Duration::ZERO);
             let result = setns(&namespace, CloneFlags::CLONE_NEWNET)
                 .context("entering the namespace")
                 .and_then(|()| runtime(threads).context("starting tokio"))
@@ -125,7 +128,9 @@ struct Guest {
 fn runtime(threads: Threads) -> io::Result<Runtime> {
     match threads {
         Threads::One => Builder::new_current_thread().enable_io().build(),
-        Threads::Many => Builder::new_multi_thread().enable_io().build(),
+        Threads::Many => {
+            Builder::new_multi_thread().enable_io().on_thread_start(|| raise_priority(Duration::ZERO)).build()
+        }
     }
 }
 
