@@ -37,6 +37,15 @@ fn what_is_armed_survives_the_agent() {
     }
 }
 
+/// Ends the sender also when the test panics: a scope waits for its threads.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Every frame is seen although the program is replaced again and again under fire.
 #[test]
 fn replacing_the_program_loses_no_frame() {
@@ -46,8 +55,11 @@ fn replacing_the_program_loses_no_frame() {
         let qemu = tap.open();
         let mut kernel = bed.open(attach);
         bed.arm(&mut kernel, &tap, &watch(1));
+        // Only one agent at a time has the pins.
+        drop(kernel);
         let stop = AtomicBool::new(false);
         let sent = std::thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             let sender = scope.spawn(|| {
                 let (announcement, mut sent) = (announcement(), 0_u64);
                 while !stop.load(Ordering::Relaxed) {
@@ -62,6 +74,7 @@ fn replacing_the_program_loses_no_frame() {
             stop.store(true, Ordering::Relaxed);
             sender.join().unwrap()
         });
+        let kernel = bed.open(attach);
         let counted = || {
             let counters = kernel.counters().unwrap();
             counters["accepted_garp_request"] + counters["already_announced"]
