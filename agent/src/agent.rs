@@ -9,8 +9,8 @@ mod reporting;
 mod start;
 
 pub use parts::PartEnded;
-pub(crate) use start::monitor_settings;
 pub use start::{RunError, run};
+pub(crate) use start::{attach, monitor_settings};
 
 use crate::applier::routes::RouteReport;
 use crate::applier::watches::SharedKernel;

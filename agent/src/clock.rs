@@ -22,6 +22,34 @@ pub fn wall() -> std::time::SystemTime {
     std::time::SystemTime::now()
 }
 
+/// What the kernel knows about how good its wall-clock time is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelClock {
+    /// Whether somebody disciplines it.
+    pub is_synchronised: bool,
+    /// How far off it is, as far as whoever does so knows.
+    pub estimated_error: std::time::Duration,
+}
+
+/// Asks the kernel how good its wall-clock time is; changes nothing.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn kernel_clock() -> std::io::Result<KernelClock> {
+    // SAFETY: a timex of zeros is valid, and with `modes` 0 it asks without changing anything.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: adjtimex reads and writes one timex, which lives until the call returns.
+    let result = unsafe { libc::adjtimex(&raw mut state) };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let estimated_error_us = u64::try_from(state.esterror).unwrap_or(0);
+    Ok(KernelClock {
+        is_synchronised: state.status & libc::STA_UNSYNC == 0,
+        estimated_error: std::time::Duration::from_micros(estimated_error_us),
+    })
+}
+
 /// Wall-clock time as other programs read it: RFC 3339, UTC, to the second.
 #[must_use]
 pub fn wall_text() -> String {

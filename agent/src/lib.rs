@@ -3,7 +3,7 @@
 //! Data flows from the sources ([`datastore`], [`netlink`], [`bpf`]) as facts into the engine, which the
 //! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
 //! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`control`]
-//! answers `cutover status`, [`settings`] says what the operator wants, [`cli`] is the command line.
+//! answers `cutover status`, [`settings`] says what the operator wants, [`doctor`] checks a host, [`cli`] is the command line.
 
 pub mod agent;
 pub mod applier;
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod datastore;
+pub mod doctor;
 pub mod fast_path;
 pub mod heartbeat;
 pub mod logging;

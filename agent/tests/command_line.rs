@@ -68,6 +68,7 @@ fn every_command_has_help() {
         &["status", "--help"],
         &["check-config", "--help"],
         &["cleanup", "--help"],
+        &["doctor", "--help"],
         &["migrate", "--help"],
         &["migrate", "begin", "--help"],
         &["migrate", "wait-ready", "--help"],

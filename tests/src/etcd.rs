@@ -161,15 +161,24 @@ impl Etcd {
 
     /// From now on only `root` with this password may do anything, and `user` with the same may read and write.
     pub fn require_password(&self, user: &str, password: &str) {
+        self.require(user, password, PermissionType::Readwrite);
+    }
+
+    /// The same, but `user` may only read.
+    pub fn require_password_to_read(&self, user: &str, password: &str) {
+        self.require(user, password, PermissionType::Read);
+    }
+
+    fn require(&self, user: &str, password: &str, may: PermissionType) {
         let (user, password) = (user.to_owned(), password.to_owned());
-        let as_user = (user.clone(), password.clone());
+        let as_root = ("root".to_owned(), password.clone());
         self.ask(move |client| {
             let (user, password) = (user.clone(), password.clone());
             Box::pin(async move {
                 client.user_add("root", password.clone(), None).await?;
                 client.user_grant_role("root", "root").await?;
                 client.role_add("all").await?;
-                let everything = Permission::new(PermissionType::Readwrite, "").with_all_keys();
+                let everything = Permission::new(may, "").with_all_keys();
                 client.role_grant_permission("all", everything).await?;
                 client.user_add(user.clone(), password, None).await?;
                 client.user_grant_role(user, "all").await?;
@@ -177,7 +186,7 @@ impl Etcd {
             })
         });
         self.with_connection(move |connection| {
-            connection.user = Some(as_user);
+            connection.user = Some(as_root);
             connection.client = None;
         });
     }

@@ -203,7 +203,8 @@ const fn is_debugging(settings: &Settings) -> bool {
     matches!(settings.log_severity_screen, LogSeverity::Trace | LogSeverity::Debug)
 }
 
-const fn attach(attach: Attach) -> bpf::Attach {
+/// How the settings' word is called where programs are attached.
+pub(crate) const fn attach(attach: Attach) -> bpf::Attach {
     match attach {
         Attach::Auto => bpf::Attach::Auto,
         Attach::Tcx => bpf::Attach::Tcx,

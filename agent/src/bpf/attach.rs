@@ -125,6 +125,23 @@ impl Attacher {
         remove_filter(pins, ifindex)
     }
 
+    /// Attaches the program to an interface and detaches it again. A filter, and its qdisc, stay.
+    pub(super) fn try_on(
+        &self,
+        object: &mut Object,
+        (interface, ifindex): (&str, u32),
+    ) -> Result<(), AttachError> {
+        match self.attachment {
+            Attachment::Tcx => attach_tcx(object, interface).map(drop),
+            Attachment::Xdp => attach_xdp(object, ifindex).map(drop),
+            Attachment::Tc => {
+                clsact::add_qdisc(ifindex)?;
+                let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
+                Ok(clsact::put_filter(ifindex, program.fd()?.as_fd())?)
+            }
+        }
+    }
+
     /// Removes everything of ours from an interface that may be gone, or have another name by now. Another
     /// interface that has its name by now is left alone.
     pub(super) fn detach(

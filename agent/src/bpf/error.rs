@@ -86,6 +86,13 @@ pub enum OpenError {
         #[source]
         error: AttachError,
     },
+    /// Attaching cannot be tried out.
+    #[error("cannot make a network namespace to try it in: {error}")]
+    Namespace {
+        /// What the kernel said.
+        #[source]
+        error: io::Error,
+    },
     /// The log of the program cannot be read.
     #[error("the log of the kernel program: {0}")]
     Log(#[from] aya_log::Error),

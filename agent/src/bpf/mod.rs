@@ -13,6 +13,7 @@ mod layout;
 mod maps;
 mod object;
 mod pins;
+pub mod probe;
 mod syscall;
 mod traces;
 

@@ -29,6 +29,15 @@ impl Object {
         for name in MAPS {
             loader.map_pin_path(name, pins.map(name));
         }
+        Self::load_with(&mut loader, debug_log)
+    }
+
+    /// The same with maps of its own, which go with it.
+    pub(super) fn load_unpinned() -> Result<Self, OpenError> {
+        Self::load_with(&mut EbpfLoader::new(), false)
+    }
+
+    fn load_with(loader: &mut EbpfLoader<'_>, debug_log: bool) -> Result<Self, OpenError> {
         let bytes = if debug_log { LOGGING } else { OBJECT };
         let mut ebpf = loader.load(bytes).map_err(|error| OpenError::Object(Box::new(error)))?;
         let refused = |name| move |error| OpenError::Program { name, error: Box::new(error) };

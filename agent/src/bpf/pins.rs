@@ -39,13 +39,7 @@ pub(super) struct Pins {
 impl Pins {
     /// Makes the folders where they are missing.
     pub(super) fn create(root: &Path) -> Result<Self, OpenError> {
-        if !is_on_bpffs(root) {
-            return Err(OpenError::NoBpffs { path: root.to_owned() });
-        }
-        let missing = root.ancestors().take_while(|path| !path.exists());
-        if missing.filter_map(Path::file_name).any(|name| name.as_encoded_bytes().contains(&b'.')) {
-            return Err(OpenError::DotInPinPath { path: root.to_owned() });
-        }
+        Self::check(root)?;
         let mut pins = Self::at(root);
         for folder in pins.folders() {
             DirBuilder::new()
@@ -56,6 +50,18 @@ impl Pins {
         }
         pins._lock = Some(lock(root)?);
         Ok(pins)
+    }
+
+    /// Whether the folders can be there.
+    pub(super) fn check(root: &Path) -> Result<(), OpenError> {
+        if !is_on_bpffs(root) {
+            return Err(OpenError::NoBpffs { path: root.to_owned() });
+        }
+        let missing = root.ancestors().take_while(|path| !path.exists());
+        if missing.filter_map(Path::file_name).any(|name| name.as_encoded_bytes().contains(&b'.')) {
+            return Err(OpenError::DotInPinPath { path: root.to_owned() });
+        }
+        Ok(())
     }
 
     /// Without making anything.

@@ -1,5 +1,5 @@
-//! Two things about pinned links for which aya has no call: asking where they are attached, and detaching them
-//! at once.
+//! What aya has no call for: asking where a pinned link is attached, detaching it at once, and making objects one at a time
+//! to find out what the kernel can do.
 
 use std::ffi::CString;
 use std::io;
@@ -8,9 +8,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 // enum bpf_cmd and enum bpf_link_type of linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_BTF_LOAD: libc::c_long = 18;
 const BPF_LINK_DETACH: libc::c_long = 34;
+// enum bpf_map_type.
+pub(super) const MAP_ARRAY: u32 = 2;
+pub(super) const MAP_RINGBUF: u32 = 27;
 const BPF_LINK_TYPE_XDP: u32 = 6;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 
@@ -29,7 +35,28 @@ pub(super) struct PinnedLinkInfo {
     pub(super) ifindex: u32,
 }
 
-/// Head of `union bpf_attr` for BPF_OBJ_GET.
+/// Head of `union bpf_attr` for BPF_MAP_CREATE.
+#[repr(C)]
+struct NewMap {
+    kind: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries_max: u32,
+}
+
+/// Head of `union bpf_attr` for BPF_BTF_LOAD.
+#[repr(C)]
+struct NewBtf {
+    btf: u64,
+    log: u64,
+    btf_bytes: u32,
+    log_bytes: u32,
+    log_level: u32,
+    /// Written by newer kernels; others want zero.
+    log_true_bytes: u32,
+}
+
+/// Head of `union bpf_attr` for BPF_OBJ_GET and BPF_OBJ_PIN.
 #[repr(C)]
 struct ObjectPath {
     pathname: u64,
@@ -84,6 +111,35 @@ pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
         Some(link) => bpf(BPF_LINK_DETACH, &link.as_raw_fd().cast_unsigned()).map(drop),
         None => Ok(()),
     }
+}
+
+/// Makes a map.
+pub(super) fn create_map(
+    kind: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries_max: u32,
+) -> io::Result<OwnedFd> {
+    let descriptor = bpf(BPF_MAP_CREATE, &NewMap { kind, key_bytes, value_bytes, entries_max })?;
+    // SAFETY: BPF_MAP_CREATE returns a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Pins an object.
+pub(super) fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let pathname = CString::new(path.as_os_str().as_bytes())?;
+    let bpf_fd = object.as_raw_fd().cast_unsigned();
+    bpf(BPF_OBJ_PIN, &ObjectPath { pathname: pathname.as_ptr() as u64, bpf_fd, file_flags: 0 }).map(drop)
+}
+
+/// Hands type information to the kernel.
+pub(super) fn load_btf(btf: &[u32]) -> io::Result<OwnedFd> {
+    let btf_bytes = u32::try_from(size_of_val(btf)).map_err(io::Error::other)?;
+    let attributes =
+        NewBtf { btf: btf.as_ptr() as u64, log: 0, btf_bytes, log_bytes: 0, log_level: 0, log_true_bytes: 0 };
+    let descriptor = bpf(BPF_BTF_LOAD, &attributes)?;
+    // SAFETY: BPF_BTF_LOAD returns a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn open(path: &Path) -> io::Result<Option<OwnedFd>> {

@@ -32,9 +32,7 @@ pub fn run(arguments: &CheckConfigArguments) -> Result<(), Failure> {
         return print(&reference::markdown());
     }
     let sources = arguments.file.sources()?;
-    let without_resources = load(&sources, &[]);
-    let (resources, unreadable) = resources(&without_resources.settings);
-    let loaded = load(&sources, &resources);
+    let (loaded, unreadable) = with_resources(&sources);
     print(&if arguments.json { as_json(&loaded, &unreadable) } else { as_table(&loaded, &unreadable) })?;
     // What the agent would refuse to start with, for the same reason.
     datastore(&accept(loaded)?.settings).map(drop)
@@ -42,8 +40,13 @@ pub fn run(arguments: &CheckConfigArguments) -> Result<(), Failure> {
 
 /// The settings that a running agent would have, as far as the resources can be read.
 pub(super) fn effective(sources: &Sources) -> Loaded {
-    let (resources, _) = resources(&load(sources, &[]).settings);
-    load(sources, &resources)
+    with_resources(sources).0
+}
+
+/// The same, and one line for each resource that cannot be used.
+pub(super) fn with_resources(sources: &Sources) -> (Loaded, Vec<String>) {
+    let (resources, unusable) = resources(&load(sources, &[]).settings);
+    (load(sources, &resources), unusable)
 }
 
 /// What the datastore contributes, and why some of it does not.

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod check_config;
 pub mod cleanup;
+pub mod doctor;
 mod failure;
 pub mod migrate;
 pub mod status;
@@ -41,6 +42,8 @@ enum Command {
     Migrate(migrate::MigrateArguments),
     /// Shows the effective settings with the source of each, and every problem
     CheckConfig(check_config::CheckConfigArguments),
+    /// Checks kernel, settings, datastore, network, BGP daemon and Nova of this host, and says what to change
+    Doctor(doctor::DoctorArguments),
     /// Removes everything that the agent left in the kernel and on disk
     Cleanup(cleanup::CleanupArguments),
 }
@@ -143,6 +146,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(arguments),
         Command::Migrate(arguments) => migrate::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Cleanup(arguments) => cleanup::run(arguments),
     }
 }

@@ -8,6 +8,7 @@ mod configurations;
 mod connection;
 mod feed;
 mod keys;
+mod look;
 mod others;
 mod session;
 mod view;
@@ -16,6 +17,7 @@ mod writer;
 pub use configurations::configurations;
 pub use connection::{Cluster, ClusterError, Member, RequestError};
 pub use keys::{Key, Keys};
+pub use look::{MemberLook, Permission, look, look_at_hosts};
 pub use writer::Writer;
 
 use super::{EVENTS_MAX, Event};

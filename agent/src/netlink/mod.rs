@@ -12,6 +12,7 @@ mod mirror;
 pub mod monitor;
 pub mod neighbour;
 pub mod route;
+pub mod snapshot;
 pub mod socket;
 mod table;
 

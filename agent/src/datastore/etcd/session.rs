@@ -418,7 +418,7 @@ fn found(kv: &KeyValue) -> Found {
     Found { value: kv.value().to_vec(), mod_revision: kv.mod_revision() }
 }
 
-fn is_ready(kv: Option<&KeyValue>) -> bool {
+pub(super) fn is_ready(kv: Option<&KeyValue>) -> bool {
     kv.is_some_and(|kv| says_ready(kv.value()))
 }
 

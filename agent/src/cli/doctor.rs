@@ -1,0 +1,75 @@
+//! `cutover doctor`: whether this host is fit for live migrations, and what to change.
+
+use super::check_config::with_resources;
+use super::{ConfigFile, Failure, print};
+use crate::doctor::{self, Configuration, Level, Report, Subject, reference};
+use crate::settings::{Severity, Sources};
+use std::path::PathBuf;
+
+/// Arguments of `cutover doctor`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct DoctorArguments {
+    /// Where the settings are.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Nova's configuration; several in the order in which Nova reads them [default: those of the running nova-compute, else
+    /// /etc/nova/nova.conf and other usual places]
+    #[arg(long, value_name = "FILE")]
+    pub nova_conf: Vec<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Print the reference page of all checks
+    #[arg(long, hide = true, conflicts_with = "json")]
+    pub markdown: bool,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 nothing found that is an error, 1 errors found, 64 wrong usage, 77 no errors found, but \
+not everything could be seen without root, 78 the agent would not start with these settings.";
+
+/// Looks at everything and prints what it found.
+///
+/// # Errors
+/// When something of level error was found, or not everything could be looked at.
+pub fn run(arguments: &DoctorArguments) -> Result<(), Failure> {
+    if arguments.markdown {
+        return print(&reference::markdown());
+    }
+    let configuration = match Sources::read(arguments.file.config.as_deref()) {
+        Ok(sources) => {
+            let (loaded, unusable_resources) = with_resources(&sources);
+            Configuration::Read { loaded: Box::new(loaded), unusable_resources }
+        }
+        Err(error) => Configuration::Unreadable { reason: error.to_string() },
+    };
+    let is_startable = match &configuration {
+        Configuration::Read { loaded, .. } => {
+            loaded.problems.iter().all(|problem| problem.severity != Severity::Fatal)
+        }
+        Configuration::Unreadable { .. } => false,
+    };
+    let report = doctor::examine(&Subject { configuration, nova_conf: arguments.nova_conf.clone() });
+    print(&if arguments.json { format!("{:#}\n", report.json()) } else { report.table() })?;
+    conclude(&report, is_startable)
+}
+
+fn conclude(report: &Report, is_startable: bool) -> Result<(), Failure> {
+    let errors = report.count(Level::Error);
+    let advice = "each finding says what to change";
+    if !is_startable {
+        return Err(Failure::configuration(format!(
+            "the agent would not start with these settings; {advice}"
+        )));
+    }
+    if errors > 0 {
+        let plural = if errors == 1 { "" } else { "s" };
+        return Err(Failure::other(format!("{errors} error{plural} found; {advice}")));
+    }
+    if report.findings().iter().any(doctor::Finding::is_for_lack_of_privilege) {
+        return Err(Failure::privilege(
+            "no errors found, but not everything could be looked at; run it as root",
+        ));
+    }
+    Ok(())
+}

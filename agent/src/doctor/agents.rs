@@ -1,0 +1,164 @@
+//! The running agent, and other programs that would undo what it does.
+
+use super::finding::{Area, Check, Finding};
+use super::processes::{Process, Processes};
+use crate::control::Status;
+use std::io;
+
+static RUNNING: Check = Check {
+    area: Area::Agent,
+    name: "running",
+    wants: "The agent runs, is this version, and has read the whole datastore",
+    why: "Without it announcements change nothing until it is back; resources that it cannot read are VMs that it does not move.",
+};
+static OTHERS: Check = Check {
+    area: Area::Agent,
+    name: "others",
+    wants: "No other agent programs routes of VMs",
+    why: "Two agents on one host undo each other's routes: the other one takes the elevated route away, or advertises a VM that is not here.",
+};
+
+pub(super) static CHECKS: &[&Check] = &[&RUNNING, &OTHERS];
+
+pub(super) fn judge(processes: &Processes, agent: &io::Result<Status>, host: &str) -> Vec<Finding> {
+    let mut findings = vec![running(agent, host)];
+    findings.extend(others(processes, agent.as_ref().ok().map(|status| status.pid)));
+    findings
+}
+
+fn running(agent: &io::Result<Status>, host: &str) -> Finding {
+    let status = match agent {
+        Ok(status) => status,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return RUNNING.needs_root("may not ask the running agent");
+        }
+        Err(error) => {
+            return RUNNING.notice(format!("no agent answers: {error}"), "systemctl enable --now cutover");
+        }
+    };
+    let this = env!("CARGO_PKG_VERSION");
+    if !status.in_sync {
+        let what = "the agent runs, but has not read the datastore yet";
+        return RUNNING.warning(what, "see what it logs, and the findings about the datastore");
+    }
+    if !status.complete {
+        let what = "the agent runs, but could not read some resources";
+        return RUNNING.warning(what, "mend the resources that it names in its log");
+    }
+    if !host.is_empty() && status.hostname != host {
+        return RUNNING.warning(
+            format!("the agent calls this host {}, the settings call it {host}", status.hostname),
+            "systemctl restart cutover, or name its configuration file with -c",
+        );
+    }
+    if status.version != this {
+        let what = format!("the agent that runs is version {}, this is {this}", status.version);
+        return RUNNING.notice(what, "systemctl restart cutover");
+    }
+    RUNNING.ok(format!("the agent runs (process {}) and is in sync", status.pid))
+}
+
+fn others(processes: &Processes, agent: Option<u32>) -> Vec<Finding> {
+    let describe = |process: &Process| format!("{} (process {})", process.name, process.pid);
+    let felix = processes.named(&["calico-felix", "felix"]);
+    // In one image with other programs of Calico, Felix is an option.
+    let node = processes.named(&["calico-node"]).filter(|process| {
+        process.arguments.iter().any(|argument| argument.trim_start_matches('-') == "felix")
+    });
+    let mut findings: Vec<Finding> = felix
+        .chain(node)
+        .map(|process| {
+            OTHERS.error(
+                format!("Calico's Felix runs here, too: {}", describe(process)),
+                "systemctl disable --now calico-felix",
+            )
+        })
+        .collect();
+    let second = processes.named(&["cutover"]).filter(|process| {
+        process.arguments.get(1).is_some_and(|command| command == "agent") && Some(process.pid) != agent
+    });
+    // Without an answer from it, the one that runs may be ours with another configuration file.
+    findings.extend(second.filter(|_| agent.is_some()).map(|process| {
+        OTHERS.error(
+            format!("a second agent of ours runs here: {}", describe(process)),
+            "stop one of them; each network namespace has one agent",
+        )
+    }));
+    for name in ["ovn-bgp-agent", "neutron-bgp-dragent"] {
+        findings.extend(processes.running(name).map(|process| {
+            OTHERS.notice(
+                format!("{name} runs here (process {}); it may program routes of VMs", process.pid),
+                format!("see that {name} leaves the addresses of VMs on this host alone"),
+            )
+        }));
+    }
+    if findings.is_empty() {
+        findings.push(OTHERS.ok("no other agent runs here"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn status() -> Status {
+        Status {
+            hostname: "host1".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: 5,
+            in_sync: true,
+            complete: true,
+            attach: "tcx".into(),
+            endpoints: Vec::new(),
+            kernel_routes: Vec::new(),
+            announcements: BTreeMap::new(),
+            route_writes: 0,
+        }
+    }
+
+    #[test]
+    fn what_the_agent_says_of_itself() {
+        let denied = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        let away = || Err(io::Error::from(io::ErrorKind::NotFound));
+        for (answer, expected) in [
+            (Ok(status()), Level::Ok),
+            (Ok(Status { in_sync: false, ..status() }), Level::Warning),
+            (Ok(Status { complete: false, ..status() }), Level::Warning),
+            (Ok(Status { hostname: "host2".into(), ..status() }), Level::Warning),
+            (Ok(Status { version: "0.0.1".into(), ..status() }), Level::Notice),
+            (denied(), Level::Notice),
+            (away(), Level::Notice),
+        ] {
+            let finding = running(&answer, "host1");
+            assert_eq!(finding.level, expected, "{finding:?}");
+        }
+        assert!(running(&denied(), "host1").is_for_lack_of_privilege());
+    }
+
+    #[test]
+    fn other_agents_are_found_by_name_and_argument() {
+        let process = |pid, line: &str| {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let name = arguments[0].rsplit('/').next().unwrap().to_owned();
+            Process { pid, name, arguments }
+        };
+        for (line, expected) in [
+            ("/usr/bin/calico-felix --config-file=/etc/calico/felix.cfg", Level::Error),
+            ("calico-node -felix", Level::Error),
+            ("calico-node -confd", Level::Ok),
+            ("/usr/local/bin/cutover agent", Level::Error),
+            ("cutover doctor", Level::Ok),
+            ("/usr/bin/python3 /usr/bin/ovn-bgp-agent", Level::Notice),
+            ("bird -c /etc/bird/bird.conf", Level::Ok),
+        ] {
+            let found = others(&Processes(vec![process(5, "cutover agent"), process(6, line)]), Some(5));
+            assert_eq!(found.len(), 1, "{line}");
+            assert_eq!(found[0].level, expected, "{line}");
+        }
+        let alone = Processes(vec![process(6, "cutover agent -c other.cfg")]);
+        assert_eq!(others(&alone, None)[0].level, Level::Ok);
+    }
+}

@@ -1,0 +1,284 @@
+//! Sysctls of the host as a whole: forwarding, reverse path filters, connection tracking.
+
+use super::finding::{Area, Check, Finding};
+use crate::settings::{Settings, Switch};
+use std::fs;
+use std::path::Path;
+
+static IPV4: Check = Check {
+    area: Area::Network,
+    name: "ipv4-forwarding",
+    wants: "net.ipv4.ip_forward is 1",
+    why: "The host is the router of its VMs; during a migration the source also forwards what still arrives there to the target.",
+};
+static IPV6: Check = Check {
+    area: Area::Network,
+    name: "ipv6-forwarding",
+    wants: "net.ipv6.conf.all.forwarding is 1, if IPv6 is in use",
+    why: "The same as for IPv4.",
+};
+static RP_FILTER: Check = Check {
+    area: Area::Network,
+    name: "rp-filter",
+    wants: "No strict reverse path filter on uplinks",
+    why: "While both hosts have a route to a moved VM, its packets reach the source host through an uplink although the route back leads to its tap, and a strict filter drops them; so it does where two uplinks share the traffic.",
+};
+static TCP_LOOSE: Check = Check {
+    area: Area::Network,
+    name: "tcp-loose",
+    wants: "net.netfilter.nf_conntrack_tcp_loose is 1, where connections are tracked",
+    why: "The target has never seen the beginning of the VM's connections. If it may not pick them up in the middle they are invalid, and firewall rules drop them: every TCP session ends with the migration.",
+};
+static ACCEPT_RA: Check = Check {
+    area: Area::Network,
+    name: "accept-ra",
+    wants: "Uplinks that learn their default route from router advertisements have accept_ra 2",
+    why: "A host that forwards IPv6 ignores router advertisements if accept_ra is 1, and loses its default route when the agent turns forwarding on.",
+};
+
+pub(super) static CHECKS: &[&Check] = &[&IPV4, &IPV6, &RP_FILTER, &TCP_LOOSE, &ACCEPT_RA];
+
+/// Sysctls as they are; nothing for those that do not exist.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) ipv4_forwarding: Option<String>,
+    pub(super) ipv6_forwarding: Option<String>,
+    pub(super) wants_forwarding: bool,
+    pub(super) wants_ipv6: bool,
+    pub(super) rp_filter_all: Option<String>,
+    pub(super) tcp_loose: Option<String>,
+    pub(super) uplinks: Vec<Uplink>,
+}
+
+/// An interface that is not a workload's.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Uplink {
+    pub(super) name: String,
+    pub(super) rp_filter: Option<String>,
+    pub(super) accept_ra: Option<String>,
+    /// Whether a default route leads through it that was learnt from a router advertisement.
+    pub(super) has_learnt_default: bool,
+}
+
+impl Seen {
+    pub(super) fn look(proc: &Path, settings: &Settings) -> Self {
+        let net = proc.join("sys/net");
+        let read = |path: &str| fs::read_to_string(net.join(path)).ok().map(|text| text.trim().to_owned());
+        let learnt = default_routes_learnt(
+            &fs::read_to_string(proc.join("thread-self/net/ipv6_route")).unwrap_or_default(),
+        );
+        let names = fs::read_dir(net.join("ipv4/conf")).into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let is_uplink = |name: &String| {
+            !matches!(name.as_str(), "all" | "default" | "lo")
+                && !settings.interface_prefix.iter().any(|prefix| name.starts_with(prefix.as_str()))
+        };
+        let mut uplinks: Vec<Uplink> = names
+            .filter(is_uplink)
+            .map(|name| Uplink {
+                rp_filter: read(&format!("ipv4/conf/{name}/rp_filter")),
+                accept_ra: read(&format!("ipv6/conf/{name}/accept_ra")),
+                has_learnt_default: learnt.contains(&name),
+                name,
+            })
+            .collect();
+        uplinks.sort_by(|one, other| one.name.cmp(&other.name));
+        Self {
+            ipv4_forwarding: read("ipv4/ip_forward"),
+            ipv6_forwarding: read("ipv6/conf/all/forwarding"),
+            wants_forwarding: settings.ip_forwarding == Switch::Enabled,
+            wants_ipv6: settings.ipv6_support && read("ipv6/conf/all/disable_ipv6").as_deref() == Some("0"),
+            rp_filter_all: read("ipv4/conf/all/rp_filter"),
+            tcp_loose: read("netfilter/nf_conntrack_tcp_loose"),
+            uplinks,
+        }
+    }
+}
+
+/// Interfaces with a default route that the kernel made of a router advertisement.
+///
+/// KERNEL: a line of ipv6_route has destination, its length, source, its length, next hop, metric, two counters, flags and
+/// interface, all but the last in hexadecimal; RTF_ADDRCONF (linux/ipv6_route.h) marks what comes from an advertisement.
+fn default_routes_learnt(table: &str) -> Vec<String> {
+    const RTF_ADDRCONF: u32 = 0x0004_0000;
+    let learnt = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
+        let is_default = fields[1] == "00" && fields[0].bytes().all(|byte| byte == b'0');
+        (is_default && flags & RTF_ADDRCONF != 0).then(|| fields.get(9).map(|name| (*name).to_owned()))?
+    };
+    table.lines().filter_map(learnt).collect()
+}
+
+pub(super) fn judge(seen: &Seen, agent_runs: bool) -> Vec<Finding> {
+    let mut findings =
+        vec![forwarding(&IPV4, "net.ipv4.ip_forward", seen.ipv4_forwarding.as_deref(), seen, agent_runs)];
+    if seen.wants_ipv6 {
+        let name = "net.ipv6.conf.all.forwarding";
+        findings.push(forwarding(&IPV6, name, seen.ipv6_forwarding.as_deref(), seen, agent_runs));
+        findings.extend(accept_ra(&seen.uplinks));
+    }
+    findings.extend(rp_filter(seen));
+    findings.push(match seen.tcp_loose.as_deref() {
+        Some("0") => TCP_LOOSE.warning(
+            "net.netfilter.nf_conntrack_tcp_loose is 0",
+            "sysctl -w net.netfilter.nf_conntrack_tcp_loose=1, and the same in /etc/sysctl.d",
+        ),
+        Some(_) => TCP_LOOSE.ok("connections are picked up in the middle"),
+        None => TCP_LOOSE.ok("no connections are tracked"),
+    });
+    findings
+}
+
+fn forwarding(
+    check: &'static Check,
+    name: &str,
+    value: Option<&str>,
+    seen: &Seen,
+    agent_runs: bool,
+) -> Finding {
+    let change = format!("sysctl -w {name}=1, and take {name}=0 out of /etc/sysctl.conf and /etc/sysctl.d");
+    match value {
+        // KERNEL: for IPv6, 2 is forwarding with router solicitations.
+        Some(value) if value != "0" => check.ok(format!("{name} is {value}")),
+        Some(_) if agent_runs || !seen.wants_forwarding => check.error(format!("{name} is 0"), change),
+        Some(_) => check.notice(format!("{name} is 0"), "nothing: the agent sets it to 1 when it starts"),
+        None => check.notice(format!("could not read {name}"), "mount /proc"),
+    }
+}
+
+/// KERNEL: the higher of `all` and the interface's own value counts; 1 is strict, 2 loose.
+fn rp_filter(seen: &Seen) -> Vec<Finding> {
+    let number =
+        |value: &Option<String>| value.as_deref().and_then(|value| value.parse().ok()).unwrap_or(0_u8);
+    let all = number(&seen.rp_filter_all);
+    let strict: Vec<&Uplink> =
+        seen.uplinks.iter().filter(|uplink| number(&uplink.rp_filter).max(all) == 1).collect();
+    if strict.is_empty() {
+        return vec![RP_FILTER.ok("no uplink has a strict filter")];
+    }
+    let names: Vec<&str> = strict.iter().map(|uplink| uplink.name.as_str()).collect();
+    let all_is_cause = if all == 1 { " (net.ipv4.conf.all.rp_filter is 1)" } else { "" };
+    vec![RP_FILTER.warning(
+        format!("strict reverse path filter on {}{all_is_cause}", names.join(", ")),
+        format!(
+                "{}, and the same in /etc/sysctl.d",
+                names
+                    .iter()
+                    .map(|name| format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"))
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            ),
+    )]
+}
+
+fn accept_ra(uplinks: &[Uplink]) -> Vec<Finding> {
+    let loses = |uplink: &&Uplink| uplink.has_learnt_default && uplink.accept_ra.as_deref() == Some("1");
+    let findings: Vec<Finding> = uplinks
+        .iter()
+        .filter(loses)
+        .map(|uplink| {
+            let name = &uplink.name;
+            ACCEPT_RA.warning(
+                format!("{name} has its IPv6 default route from router advertisements, and accept_ra 1"),
+                format!("sysctl -w net.ipv6.conf.{name}.accept_ra=2, and the same in /etc/sysctl.d"),
+            )
+        })
+        .collect();
+    if findings.is_empty() { vec![ACCEPT_RA.ok("no uplink loses its default route")] } else { findings }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    fn uplink(rp_filter: &str, accept_ra: &str, has_learnt_default: bool) -> Uplink {
+        let value = |text: &str| Some(text.to_owned());
+        Uplink {
+            name: "eth0".into(),
+            rp_filter: value(rp_filter),
+            accept_ra: value(accept_ra),
+            has_learnt_default,
+        }
+    }
+
+    fn healthy() -> Seen {
+        let value = |text: &str| Some(text.to_owned());
+        Seen {
+            ipv4_forwarding: value("1"),
+            ipv6_forwarding: value("1"),
+            wants_forwarding: true,
+            wants_ipv6: true,
+            rp_filter_all: value("0"),
+            tcp_loose: value("1"),
+            uplinks: vec![uplink("2", "1", false)],
+        }
+    }
+
+    #[test]
+    fn each_fault_is_exactly_one_finding() {
+        let value = |text: &str| Some(text.to_owned());
+        for (seen, agent_runs, check, level) in [
+            (Seen { ipv4_forwarding: value("0"), ..healthy() }, true, "ipv4-forwarding", Level::Error),
+            (Seen { ipv4_forwarding: value("0"), ..healthy() }, false, "ipv4-forwarding", Level::Notice),
+            (
+                Seen { ipv4_forwarding: value("0"), wants_forwarding: false, ..healthy() },
+                false,
+                "ipv4-forwarding",
+                Level::Error,
+            ),
+            (Seen { ipv6_forwarding: value("0"), ..healthy() }, true, "ipv6-forwarding", Level::Error),
+            (Seen { tcp_loose: value("0"), ..healthy() }, true, "tcp-loose", Level::Warning),
+            (
+                Seen { rp_filter_all: value("1"), uplinks: vec![uplink("0", "1", false)], ..healthy() },
+                true,
+                "rp-filter",
+                Level::Warning,
+            ),
+            (Seen { uplinks: vec![uplink("1", "1", false)], ..healthy() }, true, "rp-filter", Level::Warning),
+            (Seen { uplinks: vec![uplink("2", "1", true)], ..healthy() }, true, "accept-ra", Level::Warning),
+        ] {
+            let found = judge(&seen, agent_runs);
+            let problems: Vec<_> = found
+                .iter()
+                .filter(|finding| finding.level != Level::Ok)
+                .map(|finding| (finding.check.name, finding.level))
+                .collect();
+            assert_eq!(problems, [(check, level)], "{found:?}");
+        }
+        for fine in [
+            healthy(),
+            Seen { tcp_loose: None, ..healthy() },
+            // The higher value counts: loose everywhere.
+            Seen { rp_filter_all: value("2"), uplinks: vec![uplink("1", "1", false)], ..healthy() },
+            Seen { uplinks: vec![uplink("2", "2", true)], ..healthy() },
+            Seen {
+                wants_ipv6: false,
+                ipv6_forwarding: None,
+                uplinks: vec![uplink("2", "1", true)],
+                ..healthy()
+            },
+        ] {
+            assert!(judge(&fine, true).iter().all(|finding| finding.level == Level::Ok), "{fine:?}");
+        }
+    }
+
+    /// The lines are those of a host with one uplink (Linux 6.18), the flags RTF_UP, RTF_GATEWAY, RTF_ADDRCONF and others.
+    #[test]
+    fn a_learnt_default_route_is_told_from_others() {
+        let line = |destination: &str, length: &str, flags: &str| {
+            let zero = "0".repeat(32);
+            format!(
+                "{destination} {length} {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 {flags}     eth0\n"
+            )
+        };
+        let zero = "0".repeat(32);
+        assert_eq!(default_routes_learnt(&line(&zero, "00", "00450003")), ["eth0"]);
+        assert!(default_routes_learnt(&line(&zero, "00", "00000003")).is_empty());
+        assert!(
+            default_routes_learnt(&line("20010db8000000000000000000000000", "40", "00440001")).is_empty()
+        );
+        assert!(default_routes_learnt("nonsense\n").is_empty());
+    }
+}

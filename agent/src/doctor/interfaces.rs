@@ -1,0 +1,380 @@
+//! The interfaces of VMs: which ones the prefix takes for them, and how they are set up.
+
+use super::finding::{Area, Check, Finding};
+use crate::control::Status;
+use crate::netlink::snapshot::{self, LinkSeen};
+use crate::settings::Settings;
+use std::fs;
+use std::path::Path;
+
+static PREFIX: Check = Check {
+    area: Area::Network,
+    name: "interface-prefix",
+    wants: "InterfacePrefix is what the names of VMs' interfaces begin with, and no others",
+    why: "Routes, watches and sysctls go to interfaces with this prefix only; an uplink with it would be taken for a VM's.",
+};
+static SYSCTLS: Check = Check {
+    area: Area::Network,
+    name: "tap-settings",
+    wants: "proxy_arp, forwarding and proxy_ndp are on for interfaces of VMs",
+    why: "The VM finds its gateway only because the host answers for it, and the host forwards only what comes from interfaces that may.",
+};
+static CARRIER: Check = Check {
+    area: Area::Network,
+    name: "tap-carrier",
+    wants: "Interfaces of VMs are up, and those of running VMs have a carrier",
+    why: "Without a carrier no hypervisor has the tap open: the VM does not run here, and traffic for it ends at the tap.",
+};
+static MANAGED: Check = Check {
+    area: Area::Network,
+    name: "tap-managed",
+    wants: "No network manager takes care of interfaces of VMs",
+    why: "systemd-networkd and NetworkManager remove routes and addresses from interfaces that they manage, those of the agent as well.",
+};
+
+pub(super) static CHECKS: &[&Check] = &[&PREFIX, &SYSCTLS, &CARRIER, &MANAGED];
+
+/// Kinds of links that hypervisors and container runtimes make for a workload.
+const WORKLOAD_KINDS: [&str; 5] = ["tun", "veth", "macvtap", "ipvtap", "netkit"];
+
+/// Where the managers of networks say what they do with a link.
+const NETWORKD: &str = "/run/systemd/netif/links";
+const NETWORK_MANAGER: &str = "/run/NetworkManager/devices";
+
+/// The links, and what there is to know of those with the prefix.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) prefixes: Vec<String>,
+    pub(super) wants_ipv6: bool,
+    pub(super) links: Vec<LinkSeen>,
+    pub(super) workloads: Vec<Workload>,
+}
+
+/// A link with the prefix.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Workload {
+    pub(super) name: String,
+    pub(super) ifindex: u32,
+    pub(super) is_up: bool,
+    pub(super) has_carrier: bool,
+    /// Sysctls that are not as they have to be: path and value.
+    pub(super) wrong: Vec<(String, String)>,
+    /// The manager that takes care of it.
+    pub(super) manager: Option<&'static str>,
+}
+
+impl Seen {
+    pub(super) fn look(proc: &Path, settings: &Settings) -> Self {
+        let links = snapshot::links().unwrap_or_default();
+        let prefixes = settings.interface_prefix.clone();
+        let wants_ipv6 = settings.ipv6_support;
+        let has_prefix =
+            |seen: &&LinkSeen| prefixes.iter().any(|prefix| seen.link.name.starts_with(prefix.as_str()));
+        let workloads = links.iter().filter(has_prefix).map(|seen| Workload {
+            name: seen.link.name.clone(),
+            ifindex: seen.link.ifindex,
+            is_up: seen.link.admin_up,
+            has_carrier: seen.link.running,
+            wrong: wrong_sysctls(&proc.join("sys/net"), &seen.link.name, wants_ipv6),
+            manager: manager(seen.link.ifindex),
+        });
+        let workloads = workloads.collect();
+        Self { prefixes, wants_ipv6, links, workloads }
+    }
+}
+
+fn wrong_sysctls(net: &Path, name: &str, wants_ipv6: bool) -> Vec<(String, String)> {
+    let read = |path: &str| fs::read_to_string(net.join(path)).ok().map(|text| text.trim().to_owned());
+    let mut wanted = vec![format!("ipv4/conf/{name}/proxy_arp"), format!("ipv4/conf/{name}/forwarding")];
+    if wants_ipv6 && read(&format!("ipv6/conf/{name}/disable_ipv6")).as_deref() == Some("0") {
+        wanted.extend([format!("ipv6/conf/{name}/proxy_ndp"), format!("ipv6/conf/{name}/forwarding")]);
+    }
+    let wrong = |path: String| read(&path).filter(|value| value == "0").map(|value| (path, value));
+    wanted.into_iter().filter_map(wrong).collect()
+}
+
+/// Both managers keep a file for each link; the words are those of networkctl(1) and of NetworkManager's device state.
+fn manager(ifindex: u32) -> Option<&'static str> {
+    let read = |folder: &str| fs::read_to_string(Path::new(folder).join(ifindex.to_string())).ok();
+    if read(NETWORKD).is_some_and(|text| is_managed_by_networkd(&text)) {
+        return Some("systemd-networkd");
+    }
+    read(NETWORK_MANAGER).filter(|text| is_managed_by_network_manager(text)).map(|_| "NetworkManager")
+}
+
+fn is_managed_by_networkd(text: &str) -> bool {
+    let state = text.lines().find_map(|line| line.strip_prefix("ADMIN_STATE="));
+    state.is_some_and(|state| matches!(state, "configured" | "configuring" | "pending"))
+}
+
+fn is_managed_by_network_manager(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "managed=true")
+}
+
+/// `status` is what the running agent says, if one runs.
+pub(super) fn judge(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
+    let mut findings = prefix(seen);
+    findings.extend(sysctls(seen, status));
+    findings.extend(carrier(seen, status));
+    let managed: Vec<Finding> = seen
+        .workloads
+        .iter()
+        .filter_map(|workload| workload.manager.map(|manager| (workload, manager)))
+        .map(|(workload, manager)| {
+            MANAGED.warning(
+                format!("{manager} manages {}", workload.name),
+                match manager {
+                    "NetworkManager" => format!(
+                        "unmanaged-devices=interface-name:{}* in /etc/NetworkManager/conf.d",
+                        seen.prefixes.join("*;interface-name:")
+                    ),
+                    _ => "a file in /etc/systemd/network, first in order, that matches these names with Unmanaged=yes".to_owned(),
+                },
+            )
+        })
+        .collect();
+    findings.extend(if managed.is_empty() { vec![MANAGED.ok("nobody manages them")] } else { managed });
+    findings
+}
+
+fn prefix(seen: &Seen) -> Vec<Finding> {
+    let list = seen.prefixes.join(",");
+    let is_workload =
+        |link: &LinkSeen| link.kind.as_deref().is_some_and(|kind| WORKLOAD_KINDS.contains(&kind));
+    let foreign = |workload: &Workload| {
+        let link = seen.links.iter().find(|link| link.link.ifindex == workload.ifindex)?;
+        (!is_workload(link)).then(|| (workload.name.clone(), link.kind.clone()))
+    };
+    let mut findings: Vec<Finding> = seen
+        .workloads
+        .iter()
+        .filter_map(foreign)
+        .map(|(name, kind)| {
+            let kind = kind.unwrap_or_else(|| "physical interface".to_owned());
+            PREFIX.error(
+                format!("{name} is a {kind}, and begins with a prefix of InterfacePrefix ({list})"),
+                "make InterfacePrefix longer, or rename the interface",
+            )
+        })
+        .collect();
+    let taps = |seen: &&LinkSeen| seen.kind.as_deref() == Some("tun") && seen.link.name.starts_with("tap");
+    let left_out: Vec<&str> = seen.links.iter().filter(taps).map(|seen| seen.link.name.as_str()).collect();
+    if seen.workloads.is_empty() && !left_out.is_empty() {
+        findings.push(PREFIX.error(
+            format!("no interface begins with {list}, but there are taps: {}", few(&left_out)),
+            "InterfacePrefix = tap",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(PREFIX.ok(format!("{} interfaces of VMs", seen.workloads.len())));
+    }
+    findings
+}
+
+/// LIMIT: a host has hundreds; a line names the first ones.
+const NAMED_MAX: usize = 5;
+
+fn few(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let named = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{named} and {more} more") } else { named }
+}
+
+/// The agent makes these settings when an endpoint has the interface; before that they mean nothing.
+fn sysctls(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
+    let Some(status) = status else { return Vec::new() };
+    let has_endpoint = |workload: &&Workload| {
+        status.endpoints.iter().any(|endpoint| endpoint.ifindex == Some(workload.ifindex))
+    };
+    let wrong: Vec<&(String, String)> =
+        seen.workloads.iter().filter(has_endpoint).flat_map(|workload| &workload.wrong).collect();
+    if wrong.is_empty() {
+        return vec![SYSCTLS.ok("interfaces of VMs are set up")];
+    }
+    wrong
+        .iter()
+        .map(|(path, value)| {
+            let name = format!("net.{}", path.replace('/', "."));
+            SYSCTLS.error(
+                format!("{name} is {value}"),
+                format!("systemctl restart cutover, which sets it to 1; and find out who sets it to {value}: a file in /etc/sysctl.d, or another agent"),
+            )
+        })
+        .collect()
+}
+
+fn carrier(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let down: Vec<&str> =
+        seen.workloads.iter().filter(|it| !it.is_up).map(|workload| workload.name.as_str()).collect();
+    if !down.is_empty() {
+        findings.push(CARRIER.warning(
+            format!("down: {}", few(&down)),
+            "ip link set <name> up, if its VM runs here; see why Nova did not",
+        ));
+    }
+    // Before the VM arrives, the target's tap has no carrier; the source's loses it when the VM has gone.
+    let is_settled = |name: &str| {
+        let endpoint = status.and_then(|status| status.endpoints.iter().find(|it| it.interface == name));
+        endpoint.is_some_and(|endpoint| {
+            !matches!(endpoint.role.as_str(), "TARGET" | "SOURCE") && !endpoint.not_here
+        })
+    };
+    let silent: Vec<&str> = seen
+        .workloads
+        .iter()
+        .filter(|workload| workload.is_up && !workload.has_carrier && is_settled(&workload.name))
+        .map(|workload| workload.name.as_str())
+        .collect();
+    if !silent.is_empty() {
+        findings.push(CARRIER.notice(
+            format!("nobody has these open, although their endpoints are here: {}", few(&silent)),
+            "nothing, if these VMs are shut off",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(CARRIER.ok("interfaces of VMs are up"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use cutover_engine::EndpointKey;
+    use cutover_engine::fact::Link;
+    use cutover_engine::machine::State;
+    use cutover_engine::view::EndpointView;
+    use std::collections::BTreeMap;
+
+    fn link(name: &str, ifindex: u32, kind: Option<&str>) -> LinkSeen {
+        let link = Link { ifindex, name: name.into(), admin_up: true, running: true };
+        LinkSeen { link, kind: kind.map(str::to_owned) }
+    }
+
+    fn workload(name: &str, ifindex: u32) -> Workload {
+        Workload {
+            name: name.into(),
+            ifindex,
+            is_up: true,
+            has_carrier: true,
+            wrong: Vec::new(),
+            manager: None,
+        }
+    }
+
+    fn healthy() -> Seen {
+        Seen {
+            prefixes: vec!["tap".into()],
+            wants_ipv6: true,
+            links: vec![link("lo", 1, None), link("eth0", 2, None), link("tap1", 3, Some("tun"))],
+            workloads: vec![workload("tap1", 3)],
+        }
+    }
+
+    fn status(role: &str) -> Status {
+        let key = EndpointKey {
+            host: "b".into(),
+            orchestrator: "openstack".into(),
+            workload: "openstack/vm1".into(),
+            endpoint: "port1".into(),
+        };
+        let endpoint = EndpointView {
+            name: key.to_string(),
+            key,
+            interface: "tap1".into(),
+            ifindex: Some(3),
+            running: true,
+            role: role.into(),
+            state: State::Base,
+            migration_uid: String::new(),
+            status: "up".into(),
+            status_due: false,
+            held: false,
+            not_here: false,
+            routes: Vec::new(),
+            watch: None,
+            announcement: None,
+            announced_to_routed_ns: None,
+            elevated_for_seconds: None,
+        };
+        Status {
+            hostname: "b".into(),
+            version: "0.1.0".into(),
+            pid: 1,
+            in_sync: true,
+            complete: true,
+            attach: "tcx".into(),
+            endpoints: vec![endpoint],
+            kernel_routes: Vec::new(),
+            announcements: BTreeMap::new(),
+            route_writes: 0,
+        }
+    }
+
+    fn problems(seen: &Seen, status: Option<&Status>) -> Vec<(&'static str, Level)> {
+        let found = judge(seen, status);
+        let problems = found.iter().filter(|finding| finding.level != Level::Ok);
+        problems.map(|finding| (finding.check.name, finding.level)).collect()
+    }
+
+    #[test]
+    fn each_fault_is_exactly_one_finding() {
+        let none = status("NO_ROLE");
+        let only = |workload: Workload| Seen { workloads: vec![workload], ..healthy() };
+        let wrong =
+            Workload { wrong: vec![("ipv4/conf/tap1/proxy_arp".into(), "0".into())], ..workload("tap1", 3) };
+        let no_carrier = Workload { has_carrier: false, ..workload("tap1", 3) };
+        for (seen, status, expected) in [
+            (healthy(), Some(&none), &[][..]),
+            (healthy(), None, &[]),
+            (only(wrong.clone()), Some(&none), &[("tap-settings", Level::Error)]),
+            (only(wrong), None, &[]),
+            (only(no_carrier.clone()), Some(&none), &[("tap-carrier", Level::Notice)]),
+            (only(no_carrier.clone()), Some(&status("TARGET")), &[]),
+            (only(no_carrier), None, &[]),
+            (
+                only(Workload { is_up: false, has_carrier: false, ..workload("tap1", 3) }),
+                Some(&none),
+                &[("tap-carrier", Level::Warning)],
+            ),
+            (
+                only(Workload { manager: Some("systemd-networkd"), ..workload("tap1", 3) }),
+                Some(&none),
+                &[("tap-managed", Level::Warning)],
+            ),
+            (
+                Seen { prefixes: vec!["cali".into()], workloads: Vec::new(), ..healthy() },
+                None,
+                &[("interface-prefix", Level::Error)],
+            ),
+            (
+                Seen {
+                    prefixes: vec!["eth".into()],
+                    workloads: vec![workload("eth0", 2)],
+                    links: vec![link("eth0", 2, None)],
+                    ..healthy()
+                },
+                None,
+                &[("interface-prefix", Level::Error)],
+            ),
+        ] {
+            assert_eq!(problems(&seen, status), expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn managers_are_told_by_their_files() {
+        assert!(is_managed_by_networkd("# private\nADMIN_STATE=configured\nOPER_STATE=routable\n"));
+        assert!(!is_managed_by_networkd("ADMIN_STATE=unmanaged\n"));
+        assert!(is_managed_by_network_manager("[device]\nmanaged=true\n"));
+        assert!(!is_managed_by_network_manager("[device]\nmanaged=false\n"));
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(few(&["a", "b"]), "a, b");
+        assert_eq!(few(&["a"; 8]), "a, a, a, a, a and 3 more");
+    }
+}

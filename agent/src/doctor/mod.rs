@@ -1,0 +1,107 @@
+//! Whether a host is fit for live migrations, and what to change: `cutover doctor`.
+//!
+//! Each area has a file, in which looking is kept apart from judging: what was seen is a value, and what it means is a pure
+//! function of it, so that tests can feed it every kind of broken host. Nothing here changes the host. The command line calls
+//! [`examine`] and prints the [`Report`].
+
+mod agents;
+mod clock;
+mod datastore;
+mod finding;
+mod forwarding;
+mod interfaces;
+mod kernel;
+mod nova;
+mod oslo;
+mod privileges;
+mod processes;
+pub mod reference;
+mod report;
+mod run_dir;
+mod settings;
+
+pub use finding::{Area, Check, Finding, Level};
+pub use report::Report;
+
+use crate::control;
+use crate::settings::{Loaded, Settings};
+use processes::Processes;
+use std::path::{Path, PathBuf};
+
+/// Every check, in the order of the areas.
+#[must_use]
+pub fn checks() -> Vec<&'static Check> {
+    let areas: [&[&Check]; 11] = [
+        settings::CHECKS,
+        kernel::CHECKS,
+        privileges::CHECKS,
+        agents::CHECKS,
+        run_dir::CHECKS,
+        datastore::CHECKS,
+        forwarding::CHECKS,
+        interfaces::CHECKS,
+        clock::CHECKS,
+        nova::CHECKS,
+        &[],
+    ];
+    areas.concat()
+}
+
+/// What to look at.
+#[derive(Debug)]
+pub struct Subject {
+    /// The settings and what was wrong with reading them.
+    pub configuration: Configuration,
+    /// Nova's configuration files; empty to look for them.
+    pub nova_conf: Vec<PathBuf>,
+}
+
+/// The settings, as far as they could be read.
+#[derive(Debug)]
+pub enum Configuration {
+    /// Everything was read.
+    Read {
+        /// What is in force.
+        loaded: Box<Loaded>,
+        /// Resources that could not be used.
+        unusable_resources: Vec<String>,
+    },
+    /// The file could not, and what depends on it is left out.
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Looks at everything.
+#[must_use]
+pub fn examine(subject: &Subject) -> Report {
+    let mut findings = Vec::new();
+    let built_in = Settings::default();
+    let (settings, readable) = match &subject.configuration {
+        Configuration::Read { loaded, unusable_resources } => {
+            findings.extend(settings::judge(loaded, unusable_resources));
+            (&loaded.settings, true)
+        }
+        Configuration::Unreadable { reason } => {
+            findings.push(settings::unreadable(reason));
+            (&built_in, false)
+        }
+    };
+    let proc = Path::new("/proc");
+    let processes = Processes::of_this_namespace(proc);
+    let running = control::ask(&settings.cutover_run_dir);
+    let status = running.as_ref().ok();
+    findings.extend(kernel::judge(&kernel::Seen::look(settings)));
+    findings.extend(privileges::judge(&privileges::Seen::look(proc, status.map(|status| status.pid))));
+    findings.extend(agents::judge(&processes, &running, settings.felix_hostname.as_str()));
+    findings.extend(run_dir::judge(&run_dir::Seen::look(&settings.cutover_run_dir)));
+    if readable {
+        findings.extend(datastore::examine(settings));
+    }
+    findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), status.is_some()));
+    findings.extend(interfaces::judge(&interfaces::Seen::look(proc, settings), status));
+    findings.extend(clock::judge(&clock::Seen::look(&processes)));
+    findings.extend(nova::examine(&subject.nova_conf, &processes, settings));
+    Report::new(&settings.felix_hostname, findings)
+}

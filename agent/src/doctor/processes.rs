@@ -1,0 +1,89 @@
+//! The processes of this network namespace: daemons of other namespaces have other routes and do not matter.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A process.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    /// The name of its program, as the kernel has it: at most 15 characters.
+    pub(super) name: String,
+    pub(super) arguments: Vec<String>,
+}
+
+impl Process {
+    /// The values that follow one of `options`, or are joined to it with `=`.
+    pub(super) fn values_of(&self, options: &[&str]) -> Vec<&str> {
+        let mut values = Vec::new();
+        let mut arguments = self.arguments.iter().map(String::as_str);
+        while let Some(argument) = arguments.next() {
+            if options.contains(&argument) {
+                values.extend(arguments.next());
+            } else if let Some((option, value)) = argument.split_once('=')
+                && options.contains(&option)
+            {
+                values.push(value);
+            }
+        }
+        values
+    }
+}
+
+/// The processes that share a network namespace with this thread.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Processes(pub(super) Vec<Process>);
+
+impl Processes {
+    /// Those that may be looked at: all of them as root.
+    pub(super) fn of_this_namespace(proc: &Path) -> Self {
+        let Ok(namespace) = fs::read_link(proc.join("thread-self/ns/net")) else { return Self::default() };
+        let pids = fs::read_dir(proc)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let is_here = |folder: &PathBuf| fs::read_link(folder.join("ns/net")).is_ok_and(|it| it == namespace);
+        let processes = pids.filter_map(|pid| {
+            let folder = Some(proc.join(pid.to_string())).filter(is_here)?;
+            let name = fs::read_to_string(folder.join("comm")).ok()?.trim().to_owned();
+            let line = fs::read(folder.join("cmdline")).ok()?;
+            let arguments = line.split(|byte| *byte == 0).filter(|part| !part.is_empty());
+            let arguments = arguments.map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+            Some(Process { pid, name, arguments })
+        });
+        Self(processes.collect())
+    }
+
+    /// Those whose program has one of these names.
+    pub(super) fn named<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a Process> {
+        self.0.iter().filter(|process| names.contains(&process.name.as_str()))
+    }
+
+    /// Those with a program or a script of this name among their first arguments, as interpreted programs have it.
+    pub(super) fn running<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Process> {
+        self.0.iter().filter(move |process| {
+            let programs = process.arguments.iter().take(3);
+            programs.map(|argument| argument.rsplit('/').next().unwrap_or_default()).any(|it| it == name)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_found() {
+        let processes = Processes::of_this_namespace(Path::new("/proc"));
+        assert!(processes.0.iter().any(|process| process.pid == std::process::id()));
+    }
+
+    #[test]
+    fn options_are_read_either_way() {
+        let line = "nova-compute --config-file /a --config-file=/b -x --config-dir /c";
+        let arguments = line.split(' ').map(str::to_owned).collect();
+        let process = Process { arguments, ..Process::default() };
+        assert_eq!(process.values_of(&["--config-file"]), ["/a", "/b"]);
+        assert_eq!(process.values_of(&["--config-dir"]), ["/c"]);
+    }
+}

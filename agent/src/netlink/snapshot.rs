@@ -1,0 +1,107 @@
+//! One look at the kernel's links and routes, for commands that do not follow them.
+//!
+//! A socket of its own for each question, in the network namespace of the calling thread, and a full answer. Changes nothing.
+
+use super::dump::{ANY_PROTOCOL, Step, request};
+use super::route::ObservedRoute;
+use super::{link, route};
+use cutover_engine::fact::Link;
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use std::io;
+
+// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+// linux/if_link.h
+const IFINFO_BYTES: usize = 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+
+/// A link, with what it is besides what the engine wants to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkSeen {
+    /// Number, name and flags.
+    pub link: Link,
+    /// `tun`, `veth`, `bridge` and so on; nothing for a physical one and the loopback.
+    pub kind: Option<String>,
+}
+
+/// Every link.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn links() -> io::Result<Vec<LinkSeen>> {
+    let payloads = dump(Step::Links)?;
+    Ok(payloads
+        .iter()
+        .filter_map(|payload| Some(LinkSeen { link: link::decode(payload)?, kind: kind(payload) }))
+        .collect())
+}
+
+/// The unicast routes of the main table that go straight to an interface, of every protocol.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn routes() -> io::Result<Vec<ObservedRoute>> {
+    let mut found = Vec::new();
+    for ipv6 in [false, true] {
+        let payloads = dump(Step::Routes { ipv6, protocol: ANY_PROTOCOL })?;
+        found.extend(payloads.iter().filter_map(|payload| route::decode(payload)));
+    }
+    Ok(found)
+}
+
+fn kind(payload: &[u8]) -> Option<String> {
+    let nested = |bytes, wanted| {
+        NlasIterator::new(bytes)
+            .map_while(Result::ok)
+            .find(|attribute| attribute.kind() & !(libc::NLA_F_NESTED as u16) == wanted)
+            .map(|attribute| attribute.value().to_vec())
+    };
+    let info = nested(payload.get(IFINFO_BYTES..)?, IFLA_LINKINFO)?;
+    let name = nested(&info, IFLA_INFO_KIND)?;
+    let name = name.split(|&byte| byte == 0).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// The payload of every message of a dump.
+fn dump(step: Step) -> io::Result<Vec<Vec<u8>>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.send_to(&request(step, 1), &SocketAddr::new(0, 0), 0)?;
+    let mut payloads = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = datagram.as_slice();
+        while !rest.is_empty() {
+            let refused = |error: netlink_packet_core::DecodeError| io::Error::other(error.to_string());
+            let message = NetlinkBuffer::new_checked(rest).map_err(refused)?;
+            match message.message_type() {
+                NLMSG_DONE => return Ok(payloads),
+                NLMSG_ERROR => {
+                    let errno = message.payload().first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                    return Err(io::Error::from_raw_os_error(-errno));
+                }
+                _ => payloads.push(message.payload().to_vec()),
+            }
+            let length = (message.length() as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_namespace_has_a_loopback() {
+        let links = links().unwrap();
+        let loopback = links.iter().find(|seen| seen.link.name == "lo").unwrap();
+        assert_eq!(loopback.kind, None);
+        assert_eq!(loopback.link.ifindex, 1);
+        routes().unwrap();
+    }
+}

@@ -1,0 +1,121 @@
+//! Sysctls, interfaces and the agent.
+
+use crate::{only, problems, report};
+use cutover_tests::scene::{NORMAL, Node, SOURCE};
+use cutover_tests::{Directory, Driver, Lab, Port, residue};
+
+struct Site {
+    node: Node,
+    port: Port,
+    _directory: Directory,
+    lab: Lab,
+}
+
+/// A host with a running agent and one VM.
+fn site() -> Site {
+    let lab = Lab::new();
+    let (directory, port) = (lab.directory(), Port::new(1));
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    node.open();
+    Driver::new(&directory, &port).bind(SOURCE);
+    node.agent.start_in_sync();
+    node.wait_metrics(&port, &[NORMAL]);
+    node.agent.wait_up(&port);
+    Site { node, port, _directory: directory, lab }
+}
+
+#[test]
+fn a_healthy_host_has_nothing_wrong_and_nothing_is_left_on_it() {
+    let site = site();
+    let before = residue::of(site.lab.prefix());
+    let links = site.node.host.namespace().run(|| cutover_agent::netlink::snapshot::links().expect("links"));
+    let report = report(&site.node, &[]);
+    assert_eq!(problems(&site.node, &[]), only(&[]), "{report:#}");
+    let found = |check: &str, part: &str| {
+        let findings = report["findings"].as_array().expect("findings");
+        let of = |finding: &&serde_json::Value| finding["check"] == check;
+        assert!(
+            findings
+                .iter()
+                .filter(of)
+                .any(|finding| finding["what"].as_str().is_some_and(|it| it.contains(part))),
+            "no {check} with {part:?} in {report:#}"
+        );
+    };
+    found("agent.running", "is in sync");
+    found("agent.capabilities", "the running agent");
+    found("network.interface-prefix", "1 interfaces");
+    found("kernel.attaching", "taps are watched with");
+    assert_eq!(residue::of(site.lab.prefix()), before);
+    let after = site.node.host.namespace().run(|| cutover_agent::netlink::snapshot::links().expect("links"));
+    assert_eq!(after, links);
+}
+
+#[test]
+fn each_wrong_sysctl_is_found() {
+    let site = site();
+    let tap = &site.port.interface;
+    for (path, wrong, right, check) in [
+        ("net/ipv4/ip_forward", "0", "1", "network.ipv4-forwarding"),
+        ("net/ipv6/conf/all/forwarding", "0", "1", "network.ipv6-forwarding"),
+        ("net/ipv4/conf/eth0/rp_filter", "1", "0", "network.rp-filter"),
+        (&format!("net/ipv4/conf/{tap}/proxy_arp"), "0", "1", "network.tap-settings"),
+        (&format!("net/ipv6/conf/{tap}/proxy_ndp"), "0", "1", "network.tap-settings"),
+    ] {
+        let namespace = site.node.host.namespace();
+        namespace.set_sysctl(path, wrong);
+        let found = problems(&site.node, &[]);
+        // Both families: forwarding of the host as a whole is passed on to each interface.
+        assert!(
+            found.contains(check) && found.iter().all(|it| it == check || it == "network.tap-settings"),
+            "{path}: {found:?}"
+        );
+        namespace.set_sysctl(path, right);
+        namespace.set_sysctl(&format!("net/ipv4/conf/{tap}/forwarding"), "1");
+        namespace.set_sysctl(&format!("net/ipv6/conf/{tap}/forwarding"), "1");
+        assert_eq!(problems(&site.node, &[]), only(&[]), "after {path}");
+    }
+    let loose = "net/netfilter/nf_conntrack_tcp_loose";
+    if site.node.host.namespace().sysctl(loose).is_some() {
+        site.node.host.namespace().set_sysctl(loose, "0");
+        assert_eq!(problems(&site.node, &[]), only(&["network.tcp-loose"]));
+    }
+}
+
+#[test]
+fn interfaces_that_do_not_fit_are_found() {
+    let mut site = site();
+    let namespace = site.node.host.namespace_shared();
+    namespace.ip(&format!("link set {} down", site.port.interface));
+    assert_eq!(problems(&site.node, &[]), only(&["network.tap-carrier"]));
+    namespace.ip(&format!("link set {} up", site.port.interface));
+    site.node.agent.terminate();
+    for (prefix, expected) in
+        [("cali", only(&["network.interface-prefix"])), ("tap,eth", only(&[])), ("tap", only(&[]))]
+    {
+        site.node.agent.set("InterfacePrefix", prefix);
+        assert_eq!(problems(&site.node, &[]), expected, "{prefix}");
+    }
+    // The lab's uplink is a veth, as containers' interfaces are; a bridge is nobody's workload.
+    namespace.ip("link add tapbridge up type bridge");
+    assert_eq!(problems(&site.node, &[]), only(&["network.interface-prefix"]));
+    namespace.ip("link del tapbridge");
+}
+
+/// A second agent of any kind is found only if it is in the same network namespace.
+#[test]
+fn another_agent_is_found() {
+    let site = site();
+    let felix = site.lab.folder().join("calico-felix");
+    std::fs::copy("/bin/sleep", &felix).expect("a copy");
+    let mut elsewhere = std::process::Command::new(&felix).arg("600").spawn().expect("a process");
+    let alone = problems(&site.node, &[]);
+    let mut here = site.node.host.namespace().command(&felix).arg("600").spawn().expect("a process");
+    let together = problems(&site.node, &[]);
+    for child in [&mut elsewhere, &mut here] {
+        child.kill().expect("it runs");
+        child.wait().expect("it has ended");
+    }
+    assert_eq!(alone, only(&[]));
+    assert_eq!(together, only(&["agent.others"]));
+}
