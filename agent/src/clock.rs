@@ -2,6 +2,8 @@
 
 use cutover_engine::BootTime;
 use nix::time::{ClockId, clock_gettime};
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fs, io};
 
 /// Now, on CLOCK_BOOTTIME: the clock of `bpf_ktime_get_boot_ns`.
 ///
@@ -18,8 +20,25 @@ pub fn now() -> BootTime {
 
 /// Wall-clock time, for people only: no decision depends on it.
 #[must_use]
-pub fn wall() -> std::time::SystemTime {
-    std::time::SystemTime::now()
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// What the wall clock says about a point in time of this boot: nanoseconds since 1970. Times before a step of the
+/// wall clock are shown as if it had been right already.
+#[must_use]
+pub fn wall_unix_ns(at: BootTime) -> u64 {
+    let (now, wall) = (now(), wall().duration_since(UNIX_EPOCH).unwrap_or_default());
+    let then = (wall + at.since(now)).saturating_sub(now.since(at));
+    u64::try_from(then.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Which boot the boot clock counts from.
+///
+/// # Errors
+/// /proc is not there, or not readable.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// What the kernel knows about how good its wall-clock time is.
@@ -35,13 +54,13 @@ pub struct KernelClock {
 ///
 /// # Errors
 /// When the kernel does not say.
-pub fn kernel_clock() -> std::io::Result<KernelClock> {
+pub fn kernel_clock() -> io::Result<KernelClock> {
     // SAFETY: a timex of zeros is valid, and with `modes` 0 it asks without changing anything.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: adjtimex reads and writes one timex, which lives until the call returns.
     let result = unsafe { libc::adjtimex(&raw mut state) };
     if result < 0 {
-        return Err(std::io::Error::last_os_error());
+        return Err(io::Error::last_os_error());
     }
     let estimated_error_us = u64::try_from(state.esterror).unwrap_or(0);
     Ok(KernelClock {
@@ -53,11 +72,12 @@ pub fn kernel_clock() -> std::io::Result<KernelClock> {
 /// Wall-clock time as other programs read it: RFC 3339, UTC, to the second.
 #[must_use]
 pub fn wall_text() -> String {
-    text(wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    rfc3339(wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
 /// RFC 3339 of seconds since 1970, every day of which has 86400 (POSIX time knows no leap seconds).
-fn text(unix_s: u64) -> String {
+#[must_use]
+pub fn rfc3339(unix_s: u64) -> String {
     let (mut days, second_of_day) = (unix_s / 86_400, unix_s % 86_400);
     let is_leap =
         |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
@@ -95,7 +115,17 @@ mod tests {
             (1_767_225_600, "2026-01-01T00:00:00Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
-            assert_eq!(text(unix_s), expected);
+            assert_eq!(rfc3339(unix_s), expected);
         }
+    }
+
+    #[test]
+    fn wall_time_of_this_boot_is_as_far_away_as_boot_time() {
+        let (now, second_ns) = (now(), 1_000_000_000);
+        let [before, after] = [now.0 - second_ns, now.0 + second_ns].map(|at| wall_unix_ns(BootTime(at)));
+        // Between reading the one clock and the other somebody else may have had the processor.
+        assert!((after - before).abs_diff(2 * second_ns) < second_ns, "{before} {after}");
+        let wall_ns = wall().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        assert!(u128::from(before) < wall_ns);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Data flows from the sources ([`datastore`], [`netlink`], [`bpf`]) as facts into the engine, which the
 //! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
-//! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`control`]
-//! answers `cutover status`, [`settings`] says what the operator wants, [`doctor`] checks a host, [`cli`] is the command line.
+//! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`migrations`]
+//! is the record of finished ones, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
+//! [`doctor`] checks a host, [`cli`] is the command line.
 
 pub mod agent;
 pub mod applier;
@@ -16,6 +17,7 @@ pub mod doctor;
 pub mod fast_path;
 pub mod heartbeat;
 pub mod logging;
+pub mod migrations;
 pub mod netlink;
 pub mod run_dir;
 pub mod settings;

@@ -1,21 +1,17 @@
-//! The run directory: created for root only, locked by the one agent that uses it, and the record of finished
-//! migrations in it.
+//! The run directory: created for root only, and locked by the one agent that uses it.
 //!
-//! Its other tenants have files of their own: [`crate::state_file`], [`crate::control`], the status files.
+//! Its tenants have files of their own: [`crate::state_file`], [`crate::control`], [`crate::migrations`], the status
+//! files.
 
+use crate::migrations;
 use cutover_engine::notice::MigrationRecord;
 use nix::fcntl::{Flock, FlockArg};
-use serde::Serialize;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 const LOCK: &str = "agent.lock";
-const MIGRATIONS: &str = "migrations.jsonl";
-/// LIMIT: about ten thousand migrations; then the file becomes `migrations.jsonl.1` and a new one begins.
-const MIGRATIONS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +37,6 @@ pub enum RunDirError {
 pub struct RunDir {
     path: PathBuf,
     _lock: Flock<File>,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    finished_at_unix_seconds: u64,
-    #[serde(flatten)]
-    record: &'a MigrationRecord,
 }
 
 impl RunDir {
@@ -83,15 +72,7 @@ impl RunDir {
     /// # Errors
     /// The file cannot be written; the migration is then only in the log.
     pub fn record(&self, record: &MigrationRecord) -> io::Result<()> {
-        let path = self.path.join(MIGRATIONS);
-        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > MIGRATIONS_BYTES_MAX) {
-            fs::rename(&path, path.with_extension("jsonl.1"))?;
-        }
-        let finished = crate::clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let line = Line { finished_at_unix_seconds: finished, record };
-        let mut text = serde_json::to_vec(&line).map_err(io::Error::other)?;
-        text.push(b'\n');
-        OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(&text)
+        migrations::append(&self.path, record)
     }
 
     /// What an agent leaves in a run directory, for `cutover cleanup`.
@@ -101,8 +82,8 @@ impl RunDir {
             "state.json",
             "state.json.new",
             "state.json.unreadable",
-            MIGRATIONS,
-            "migrations.jsonl.1",
+            migrations::CURRENT,
+            migrations::ROTATED,
             crate::control::SOCKET,
             "status",
             LOCK,
@@ -119,7 +100,6 @@ impl RunDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cutover_engine::machine::Phases;
 
     #[test]
     fn only_one_agent_at_a_time() {
@@ -129,25 +109,5 @@ mod tests {
         assert!(matches!(RunDir::lock(&path), Err(RunDirError::Taken { .. })));
         drop(first);
         RunDir::lock(&path).unwrap();
-    }
-
-    #[test]
-    fn finished_migrations_are_one_line_each() {
-        let dir = tempfile::tempdir().unwrap();
-        let run_dir = RunDir::lock(dir.path()).unwrap();
-        let record = MigrationRecord {
-            uid: "u1".into(),
-            endpoint: "b-openstack-vm1-port1".into(),
-            source: None,
-            arrived: true,
-            phases: Phases::default(),
-        };
-        run_dir.record(&record).unwrap();
-        run_dir.record(&record).unwrap();
-        let text = fs::read_to_string(dir.path().join("migrations.jsonl")).unwrap();
-        assert_eq!(text.lines().count(), 2);
-        for line in text.lines() {
-            assert_eq!(serde_json::from_str::<serde_json::Value>(line).unwrap()["uid"], "u1");
-        }
     }
 }

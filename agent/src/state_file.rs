@@ -4,6 +4,7 @@
 //! kernel has forgotten the routes, too. A file of another boot is ignored. A file that cannot be read is set
 //! aside for people to look at and never stops the agent.
 
+use crate::clock;
 use cutover_engine::memory::Memory;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -47,8 +48,7 @@ impl StateFile {
     /// # Errors
     /// The kernel's boot identifier cannot be read.
     pub fn new(run_dir: &Path) -> io::Result<Self> {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { path: run_dir.join("state.json"), boot_id, last: None })
+        Ok(Self { path: run_dir.join("state.json"), boot_id: clock::boot_id()?, last: None })
     }
 
     /// Reads what the last life left.

@@ -1,4 +1,4 @@
-//! The binary as people and scripts meet it: exit codes, error lines, `check-config`, `migrate`.
+//! The binary as people and scripts meet it: exit codes, error lines, `check-config`, `migrate`, `timeline`.
 
 use cutover_agent::datastore::{Event, dir::Directory};
 use cutover_engine::Fact;
@@ -32,7 +32,8 @@ fn refused(output: &Output, expected: i32, part: &str) {
     assert_eq!(code(output), expected, "{output:?}");
     let last = stderr(output).lines().last().unwrap_or_default();
     assert!(last.starts_with("cutover: ") && last.contains(part), "{part:?} is not in {last:?}");
-    let errors = stderr(output).lines().filter(|line| line.starts_with("cutover: "));
+    let is_error = |line: &&str| line.starts_with("cutover: ") && !line.starts_with("cutover: warning: ");
+    let errors = stderr(output).lines().filter(is_error);
     assert_eq!(errors.count(), 1, "{output:?}");
 }
 
@@ -47,6 +48,8 @@ fn wrong_usage_is_64_in_one_line() {
         (&["fly"], "unrecognized subcommand 'fly'"),
         (&["agent", "--fly"], "--fly"),
         (&["status", "extra"], "extra"),
+        (&["timeline", "--last", "0"], "--last"),
+        (&["timeline", "--json", "--svg", "file"], "--svg"),
         (&["migrate"], "no command"),
         (&["migrate", "begin", "--port", "p1"], "--to <HOST>"),
         (&["migrate", "complete"], "--port <ID>"),
@@ -66,6 +69,7 @@ fn every_command_has_help() {
         &["--help"][..],
         &["agent", "--help"],
         &["status", "--help"],
+        &["timeline", "--help"],
         &["check-config", "--help"],
         &["cleanup", "--help"],
         &["doctor", "--help"],
@@ -90,7 +94,8 @@ fn wrong_configuration_is_78() {
     fs::write(path("syntax"), "[global]\nDatastoreType = dir\nnonsense\n").unwrap();
     fs::write(path("priority"), "DatastoreType = dir\nIPv6ElevatedRoutePriority = 1024\n").unwrap();
     fs::write(path("tls"), format!("DatastoreType = etcdv3\nEtcdCaFile = {}\n", path("ca.pem"))).unwrap();
-    for command in [&["agent"][..], &["check-config"], &["cleanup", "--dry-run"], &["status"]] {
+    for command in [&["agent"][..], &["check-config"], &["cleanup", "--dry-run"], &["status"], &["timeline"]]
+    {
         for (file, part) in [
             (path("missing"), "missing: cannot read the configuration file"),
             (path("."), "cannot read the configuration file"),
@@ -448,4 +453,143 @@ async fn an_agent_sees_the_writes_of_a_driver() {
     expect("complete", &[], &["-LM", "-host1", "+host2"]).await;
     expect("begin", &["--to", "host3"], &["+LM", "+host3"]).await;
     expect("complete", &["--with-gap"], &["-LM", "-host2", "-host3", "+host3"]).await;
+}
+
+/// A line of the record, begun so many seconds after the one with number 0.
+fn finished(number: u64, uid: &str) -> String {
+    let (began_ns, second_ns) = (1_000_000_000_000 * (number + 1), 1_000_000_000);
+    let at = |offset_ns: u64| began_ns + offset_ns;
+    let line = serde_json::json!({
+        "finished_at_unix_seconds": 1_709_210_096 + 1_000 * number,
+        "finished_at_unix_ns": (1_709_210_096 + 1_000 * number) * second_ns + 5,
+        "boot_id": "a boot",
+        "uid": uid,
+        "endpoint": "host2-openstack-vm1-p1",
+        "source": "host1-openstack-vm1-p1",
+        "arrived": true,
+        "phases": {"targeted_at": at(0), "armed_at": at(2_000_000), "reported_at": at(5_000_000),
+            "announced_at": at(6 * second_ns), "taken_at": at(6 * second_ns + 12_000),
+            "routed_at": at(6 * second_ns + 41_000), "role_gone_at": at(7 * second_ns),
+            "ended_at": at(37 * second_ns), "kind": 1},
+    });
+    format!("{line}\n")
+}
+
+/// A run directory as an agent of many migrations leaves it when it is gone.
+struct Record {
+    directory: TempDir,
+}
+
+impl Record {
+    fn new(migrations: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let text = |numbers: std::ops::Range<u64>| -> String {
+            numbers.map(|number| finished(number, &format!("uid-{number}"))).collect()
+        };
+        let middle = migrations / 2;
+        fs::write(directory.path().join("migrations.jsonl.1"), text(0..middle)).unwrap();
+        fs::write(directory.path().join("migrations.jsonl"), text(middle..migrations)).unwrap();
+        Self { directory }
+    }
+
+    fn timeline(&self, arguments: &[&str]) -> Output {
+        let run_dir = self.directory.path().to_str().unwrap();
+        let variables = [("FELIX_CUTOVERRUNDIR", run_dir), ("FELIX_FELIXHOSTNAME", "host2")];
+        cutover(&variables, &[&["timeline"], arguments].concat())
+    }
+
+    fn uids(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self.timeline(&[arguments, &["--json"]].concat());
+        succeeded(&output);
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["agent_answered"], false);
+        let uid = |migration: &serde_json::Value| migration["uid"].as_str().unwrap().to_owned();
+        value["migrations"].as_array().unwrap().iter().map(uid).collect()
+    }
+}
+
+#[test]
+fn finished_migrations_are_shown_without_an_agent() {
+    let record = Record::new(30);
+    let output = record.timeline(&[]);
+    succeeded(&output);
+    assert!(stderr(&output).contains("cutover.sock: no agent answers: "), "{output:?}");
+    assert_eq!(stderr(&output).lines().count(), 1);
+    let lines: Vec<_> = stdout(&output).lines().collect();
+    assert_eq!(lines.len(), 21, "a header and the last twenty");
+    assert!(lines[1].ends_with("uid-10") && lines[20].ends_with("uid-29"), "{lines:?}");
+    let cells: Vec<_> = lines[20].split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    let expected = [
+        "2024-02-29T20:37:39Z",
+        "host2-openstack-vm1-p1",
+        "host1",
+        "arrived",
+        "RARP",
+        "+2.00 ms",
+        "+3.00 ms",
+        "+6.00 s",
+        "+41.0 µs",
+        "+1.00 s",
+        "+30.0 s",
+        "uid-29",
+    ];
+    assert_eq!(cells, expected);
+    assert_eq!(record.uids(&["--last", "2"]), ["uid-28", "uid-29"]);
+    assert_eq!(record.uids(&["--last", "100"]).len(), 30);
+
+    let empty = Record::new(0);
+    let output = empty.timeline(&[]);
+    succeeded(&output);
+    assert_eq!(stdout(&output), "no migrations to this host are known\n");
+    assert!(empty.uids(&[]).is_empty());
+}
+
+#[test]
+fn one_migration_is_shown_with_every_phase() {
+    let record = Record::new(12);
+    let output = record.timeline(&["uid-3"]);
+    succeeded(&output);
+    let text = stdout(&output);
+    assert!(text.starts_with("migration uid-3: arrived, announced by RARP\n"), "{text}");
+    assert!(text.contains("2024-02-29T13:24:25.000041Z  +6.00 s      +29.0 µs      routed "), "{text}");
+    assert_eq!(record.uids(&["uid-11"]), ["uid-11"]);
+    assert_eq!(record.uids(&["uid-1"]), ["uid-1"], "not the ones that only begin like this");
+    refused(&record.timeline(&["uid"]), 64, "uid is the beginning of several uids, uid-0 and uid-1");
+    refused(
+        &record.timeline(&["nobody"]),
+        1,
+        "no migration nobody; cutover timeline lists those of this host",
+    );
+    let nowhere = record.timeline(&["uid-3", "--svg", "/proc/no/such/place.svg"]);
+    refused(&nowhere, 1, "/proc/no/such/place.svg: cannot write: ");
+}
+
+#[test]
+fn lines_of_the_record_that_make_no_sense_cost_only_themselves() {
+    let record = Record::new(4);
+    let path = record.directory.path().join("migrations.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("not a record\n{text}{{\"uid\": \"cut o")).unwrap();
+    let output = record.timeline(&["--json"]);
+    succeeded(&output);
+    let warning = stderr(&output).lines().find(|line| line.contains("migrations.jsonl: ")).unwrap();
+    assert!(warning.contains("are left out: 2, the first is line 1: "), "{warning}");
+    assert_eq!(record.uids(&[]), ["uid-0", "uid-1", "uid-2", "uid-3"]);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["unreadable_lines"], 2);
+}
+
+#[test]
+fn migrations_can_be_drawn() {
+    let record = Record::new(3);
+    let path = record.directory.path().join("picture.svg");
+    let output = record.timeline(&["--svg", path.to_str().unwrap()]);
+    succeeded(&output);
+    assert!(output.stdout.is_empty());
+    let picture = fs::read_to_string(path).unwrap();
+    assert!(picture.starts_with("<?xml") && picture.ends_with("</svg>\n"));
+    for number in 0..3 {
+        assert!(picture.contains(&format!("migration uid-{number}, began ")), "{number}");
+    }
+    assert!(picture.contains("Live migrations to host2"));
 }

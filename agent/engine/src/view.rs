@@ -1,6 +1,6 @@
 //! What `cutover status` shows: a plain picture of what the engine knows, for people and programs.
 
-use crate::machine::{Machine, State, kind_name};
+use crate::machine::{Machine, Phases, State, kind_name};
 use crate::model::EndpointKey;
 use crate::roles::Role;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,20 @@ pub struct EndpointView {
     pub announced_to_routed_ns: Option<u64>,
     /// Seconds of elevated priority that are left.
     pub elevated_for_seconds: Option<f64>,
+    /// The migration to here that is under way.
+    #[serde(default)]
+    pub migration: Option<MigrationView>,
+}
+
+/// A migration to here that is not over, or whose elevated priority is not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MigrationView {
+    /// Its uid.
+    pub uid: String,
+    /// Resource name of the endpoint that it comes from, if known.
+    pub source: Option<String>,
+    /// When each phase began, CLOCK_BOOTTIME in nanoseconds.
+    pub phases: Phases,
 }
 
 /// One wanted route.
@@ -65,6 +79,13 @@ impl EndpointView {
             self.migration_uid.clone_from(&machine.uid);
         }
         self.not_here = machine.not_here;
+        // The same condition as for the record that is written when it is over.
+        let is_under_way = machine.state != State::Base && machine.phases.targeted_at.is_some();
+        self.migration = is_under_way.then(|| MigrationView {
+            uid: machine.uid.clone(),
+            source: machine.source.as_ref().map(ToString::to_string),
+            phases: machine.phases,
+        });
         self.announcement = machine.phases.kind.map(|kind| kind_name(kind).to_owned());
         self.announced_to_routed_ns = match (machine.phases.announced_at, machine.phases.routed_at) {
             (Some(announced), Some(routed)) => u64::try_from(routed.since(announced).as_nanos()).ok(),

@@ -9,6 +9,7 @@ pub mod doctor;
 mod failure;
 pub mod migrate;
 pub mod status;
+pub mod timeline;
 
 pub use failure::Failure;
 
@@ -38,6 +39,8 @@ enum Command {
     Agent(agent::AgentArguments),
     /// Shows endpoints, roles, states, routes and watches of the running agent
     Status(status::StatusArguments),
+    /// Shows finished and running migrations to this host with the time of every phase
+    Timeline(timeline::TimelineArguments),
     /// Plays the orchestrator's part in a migration
     Migrate(migrate::MigrateArguments),
     /// Shows the effective settings with the source of each, and every problem
@@ -144,6 +147,7 @@ fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Timeline(arguments) => timeline::run(arguments),
         Command::Migrate(arguments) => migrate::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
@@ -163,6 +167,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Tells of something that does not stop the command. Nobody is left to tell if standard error is closed.
+fn warn(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "cutover: warning: {text}");
 }
 
 fn one_line(error: &clap::Error) -> String {

@@ -122,7 +122,7 @@ fn notes(endpoint: &EndpointView) -> String {
 }
 
 /// Columns as wide as their widest cell, the last one as it is.
-fn align(rows: &[Vec<String>]) -> String {
+pub(super) fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<_> = (0..columns)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
@@ -178,6 +178,7 @@ mod tests {
             announcement: Some("RARP".into()),
             announced_to_routed_ns: Some(93_400),
             elevated_for_seconds: None,
+            migration: None,
         }
     }
 

@@ -298,6 +298,7 @@ mod tests {
             announcement: None,
             announced_to_routed_ns: None,
             elevated_for_seconds: None,
+            migration: None,
         };
         Status {
             hostname: "b".into(),

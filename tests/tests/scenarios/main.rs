@@ -14,4 +14,5 @@ mod mainline;
 mod restart;
 mod roles;
 mod taps;
+mod timeline;
 mod upkeep;

@@ -191,6 +191,7 @@ impl Engine {
             announcement: None,
             announced_to_routed_ns: None,
             elevated_for_seconds: local.machine.elevated_until.map(|until| until.since(now).as_secs_f64()),
+            migration: None,
         };
         view.describe(&local.machine);
         if let (Some(elevated), Some(link)) = (local.machine.elevated(), link) {

@@ -1,0 +1,177 @@
+//! `cutover timeline`: finished and running migrations to this host, with the time of every phase.
+//!
+//! Finished ones come from the record in the run directory, running ones from the agent; without an agent the finished
+//! ones are shown all the same. What is shown is in the files beside this one: a table, one migration in full, JSON,
+//! a picture. Nothing is changed anywhere.
+
+mod detail;
+mod json;
+mod migration;
+mod picture;
+mod span;
+mod table;
+
+use super::{ConfigFile, Failure, print, warn};
+use crate::clock;
+use crate::control::{self, Status};
+use crate::migrations::{self, History};
+use crate::settings;
+use migration::Migration;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `cutover timeline`.
+#[derive(Debug, clap::Args)]
+pub struct TimelineArguments {
+    /// Shows only the migration with this uid, or whose uid begins with this, and everything about it
+    pub uid: Option<String>,
+    /// Where the settings are.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// How many migrations to show, the newest ones
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub last: u32,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Draw them into this file instead of printing them
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub svg: Option<PathBuf>,
+}
+
+/// Shows what the run directory and the running agent know.
+///
+/// # Errors
+/// The settings or the record cannot be read, there is no such migration, or the picture cannot be written.
+pub fn run(arguments: &TimelineArguments) -> Result<(), Failure> {
+    let settings = settings::load(&arguments.file.sources()?, &[]).settings;
+    let run_dir = &settings.cutover_run_dir;
+    // ORDER: the agent first. What ends after its answer is in the record then, and is found to be there twice.
+    let status = ask(run_dir)?;
+    let history = read(run_dir)?;
+    let agent_answered = status.is_some();
+    let unreadable_lines = history.unreadable.iter().map(|unreadable| unreadable.lines).sum();
+    let mut migrations = combine(history, status.as_ref());
+    if let Some(uid) = &arguments.uid {
+        migrations = select(migrations, uid, run_dir)?;
+    }
+    let surplus = migrations.len().saturating_sub(usize::try_from(arguments.last).unwrap_or(usize::MAX));
+    migrations.drain(..surplus);
+    if let Some(path) = &arguments.svg {
+        let text = picture::draw(&migrations, &settings.felix_hostname);
+        fs::write(path, text)
+            .map_err(|error| Failure::other(format!("{}: cannot write: {error}", path.display())))
+    } else if arguments.json {
+        print(&json::document(&migrations, agent_answered, unreadable_lines))
+    } else if arguments.uid.is_some() {
+        print(&detail::text(&migrations))
+    } else {
+        print(&table::text(&migrations))
+    }
+}
+
+/// The agent's answer, if one answers.
+fn ask(run_dir: &Path) -> Result<Option<Status>, Failure> {
+    let socket = run_dir.join(control::SOCKET);
+    match control::ask(run_dir) {
+        Ok(status) => Ok(Some(status)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Failure::privilege(format!("{}: only root may ask the agent; use sudo", socket.display())))
+        }
+        Err(error) => {
+            warn(format_args!(
+                "{}: no agent answers: {error}; showing finished migrations only",
+                socket.display()
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn read(run_dir: &Path) -> Result<History, Failure> {
+    let history = migrations::read(run_dir).map_err(|error| {
+        let text = format!("{}: cannot read the record of migrations: {error}", run_dir.display());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Failure::privilege(format!("{text}; use sudo")),
+            _ => Failure::other(text),
+        }
+    })?;
+    for unreadable in &history.unreadable {
+        warn(format_args!(
+            "{}: lines that are no records of migrations are left out: {}, the first is line {}: {}",
+            unreadable.path.display(),
+            unreadable.lines,
+            unreadable.first_line,
+            unreadable.reason
+        ));
+    }
+    Ok(history)
+}
+
+/// Finished migrations as they ended, then running ones as they began.
+fn combine(history: History, status: Option<&Status>) -> Vec<Migration> {
+    let mut all: Vec<_> = history.finished.into_iter().map(Migration::finished).collect();
+    let now = clock::now();
+    let (wall_unix_ns, boot_id) = (clock::wall_unix_ns(now), clock::boot_id().ok());
+    let mut running: Vec<_> = status
+        .into_iter()
+        .flat_map(|status| &status.endpoints)
+        .filter_map(|endpoint| Migration::running(endpoint, now, wall_unix_ns, boot_id.clone()))
+        .filter(|running| !all.iter().any(|finished| finished.is_the_same_as(running)))
+        .collect();
+    running.sort_by_key(Migration::began_at);
+    all.extend(running);
+    all
+}
+
+/// The migrations with this uid; with none, those of the only uid that begins like this.
+fn select(mut migrations: Vec<Migration>, uid: &str, run_dir: &Path) -> Result<Vec<Migration>, Failure> {
+    if !migrations.iter().any(|migration| migration.uid == uid) {
+        let mut uids: Vec<_> =
+            migrations.iter().map(|migration| &migration.uid).filter(|it| it.starts_with(uid)).collect();
+        uids.sort_unstable();
+        uids.dedup();
+        match uids[..] {
+            [only] => {
+                let only = only.clone();
+                migrations.retain(|migration| migration.uid == only);
+                return Ok(migrations);
+            }
+            [] => {
+                return Err(Failure::other(format!(
+                    "{}: no migration {uid}; cutover timeline lists those of this host",
+                    run_dir.display()
+                )));
+            }
+            [first, second, ..] => {
+                return Err(Failure::usage(format!(
+                    "{uid} is the beginning of several uids, {first} and {second} among them; give more of it"
+                )));
+            }
+        }
+    }
+    migrations.retain(|migration| migration.uid == uid);
+    Ok(migrations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::migration::samples::{migration, phases};
+    use super::*;
+
+    fn uids(migrations: &[Migration]) -> Vec<&str> {
+        migrations.iter().map(|migration| migration.uid.as_str()).collect()
+    }
+
+    #[test]
+    fn a_uid_is_found_by_its_beginning_if_that_is_enough() {
+        let all = || ["abc1", "abc2", "abc", "def", "def"].map(|uid| migration(uid, phases())).to_vec();
+        let select = |uid| select(all(), uid, Path::new("/run/cutover"));
+        assert_eq!(uids(&select("abc1").unwrap()), ["abc1"]);
+        assert_eq!(uids(&select("abc").unwrap()), ["abc"], "the whole uid wins");
+        assert_eq!(uids(&select("d").unwrap()), ["def", "def"], "every attempt");
+        assert!(select("ab").unwrap_err().to_string().contains("abc and abc1"));
+        assert!(select("x").unwrap_err().to_string().contains("no migration x"));
+    }
+}

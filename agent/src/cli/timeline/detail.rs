@@ -1,0 +1,120 @@
+//! Everything about a migration, phase by phase, with what each phase means.
+
+use super::migration::{Migration, Outcome, Phase};
+use super::span;
+use crate::cli::status::align;
+use cutover_engine::BootTime;
+use std::fmt::Write as _;
+
+pub(super) fn text(migrations: &[Migration]) -> String {
+    migrations.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+fn one(migration: &Migration) -> String {
+    let announced = match migration.announcement() {
+        Some(kind) => format!("announced by {kind}"),
+        None => "not announced".to_owned(),
+    };
+    let mut text = format!("migration {}: {}, {announced}\n", migration.uid, migration.result());
+    let _ = writeln!(text, "  to    {}", migration.endpoint);
+    let _ = writeln!(text, "  from  {}", migration.source.as_deref().unwrap_or("-"));
+    if let Some(boot_id) = &migration.boot_id {
+        let _ = writeln!(text, "  boot  {boot_id}");
+    }
+    let mut rows =
+        vec![["TIME", "SINCE BEGIN", "SINCE BEFORE", "PHASE", "MEANING"].map(str::to_owned).to_vec()];
+    rows.extend(came(migration));
+    rows.extend(missing(migration));
+    text.push_str(&align(&rows));
+    text
+}
+
+fn came(migration: &Migration) -> Vec<Vec<String>> {
+    let began = migration.began_at();
+    let mut before = None;
+    let mut rows = Vec::new();
+    for (phase, at) in migration.steps() {
+        let unix_ns = migration.unix_ns(at);
+        rows.push(vec![
+            if migration.is_exact { span::exact_date(unix_ns) } else { span::date(unix_ns) },
+            since(began, at),
+            before.map_or_else(|| "-".to_owned(), |before| since(before, at)),
+            name(phase, migration).to_owned(),
+            meaning(phase, migration).to_owned(),
+        ]);
+        before = Some(at);
+    }
+    rows
+}
+
+fn missing(migration: &Migration) -> impl Iterator<Item = Vec<String>> {
+    let absent = Phase::ALL.into_iter().filter(|phase| phase.at(&migration.phases).is_none());
+    let verdict = if migration.is_running() { "not yet" } else { "did not happen, or nobody saw it" };
+    absent
+        .map(|phase| vec!["-".into(), "-".into(), "-".into(), name(phase, migration).into(), verdict.into()])
+}
+
+fn since(from: BootTime, to: BootTime) -> String {
+    if to >= from {
+        format!("+{}", span::text(to.since(from)))
+    } else {
+        format!("-{}", span::text(from.since(to)))
+    }
+}
+
+const fn name(phase: Phase, migration: &Migration) -> &'static str {
+    match phase {
+        Phase::Targeted => "began",
+        Phase::Armed => "armed",
+        Phase::Reported => "reported up",
+        Phase::Announced => "announced",
+        Phase::Taken => "taken",
+        Phase::Routed => "routed",
+        Phase::RoleGone => "over",
+        Phase::Ended if matches!(migration.outcome, Outcome::NotArrived) => "ended",
+        Phase::Ended => "normal again",
+    }
+}
+
+const fn meaning(phase: Phase, migration: &Migration) -> &'static str {
+    match phase {
+        Phase::Targeted => "the endpoint became the target: it has no route while its machine is elsewhere",
+        Phase::Armed => "the kernel program listens on the tap for the machine's first announcement",
+        Phase::Reported => "up was written for the orchestrator: everything is ready here",
+        Phase::Announced => "the kernel program saw the announcement: the machine runs here",
+        Phase::Taken => "the fast path has the announcement from the ring buffer",
+        Phase::Routed => "the kernel acknowledged the routes with elevated priority",
+        Phase::RoleGone => "the orchestrator ended the migration",
+        Phase::Ended if matches!(migration.outcome, Outcome::NotArrived) => {
+            "the endpoint is no target any more: the machine stayed where it was"
+        }
+        Phase::Ended => "the convergence time is over, or the endpoint is gone: elevated priority ended",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::migration::samples::*;
+    use super::*;
+    use cutover_engine::machine::Phases;
+    use std::time::Duration;
+
+    #[test]
+    fn every_phase_has_its_line() {
+        let text = text(&[migration("u1", phases())]);
+        assert!(text.starts_with("migration u1: arrived, announced by RARP\n  to    compute--2-"), "{text}");
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("2024-02-29T12:3")).collect();
+        assert_eq!(lines.len(), Phase::ALL.len(), "{text}");
+        assert!(lines[5].starts_with("2024-02-29T12:35:00.006043Z  +4.01 s"), "{}", lines[5]);
+        assert!(lines[5].contains("  +29.0 µs") && lines[5].contains("  routed  "), "{}", lines[5]);
+        assert!(lines[0].contains("  +0 ns") && lines[0].contains("  -  "), "{}", lines[0]);
+    }
+
+    #[test]
+    fn phases_that_did_not_come_are_named() {
+        let some = Phases { targeted_at: Some(BEGAN), ..Phases::default() };
+        let text = text(&[running("u1", some, Duration::from_secs(1))]);
+        assert_eq!(text.lines().filter(|line| line.ends_with("not yet")).count(), 7, "{text}");
+        assert!(text.contains("running (Target), not announced"), "{text}");
+    }
+}
