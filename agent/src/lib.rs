@@ -4,10 +4,11 @@
 //! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
 //! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`migrations`]
 //! is the record of finished ones, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
-//! [`doctor`] checks a host, [`cli`] is the command line.
+//! [`doctor`] checks a host, [`bgp`] writes configurations of BGP daemons, [`cli`] is the command line.
 
 pub mod agent;
 pub mod applier;
+pub mod bgp;
 pub mod bpf;
 pub mod cli;
 pub mod clock;

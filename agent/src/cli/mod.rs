@@ -3,6 +3,7 @@
 //! Owns the arguments, the exit codes and the one line that an error is. What a command does is in its own file.
 
 pub mod agent;
+pub mod bgp;
 pub mod check_config;
 pub mod cleanup;
 pub mod doctor;
@@ -43,6 +44,8 @@ enum Command {
     Timeline(timeline::TimelineArguments),
     /// Plays the orchestrator's part in a migration
     Migrate(migrate::MigrateArguments),
+    /// Prints a configuration of the BGP daemon that carries route priority to the other hosts
+    Bgp(bgp::BgpArguments),
     /// Shows the effective settings with the source of each, and every problem
     CheckConfig(check_config::CheckConfigArguments),
     /// Checks kernel, settings, datastore, network, BGP daemon and Nova of this host, and says what to change
@@ -149,6 +152,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Status(arguments) => status::run(arguments),
         Command::Timeline(arguments) => timeline::run(arguments),
         Command::Migrate(arguments) => migrate::run(arguments),
+        Command::Bgp(arguments) => bgp::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Cleanup(arguments) => cleanup::run(arguments),

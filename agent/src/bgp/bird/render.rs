@@ -1,0 +1,322 @@
+//! The text of BIRD's configuration. Owns every line and the reason that stands above it; decides nothing.
+
+use crate::bgp::{Community, Family, PREFERENCE_OF_METRIC_0, Parameters, Peer, Peering, Priorities};
+use std::fmt::{self, Display, Formatter};
+
+/// How often BIRD reads the kernel's routes again. It is told of changes anyway.
+const SCAN_S: u32 = 10;
+
+/// How long routes outlive a daemon that is being restarted, and not a host that is gone.
+///
+/// LIMIT: a restart takes seconds; a dead host's routes attract traffic for as long as this.
+const RESTART_S: u32 = 30;
+
+/// Which BIRD reads it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// 1.6
+    One,
+    /// 2 and 3
+    Two,
+}
+
+/// The whole file.
+pub(super) struct File<'host> {
+    pub parameters: &'host Parameters,
+    pub families: Vec<Family>,
+    pub dialect: Dialect,
+}
+
+impl Display for File<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.head(f)?;
+        for &family in &self.families {
+            if let Some(priorities) = self.parameters.priorities(family) {
+                self.filters(f, family, priorities)?;
+            }
+        }
+        self.device(f)?;
+        for &family in &self.families {
+            self.kernel(f, family)?;
+        }
+        for &family in &self.families {
+            for (number, peer) in self.parameters.peers_of(family).enumerate() {
+                self.peer(f, family, number + 1, peer)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl File<'_> {
+    fn head(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (path, command, versions) = match (self.dialect, self.families.as_slice()) {
+            (Dialect::Two, _) => ("/etc/bird/bird.conf", "bird", "BIRD 2 and 3"),
+            (Dialect::One, [Family::Ipv6]) => ("/etc/bird/bird6.conf", "bird1 --family ipv6", "BIRD 1.6"),
+            (Dialect::One, _) => ("/etc/bird/bird.conf", "bird1 --family ipv4", "BIRD 1.6"),
+        };
+        let peering = match self.parameters.peering {
+            Peering::Ibgp => "iBGP",
+            Peering::Ebgp => "eBGP",
+        };
+        write!(
+            f,
+            "\
+# {path} of a compute host, {peering}, for {versions}. Printed by `cutover bgp {command}` from the agent's
+# settings: print it again when a priority or the interface prefix changes. docs/bgp.md explains the whole.
+
+log syslog all;
+router id {};
+
+# What BIRD prefers for one machine, the highest first (its own default for routes from BGP is 100, for routes that it
+# finds in the kernel 10, which would make the route of a host where a machine has arrived lose):
+#
+#   250  this host's own route, elevated: the machine has arrived here
+#   200  another host's, elevated: it has arrived there, although this host still has a route of its own
+#   150  this host's own, normal
+#   100  another host's, normal
+
+",
+            self.parameters.router_id
+        )
+    }
+
+    fn filters(&self, f: &mut Formatter<'_>, family: Family, priorities: Priorities) -> fmt::Result {
+        let Priorities { normal, elevated } = priorities;
+        let (digit, bits) = (family.digit(), family.bits());
+        let interfaces = self.interfaces();
+        write!(
+            f,
+            "\
+# IPv{digit}: normal priority is metric {normal}, elevated priority {elevated}, as IPv{digit}NormalRoutePriority and
+# IPv{digit}ElevatedRoutePriority of the agents. They have to be the same on all hosts.
+
+# From the kernel: the agent's routes, which are the only ones to one address through a machine's interface.
+filter cutover_learn{digit} {{
+  if net.len = {bits} && ({interfaces}) then {{
+    preference = 150;
+    if krt_metric < {normal} then preference = 250;
+    accept;
+  }}
+  preference = 10;
+  accept;
+}}
+
+"
+        )?;
+        self.export(f, family, priorities)?;
+        self.import(f, family, priorities)?;
+        self.install(f, family, priorities)
+    }
+
+    /// To peers.
+    fn export(
+        &self,
+        f: &mut Formatter<'_>,
+        family: Family,
+        Priorities { normal, .. }: Priorities,
+    ) -> fmt::Result {
+        let (digit, bits) = (family.digit(), family.bits());
+        let interfaces = self.interfaces();
+        write!(
+            f,
+            "\
+# To peers: routes to this host's machines. What came over BGP is not passed on: this host is no router between others,
+# and a route that it passed on would say that the machine runs here.
+filter cutover_export{digit} {{
+  if source = RTS_BGP then reject;
+  if net.len != {bits} || !({interfaces}) then reject;
+"
+        )?;
+        match self.parameters.peering {
+            Peering::Ibgp => writeln!(f, "  bgp_local_pref = {PREFERENCE_OF_METRIC_0} - krt_metric;")?,
+            Peering::Ebgp => {
+                let community = Pair(self.parameters.community);
+                write!(
+                    f,
+                    "\
+  # Nobody but this line says that a route is elevated.
+  bgp_community.delete([{community}]);
+  if krt_metric < {normal} then bgp_community.add({community});
+  # Where a router on the way cannot be taught the community, let the longer path lose there:
+  # if krt_metric >= {normal} then {{ bgp_path.prepend({asn}); bgp_path.prepend({asn}); }}
+",
+                    asn = self.parameters.autonomous_system
+                )?;
+            }
+        }
+        f.write_str("  accept;\n}\n\n")
+    }
+
+    /// From peers.
+    fn import(&self, f: &mut Formatter<'_>, family: Family, priorities: Priorities) -> fmt::Result {
+        let (digit, bits) = (family.digit(), family.bits());
+        let is_elevated = self.is_elevated(priorities);
+        write!(
+            f,
+            "\
+# From peers: elevated routes win over this host's own normal one, so that the host that a machine has just left
+# sends to where it is, before its own route is gone.
+filter cutover_import{digit} {{
+  preference = 100;
+  if net.len = {bits} && {is_elevated} then preference = 200;
+  accept;
+}}
+
+"
+        )
+    }
+
+    /// To the kernel.
+    fn install(&self, f: &mut Formatter<'_>, family: Family, priorities: Priorities) -> fmt::Result {
+        let (digit, bits) = (family.digit(), family.bits());
+        let Priorities { normal, elevated } = priorities;
+        let metric = match self.parameters.peering {
+            Peering::Ibgp => format!("{PREFERENCE_OF_METRIC_0} - bgp_local_pref"),
+            Peering::Ebgp => elevated.to_string(),
+        };
+        let is_elevated = self.is_elevated(priorities);
+        write!(
+            f,
+            "\
+# To the kernel: what came over BGP, with the metric that it has on the host where the machine is. (Setting krt_metric
+# in an import filter has no effect.)
+filter cutover_install{digit} {{
+  if source != RTS_BGP then reject;
+  krt_metric = {normal};
+  if net.len = {bits} && {is_elevated} then krt_metric = {metric};
+  accept;
+}}
+
+"
+        )
+    }
+
+    /// A condition on a route from a peer.
+    fn is_elevated(&self, Priorities { normal, .. }: Priorities) -> String {
+        match self.parameters.peering {
+            Peering::Ibgp => format!("bgp_local_pref > {}", PREFERENCE_OF_METRIC_0 - normal),
+            Peering::Ebgp => format!("{} ~ bgp_community", Pair(self.parameters.community)),
+        }
+    }
+
+    /// A condition on a route from the kernel.
+    fn interfaces(&self) -> String {
+        let patterns =
+            self.parameters.interface_prefixes.iter().map(|prefix| format!("ifname ~ \"{prefix}*\""));
+        patterns.collect::<Vec<_>>().join(" || ")
+    }
+
+    fn device(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let excluded: String =
+            self.parameters.interface_prefixes.iter().map(|prefix| format!("-\"{prefix}*\", ")).collect();
+        let channels = match self.dialect {
+            Dialect::One => String::new(),
+            Dialect::Two => {
+                self.families.iter().map(|family| format!("  ipv{};\n", family.digit())).collect()
+            }
+        };
+        write!(
+            f,
+            "\
+protocol device {{
+  scan time {SCAN_S};
+}}
+
+# The subnets of the host: next hops of other hosts are looked up in them. Machines' interfaces have none.
+protocol direct {{
+{channels}  interface {excluded}\"*\";
+}}
+
+"
+        )
+    }
+
+    fn kernel(&self, f: &mut Formatter<'_>, family: Family) -> fmt::Result {
+        let digit = family.digit();
+        let options = "  # See routes that others have put into the kernel: the agent's.
+  learn;
+  # Routes stay when BIRD stops, and are taken over when it starts.
+  persist;
+  graceful restart;
+";
+        match self.dialect {
+            Dialect::One => write!(
+                f,
+                "\
+protocol kernel {{
+{options}  scan time {SCAN_S};
+  import filter cutover_learn{digit};
+  export filter cutover_install{digit};
+}}
+
+"
+            ),
+            Dialect::Two => write!(
+                f,
+                "\
+protocol kernel kernel{digit} {{
+{options}  # Without this line every route is written with metric 32, whatever krt_metric says (BIRD 1 did not do that).
+  metric 0;
+  scan time {SCAN_S};
+  ipv{digit} {{
+    import filter cutover_learn{digit};
+    export filter cutover_install{digit};
+  }};
+}}
+
+"
+            ),
+        }
+    }
+
+    fn peer(&self, f: &mut Formatter<'_>, family: Family, number: usize, peer: &Peer) -> fmt::Result {
+        let digit = family.digit();
+        let own = self.parameters.autonomous_system;
+        let theirs = peer.autonomous_system.unwrap_or(own);
+        let address = peer.address;
+        let filters = |indent: &str| {
+            format!(
+                "\
+{indent}import filter cutover_import{digit};
+{indent}export filter cutover_export{digit};
+{indent}next hop self;
+"
+            )
+        };
+        let name = match self.dialect {
+            Dialect::One => format!("peer{number}"),
+            Dialect::Two => format!("peer{digit}_{number}"),
+        };
+        write!(
+            f,
+            "\
+protocol bgp {name} {{
+  local as {own};
+  neighbor {address} as {theirs};
+  connect delay time 1;
+  connect retry time 5;
+  error wait time 1, 10;
+  hold time 90;
+  # Routes outlive a restart of BIRD on either side; those of a dead host attract traffic that long.
+  graceful restart on;
+  graceful restart time {RESTART_S};
+"
+        )?;
+        match self.dialect {
+            Dialect::One => f.write_str(&filters("  "))?,
+            Dialect::Two => write!(f, "  ipv{digit} {{\n{}  }};\n", filters("    "))?,
+        }
+        f.write_str("}\n\n")
+    }
+}
+
+/// A community as BIRD spells it.
+struct Pair(Community);
+
+impl Display for Pair {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Community(high, low) = self.0;
+        write!(f, "({high}, {low})")
+    }
+}

@@ -1,0 +1,69 @@
+use super::*;
+use crate::bgp::{Community, Peer, Peering, Priorities};
+use std::path::PathBuf;
+
+fn host(peering: Peering) -> Parameters {
+    let number = |number| (peering == Peering::Ebgp).then_some(number);
+    let peer =
+        |address: &str, system| Peer { address: address.parse().unwrap(), autonomous_system: number(system) };
+    Parameters {
+        peering,
+        autonomous_system: 64601,
+        router_id: "10.0.1.2".parse().unwrap(),
+        peers: vec![peer("10.0.1.1", 64512), peer("10.0.1.5", 64513), peer("2001:db8:0:1::1", 64512)],
+        community: Community(65000, 100),
+        ipv4: Priorities { normal: 1024, elevated: 512 },
+        ipv6: Some(Priorities { normal: 1024, elevated: 512 }),
+        route_protocol: 3,
+        interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+    }
+}
+
+fn golden(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "src/bgp/bird/golden", &format!("{name}.conf")].iter().collect()
+}
+
+/// Compares with a file; `CUTOVER_REGENERATE=1` writes it instead.
+#[track_caller]
+fn assert_golden(name: &str, text: &str) {
+    let path = golden(name);
+    if std::env::var_os("CUTOVER_REGENERATE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(text == expected, "{} is another; CUTOVER_REGENERATE=1 writes it:\n{text}", path.display());
+}
+
+#[test]
+fn ibgp() {
+    assert_golden("ibgp", &configuration(&host(Peering::Ibgp)));
+}
+
+#[test]
+fn ebgp() {
+    assert_golden("ebgp", &configuration(&host(Peering::Ebgp)));
+}
+
+#[test]
+fn the_first_version_has_two_files() {
+    assert_golden("bird1_ibgp", &configuration_1(&host(Peering::Ibgp), Family::Ipv4));
+    assert_golden("bird1_ebgp6", &configuration_1(&host(Peering::Ebgp), Family::Ipv6));
+}
+
+#[test]
+fn every_number_follows_the_parameters() {
+    let mut host = host(Peering::Ebgp);
+    host.ipv4 = Priorities { normal: 300, elevated: 200 };
+    host.ipv6 = None;
+    host.community = Community(64900, 7);
+    host.interface_prefixes = vec!["vm".to_owned()];
+    let text = configuration(&host);
+    for gone in ["1024", " 512;", "65000", "tap", "cali", "ipv6", "2001:db8"] {
+        assert!(!text.contains(gone), "{gone} in\n{text}");
+    }
+    for there in ["krt_metric < 300", "krt_metric = 200", "(64900, 7)", "\"vm*\""] {
+        assert!(text.contains(there), "{there} not in\n{text}");
+    }
+}

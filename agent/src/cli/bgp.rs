@@ -1,0 +1,151 @@
+//! `cutover bgp`: a configuration of the BGP daemon that carries route priority, from the agent's settings.
+
+use super::{ConfigFile, Failure, accept, check_config, print};
+use crate::bgp::{Community, Family, Parameters, Peer, Peering, Priorities, bird};
+use crate::settings::Settings;
+use clap::{Args, Subcommand};
+use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
+
+/// Arguments of `cutover bgp`.
+#[derive(Debug, Args)]
+pub struct BgpArguments {
+    /// Which daemon.
+    #[command(subcommand)]
+    pub daemon: Daemon,
+}
+
+/// The daemons that there are configurations for.
+#[derive(Debug, Subcommand)]
+pub enum Daemon {
+    /// Prints bird.conf for BIRD 2 and 3, both families in one file
+    Bird(HostArguments),
+    /// Prints bird.conf or bird6.conf for BIRD 1.6
+    Bird1 {
+        /// What to print: bird.conf has IPv4, bird6.conf has IPv6
+        #[arg(long, value_enum)]
+        family: Family,
+        /// The host.
+        #[command(flatten)]
+        host: HostArguments,
+    },
+}
+
+/// What the settings do not say.
+#[derive(Debug, Args)]
+pub struct HostArguments {
+    /// Where the settings are.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// How the host is connected to its peers
+    #[arg(long, value_enum, default_value = "ibgp")]
+    pub peering: Peering,
+    /// AS number of the host
+    #[arg(long = "as", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub autonomous_system: u32,
+    /// BGP identifier of the host, usually its IPv4 address
+    #[arg(long, value_name = "ADDRESS")]
+    pub router_id: Ipv4Addr,
+    /// A peer, such as another host, a route reflector or a top-of-rack router; may be given again and again
+    #[arg(long = "peer", value_name = "ADDRESS[@AS]", required = true)]
+    pub peers: Vec<Peer>,
+    /// Mark of elevated routes, with eBGP
+    #[arg(long, value_name = "HIGH:LOW", default_value = "65000:100")]
+    pub community: Community,
+}
+
+/// Prints the configuration.
+///
+/// # Errors
+/// The settings cannot be used, or the arguments contradict each other.
+pub fn run(arguments: &BgpArguments) -> Result<(), Failure> {
+    match &arguments.daemon {
+        Daemon::Bird(host) => print(&bird::configuration(&parameters(host)?)),
+        Daemon::Bird1 { family, host } => {
+            let parameters = parameters(host)?;
+            if parameters.priorities(*family).is_none() {
+                return Err(Failure::usage(
+                    "--family ipv6: Ipv6Support is false in the settings; set it to true first",
+                ));
+            }
+            print(&bird::configuration_1(&parameters, *family))
+        }
+    }
+}
+
+fn parameters(arguments: &HostArguments) -> Result<Parameters, Failure> {
+    let (loaded, unusable) = check_config::with_resources(&arguments.file.sources()?);
+    for problem in unusable {
+        // Nobody is left to tell if standard error is closed.
+        let _ = writeln!(io::stderr(), "cutover: warning: {problem}");
+    }
+    let settings = accept(loaded)?.settings;
+    for peer in &arguments.peers {
+        check(arguments.peering, arguments.autonomous_system, peer)?;
+        if peer.address.is_ipv6() && !settings.ipv6_support {
+            return Err(Failure::usage(format!(
+                "--peer {}: Ipv6Support is false in the settings, so no IPv6 routes are exchanged; leave the peer out or set it to true",
+                peer.address
+            )));
+        }
+    }
+    Ok(from_settings(arguments, &settings))
+}
+
+fn from_settings(arguments: &HostArguments, settings: &Settings) -> Parameters {
+    let ipv6 = Priorities {
+        normal: settings.ipv6_normal_route_priority,
+        elevated: settings.ipv6_elevated_route_priority,
+    };
+    Parameters {
+        peering: arguments.peering,
+        autonomous_system: arguments.autonomous_system,
+        router_id: arguments.router_id,
+        peers: arguments.peers.clone(),
+        community: arguments.community,
+        ipv4: Priorities {
+            normal: settings.ipv4_normal_route_priority,
+            elevated: settings.ipv4_elevated_route_priority,
+        },
+        ipv6: settings.ipv6_support.then_some(ipv6),
+        route_protocol: settings.device_route_protocol,
+        interface_prefixes: settings.interface_prefix.clone(),
+    }
+}
+
+/// That the AS of a peer fits the peering.
+fn check(peering: Peering, own: u32, peer: &Peer) -> Result<(), Failure> {
+    let address = peer.address;
+    match (peering, peer.autonomous_system) {
+        (Peering::Ibgp, Some(other)) if other != own => Err(Failure::usage(format!(
+            "--peer {address}@{other}: an iBGP peer has the host's own AS, {own}; leave @{other} out or use --peering ebgp"
+        ))),
+        (Peering::Ebgp, None) => Err(Failure::usage(format!(
+            "--peer {address}: an eBGP peer has an AS of its own; write --peer {address}@NUMBER"
+        ))),
+        (Peering::Ebgp, Some(other)) if other == own => Err(Failure::usage(format!(
+            "--peer {address}@{other}: that is the host's own AS; use another one or --peering ibgp"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systems_fit_the_peering() {
+        let peer = |text: &str| text.parse::<Peer>().unwrap();
+        for (peering, text, right) in [
+            (Peering::Ibgp, "192.0.2.1", true),
+            (Peering::Ibgp, "192.0.2.1@64512", true),
+            (Peering::Ibgp, "192.0.2.1@64513", false),
+            (Peering::Ebgp, "192.0.2.1@64513", true),
+            (Peering::Ebgp, "192.0.2.1@64512", false),
+            (Peering::Ebgp, "192.0.2.1", false),
+        ] {
+            assert_eq!(check(peering, 64512, &peer(text)).is_ok(), right, "{peering:?} {text}");
+        }
+    }
+}
