@@ -4,6 +4,7 @@
 //! is `cutover bgp`'s business ([`crate::cli`]). What each line is for is said in the text itself and in docs/bgp.md.
 
 pub mod bird;
+pub mod frr;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};

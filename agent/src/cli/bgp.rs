@@ -1,7 +1,7 @@
 //! `cutover bgp`: a configuration of the BGP daemon that carries route priority, from the agent's settings.
 
 use super::{ConfigFile, Failure, accept, check_config, print};
-use crate::bgp::{Community, Family, Parameters, Peer, Peering, Priorities, bird};
+use crate::bgp::{Community, Family, Parameters, Peer, Peering, Priorities, bird, frr};
 use crate::settings::Settings;
 use clap::{Args, Subcommand};
 use std::io::{self, Write as _};
@@ -29,6 +29,8 @@ pub enum Daemon {
         #[command(flatten)]
         host: HostArguments,
     },
+    /// Prints frr.conf for FRR 8.4 and later, both families in one file
+    Frr(HostArguments),
 }
 
 /// What the settings do not say.
@@ -69,6 +71,10 @@ pub fn run(arguments: &BgpArguments) -> Result<(), Failure> {
                 ));
             }
             print(&bird::configuration_1(&parameters, *family))
+        }
+        Daemon::Frr(host) => {
+            let text = frr::configuration(&parameters(host)?);
+            print(&text.map_err(|refusal| Failure::configuration(refusal.to_string()))?)
         }
     }
 }

@@ -1,0 +1,40 @@
+//! FRR: zebra and bgpd, from 8.4 on. Owns the recipe and the text; refuses priorities that FRR cannot carry.
+//!
+//! There is one file for both families. What zebra makes of a kernel metric is in [`recipe`]; docs/bgp.md says what
+//! was tried and what does not work.
+
+mod recipe;
+mod render;
+#[cfg(test)]
+mod tests;
+
+pub use recipe::Refusal;
+
+use super::{Family, Parameters};
+use recipe::Recipe;
+use render::{Exchange, File};
+
+/// The configuration of a host.
+///
+/// # Errors
+/// When FRR cannot carry these priorities; the error names the setting to change.
+pub fn configuration(parameters: &Parameters) -> Result<String, Refusal> {
+    if let value @ (11 | 42 | 186..=198) = parameters.route_protocol {
+        return Err(Refusal::RouteProtocol { value });
+    }
+    let families = [Family::Ipv4, Family::Ipv6].into_iter().filter_map(|family| exchange(parameters, family));
+    let families = families.collect::<Result<_, _>>()?;
+    Ok(File { parameters, families }.to_string())
+}
+
+/// How a family is exchanged, if there is somebody to exchange it with.
+fn exchange(parameters: &Parameters, family: Family) -> Option<Result<Exchange, Refusal>> {
+    let priorities = parameters.priorities(family)?;
+    parameters.peers_of(family).next()?;
+    let (normal, elevated) = match family {
+        Family::Ipv4 => ("IPv4NormalRoutePriority", "IPv4ElevatedRoutePriority"),
+        Family::Ipv6 => ("IPv6NormalRoutePriority", "IPv6ElevatedRoutePriority"),
+    };
+    let recipe = Recipe::new((normal, priorities.normal), (elevated, priorities.elevated));
+    Some(recipe.map(|recipe| Exchange { family, recipe }))
+}
