@@ -1,0 +1,272 @@
+//! Real virtual machines: a [`Hypervisor`] is a QEMU process on a lab host with the taps of one guest open, started
+//! cold or waiting for a guest to arrive, and steered by QMP. No KVM: guests are emulated (TCG), so they are slow, but
+//! what they send on their taps and when is what any QEMU and any Linux guest sends.
+
+mod image;
+mod qmp;
+
+pub use image::Image;
+pub use qmp::{Event, Qmp, QmpError};
+
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::resources::Port;
+use crate::wait;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// How long a guest may take to boot on a loaded machine; it takes about a second on an idle one.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// How long a migration that is not throttled may take on a loaded machine.
+pub const MIGRATION: Duration = Duration::from_secs(60);
+
+/// How QEMU and the guest announce themselves after a migration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Announcing {
+    /// QEMU's RARP, and the guest's own gratuitous ARP and neighbour advertisements (virtio's GUEST_ANNOUNCE).
+    #[default]
+    Full,
+    /// QEMU's RARP only, as with a guest that has no such driver.
+    QemuOnly,
+    /// Nobody says anything.
+    Silent,
+}
+
+/// What a guest is like. The same on both sides of a migration.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Its interfaces.
+    pub ports: Vec<Port>,
+    /// Who announces it.
+    pub announcing: Announcing,
+}
+
+impl Guest {
+    /// A guest with one interface.
+    #[must_use]
+    pub fn new(port: &Port) -> Self {
+        Self { ports: vec![port.clone()], announcing: Announcing::default() }
+    }
+}
+
+/// A QEMU process. It ends with this value.
+#[derive(Debug)]
+pub struct Hypervisor {
+    child: Option<Child>,
+    qmp: Qmp,
+    console: PathBuf,
+    announcing: Announcing,
+}
+
+/// The numbers of one finished migration, as QEMU tells them.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Migrated {
+    /// From the request to the end.
+    pub total: Duration,
+    /// How long the guest did not run anywhere, by QEMU's own estimate, whole milliseconds.
+    pub downtime: Duration,
+}
+
+impl Hypervisor {
+    /// Boots the guest on a host whose taps are plugged, and returns when it answers on its echo port.
+    ///
+    /// # Panics
+    /// When it does not boot; the message has its console.
+    #[must_use]
+    pub fn boot(lab: &Lab, host: &Host, guest: &Guest) -> Self {
+        let hypervisor = Self::spawn(lab, host, guest, &[]);
+        hypervisor.wait_booted();
+        hypervisor
+    }
+
+    /// Starts a QEMU that waits for the guest to arrive from another one.
+    ///
+    /// # Panics
+    /// When QEMU does not start.
+    #[must_use]
+    pub fn expect_arrival(lab: &Lab, host: &Host, guest: &Guest) -> Self {
+        Self::spawn(lab, host, guest, &["-incoming", "defer"])
+    }
+
+    fn spawn(lab: &Lab, host: &Host, guest: &Guest, more: &[&str]) -> Self {
+        let image = Image::cached();
+        let name = format!("{}-{}", host.name(), guest.ports[0].interface);
+        let socket = lab.folder().join(format!("{name}.qmp"));
+        let console = lab.folder().join(format!("{name}.console"));
+        let _ = fs::remove_file(&socket);
+        let mut command = host.namespace().command("qemu-system-x86_64");
+        command.args(["-accel", "tcg,thread=single", "-cpu", "qemu64", "-m", "128", "-nodefaults"]);
+        command.args(["-display", "none", "-no-reboot", "-kernel"]).arg(image.kernel());
+        command.arg("-initrd").arg(image.initramfs());
+        command.args(["-append", &command_line(guest)]);
+        command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
+        for (number, port) in guest.ports.iter().enumerate() {
+            let announce = if guest.announcing == Announcing::Full { "on" } else { "off" };
+            command.args([
+                "-netdev",
+                &format!("tap,id=net{number},ifname={},script=no,downscript=no,vhost=off", port.interface),
+                "-device",
+                &format!(
+                    "virtio-net-pci,netdev=net{number},mac={},romfile=,guest_announce={announce}",
+                    port.mac
+                ),
+            ]);
+        }
+        let child = start(command.args(more), &socket);
+        let qmp = Qmp::connect(&socket);
+        let hypervisor = Self { child: Some(child), qmp, console, announcing: guest.announcing };
+        hypervisor.set_up_announcing();
+        hypervisor
+    }
+
+    /// What the monitor of this QEMU says and takes.
+    #[must_use]
+    pub fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// What the guest has written to its console.
+    #[must_use]
+    pub fn console(&self) -> String {
+        fs::read_to_string(&self.console).unwrap_or_default()
+    }
+
+    fn wait_booted(&self) {
+        let booted = wait::holds_within(BOOT, || self.console().contains("cutover-guest: "));
+        let console = self.console();
+        assert!(booted && console.contains("cutover-guest: ready"), "the guest does not boot:\n{console}");
+    }
+
+    /// QEMU announces a guest when it has arrived, so this counts on the target.
+    fn set_up_announcing(&self) {
+        let rounds = if self.announcing == Announcing::Silent { 0 } else { 5 };
+        self.qmp.must("migrate-set-parameters", json!({"announce-rounds": rounds}));
+        self.qmp.must(
+            "migrate-set-capabilities",
+            json!({"capabilities": [{"capability": "events", "state": true}]}),
+        );
+    }
+
+    /// Makes post-copy possible; to be called on both sides before the migration.
+    ///
+    /// # Panics
+    /// When QEMU or the kernel cannot.
+    pub fn allow_postcopy(&self) {
+        self.qmp.must(
+            "migrate-set-capabilities",
+            json!({"capabilities": [{"capability": "postcopy-ram", "state": true}]}),
+        );
+    }
+
+    /// Begins to move the guest to `target` on `host` at most at this rate. Returns at once.
+    ///
+    /// # Panics
+    /// When QEMU refuses.
+    pub fn begin_migration(&self, target: &Self, host: &Host, bytes_per_second: u64) {
+        let uri = format!("tcp:{}:4444", host.ipv4());
+        target.qmp.must("migrate-incoming", json!({"uri": uri}));
+        self.qmp.must(
+            "migrate-set-parameters",
+            json!({"max-bandwidth": bytes_per_second, "downtime-limit": 50}),
+        );
+        self.qmp.must("migrate", json!({"uri": uri}));
+    }
+
+    /// Changes the rate of a migration that is under way.
+    ///
+    /// # Panics
+    /// When QEMU refuses.
+    pub fn set_bandwidth(&self, bytes_per_second: u64) {
+        self.qmp.must("migrate-set-parameters", json!({"max-bandwidth": bytes_per_second}));
+    }
+
+    /// What `query-migrate` says: `active`, `completed`, `failed`, `cancelled`, …
+    #[must_use]
+    pub fn migration_status(&self) -> String {
+        let answer = self.qmp.must("query-migrate", json!({}));
+        answer["status"].as_str().unwrap_or("none").to_owned()
+    }
+
+    /// Waits for the end of the migration that was begun here.
+    ///
+    /// # Panics
+    /// When it does not succeed.
+    #[track_caller]
+    pub fn wait_migrated(&self) -> Migrated {
+        let over = || ["completed", "failed", "cancelled"].contains(&self.migration_status().as_str());
+        let in_time = wait::holds_within(MIGRATION, over);
+        let answer = self.qmp.must("query-migrate", json!({}));
+        assert!(in_time && answer["status"] == "completed", "the migration ended with {answer}");
+        let millis = |name: &str| Duration::from_millis(answer[name].as_u64().unwrap_or_default());
+        Migrated { total: millis("total-time"), downtime: millis("downtime") }
+    }
+
+    /// Whether the guest's processor runs in this QEMU.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.qmp.must("query-status", json!({}))["running"] == Value::Bool(true)
+    }
+
+    /// SIGKILL: host failure as far as the guest is concerned.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Hypervisor {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            show(&self.console());
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
+fn show(console: &str) {
+    eprintln!("--- console ---\n{console}");
+}
+
+fn start(command: &mut Command, socket: &std::path::Path) -> Child {
+    let log = socket.with_extension("log");
+    let file = fs::File::create(&log).expect("space on the disk");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(file)
+        .spawn()
+        .expect("Debian's qemu-system-x86 is installed");
+    let there = || socket.exists() || child.try_wait().is_ok_and(|ended| ended.is_some());
+    let in_time = wait::holds_within(wait::SOON, there);
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    assert!(in_time && socket.exists(), "QEMU does not start: {said}");
+    child
+}
+
+/// The kernel's command line: what `cutover-guest` reads, and what makes the boot short.
+fn command_line(guest: &Guest) -> String {
+    let mut line = "console=ttyS0 quiet panic=-1 random.trust_cpu=on".to_owned();
+    for port in &guest.ports {
+        line += &format!(" cutover.port={},{}", port.mac, link_local(port));
+        for address in &port.addresses {
+            line += &format!(",{}", address.addr());
+        }
+    }
+    line
+}
+
+/// The tap's own link-local address, which is the guest's IPv6 gateway (RFC 4291, appendix A).
+fn link_local(port: &Port) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = port.tap_mac().0;
+    let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+}
