@@ -171,10 +171,8 @@ impl Hypervisor {
     pub fn begin_migration(&self, target: &Self, host: &Host, bytes_per_second: u64) {
         let uri = format!("tcp:{}:4444", host.ipv4());
         target.qmp.must("migrate-incoming", json!({"uri": uri}));
-        self.qmp.must(
-            "migrate-set-parameters",
-            json!({"max-bandwidth": bytes_per_second, "downtime-limit": 50}),
-        );
+        self.qmp
+            .must("migrate-set-parameters", json!({"max-bandwidth": bytes_per_second, "downtime-limit": 50}));
         self.qmp.must("migrate", json!({"uri": uri}));
     }
 

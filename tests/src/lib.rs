@@ -26,6 +26,7 @@ pub mod route_history;
 pub mod route_watch;
 pub mod scene;
 pub mod statistics;
+pub mod stream;
 pub mod tap;
 pub mod vm;
 pub mod wait;

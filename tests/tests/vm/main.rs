@@ -37,8 +37,12 @@ fn a_guest_moves() {
     let migrated = on_source.wait_migrated();
     eprintln!("{migrated:?}");
     target.wait_metrics(&port, &[ELEVATED]);
-    for event in on_source.qmp().events() { eprintln!("S {event:?}"); }
-    for event in on_target.qmp().events() { eprintln!("T {event:?}"); }
+    for event in on_source.qmp().events() {
+        eprintln!("S {event:?}");
+    }
+    for event in on_target.qmp().events() {
+        eprintln!("T {event:?}");
+    }
     for address in &port.addresses {
         wait::until(wait::SOON, format_args!("{address} answers"), || {
             probe::answers(target.host.namespace(), address.addr())

@@ -1,0 +1,201 @@
+//! Streams from a client to a guest, and what became of them. A [`DatagramStream`] asks the echo port a thousand times
+//! in a second, with numbered datagrams; a [`ByteStream`] is one long TCP connection with traffic both ways. They
+//! record times on CLOCK_BOOTTIME and judge nothing: that is [`DatagramRecord`]'s and [`ByteRecord`]'s business.
+
+mod record;
+
+pub use record::{ByteRecord, DatagramRecord};
+
+use crate::namespace::Namespace;
+use crate::vm::ECHO_PORT;
+use cutover_agent::clock;
+use cutover_engine::BootTime;
+use nix::sys::time::{TimeSpec, TimeValLike as _};
+use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between two datagrams.
+pub const PERIOD: Duration = Duration::from_millis(1);
+
+/// Between two writes to a byte stream.
+const WRITE_PERIOD: Duration = Duration::from_millis(5);
+
+/// How long answers to the last datagrams, and the last bytes, may take after a stream was told to stop.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// LIMIT: a stream that cannot connect or is stuck fails its test after this long.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// A stream of numbered datagrams under way.
+#[derive(Debug)]
+pub struct DatagramStream {
+    stop: Arc<AtomicBool>,
+    sender: Option<JoinHandle<Vec<BootTime>>>,
+    receiver: Option<JoinHandle<Vec<(usize, BootTime)>>>,
+}
+
+impl DatagramStream {
+    /// Begins to ask the guest at `address` from `namespace`.
+    ///
+    /// # Panics
+    /// When there is no socket to be had.
+    #[must_use]
+    pub fn start(namespace: &Namespace, address: IpAddr) -> Self {
+        let socket = namespace.run(|| UdpSocket::bind((unspecified(address), 0))).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
+        let answers = socket.try_clone().expect("a descriptor");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stop_sending, stop_receiving) = (Arc::clone(&stop), Arc::clone(&stop));
+        let to = SocketAddr::new(address, ECHO_PORT);
+        let sender = std::thread::spawn(move || send(&socket, to, &stop_sending));
+        let receiver = std::thread::spawn(move || receive(&answers, &stop_receiving));
+        Self { stop, sender: Some(sender), receiver: Some(receiver) }
+    }
+
+    /// Stops asking, and says what became of every datagram.
+    ///
+    /// # Panics
+    /// When a thread has.
+    #[must_use]
+    pub fn finish(mut self) -> DatagramRecord {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.sender.take().map(|thread| thread.join().expect("the sender"));
+        let answered = self.receiver.take().map(|thread| thread.join().expect("the receiver"));
+        DatagramRecord::new(sent.unwrap_or_default(), &answered.unwrap_or_default())
+    }
+}
+
+impl Drop for DatagramStream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.sender.take().map(JoinHandle::join);
+        let _ = self.receiver.take().map(JoinHandle::join);
+    }
+}
+
+fn send(socket: &UdpSocket, to: SocketAddr, stop: &AtomicBool) -> Vec<BootTime> {
+    let mut sent = Vec::new();
+    let mut next = clock::now();
+    while !stop.load(Ordering::Relaxed) {
+        let number = u64::try_from(sent.len()).expect("a number of datagrams");
+        sent.push(clock::now());
+        // What cannot be sent for want of a route is lost like any other.
+        let _ = socket.send_to(&number.to_be_bytes(), to);
+        next = next + PERIOD;
+        sleep_until(next);
+    }
+    sent
+}
+
+fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Vec<(usize, BootTime)> {
+    let mut answered = Vec::new();
+    let mut stopped_at = None;
+    let mut buffer = [0; 64];
+    loop {
+        if let Ok((8, _)) = socket.recv_from(&mut buffer) {
+            let at = clock::now();
+            let number = u64::from_be_bytes(buffer[..8].try_into().expect("eight bytes"));
+            answered.push((usize::try_from(number).expect("a number that was sent"), at));
+        }
+        if stop.load(Ordering::Relaxed) {
+            let since = *stopped_at.get_or_insert_with(clock::now);
+            if clock::now().since(since) > LAST_ANSWERS {
+                return answered;
+            }
+        }
+    }
+}
+
+/// A TCP connection under way.
+#[derive(Debug)]
+pub struct ByteStream {
+    stop: Arc<AtomicBool>,
+    socket: TcpStream,
+    writer: Option<JoinHandle<io::Result<u64>>>,
+    reader: Option<JoinHandle<ByteRecord>>,
+}
+
+impl ByteStream {
+    /// Connects to the guest at `address` from `namespace` and begins to talk.
+    ///
+    /// # Panics
+    /// When nobody answers.
+    #[must_use]
+    pub fn start(namespace: &Namespace, address: IpAddr) -> Self {
+        let to = SocketAddr::new(address, ECHO_PORT);
+        let socket = namespace.run(|| TcpStream::connect_timeout(&to, STUCK)).expect("the guest takes it");
+        socket.set_nodelay(true).expect("a socket");
+        socket.set_read_timeout(Some(STUCK)).expect("a socket");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stop_writing = Arc::clone(&stop);
+        let (to_write, to_read) =
+            (socket.try_clone().expect("a descriptor"), socket.try_clone().expect("a descriptor"));
+        let writer = std::thread::spawn(move || write(to_write, &stop_writing));
+        let reader = std::thread::spawn(move || read(to_read));
+        Self { stop, socket, writer: Some(writer), reader: Some(reader) }
+    }
+
+    /// Stops talking, waits for everything that is still to come, and says what happened.
+    ///
+    /// # Panics
+    /// When the connection broke, or when something was lost in it.
+    #[must_use]
+    pub fn finish(mut self) -> ByteRecord {
+        self.stop.store(true, Ordering::Relaxed);
+        let writer = self.writer.take().expect("only finishing takes it");
+        let written = writer.join().expect("the writer").expect("the connection lasts");
+        let reader = self.reader.take().expect("only finishing takes it");
+        let record = reader.join().expect("the reader");
+        assert_eq!(record.received(), written, "bytes of the stream are missing");
+        record
+    }
+}
+
+impl Drop for ByteStream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.writer.is_some() {
+            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        }
+        let _ = self.writer.take().map(JoinHandle::join);
+        let _ = self.reader.take().map(JoinHandle::join);
+    }
+}
+
+fn write(mut socket: TcpStream, stop: &AtomicBool) -> io::Result<u64> {
+    let mut written: u64 = 0;
+    let mut next = clock::now();
+    while !stop.load(Ordering::Relaxed) {
+        socket.write_all(&written.to_be_bytes())?;
+        written += 8;
+        next = next + WRITE_PERIOD;
+        sleep_until(next);
+    }
+    // The guest closes its side when it has sent everything back.
+    socket.shutdown(std::net::Shutdown::Write)?;
+    Ok(written)
+}
+
+fn read(mut socket: TcpStream) -> ByteRecord {
+    let mut record = ByteRecord::new(clock::now());
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = socket.read(&mut buffer) {
+        record.arrived(clock::now(), &buffer[..length]);
+    }
+    record
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+fn sleep_until(time: BootTime) {
+    let time = TimeSpec::nanoseconds(i64::try_from(time.0).expect("a time of this century"));
+    // Woken early by a signal, a datagram is sent early; nothing depends on that.
+    let _ = clock_nanosleep(ClockId::CLOCK_BOOTTIME, ClockNanosleepFlags::TIMER_ABSTIME, &time);
+}

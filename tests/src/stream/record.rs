@@ -1,0 +1,152 @@
+//! What became of a stream. Pure.
+
+use cutover_engine::BootTime;
+use std::time::Duration;
+
+/// Every datagram of a stream: when it was sent, and when its answer came, if one did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatagramRecord {
+    datagrams: Vec<(BootTime, Option<BootTime>)>,
+}
+
+impl DatagramRecord {
+    pub(super) fn new(sent: Vec<BootTime>, answered: &[(usize, BootTime)]) -> Self {
+        let mut datagrams: Vec<_> = sent.into_iter().map(|at| (at, None)).collect();
+        for (number, at) in answered {
+            if let Some((_, first @ None)) = datagrams.get_mut(*number) {
+                *first = Some(*at);
+            }
+        }
+        Self { datagrams }
+    }
+
+    /// How many were sent.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    /// When those were sent that were never answered.
+    pub fn lost(&self) -> impl Iterator<Item = BootTime> + '_ {
+        self.datagrams.iter().filter(|(_, answer)| answer.is_none()).map(|(sent, _)| *sent)
+    }
+
+    /// How many of those that were sent at this time or later were never answered.
+    #[must_use]
+    pub fn lost_since(&self, time: BootTime) -> usize {
+        self.lost().filter(|sent| *sent >= time).count()
+    }
+
+    /// When the first answer came to a datagram that was sent at this time or later.
+    #[must_use]
+    pub fn first_answer_to_sent_since(&self, time: BootTime) -> Option<BootTime> {
+        self.datagrams.iter().filter(|(sent, _)| *sent >= time).filter_map(|(_, answer)| *answer).min()
+    }
+
+    /// When the first answer came at this time or later, whenever its question was sent.
+    #[must_use]
+    pub fn first_answer_since(&self, time: BootTime) -> Option<BootTime> {
+        self.answers().filter(|answer| *answer >= time).min()
+    }
+
+    /// When the last answer came before this time.
+    #[must_use]
+    pub fn last_answer_before(&self, time: BootTime) -> Option<BootTime> {
+        self.answers().filter(|answer| *answer < time).max()
+    }
+
+    /// The longest time without any answer between two answers.
+    #[must_use]
+    pub fn longest_silence(&self) -> Duration {
+        let mut answers: Vec<BootTime> = self.answers().collect();
+        answers.sort_unstable();
+        answers.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default()
+    }
+
+    fn answers(&self) -> impl Iterator<Item = BootTime> + '_ {
+        self.datagrams.iter().filter_map(|(_, answer)| *answer)
+    }
+}
+
+/// What came back on a byte stream that counts in steps of eight.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ByteRecord {
+    received: u64,
+    partial: Vec<u8>,
+    last_at: BootTime,
+    longest_silence: Duration,
+}
+
+impl ByteRecord {
+    pub(super) fn new(connected_at: BootTime) -> Self {
+        Self { received: 0, partial: Vec::new(), last_at: connected_at, longest_silence: Duration::ZERO }
+    }
+
+    /// # Panics
+    /// When these are not the bytes that come next.
+    pub(super) fn arrived(&mut self, at: BootTime, bytes: &[u8]) {
+        self.longest_silence = self.longest_silence.max(at.since(self.last_at));
+        self.last_at = at;
+        self.partial.extend_from_slice(bytes);
+        let whole = self.partial.len() / 8 * 8;
+        for number in self.partial.drain(..whole).collect::<Vec<u8>>().chunks_exact(8) {
+            let number = u64::from_be_bytes(number.try_into().expect("eight bytes"));
+            assert_eq!(number, self.received, "the stream is out of order");
+            self.received += 8;
+        }
+    }
+
+    /// How many bytes came back.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received + u64::try_from(self.partial.len()).expect("less than eight")
+    }
+
+    /// The longest time without anything.
+    #[must_use]
+    pub fn longest_silence(&self) -> Duration {
+        self.longest_silence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(value: u64) -> BootTime {
+        BootTime(value * 1_000_000)
+    }
+
+    #[test]
+    fn what_was_not_answered_is_lost_and_counted_by_the_time_it_was_sent() {
+        let sent = (0..6).map(ms).collect();
+        // 0 and 1 answered, 2 and 3 lost, 4 answered twice, 5 answered; an answer to something unknown.
+        let answered = [(0, ms(1)), (1, ms(2)), (4, ms(9)), (4, ms(10)), (5, ms(8)), (99, ms(11))];
+        let record = DatagramRecord::new(sent, &answered);
+        assert_eq!(record.sent(), 6);
+        assert_eq!(record.lost().collect::<Vec<_>>(), [ms(2), ms(3)]);
+        assert_eq!((record.lost_since(ms(3)), record.lost_since(ms(4))), (1, 0));
+        assert_eq!(record.longest_silence(), Duration::from_millis(6));
+        assert_eq!(record.last_answer_before(ms(5)), Some(ms(2)));
+        assert_eq!(record.first_answer_since(ms(5)), Some(ms(8)));
+        assert_eq!(record.first_answer_to_sent_since(ms(4)), Some(ms(8)));
+        assert_eq!(record.first_answer_since(ms(50)), None);
+    }
+
+    #[test]
+    fn bytes_count_wherever_they_are_cut() {
+        let mut record = ByteRecord::new(ms(0));
+        let bytes: Vec<u8> = [0_u64, 8, 16].into_iter().flat_map(u64::to_be_bytes).collect();
+        record.arrived(ms(1), &bytes[..3]);
+        record.arrived(ms(7), &bytes[3..17]);
+        assert_eq!(record.received(), 17);
+        record.arrived(ms(8), &bytes[17..]);
+        assert_eq!((record.received(), record.longest_silence()), (24, Duration::from_millis(6)));
+    }
+
+    #[test]
+    #[should_panic(expected = "out of order")]
+    fn bytes_out_of_order_are_noticed() {
+        ByteRecord::new(ms(0)).arrived(ms(1), &8_u64.to_be_bytes());
+    }
+}
