@@ -9,6 +9,8 @@
 //! whatever is left when a lab goes away fails its test. Everything needs root.
 
 pub mod agent;
+pub mod blackout;
+pub mod cloud;
 pub mod driver;
 pub mod etcd;
 pub mod frames;
@@ -32,6 +34,7 @@ pub mod vm;
 pub mod wait;
 
 pub use agent::Agent;
+pub use cloud::Cloud;
 pub use driver::Driver;
 pub use etcd::Etcd;
 pub use host::Host;

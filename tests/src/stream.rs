@@ -10,12 +10,13 @@ use crate::namespace::Namespace;
 use crate::vm::ECHO_PORT;
 use cutover_agent::clock;
 use cutover_engine::BootTime;
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,8 +26,11 @@ pub const PERIOD: Duration = Duration::from_millis(1);
 /// Between two writes to a byte stream.
 const WRITE_PERIOD: Duration = Duration::from_millis(5);
 
-/// How long answers to the last datagrams, and the last bytes, may take after a stream was told to stop.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// LIMIT: how long the answer to the last datagram may take, from a guest that others have left behind with its work.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
+/// LIMIT: some seconds of answers, if the receiver is not scheduled for so long.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 /// LIMIT: a stream that cannot connect or is stuck fails its test after this long.
 const STUCK: Duration = Duration::from_secs(20);
@@ -48,13 +52,25 @@ impl DatagramStream {
     pub fn start(namespace: &Namespace, address: IpAddr) -> Self {
         let socket = namespace.run(|| UdpSocket::bind((unspecified(address), 0))).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).expect("it needs root");
         let answers = socket.try_clone().expect("a descriptor");
         let stop = Arc::new(AtomicBool::new(false));
-        let (stop_sending, stop_receiving) = (Arc::clone(&stop), Arc::clone(&stop));
+        let stop_sending = Arc::clone(&stop);
+        let (say_last, last) = mpsc::channel();
         let to = SocketAddr::new(address, ECHO_PORT);
-        let sender = std::thread::spawn(move || send(&socket, to, &stop_sending));
-        let receiver = std::thread::spawn(move || receive(&answers, &stop_receiving));
+        let sender = std::thread::spawn(move || {
+            let sent = send(&socket, to, &stop_sending);
+            // The receiver ends no earlier than this.
+            let _ = say_last.send(sent.len() - 1);
+            sent
+        });
+        let receiver = std::thread::spawn(move || receive(&answers, &last));
         Self { stop, sender: Some(sender), receiver: Some(receiver) }
+    }
+
+    /// Stops asking; the answers go on coming.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 
     /// Stops asking, and says what became of every datagram.
@@ -63,7 +79,7 @@ impl DatagramStream {
     /// When a thread has.
     #[must_use]
     pub fn finish(mut self) -> DatagramRecord {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop();
         let sent = self.sender.take().map(|thread| thread.join().expect("the sender"));
         let answered = self.receiver.take().map(|thread| thread.join().expect("the receiver"));
         DatagramRecord::new(sent.unwrap_or_default(), &answered.unwrap_or_default())
@@ -72,41 +88,49 @@ impl DatagramStream {
 
 impl Drop for DatagramStream {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop();
         let _ = self.sender.take().map(JoinHandle::join);
         let _ = self.receiver.take().map(JoinHandle::join);
     }
 }
 
+/// Sends at least one datagram.
 fn send(socket: &UdpSocket, to: SocketAddr, stop: &AtomicBool) -> Vec<BootTime> {
     let mut sent = Vec::new();
     let mut next = clock::now();
-    while !stop.load(Ordering::Relaxed) {
+    loop {
         let number = u64::try_from(sent.len()).expect("a number of datagrams");
         sent.push(clock::now());
         // What cannot be sent for want of a route is lost like any other.
         let _ = socket.send_to(&number.to_be_bytes(), to);
+        if stop.load(Ordering::Relaxed) {
+            return sent;
+        }
         next = next + PERIOD;
         sleep_until(next);
     }
-    sent
 }
 
-fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Vec<(usize, BootTime)> {
+/// Until the last datagram, whose number comes through `last`, is answered. All go the same way, so whatever is not
+/// answered then is lost.
+fn receive(socket: &UdpSocket, last: &mpsc::Receiver<usize>) -> Vec<(usize, BootTime)> {
     let mut answered = Vec::new();
-    let mut stopped_at = None;
+    let mut highest = None;
+    let mut end: Option<(usize, BootTime)> = None;
     let mut buffer = [0; 64];
     loop {
         if let Ok((8, _)) = socket.recv_from(&mut buffer) {
             let at = clock::now();
             let number = u64::from_be_bytes(buffer[..8].try_into().expect("eight bytes"));
-            answered.push((usize::try_from(number).expect("a number that was sent"), at));
+            let number = usize::try_from(number).expect("a number that was sent");
+            highest = highest.max(Some(number));
+            answered.push((number, at));
         }
-        if stop.load(Ordering::Relaxed) {
-            let since = *stopped_at.get_or_insert_with(clock::now);
-            if clock::now().since(since) > LAST_ANSWERS {
-                return answered;
-            }
+        end = end.or_else(|| Some((last.try_recv().ok()?, clock::now())));
+        if let Some((last, stopped_at)) = end
+            && (highest == Some(last) || clock::now().since(stopped_at) > LAST_ANSWER)
+        {
+            return answered;
         }
     }
 }

@@ -12,6 +12,9 @@ use std::time::SystemTime;
 /// The package that always names the newest kernel of the distribution.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 
+/// Debian's busybox and busybox-static both put it there.
+const BUSYBOX: &str = "/bin/busybox";
+
 /// Modules in the order in which they can be loaded, below `kernel/`.
 const MODULES: [&str; 8] = [
     "drivers/virtio/virtio_ring.ko",
@@ -55,6 +58,9 @@ impl Image {
     }
 
     fn make() -> Result<Self, String> {
+        if std::env::consts::ARCH != "x86_64" {
+            return Err("guests are x86-64 and boot programs of this build".to_owned());
+        }
         let guest = beside_this_test("cutover-guest")?;
         let folder = guest.parent().unwrap_or(Path::new(".")).join("guest-image");
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -64,7 +70,8 @@ impl Image {
         let package = fetch_kernel(&folder)?;
         let kernel = only_entry(&package.join("boot"), "vmlinuz-")?;
         let initramfs = folder.join("initramfs.cpio");
-        if modified(&initramfs) <= modified(&guest).max(modified(&kernel)) {
+        let newest = [&guest, &kernel, Path::new(BUSYBOX)].map(modified).into_iter().max().flatten();
+        if modified(&initramfs) <= newest {
             pack(&folder, &package, &guest, &initramfs)?;
         }
         Ok(Self { kernel, initramfs })
@@ -77,15 +84,16 @@ fn fetch_kernel(folder: &Path) -> Result<PathBuf, String> {
     if unpacked.join("boot").is_dir() {
         return Ok(unpacked);
     }
-    let answer = run(Command::new("apt-cache").args(["depends", METAPACKAGE]))?;
-    let package = answer
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .ok_or_else(|| format!("apt-cache knows no {METAPACKAGE}; run apt-get update"))?;
+    let answer = run(Command::new("apt-cache").args(["depends", METAPACKAGE]));
+    let answer = answer.map_err(|error| format!("{error}; run apt-get update"))?;
+    let package =
+        depended_on(&answer).ok_or_else(|| format!("{METAPACKAGE} depends on nothing: {answer}"))?;
     let download = folder.join("download");
     let _ = fs::remove_dir_all(&download);
     fs::create_dir_all(&download).map_err(|error| error.to_string())?;
-    run(Command::new("apt-get").args(["download", "--quiet=2", package]).current_dir(&download))?;
+    let fetched =
+        run(Command::new("apt-get").args(["download", "--quiet=2", package]).current_dir(&download));
+    fetched.map_err(|error| format!("{error}; run apt-get update"))?;
     let archive = only_entry(&download, "linux-image-")?;
     let partial = folder.join("kernel.partial");
     let _ = fs::remove_dir_all(&partial);
@@ -95,18 +103,24 @@ fn fetch_kernel(folder: &Path) -> Result<PathBuf, String> {
     Ok(unpacked)
 }
 
+/// The first package in an answer of `apt-cache depends`.
+fn depended_on(answer: &str) -> Option<&str> {
+    answer.lines().find_map(|line| line.trim().strip_prefix("Depends: "))
+}
+
 fn pack(folder: &Path, package: &Path, guest: &Path, initramfs: &Path) -> Result<(), String> {
     let root = folder.join("root");
     let _ = fs::remove_dir_all(&root);
     for name in ["bin", "dev", "proc", "sys", "modules"] {
         fs::create_dir_all(root.join(name)).map_err(|error| error.to_string())?;
     }
-    copy(guest, &root.join("init"))?;
-    for library in libraries(guest)? {
-        let relative = library.strip_prefix("/").unwrap_or(&library);
-        copy(&library, &root.join(relative))?;
+    for (program, place) in [(guest, "init"), (Path::new(BUSYBOX), "bin/busybox")] {
+        copy(program, &root.join(place))?;
+        for library in libraries(program)? {
+            let relative = library.strip_prefix("/").unwrap_or(&library);
+            copy(&library, &root.join(relative))?;
+        }
     }
-    copy(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
     let modules = only_entry(&package.join("lib/modules"), "")?.join("kernel");
     let mut order = String::new();
     for module in MODULES {
@@ -120,9 +134,18 @@ fn pack(folder: &Path, package: &Path, guest: &Path, initramfs: &Path) -> Result
     fs::rename(&partial, initramfs).map_err(|error| error.to_string())
 }
 
-/// The shared libraries of a program, with the loader.
+/// The shared libraries of a program, with the loader: none of a static one.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
-    let answer = run(Command::new("ldd").arg(program))?;
+    let mut command = Command::new("ldd");
+    let output = command.arg(program).output().map_err(|error| format!("ldd: {error}"))?;
+    let (answer, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if complaint.contains("not a dynamic executable") {
+        return Ok(Vec::new());
+    }
+    if !output.status.success() || answer.contains("not found") {
+        return Err(format!("the libraries of {}: {}{}", program.display(), answer.trim(), complaint.trim()));
+    }
     let paths = answer.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
     Ok(paths.collect())
 }
@@ -195,4 +218,67 @@ fn run(command: &mut Command) -> Result<String, String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pack_in(folder: &Path) -> PathBuf {
+        let package = folder.join("kernel");
+        for module in MODULES {
+            let path = package.join("lib/modules/6.1.0-1-cloud-amd64/kernel").join(module);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, module).unwrap();
+        }
+        let initramfs = folder.join("initramfs.cpio");
+        let guest = std::env::current_exe().unwrap();
+        pack(folder, &package, &guest, &initramfs).unwrap();
+        initramfs
+    }
+
+    /// The names in a cpio archive, as busybox lists them.
+    fn names_in(archive: &Path) -> Vec<String> {
+        let mut command = Command::new("busybox");
+        command.args(["cpio", "-t"]).stdin(File::open(archive).unwrap());
+        let output = command.output().unwrap();
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_archive_has_what_the_guest_runs_and_loads() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = names_in(&pack_in(folder.path()));
+        let libraries = libraries(&std::env::current_exe().unwrap()).unwrap();
+        assert!(libraries.iter().any(|path| path.display().to_string().contains("libc.so")), "{libraries:?}");
+        let libraries = libraries.iter().map(|path| path.strip_prefix("/").unwrap().display().to_string());
+        let modules = MODULES.map(|module| format!("modules/{}", module.rsplit('/').next().unwrap()));
+        for name in
+            ["init".to_owned(), "bin/busybox".to_owned(), "modules/order".to_owned(), "proc".to_owned()]
+                .into_iter()
+                .chain(modules)
+                .chain(libraries)
+        {
+            assert!(names.contains(&name), "{name} is missing in {names:?}");
+        }
+        let order = fs::read_to_string(folder.path().join("root/modules/order")).unwrap();
+        assert_eq!(order.lines().next(), Some("virtio_ring.ko"));
+        assert_eq!(order.lines().count(), MODULES.len());
+    }
+
+    #[test]
+    fn what_is_not_linked_has_no_libraries_and_what_is_not_there_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(libraries(&folder.path().join("nothing")).is_err());
+        let text = folder.path().join("text");
+        fs::write(&text, "no program").unwrap();
+        assert_eq!(libraries(&text), Ok(Vec::new()), "as ldd says of it");
+    }
+
+    #[test]
+    fn the_kernel_is_what_the_metapackage_depends_on() {
+        let answer = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-41-cloud-amd64\n  Suggests: x\n";
+        assert_eq!(depended_on(answer), Some("linux-image-6.1.0-41-cloud-amd64"));
+        assert_eq!(depended_on("linux-image-cloud-amd64\n"), None);
+    }
 }

@@ -1,13 +1,15 @@
 //! QEMU's monitor: commands and their answers, and the events that come in between (QEMU's docs/interop/qmp-spec).
 
 use crate::wait;
+use cutover_agent::clock;
+use cutover_engine::BootTime;
 use serde_json::{Value, json};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// LIMIT: QEMU's main loop answers between two things that it does; on a loaded machine that may take a while.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -26,8 +28,8 @@ pub enum QmpError {
 pub struct Event {
     /// Its name: `STOP`, `RESUME`, `MIGRATION`, …
     pub name: String,
-    /// Time since the epoch by CLOCK_REALTIME when QEMU noted it.
-    pub at: Duration,
+    /// When QEMU noted it: it says so on CLOCK_REALTIME, whole microseconds.
+    pub at: BootTime,
     /// What else it says.
     pub data: Value,
 }
@@ -96,15 +98,19 @@ impl Qmp {
         lock(&self.events).clone()
     }
 
+    /// The last event with this name, if there was one.
+    #[must_use]
+    pub fn last(&self, name: &str) -> Option<Event> {
+        lock(&self.events).iter().rev().find(|event| event.name == name).cloned()
+    }
+
     /// Waits for an event with this name and returns the last one.
     ///
     /// # Panics
     /// When there is none within `limit`.
     #[track_caller]
     pub fn wait_event(&self, limit: Duration, name: &str) -> Event {
-        wait::for_some(limit, format_args!("QEMU's event {name}"), || {
-            lock(&self.events).iter().rev().find(|event| event.name == name).cloned()
-        })
+        wait::for_some(limit, format_args!("QEMU's event {name}"), || self.last(name))
     }
 }
 
@@ -116,7 +122,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn read(reader: BufReader<UnixStream>, answers: &mpsc::Sender<Value>, events: &Mutex<Vec<Event>>) {
     for line in reader.lines().map_while(Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        if let Some(event) = event(&message) {
+        if let Some(event) = event(&message, Clocks::read()) {
             lock(events).push(event);
         } else if message.get("QMP").is_none() && answers.send(message).is_err() {
             return;
@@ -124,12 +130,33 @@ fn read(reader: BufReader<UnixStream>, answers: &mpsc::Sender<Value>, events: &M
     }
 }
 
-fn event(message: &Value) -> Option<Event> {
+/// Both clocks at one moment.
+#[derive(Clone, Copy)]
+struct Clocks {
+    wall: Duration,
+    boot: BootTime,
+}
+
+impl Clocks {
+    fn read() -> Self {
+        let (before, wall, after) = (clock::now(), clock::wall(), clock::now());
+        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { wall, boot: before + after.since(before) / 2 }
+    }
+
+    /// The boot clock when the wall clock said `wall`, if nobody has set it since.
+    fn on_boot_clock(self, wall: Duration) -> BootTime {
+        let ago = self.wall.saturating_sub(wall);
+        BootTime(self.boot.0.saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+fn event(message: &Value, clocks: Clocks) -> Option<Event> {
     let name = message.get("event")?.as_str()?.to_owned();
     let time = &message["timestamp"];
     let seconds = Duration::from_secs(time["seconds"].as_u64()?);
-    let at = seconds + Duration::from_micros(time["microseconds"].as_u64()?);
-    Some(Event { name, at, data: message["data"].clone() })
+    let wall = seconds + Duration::from_micros(time["microseconds"].as_u64()?);
+    Some(Event { name, at: clocks.on_boot_clock(wall), data: message["data"].clone() })
 }
 
 #[cfg(test)]
@@ -137,10 +164,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_and_answers_are_told_apart() {
-        let message = json!({"timestamp": {"seconds": 1, "microseconds": 500_000}, "event": "STOP"});
-        let found = event(&message).unwrap();
-        assert_eq!((found.name.as_str(), found.at), ("STOP", Duration::from_millis(1500)));
-        assert_eq!(event(&json!({"return": {}})), None);
+    fn events_and_answers_are_told_apart_and_events_are_on_the_boot_clock() {
+        let message = json!({"timestamp": {"seconds": 1000, "microseconds": 500_000}, "event": "STOP"});
+        let clocks = Clocks { wall: Duration::from_millis(1_000_750), boot: BootTime(7_000_000_000) };
+        let found = event(&message, clocks).unwrap();
+        assert_eq!((found.name.as_str(), found.at), ("STOP", BootTime(6_750_000_000)));
+        assert_eq!(event(&json!({"return": {}}), clocks), None);
+    }
+
+    #[test]
+    fn the_clocks_are_read_at_one_moment() {
+        let (before, clocks, after) = (clock::now(), Clocks::read(), clock::now());
+        assert!(before <= clocks.boot && clocks.boot <= after);
+        assert_eq!(clocks.on_boot_clock(clocks.wall), clocks.boot);
     }
 }

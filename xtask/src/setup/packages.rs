@@ -17,6 +17,9 @@ pub(crate) const FOR_TESTS: &[Needed] = &[
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("openssl", "openssl"),
+    ("bird", "bird2"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
 ];
 
 /// Whether packages may be installed.

@@ -8,7 +8,7 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -19,6 +19,9 @@ const ECHO_PORT: u16 = 7;
 
 /// What the lab waits for on the console.
 const READY: &str = "cutover-guest: ready";
+
+/// LIMIT: some seconds of the fastest stream that the lab sends.
+const RECEIVE_BUFFER_BYTES: &str = "8388608";
 
 /// LIMIT: virtio devices show up within milliseconds after their driver; slower means never.
 const DEVICE_WITHIN: Duration = Duration::from_secs(5);
@@ -51,11 +54,18 @@ fn run() -> Outcome {
             .map_err(|error| format!("mounting {target}: {error}"))?;
     }
     load_modules()?;
+    // A guest that was not scheduled for a while answers what has come in the meantime.
+    for name in ["rmem_max", "rmem_default"] {
+        let path = format!("/proc/sys/net/core/{name}");
+        fs::write(&path, RECEIVE_BUFFER_BYTES).map_err(|error| format!("{path}: {error}"))?;
+    }
     let line = fs::read_to_string("/proc/cmdline").map_err(|error| format!("/proc/cmdline: {error}"))?;
     for interface in command_line::interfaces(&line)? {
         bring_up(&interface)?;
+        for address in interface.addresses {
+            echo_datagrams(address)?;
+        }
     }
-    echo_datagrams()?;
     echo_streams()
 }
 
@@ -128,13 +138,9 @@ fn ip(arguments: &str) -> Outcome {
     Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Of both families.
-fn everywhere() -> SocketAddr {
-    (Ipv6Addr::UNSPECIFIED, ECHO_PORT).into()
-}
-
-fn echo_datagrams() -> Outcome {
-    let socket = UdpSocket::bind(everywhere()).map_err(|error| format!("UDP: {error}"))?;
+/// Each address has a socket of its own, or answers would come from whichever address the route out prefers.
+fn echo_datagrams(address: IpAddr) -> Outcome {
+    let socket = UdpSocket::bind((address, ECHO_PORT)).map_err(|error| format!("UDP {address}: {error}"))?;
     thread::spawn(move || {
         let mut buffer = [0; 2048];
         loop {
@@ -148,7 +154,8 @@ fn echo_datagrams() -> Outcome {
 }
 
 fn echo_streams() -> Outcome {
-    let listener = TcpListener::bind(everywhere()).map_err(|error| format!("TCP: {error}"))?;
+    let everywhere = (Ipv6Addr::UNSPECIFIED, ECHO_PORT);
+    let listener = TcpListener::bind(everywhere).map_err(|error| format!("TCP: {error}"))?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || echo_stream(stream));

@@ -1,0 +1,341 @@
+//! A small cloud with real virtual machines: two compute hosts with agents on one etcd, a client, BIRD on all three,
+//! and Nova's part in a live migration, in Nova's order. [`Hypervisor`]s are real, the orchestrator is
+//! `cutover migrate`. Judges nothing.
+
+mod compute;
+mod router;
+mod traffic;
+
+pub use compute::Compute;
+pub use router::{KERNEL_METRIC, Router};
+pub use traffic::{Heard, Traffic};
+
+use crate::agent::Agent;
+use crate::etcd::Etcd;
+use crate::host::Host;
+use crate::hypervisor::{Guest, Hypervisor};
+use crate::lab::Lab;
+use crate::resources::{Port, felix_configuration, new_uid};
+use crate::route_watch::{Mark, RouteWatch};
+use crate::scene::{NORMAL, SOURCE, TARGET};
+use crate::{probe, wait};
+use cutover_agent::datastore::etcd::Keys;
+use cutover_engine::{BootTime, EndpointKey};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long routes stay elevated: longer than BIRD takes, and short, because tests wait for the end of it.
+const CONVERGENCE_S: u32 = 1;
+
+/// How long agents may take until a target is ready, on a loaded machine.
+const READY_S: &str = "30";
+
+/// The cloud. Fields go in this order, the lab last.
+#[derive(Debug)]
+pub struct Cloud {
+    /// Where the traffic comes from.
+    pub client: Client,
+    /// The compute hosts.
+    pub hosts: [Compute; 2],
+    etcd: Etcd,
+    keys: Keys,
+    lab: Lab,
+}
+
+/// A host without virtual machines.
+#[derive(Debug)]
+pub struct Client {
+    /// Its routes.
+    pub watch: RouteWatch,
+    router: Router,
+    /// The host.
+    pub host: Host,
+}
+
+/// A virtual machine, in Nova's word.
+#[derive(Debug)]
+pub struct Instance {
+    /// What it is like.
+    pub guest: Guest,
+    /// Which of [`Cloud::hosts`] it runs on.
+    pub at: usize,
+    /// The process that it runs in.
+    pub hypervisor: Hypervisor,
+}
+
+/// A migration that was begun and is not over.
+#[derive(Debug)]
+pub struct Migration {
+    /// Which of [`Cloud::hosts`] it goes to.
+    pub to: usize,
+    /// The process that the guest arrives in.
+    pub arrival: Hypervisor,
+    /// The uid of each port's LiveMigration.
+    pub uids: Vec<String>,
+    /// Up to here, the routes on the client were what they were before.
+    pub client_mark: Mark,
+    /// The same on the target.
+    pub target_mark: Mark,
+}
+
+impl Cloud {
+    /// Everything runs, nobody has a virtual machine.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[track_caller]
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// As [`Self::new`], with other settings for both agents.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[track_caller]
+    #[must_use]
+    pub fn with(configure: impl Fn(&mut Agent)) -> Self {
+        let lab = Lab::new();
+        let etcd = Etcd::start(&lab);
+        // The agents do not look at it.
+        let directory = lab.directory();
+        let mut hosts = [SOURCE, TARGET].map(|name| Compute::new(&lab, name));
+        let client = lab.host("client");
+        keep_redirects_out(&client);
+        let keys = Keys::new(SOURCE, "");
+        set_up_datastore(&etcd, &keys);
+        for compute in &mut hosts {
+            compute.start_agent(&lab, &directory, |agent| {
+                agent.set("DatastoreType", "etcdv3");
+                agent.set("EtcdEndpoints", etcd.endpoints());
+                agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
+                configure(agent);
+            });
+        }
+        let [first, second] = &hosts;
+        let routers = [
+            Router::start(&lab, &first.host, &[&second.host, &client]),
+            Router::start(&lab, &second.host, &[&first.host, &client]),
+        ];
+        let router = Router::start(&lab, &client, &[&first.host, &second.host]);
+        for (compute, router) in hosts.iter_mut().zip(routers) {
+            compute.router = Some(router);
+        }
+        let client = Client { watch: RouteWatch::start(client.namespace()), router, host: client };
+        Self { client, hosts, etcd, keys, lab }
+    }
+
+    /// Nova spawns a virtual machine on the first host. Returns when the client reaches all of its addresses.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn(&mut self, guest: &Guest) -> Instance {
+        self.spawn_all(std::slice::from_ref(guest)).pop().expect("there is one")
+    }
+
+    /// As [`Self::spawn`]; the guests boot at the same time.
+    ///
+    /// # Panics
+    /// When the client does not reach one of them.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn_all(&mut self, guests: &[Guest]) -> Vec<Instance> {
+        let at = 0;
+        let mut started = Vec::new();
+        for guest in guests {
+            self.hosts[at].plug(guest);
+            for port in &guest.ports {
+                self.bind(port, SOURCE);
+            }
+            started.push(Hypervisor::start(&self.lab, &self.hosts[at].host, guest));
+        }
+        for hypervisor in &started {
+            hypervisor.wait_booted();
+        }
+        let instances = guests.iter().cloned().zip(started);
+        let instances: Vec<Instance> =
+            instances.map(|(guest, hypervisor)| Instance { guest, at, hypervisor }).collect();
+        self.client.router.wait_established();
+        for instance in &instances {
+            self.wait_reached(&instance.guest);
+        }
+        instances
+    }
+
+    /// Waits until the client reaches every address of a guest.
+    ///
+    /// # Panics
+    /// When it does not; the message has the routes of the client.
+    #[track_caller]
+    pub fn wait_reached(&self, guest: &Guest) {
+        for address in guest.addresses() {
+            let answers = || probe::answers(self.client.host.namespace(), address);
+            if !wait::holds_within(wait::SOON, answers) {
+                panic!(
+                    "{address} does not answer; the client has {:#?}",
+                    self.client.watch.history().current()
+                );
+            }
+        }
+    }
+
+    /// Nova prepares a migration to the other host: the taps there, without a carrier; the driver's writes; the
+    /// wait for the agent; the process that waits for the guest.
+    ///
+    /// # Panics
+    /// When the target does not become ready.
+    #[track_caller]
+    #[must_use]
+    pub fn prepare(&mut self, instance: &Instance) -> Migration {
+        let to = 1 - instance.at;
+        let client_mark = self.client.watch.mark();
+        let target_mark = self.hosts[to].watch.mark();
+        self.hosts[to].plug(&instance.guest);
+        let mut uids = Vec::new();
+        for port in &instance.guest.ports {
+            self.migrate(port, &["begin", "--to", self.hosts[to].host.name()]);
+            uids.push(self.migration_uid(port, to));
+        }
+        for port in &instance.guest.ports {
+            self.migrate(port, &["wait-ready", "--timeout", READY_S]);
+            assert!(!self.hosts[to].tap(port).has_carrier(), "ready before there is a hypervisor");
+        }
+        let arrival = Hypervisor::expect_arrival(&self.lab, &self.hosts[to].host, &instance.guest);
+        Migration { to, arrival, uids, client_mark, target_mark }
+    }
+
+    /// Nova ends a migration that has succeeded: the source's process has gone, the driver's writes, the source's taps go.
+    ///
+    /// # Panics
+    /// When the driver's part fails.
+    #[track_caller]
+    pub fn complete(&mut self, instance: &mut Instance, migration: Migration) {
+        let from = instance.at;
+        drop(std::mem::replace(&mut instance.hypervisor, migration.arrival));
+        instance.at = migration.to;
+        for port in &instance.guest.ports {
+            self.migrate(port, &["complete"]);
+        }
+        self.hosts[from].unplug(&instance.guest);
+    }
+
+    /// Nova rolls a migration back: the target's process has gone, the driver's writes, the target's taps go.
+    ///
+    /// # Panics
+    /// When the driver's part fails.
+    #[track_caller]
+    pub fn roll_back(&mut self, instance: &Instance, migration: Migration) {
+        drop(migration.arrival);
+        for port in &instance.guest.ports {
+            self.migrate(port, &["abort"]);
+        }
+        self.hosts[migration.to].unplug(&instance.guest);
+    }
+
+    /// Waits until a guest has its routes with normal priority on its host and nowhere else, and the
+    /// client's lead there.
+    ///
+    /// # Panics
+    /// When that does not come about; the message has the logs.
+    #[track_caller]
+    pub fn wait_settled(&self, instance: &Instance) {
+        for (number, compute) in self.hosts.iter().enumerate() {
+            compute.wait_local_metrics(&instance.guest, if number == instance.at { &[NORMAL] } else { &[] });
+        }
+        for to in instance.guest.routed() {
+            let wanted = [(KERNEL_METRIC, self.hosts[instance.at].address_like(to.addr()))];
+            let settled = wait::holds_within(wait::SOON, || self.client.ways_to(to) == wanted);
+            assert!(settled, "the client has {:?} to {to}, wanted {wanted:?}", self.client.ways_to(to));
+        }
+    }
+
+    /// Runs `cutover migrate` for one port. It needs no running agent.
+    #[track_caller]
+    fn migrate(&self, port: &Port, arguments: &[&str]) {
+        let agent = &self.hosts[0].agent();
+        agent.run_ok(&[&["migrate"], arguments, &["--port", &port.endpoint]].concat());
+    }
+
+    fn migration_uid(&self, port: &Port, to: usize) -> String {
+        let key = self.keys.migration(&endpoint(port, self.hosts[to].host.name()).to_string());
+        let document: Value =
+            serde_json::from_str(&self.etcd.value(&key).expect("it has begun")).expect("JSON");
+        document["metadata"]["uid"].as_str().expect("a uid").to_owned()
+    }
+
+    fn bind(&self, port: &Port, host: &str) {
+        let document = port.endpoint_on(host, &new_uid());
+        self.etcd.put(&self.keys.endpoint(&endpoint(port, host)), &document.to_string());
+    }
+}
+
+impl Default for Cloud {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Client {
+    /// Metric and next hop of every route to `destination`, the best one first.
+    #[must_use]
+    pub fn ways_to(&self, destination: IpNet) -> Vec<(u32, IpAddr)> {
+        let routes = self.watch.routes_to(destination);
+        routes.iter().filter_map(|route| Some((route.metric, route.gateway?))).collect()
+    }
+
+    /// Since when, after `mark`, the best way to `destination` has led through `next_hop` without a break.
+    #[must_use]
+    pub fn led_through_since(&self, mark: Mark, destination: IpNet, next_hop: IpAddr) -> Option<BootTime> {
+        let moments = self.watch.since(mark).moments(destination);
+        let leads = |moment: &&crate::route_history::Moment| {
+            moment.routes.first().is_some_and(|route| route.gateway == Some(next_hop))
+        };
+        moments.iter().rev().take_while(leads).last().and_then(|moment| moment.since)
+    }
+
+    /// Waits until the best way to `destination` leads through `next_hop`.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn wait_led_through(&self, limit: Duration, destination: IpNet, next_hop: IpAddr) {
+        let found = || self.ways_to(destination).first().is_some_and(|(_, hop)| *hop == next_hop);
+        assert!(
+            wait::holds_within(limit, found),
+            "the client reaches {destination} by {:?}, not {next_hop}",
+            self.ways_to(destination)
+        );
+    }
+}
+
+/// A real client is a router away and gets no redirects of the hosts, which share a link in the lab.
+fn keep_redirects_out(client: &Host) {
+    for family in ["ipv4", "ipv6"] {
+        for name in ["all", "default", "eth0"] {
+            client.namespace().set_sysctl(&format!("net/{family}/conf/{name}/accept_redirects"), "0");
+        }
+    }
+}
+
+fn set_up_datastore(etcd: &Etcd, keys: &Keys) {
+    let ready = json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "default"}, "spec": {"datastoreReady": true}});
+    etcd.put(&keys.cluster(), &ready.to_string());
+    let spec = json!({"endpointReportingEnabled": true, "interfacePrefix": "tap"});
+    let configuration = felix_configuration("default", &spec);
+    etcd.put(&format!("{}default", keys.configurations()), &configuration.to_string());
+}
+
+fn endpoint(port: &Port, host: &str) -> EndpointKey {
+    EndpointKey {
+        host: host.into(),
+        orchestrator: "openstack".into(),
+        workload: format!("openstack/{}", port.workload),
+        endpoint: port.endpoint.clone(),
+    }
+}

@@ -1,0 +1,144 @@
+//! A compute host of the cloud: its agent, its BIRD, the taps of the guests that run on it or will.
+
+use super::Router;
+use crate::agent::Agent;
+use crate::host::Host;
+use crate::hypervisor::Guest;
+use crate::lab::Lab;
+use crate::resources::{Directory, Port};
+use crate::route_watch::RouteWatch;
+use crate::tap::Tap;
+use crate::wait;
+use cutover_engine::machine::Phases;
+use ipnet::IpNet;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+
+/// The host. Fields go in this order.
+#[derive(Debug)]
+pub struct Compute {
+    agent: Option<Agent>,
+    /// Recording since before the agent started.
+    pub watch: RouteWatch,
+    pub(super) router: Option<Router>,
+    taps: BTreeMap<String, Tap>,
+    /// The host.
+    pub host: Host,
+}
+
+impl Compute {
+    pub(super) fn new(lab: &Lab, name: &str) -> Self {
+        let host = lab.host(name);
+        // KERNEL: a host answers ARP requests for the guests' gateway only if it knows a way there (arp_fwd_proxy).
+        host.namespace().ip("route add default via 192.168.77.254 dev eth0");
+        let watch = RouteWatch::start(host.namespace());
+        Self { agent: None, watch, router: None, taps: BTreeMap::new(), host }
+    }
+
+    pub(super) fn start_agent(
+        &mut self,
+        lab: &Lab,
+        directory: &Directory,
+        configure: impl FnOnce(&mut Agent),
+    ) {
+        let mut agent = Agent::new(lab, &self.host, directory);
+        configure(&mut agent);
+        agent.start();
+        self.agent = Some(agent);
+    }
+
+    /// The agent, running or not.
+    ///
+    /// # Panics
+    /// Never once the cloud is there.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        self.agent.as_ref().expect("the cloud has started it")
+    }
+
+    /// The agent, to stop and start it.
+    ///
+    /// # Panics
+    /// Never once the cloud is there.
+    pub fn agent_mut(&mut self) -> &mut Agent {
+        self.agent.as_mut().expect("the cloud has started it")
+    }
+
+    /// Nova plugs the taps of a guest.
+    pub fn plug(&mut self, guest: &Guest) {
+        for port in &guest.ports {
+            let tap = self.host.plug(&port.interface, port.tap_mac());
+            self.taps.insert(port.interface.clone(), tap);
+        }
+    }
+
+    /// Nova unplugs the taps of a guest.
+    pub fn unplug(&mut self, guest: &Guest) {
+        for port in &guest.ports {
+            if let Some(tap) = self.taps.remove(&port.interface) {
+                tap.remove();
+            }
+        }
+    }
+
+    /// The tap of a port.
+    ///
+    /// # Panics
+    /// When it is not plugged here.
+    #[must_use]
+    pub fn tap(&self, port: &Port) -> &Tap {
+        self.taps.get(&port.interface).expect("the tap is plugged here")
+    }
+
+    /// Its address of the same family.
+    #[must_use]
+    pub fn address_like(&self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.host.ipv4().into() } else { self.host.ipv6().into() }
+    }
+
+    /// The metrics of the routes to `destination` that lead to a guest here, not those of BGP.
+    #[must_use]
+    pub fn local_metrics(&self, destination: IpNet) -> Vec<u32> {
+        let routes = self.watch.routes_to(destination);
+        routes.iter().filter(|route| route.gateway.is_none()).map(|route| route.metric).collect()
+    }
+
+    /// Waits until the metrics of the routes to a guest here are these.
+    ///
+    /// # Panics
+    /// When they are not; the message has what they are, and the log of the agent.
+    #[track_caller]
+    pub fn wait_local_metrics(&self, guest: &Guest, metrics: &[u32]) {
+        for to in guest.routed() {
+            if !wait::holds_within(wait::SOON, || self.local_metrics(to) == metrics) {
+                let (name, is) = (self.host.name(), self.local_metrics(to));
+                panic!("{name} has {is:?} to {to}, wanted {metrics:?}:\n{}", self.agent().log_text());
+            }
+        }
+    }
+
+    /// Waits until the agent has recorded the end of a migration to here, and says when each phase began.
+    ///
+    /// # Panics
+    /// When it does not; the message has the log of the agent.
+    #[track_caller]
+    #[must_use]
+    pub fn wait_recorded(&self, uid: &str) -> Phases {
+        let mut found = None;
+        let recorded = wait::holds_within(wait::SOON, || {
+            found = self.recorded(uid);
+            found.is_some()
+        });
+        assert!(recorded, "no record of {uid}:\n{}", self.agent().log_text());
+        found.expect("holds_within said so")
+    }
+
+    fn recorded(&self, uid: &str) -> Option<Phases> {
+        let text = fs::read_to_string(self.agent().run_dir().join("migrations.jsonl")).ok()?;
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let record = lines.find(|record| record["uid"] == uid)?;
+        Some(serde_json::from_value(record["phases"].clone()).expect("phases"))
+    }
+}

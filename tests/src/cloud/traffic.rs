@@ -1,0 +1,53 @@
+//! What the client says to a guest while it moves: numbered datagrams to every address, a thousand in a second to each,
+//! and one long TCP connection to the first one.
+
+use crate::hypervisor::Guest;
+use crate::namespace::Namespace;
+use crate::stream::{ByteRecord, ByteStream, DatagramRecord, DatagramStream};
+use std::net::IpAddr;
+
+/// Traffic under way.
+#[derive(Debug)]
+pub struct Traffic {
+    datagrams: Vec<(IpAddr, DatagramStream)>,
+    bytes: ByteStream,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// By address.
+    pub datagrams: Vec<(IpAddr, DatagramRecord)>,
+    /// The TCP connection.
+    pub bytes: ByteRecord,
+}
+
+impl Traffic {
+    /// Begins to talk to a guest that answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn start(from: &Namespace, guest: &Guest) -> Self {
+        let addresses = guest.addresses();
+        let bytes = ByteStream::start(from, addresses[0]);
+        let datagrams =
+            addresses.into_iter().map(|address| (address, DatagramStream::start(from, address))).collect();
+        Self { datagrams, bytes }
+    }
+
+    /// Stops talking.
+    ///
+    /// # Panics
+    /// When the TCP connection broke or lost something.
+    #[must_use]
+    pub fn finish(self) -> Heard {
+        for (_, stream) in &self.datagrams {
+            stream.stop();
+        }
+        let bytes = self.bytes.finish();
+        let datagrams =
+            self.datagrams.into_iter().map(|(address, stream)| (address, stream.finish())).collect();
+        Heard { datagrams, bytes }
+    }
+}

@@ -1,0 +1,54 @@
+//! Guests that announce themselves less than they could, or not at all.
+
+use crate::trip::{UNTHROTTLED, complete, move_guest};
+use cutover_common::AnnouncementKind;
+use cutover_tests::cloud::Traffic;
+use cutover_tests::hypervisor::{Announcing, Guest};
+use cutover_tests::scene::ELEVATED;
+use cutover_tests::{Cloud, Port, wait};
+use std::time::Duration;
+
+fn number(kind: AnnouncementKind) -> Option<u32> {
+    Some(kind as u32)
+}
+
+#[test]
+fn the_hypervisors_announcement_is_enough() {
+    let mut cloud = Cloud::new();
+    let guest = Guest::new(&Port::new(1)).announced_by(Announcing::QemuOnly);
+    let mut instance = cloud.spawn(&guest);
+    let trip = move_guest(&mut cloud, &mut instance, UNTHROTTLED);
+    assert_eq!(trip.phases[0].kind, number(AnnouncementKind::Rarp));
+}
+
+#[test]
+fn any_frame_is_enough_where_first_frames_count() {
+    let mut cloud = Cloud::with(|agent| agent.set("CutoverTrigger", "first-frame"));
+    let guest = Guest::new(&Port::new(1)).announced_by(Announcing::Silent);
+    let mut instance = cloud.spawn(&guest);
+    // What the client does not acknowledge, because the source's host gets it, the guest sends again.
+    let trip = move_guest(&mut cloud, &mut instance, UNTHROTTLED);
+    assert_eq!(trip.phases[0].kind, number(AnnouncementKind::FirstFrame));
+}
+
+#[test]
+fn a_guest_that_says_nothing_has_its_routes_when_nova_has_completed_the_migration() {
+    let mut cloud = Cloud::new();
+    let guest = Guest::new(&Port::new(1)).announced_by(Announcing::Silent);
+    let mut instance = cloud.spawn(&guest);
+    let traffic = Traffic::start(cloud.client.host.namespace(), &guest);
+    let migration = cloud.prepare(&instance);
+    instance.hypervisor.begin_migration(&migration.arrival, UNTHROTTLED);
+    let migrated = instance.hypervisor.wait_migrated();
+    migration.arrival.qmp().wait_event(wait::SOON, "RESUME");
+    let target = &cloud.hosts[migration.to];
+    wait::throughout(Duration::from_millis(300), "nobody knows that it is there", || {
+        guest.routed().into_iter().all(|net| target.local_metrics(net).is_empty())
+    });
+    let trip = complete(&mut cloud, &mut instance, migration, traffic, migrated);
+    assert_eq!((trip.phases[0].kind, trip.phases[0].announced_at), (None, None));
+    for (net, blackout) in &trip.blackouts {
+        let routed_at = blackout.routed_at.expect("the route was elevated");
+        assert!(Some(routed_at) > trip.phases[0].role_gone_at, "{net} at {ELEVATED}: {blackout}");
+    }
+}
