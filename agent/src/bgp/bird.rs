@@ -6,19 +6,56 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-use super::{Family, Parameters};
+use super::{Family, KernelMetric, Parameters};
 use render::{Dialect, File};
 
+/// There is no metric between elevated and normal, which routes from BGP need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{elevated} = {value}: one less than {normal}, so no metric is left between the two for the routes from BGP, which have to \
+     win over a host's own normal route and lose against its own elevated one; lower {elevated} by one at least, or use \
+     --kernel-metric mapped"
+)]
+pub struct NoMetricBetween {
+    elevated: &'static str,
+    normal: &'static str,
+    value: u32,
+}
+
 /// bird.conf of a host with BIRD 2 or 3.
-#[must_use]
-pub fn configuration(parameters: &Parameters) -> String {
+///
+/// # Errors
+/// When the priorities leave no metric for routes from BGP.
+pub fn configuration(parameters: &Parameters, metric: KernelMetric) -> Result<String, NoMetricBetween> {
     let families = [Family::Ipv4, Family::Ipv6];
     let families = families.into_iter().filter(|family| parameters.priorities(*family).is_some()).collect();
-    File { parameters, families, dialect: Dialect::Two }.to_string()
+    render(&File { parameters, families, dialect: Dialect::Two, metric })
 }
 
 /// bird.conf (IPv4) or bird6.conf (IPv6) of a host with BIRD 1.6.
-#[must_use]
-pub fn configuration_1(parameters: &Parameters, family: Family) -> String {
-    File { parameters, families: vec![family], dialect: Dialect::One }.to_string()
+///
+/// # Errors
+/// When the priorities leave no metric for routes from BGP.
+pub fn configuration_1(
+    parameters: &Parameters,
+    metric: KernelMetric,
+    family: Family,
+) -> Result<String, NoMetricBetween> {
+    render(&File { parameters, families: vec![family], dialect: Dialect::One, metric })
+}
+
+fn render(file: &File<'_>) -> Result<String, NoMetricBetween> {
+    for &family in &file.families {
+        if let Some(priorities) = file.parameters.priorities(family)
+            && priorities.between().is_none()
+            && file.metric == KernelMetric::Fixed
+        {
+            let (elevated, normal) = match family {
+                Family::Ipv4 => ("IPv4ElevatedRoutePriority", "IPv4NormalRoutePriority"),
+                Family::Ipv6 => ("IPv6ElevatedRoutePriority", "IPv6NormalRoutePriority"),
+            };
+            return Err(NoMetricBetween { elevated, normal, value: priorities.elevated });
+        }
+    }
+    Ok(file.to_string())
 }

@@ -67,6 +67,17 @@ impl FromStr for Peer {
     }
 }
 
+/// The metric that routes from BGP get in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum KernelMetric {
+    /// One for all, between elevated and normal: routes are replaced in one step
+    #[default]
+    Fixed,
+    /// The one that the route has on its own host: each change of priority leaves a moment without a route, or (BIRD 2.0)
+    /// the route of before
+    Mapped,
+}
+
 /// Kernel metrics of one family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Priorities {
@@ -83,8 +94,8 @@ pub struct Parameters {
     pub peering: Peering,
     /// Its AS.
     pub autonomous_system: u32,
-    /// What identifies the host among its peers.
-    pub router_id: Ipv4Addr,
+    /// What identifies the host among its peers; `None` leaves the choice to the daemon.
+    pub router_id: Option<Ipv4Addr>,
     /// Its peers, of both families.
     pub peers: Vec<Peer>,
     /// The mark of elevated routes with eBGP.
@@ -125,6 +136,15 @@ impl Family {
             Self::Ipv4 => 32,
             Self::Ipv6 => 128,
         }
+    }
+}
+
+impl Priorities {
+    /// A metric that is worse than elevated and better than normal, if there is one.
+    #[must_use]
+    pub const fn between(self) -> Option<u32> {
+        let middle = self.elevated + (self.normal - self.elevated) / 2;
+        if middle > self.elevated && middle < self.normal { Some(middle) } else { None }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cutover bgp`: a configuration of the BGP daemon that carries route priority, from the agent's settings.
 
 use super::{ConfigFile, Failure, accept, check_config, print};
-use crate::bgp::{Community, Family, Parameters, Peer, Peering, Priorities, bird, frr};
+use crate::bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities, bird, frr};
 use crate::settings::Settings;
 use clap::{Args, Subcommand};
 use std::io::{self, Write as _};
@@ -19,18 +19,29 @@ pub struct BgpArguments {
 #[derive(Debug, Subcommand)]
 pub enum Daemon {
     /// Prints bird.conf for BIRD 2 and 3, both families in one file
-    Bird(HostArguments),
+    Bird(BirdArguments),
     /// Prints bird.conf or bird6.conf for BIRD 1.6
     Bird1 {
         /// What to print: bird.conf has IPv4, bird6.conf has IPv6
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, default_value = "ipv4")]
         family: Family,
         /// The host.
         #[command(flatten)]
-        host: HostArguments,
+        bird: BirdArguments,
     },
     /// Prints frr.conf for FRR 8.4 and later, both families in one file
     Frr(HostArguments),
+}
+
+/// What the settings do not say, with BIRD.
+#[derive(Debug, Args)]
+pub struct BirdArguments {
+    /// Metric of routes from BGP in the kernel
+    #[arg(long, value_enum, default_value = "fixed")]
+    pub kernel_metric: KernelMetric,
+    /// The host.
+    #[command(flatten)]
+    pub host: HostArguments,
 }
 
 /// What the settings do not say.
@@ -43,13 +54,13 @@ pub struct HostArguments {
     #[arg(long, value_enum, default_value = "ibgp")]
     pub peering: Peering,
     /// AS number of the host
-    #[arg(long = "as", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long = "as", value_name = "NUMBER", default_value = "64512", value_parser = clap::value_parser!(u32).range(1..))]
     pub autonomous_system: u32,
-    /// BGP identifier of the host, usually its IPv4 address
+    /// BGP identifier of the host, usually its IPv4 address [default: the daemon's choice]
     #[arg(long, value_name = "ADDRESS")]
-    pub router_id: Ipv4Addr,
+    pub router_id: Option<Ipv4Addr>,
     /// A peer, such as another host, a route reflector or a top-of-rack router; may be given again and again
-    #[arg(long = "peer", value_name = "ADDRESS[@AS]", required = true)]
+    #[arg(long = "peer", value_name = "ADDRESS[@AS]")]
     pub peers: Vec<Peer>,
     /// Mark of elevated routes, with eBGP
     #[arg(long, value_name = "HIGH:LOW", default_value = "65000:100")]
@@ -62,21 +73,25 @@ pub struct HostArguments {
 /// The settings cannot be used, or the arguments contradict each other.
 pub fn run(arguments: &BgpArguments) -> Result<(), Failure> {
     match &arguments.daemon {
-        Daemon::Bird(host) => print(&bird::configuration(&parameters(host)?)),
-        Daemon::Bird1 { family, host } => {
+        Daemon::Bird(BirdArguments { kernel_metric, host }) => {
+            print(&possible(bird::configuration(&parameters(host)?, *kernel_metric))?)
+        }
+        Daemon::Bird1 { family, bird: BirdArguments { kernel_metric, host } } => {
             let parameters = parameters(host)?;
             if parameters.priorities(*family).is_none() {
                 return Err(Failure::usage(
                     "--family ipv6: Ipv6Support is false in the settings; set it to true first",
                 ));
             }
-            print(&bird::configuration_1(&parameters, *family))
+            print(&possible(bird::configuration_1(&parameters, *kernel_metric, *family))?)
         }
-        Daemon::Frr(host) => {
-            let text = frr::configuration(&parameters(host)?);
-            print(&text.map_err(|refusal| Failure::configuration(refusal.to_string()))?)
-        }
+        Daemon::Frr(host) => print(&possible(frr::configuration(&parameters(host)?))?),
     }
+}
+
+/// A text, unless the daemon cannot carry the priorities.
+fn possible<E: std::error::Error>(text: Result<String, E>) -> Result<String, Failure> {
+    text.map_err(|refusal| Failure::configuration(refusal.to_string()))
 }
 
 fn parameters(arguments: &HostArguments) -> Result<Parameters, Failure> {

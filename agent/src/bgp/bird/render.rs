@@ -1,7 +1,9 @@
 //! The text of BIRD's configuration. Owns every line and the reason that stands above it; decides nothing.
 
-use crate::bgp::{Community, Family, PREFERENCE_OF_METRIC_0, Parameters, Peer, Peering, Priorities};
-use std::fmt::{self, Display, Formatter};
+use crate::bgp::{
+    Community, Family, KernelMetric, PREFERENCE_OF_METRIC_0, Parameters, Peer, Peering, Priorities,
+};
+use std::fmt::{self, Display, Formatter, Write};
 
 /// How often BIRD reads the kernel's routes again. It is told of changes anyway.
 const SCAN_S: u32 = 10;
@@ -25,6 +27,7 @@ pub(super) struct File<'host> {
     pub parameters: &'host Parameters,
     pub families: Vec<Family>,
     pub dialect: Dialect,
+    pub metric: KernelMetric,
 }
 
 impl Display for File<'_> {
@@ -44,7 +47,7 @@ impl Display for File<'_> {
                 self.peer(f, family, number + 1, peer)?;
             }
         }
-        Ok(())
+        if self.parameters.peers.is_empty() { self.sample(f) } else { Ok(()) }
     }
 }
 
@@ -59,6 +62,13 @@ impl File<'_> {
             Peering::Ibgp => "iBGP",
             Peering::Ebgp => "eBGP",
         };
+        let router_id = self.parameters.router_id.map_or_else(
+            || {
+                "# router id 192.0.2.1;   BIRD takes the lowest address of the host if nobody says which."
+                    .to_owned()
+            },
+            |id| format!("router id {id};"),
+        );
         write!(
             f,
             "\
@@ -66,7 +76,7 @@ impl File<'_> {
 # settings: print it again when a priority or the interface prefix changes. docs/bgp.md explains the whole.
 
 log syslog all;
-router id {};
+{router_id}
 
 # What BIRD prefers for one machine, the highest first (its own default for routes from BGP is 100, for routes that it
 # finds in the kernel 10, which would make the route of a host where a machine has arrived lose):
@@ -76,8 +86,7 @@ router id {};
 #   150  this host's own, normal
 #   100  another host's, normal
 
-",
-            self.parameters.router_id
+"
         )
     }
 
@@ -171,6 +180,19 @@ filter cutover_import{digit} {{
     fn install(&self, f: &mut Formatter<'_>, family: Family, priorities: Priorities) -> fmt::Result {
         let (digit, bits) = (family.digit(), family.bits());
         let Priorities { normal, elevated } = priorities;
+        if self.metric == KernelMetric::Fixed {
+            return write!(
+                f,
+                "\
+# To the kernel: what came over BGP.
+filter cutover_install{digit} {{
+  if source = RTS_BGP then accept;
+  reject;
+}}
+
+"
+            );
+        }
         let metric = match self.parameters.peering {
             Peering::Ibgp => format!("{PREFERENCE_OF_METRIC_0} - bgp_local_pref"),
             Peering::Ebgp => elevated.to_string(),
@@ -190,6 +212,26 @@ filter cutover_install{digit} {{
 
 "
         )
+    }
+
+    /// The option of the kernel protocol, with its reason.
+    fn metric_option(&self, priorities: Priorities) -> String {
+        let Priorities { normal, elevated } = priorities;
+        match (self.metric, priorities.between()) {
+            (KernelMetric::Fixed, Some(metric)) => format!(
+                "  # Routes from BGP get this metric, whatever their priority is. It loses against this host's own elevated route
+  # ({elevated}) and wins over its own normal one ({normal}), beside which BIRD only puts an elevated one. Were it the
+  # metric that the route has on its own host (metric 0, and krt_metric set in the filter above), a change of priority
+  # could not be one step: BIRD 2.0 leaves the old route in the kernel for good, later ones remove it before they add the
+  # new one. Without this line it would be 32, which wins over everything.
+  metric {metric};
+"
+            ),
+            _ => "  # Without this line every route gets metric 32, whatever krt_metric says (BIRD 1 does without).
+  metric 0;
+"
+            .to_owned(),
+        }
     }
 
     /// A condition on a route from a peer.
@@ -240,12 +282,16 @@ protocol direct {{
   persist;
   graceful restart;
 ";
+        let metric = self.parameters.priorities(family).map(|priorities| self.metric_option(priorities));
+        // BIRD 1 takes krt_metric without the option, and has none for 0.
+        let metric = metric.filter(|_| self.dialect == Dialect::Two || self.metric == KernelMetric::Fixed);
+        let metric = metric.unwrap_or_default();
         match self.dialect {
             Dialect::One => write!(
                 f,
                 "\
 protocol kernel {{
-{options}  scan time {SCAN_S};
+{options}{metric}  scan time {SCAN_S};
   import filter cutover_learn{digit};
   export filter cutover_install{digit};
 }}
@@ -256,9 +302,7 @@ protocol kernel {{
                 f,
                 "\
 protocol kernel kernel{digit} {{
-{options}  # Without this line every route is written with metric 32, whatever krt_metric says (BIRD 1 did not do that).
-  metric 0;
-  scan time {SCAN_S};
+{options}{metric}  scan time {SCAN_S};
   ipv{digit} {{
     import filter cutover_learn{digit};
     export filter cutover_install{digit};
@@ -270,7 +314,18 @@ protocol kernel kernel{digit} {{
         }
     }
 
-    fn peer(&self, f: &mut Formatter<'_>, family: Family, number: usize, peer: &Peer) -> fmt::Result {
+    /// What to fill in where nobody said who the peers are.
+    fn sample(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let address = if self.families.first() == Some(&Family::Ipv6) { "2001:db8::1" } else { "192.0.2.1" };
+        let autonomous_system = (self.parameters.peering == Peering::Ebgp).then_some(64496);
+        let peer = Peer { address: address.parse().map_err(|_| fmt::Error)?, autonomous_system };
+        let mut text = String::new();
+        self.peer(&mut text, self.families.first().copied().unwrap_or(Family::Ipv4), 1, &peer)?;
+        f.write_str("# No peers were named (--peer). One block for each of them, as this:\n#\n")?;
+        text.trim_end().lines().try_for_each(|line| writeln!(f, "# {line}"))
+    }
+
+    fn peer(&self, f: &mut impl Write, family: Family, number: usize, peer: &Peer) -> fmt::Result {
         let digit = family.digit();
         let own = self.parameters.autonomous_system;
         let theirs = peer.autonomous_system.unwrap_or(own);

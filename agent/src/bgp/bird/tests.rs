@@ -1,4 +1,5 @@
 use super::*;
+use crate::bgp::KernelMetric::{Fixed, Mapped};
 use crate::bgp::{Community, Peer, Peering, Priorities};
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ fn host(peering: Peering) -> Parameters {
     Parameters {
         peering,
         autonomous_system: 64601,
-        router_id: "10.0.1.2".parse().unwrap(),
+        router_id: Some("10.0.1.2".parse().unwrap()),
         peers: vec![peer("10.0.1.1", 64512), peer("10.0.1.5", 64513), peer("2001:db8:0:1::1", 64512)],
         community: Community(65000, 100),
         ipv4: Priorities { normal: 1024, elevated: 512 },
@@ -36,20 +37,35 @@ fn assert_golden(name: &str, text: &str) {
     assert!(text == expected, "{} is another; CUTOVER_REGENERATE=1 writes it:\n{text}", path.display());
 }
 
+fn two(peering: Peering, metric: KernelMetric) -> String {
+    configuration(&host(peering), metric).unwrap()
+}
+
 #[test]
 fn ibgp() {
-    assert_golden("ibgp", &configuration(&host(Peering::Ibgp)));
+    assert_golden("ibgp", &two(Peering::Ibgp, Fixed));
+    assert_golden("ibgp_mapped", &two(Peering::Ibgp, Mapped));
 }
 
 #[test]
 fn ebgp() {
-    assert_golden("ebgp", &configuration(&host(Peering::Ebgp)));
+    assert_golden("ebgp", &two(Peering::Ebgp, Fixed));
+    assert_golden("ebgp_mapped", &two(Peering::Ebgp, Mapped));
 }
 
 #[test]
 fn the_first_version_has_two_files() {
-    assert_golden("bird1_ibgp", &configuration_1(&host(Peering::Ibgp), Family::Ipv4));
-    assert_golden("bird1_ebgp6", &configuration_1(&host(Peering::Ebgp), Family::Ipv6));
+    let text = |peering, metric, family| configuration_1(&host(peering), metric, family).unwrap();
+    assert_golden("bird1_ibgp", &text(Peering::Ibgp, Fixed, Family::Ipv4));
+    assert_golden("bird1_ebgp6", &text(Peering::Ebgp, Mapped, Family::Ipv6));
+}
+
+#[test]
+fn without_peers_there_is_one_to_fill_in() {
+    let mut host = host(Peering::Ebgp);
+    host.peers.clear();
+    host.router_id = None;
+    assert_golden("no_peers", &configuration(&host, Fixed).unwrap());
 }
 
 #[test]
@@ -59,11 +75,23 @@ fn every_number_follows_the_parameters() {
     host.ipv6 = None;
     host.community = Community(64900, 7);
     host.interface_prefixes = vec!["vm".to_owned()];
-    let text = configuration(&host);
-    for gone in ["1024", " 512;", "65000", "tap", "cali", "ipv6", "2001:db8"] {
-        assert!(!text.contains(gone), "{gone} in\n{text}");
+    for (metric, is_there) in [(Fixed, "metric 250;"), (Mapped, "krt_metric = 200")] {
+        let text = configuration(&host, metric).unwrap();
+        for gone in ["1024", " 512;", "768", "65000", "tap", "cali", "ipv6", "2001:db8"] {
+            assert!(!text.contains(gone), "{gone} in\n{text}");
+        }
+        for there in ["krt_metric < 300", "(64900, 7)", "\"vm*\"", is_there] {
+            assert!(text.contains(there), "{there} not in\n{text}");
+        }
     }
-    for there in ["krt_metric < 300", "krt_metric = 200", "(64900, 7)", "\"vm*\""] {
-        assert!(text.contains(there), "{there} not in\n{text}");
-    }
+}
+
+#[test]
+fn priorities_side_by_side_leave_no_room() {
+    let mut host = host(Peering::Ibgp);
+    host.ipv6 = Some(Priorities { normal: 513, elevated: 512 });
+    let error = configuration(&host, Fixed).unwrap_err().to_string();
+    assert!(error.contains("IPv6ElevatedRoutePriority = 512") && !error.contains('\n'), "{error}");
+    assert!(configuration(&host, Mapped).is_ok());
+    assert_eq!(Priorities { normal: 514, elevated: 512 }.between(), Some(513));
 }

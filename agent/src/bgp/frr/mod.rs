@@ -27,10 +27,12 @@ pub fn configuration(parameters: &Parameters) -> Result<String, Refusal> {
     Ok(File { parameters, families }.to_string())
 }
 
-/// How a family is exchanged, if there is somebody to exchange it with.
+/// How a family is exchanged, if there is somebody to exchange it with or nobody was named at all.
 fn exchange(parameters: &Parameters, family: Family) -> Option<Result<Exchange, Refusal>> {
     let priorities = parameters.priorities(family)?;
-    parameters.peers_of(family).next()?;
+    if !parameters.peers.is_empty() {
+        parameters.peers_of(family).next()?;
+    }
     let (normal, elevated) = match family {
         Family::Ipv4 => ("IPv4NormalRoutePriority", "IPv4ElevatedRoutePriority"),
         Family::Ipv6 => ("IPv6NormalRoutePriority", "IPv6ElevatedRoutePriority"),

@@ -220,13 +220,14 @@ exit
 
     /// The instance and the peers.
     fn sessions(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Parameters { autonomous_system, router_id, .. } = self.parameters;
+        let Parameters { autonomous_system, .. } = self.parameters;
+        let router_id = self.parameters.router_id;
+        let router_id = router_id.map_or_else(String::new, |id| format!(" bgp router-id {id}\n"));
         write!(
             f,
             "\
 router bgp {autonomous_system}
- bgp router-id {router_id}
- bgp log-neighbor-changes
+{router_id} bgp log-neighbor-changes
  no bgp default ipv4-unicast
  ! Routes outlive a restart of bgpd on either side. A host that is gone keeps attracting traffic that long.
  bgp graceful-restart
@@ -235,6 +236,12 @@ router bgp {autonomous_system}
  coalesce-time 0
 "
         )?;
+        if self.parameters.peers.is_empty() {
+            f.write_str(
+                " ! No peers were named (--peer). Two lines for each of them, as these:\n \
+                 ! neighbor 192.0.2.1 remote-as 64496\n ! neighbor 192.0.2.1 peer-group CUTOVER4\n",
+            )?;
+        }
         for Exchange { family, .. } in &self.families {
             let group = Group(*family);
             writeln!(f, " neighbor {group} peer-group\n neighbor {group} timers connect 5")?;

@@ -8,7 +8,7 @@ fn host(peering: Peering) -> Parameters {
     Parameters {
         peering,
         autonomous_system: 64601,
-        router_id: "10.0.1.2".parse().unwrap(),
+        router_id: Some("10.0.1.2".parse().unwrap()),
         peers: vec![
             Peer { address: "10.0.1.1".parse().unwrap(), autonomous_system: asn(64512) },
             Peer { address: "10.0.1.5".parse().unwrap(), autonomous_system: asn(64513) },
