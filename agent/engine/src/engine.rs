@@ -1,39 +1,36 @@
 //! Puts resources, roles and machines together. See the crate documentation for how data flows.
 
 mod build;
+mod claims;
 mod kernel;
+mod locals;
 mod reports;
 mod resources;
+mod show;
 mod start;
+mod wants;
 
 use crate::fact::{AnnouncementSeen, Fact, Link};
 use crate::machine::{Machine, State, Transition};
 use crate::memory::{Found, Memory, Remembered};
-use crate::model::{Endpoint, EndpointKey, LiveMigration, Policy};
+use crate::model::{EndpointKey, LiveMigration, Policy};
 use crate::notice::{MigrationRecord, Notice};
 use crate::time::BootTime;
 use crate::view::EndpointView;
+use crate::shared::SharedSet;
 use crate::wanted::Wanted;
+use build::Placed;
+use claims::Claims;
+use ipnet::IpNet;
+use locals::{Local, Locals};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// An endpoint of this host.
-#[derive(Clone, Debug)]
-struct Local {
-    endpoint: Endpoint,
-    /// Since when the datastore does not show it any more, although its tap exists.
-    held_since: Option<BootTime>,
-    /// Known from the last life only: the datastore has not shown it in this one.
-    unseen: bool,
-    /// The generation that the kernel confirmed as armed.
-    armed: Option<u64>,
-    machine: Machine,
-}
+use std::sync::Arc;
 
 /// The engine. Feed it facts with [`Engine::handle`], then call [`Engine::settle`] once for each batch.
 #[derive(Clone, Debug)]
 pub struct Engine {
     policy: Policy,
-    locals: BTreeMap<EndpointKey, Local>,
+    locals: Locals,
     /// Endpoints of other hosts that the datastore shows; only their existence matters.
     remotes: BTreeSet<EndpointKey>,
     migrations: BTreeMap<String, LiveMigration>,
@@ -41,7 +38,7 @@ pub struct Engine {
     links: BTreeMap<u32, Link>,
     ifindexes: BTreeMap<String, u32>,
     /// Interfaces that have been an endpoint's in this life: what is left on them is not somebody else's.
-    served: BTreeSet<u32>,
+    served: SharedSet<u32>,
     /// Whether neighbours and sysctls are in place, for interfaces of which that was reported.
     configured: BTreeMap<u32, bool>,
     found: Found,
@@ -53,9 +50,12 @@ pub struct Engine {
     complete: bool,
     last_generation: u64,
     wanted: Wanted,
-    conflicts: BTreeSet<(EndpointKey, String)>,
+    /// What each endpoint has in the wanted sets and among the claims.
+    placed: BTreeMap<Arc<EndpointKey>, Placed>,
+    /// Who claims a route to a prefix, and whose watch would install one.
+    prefixes: Claims<IpNet>,
+    watched: Claims<IpNet>,
     notices: Vec<Notice>,
-    stale: bool,
 }
 
 impl Engine {
@@ -72,12 +72,12 @@ impl Engine {
             .unwrap_or(0);
         Self {
             policy,
-            locals: BTreeMap::new(),
+            locals: Locals::default(),
             remotes: BTreeSet::new(),
             migrations: BTreeMap::new(),
             links: BTreeMap::new(),
             ifindexes: BTreeMap::new(),
-            served: BTreeSet::new(),
+            served: SharedSet::default(),
             configured: BTreeMap::new(),
             found,
             remembered: memory.endpoints.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
@@ -86,9 +86,10 @@ impl Engine {
             complete: false,
             last_generation,
             wanted: Wanted::default(),
-            conflicts: BTreeSet::new(),
+            placed: BTreeMap::new(),
+            prefixes: Claims::default(),
+            watched: Claims::default(),
             notices: Vec::new(),
-            stale: false,
         }
     }
 
@@ -104,14 +105,16 @@ impl Engine {
             Fact::LinkRemoved { ifindex } => self.link_removed(now, ifindex),
             Fact::PolicyChanged(policy) => {
                 self.policy = *policy;
-                self.stale = true;
+                self.locals.touch_all();
             }
             Fact::WatchArmed { generation, at } => self.watch_armed(generation, Some(at)),
             Fact::WatchFailed { generation } => self.watch_armed(generation, None),
             Fact::AnnouncementSeen(seen) => self.announcement_seen(now, seen),
             Fact::InterfaceConfigured { ifindex, ready } => {
-                if self.links.contains_key(&ifindex) {
-                    self.stale |= self.configured.insert(ifindex, ready) != Some(ready);
+                if let Some(link) = self.links.get(&ifindex)
+                    && self.configured.insert(ifindex, ready) != Some(ready)
+                {
+                    self.locals.touch_interface(&link.name);
                 }
             }
             Fact::StatusWritten { endpoint, due_since, at } => self.status_written(&endpoint, due_since, at),
@@ -126,15 +129,11 @@ impl Engine {
             return false;
         }
         self.expire(now);
-        let leftovers_may_go = self.leftovers_may_go(now);
-        if !self.stale && leftovers_may_go == self.wanted.leftovers_may_go {
-            return false;
-        }
-        self.stale = false;
-        let wanted = self.build(now);
-        let changed = wanted != self.wanted;
-        self.wanted = wanted;
-        changed
+        let before = self.wanted.clone();
+        self.build(now);
+        self.wanted.known_interfaces.clone_from(&self.served);
+        self.wanted.leftovers_may_go = self.leftovers_may_go(now);
+        self.wanted != before
     }
 
     /// What should be the case; `None` before the datastore is in sync.
@@ -151,8 +150,8 @@ impl Engine {
         let leftovers =
             (!self.wanted.leftovers_may_go && self.complete).then_some(in_sync_since + self.policy.grace);
         self.locals
-            .values()
-            .flat_map(|local| [self.held_until(local), local.machine.deadline(grace)])
+            .active()
+            .flat_map(|(_, local)| [self.held_until(local), local.machine.deadline(grace)])
             .chain([leftovers])
             .flatten()
             .min()
@@ -166,10 +165,18 @@ impl Engine {
     /// What has to survive the death of the agent.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let living = self.locals.iter().filter(|(_, local)| !local.machine.is_idle()).map(|(key, local)| {
-            Remembered { key: key.clone(), endpoint: local.endpoint.clone(), machine: local.machine.clone() }
+        let living = self.locals.active().filter(|(_, local)| !local.machine.is_idle());
+        let living = living.map(|(key, local)| Remembered {
+            key: EndpointKey::clone(key),
+            endpoint: local.endpoint.clone(),
+            machine: local.machine.clone(),
         });
         Memory { endpoints: self.remembered.values().cloned().chain(living).collect() }
+    }
+
+    /// Whether [`Engine::memory`] may have changed since this was asked last.
+    pub fn take_memory_changed(&mut self) -> bool {
+        self.locals.take_memory_changed()
     }
 
     /// What `cutover status` shows.
@@ -207,34 +214,30 @@ impl Engine {
 
     fn expire(&mut self, now: BootTime) {
         let (grace, convergence) = (self.policy.grace, self.policy.convergence);
-        let gone: Vec<_> = self
-            .locals
-            .iter()
-            .filter(|(_, local)| self.held_until(local).is_some_and(|until| until <= now))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            self.remove_local(now, &key);
-        }
-        let mut due = Vec::new();
-        for (key, local) in &mut self.locals {
-            while let Some(transition) = local.machine.time_passed(now, grace, convergence) {
-                due.push((key.clone(), transition));
+        let active: Vec<Arc<EndpointKey>> = self.locals.active().map(|(key, _)| Arc::clone(key)).collect();
+        for key in &active {
+            if self.held_until(&self.locals[key]).is_some_and(|until| until <= now) {
+                self.remove_local(now, key);
             }
         }
-        for (key, transition) in due {
-            self.note_transition(&key, Some(transition));
+        for key in &active {
+            while self.locals.get(key).is_some_and(|local| local.machine.is_due(now, grace)) {
+                let transition =
+                    self.locals.change(key, |local| local.machine.time_passed(now, grace, convergence));
+                self.note_transition(key, transition.flatten());
+            }
         }
     }
 
     fn note_transition(&mut self, key: &EndpointKey, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
-        self.stale = true;
-        let Some(local) = self.locals.get_mut(key) else { return };
-        if transition.to != State::Target {
-            local.armed = None;
-        }
-        let machine = local.machine.clone();
+        let machine = self.locals.change(key, |local| {
+            if transition.to != State::Target {
+                local.armed = None;
+            }
+            local.machine.clone()
+        });
+        let Some(machine) = machine else { return };
         self.note(key, &machine, &machine, transition);
     }
 

@@ -16,6 +16,7 @@ pub mod model;
 pub mod notice;
 pub mod roles;
 pub mod selector;
+pub mod shared;
 pub mod time;
 pub mod view;
 pub mod wanted;

@@ -366,6 +366,12 @@ impl Machine {
         self.step(Input::Deleted, now, Duration::ZERO)
     }
 
+    /// Whether something happens by itself now.
+    #[must_use]
+    pub fn is_due(&self, now: BootTime, grace: Duration) -> bool {
+        self.deadline(grace).is_some_and(|deadline| deadline <= now)
+    }
+
     /// Does what is due.
     pub fn time_passed(
         &mut self,
@@ -373,7 +379,7 @@ impl Machine {
         grace: Duration,
         convergence: Duration,
     ) -> Option<Transition> {
-        if self.deadline(grace).is_none_or(|deadline| deadline > now) {
+        if !self.is_due(now, grace) {
             return None;
         }
         let input = match self.unresolved {

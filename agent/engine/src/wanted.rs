@@ -4,25 +4,27 @@ use crate::model::{EndpointKey, Trigger, Validation};
 use crate::time::BootTime;
 use cutover_common::MacAddr;
 use ipnet::IpNet;
+use crate::shared::{SharedMap, SharedSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-/// Everything that should exist, all at once. Comparing two of these says what changed.
+/// Everything that should exist, all at once. Copies are cheap, and comparing two of them says what changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     /// Routes of the main table.
-    pub routes: BTreeSet<WantedRoute>,
+    pub routes: SharedSet<WantedRoute>,
     /// Routes of ours that nobody wants may be removed from interfaces without a known endpoint. False at
     /// start for a grace time, and as long as the datastore could not be read completely.
     pub leftovers_may_go: bool,
     /// Interfaces of endpoints, also of removed ones: routes of ours on them that are not in `routes` are removed at once.
-    pub known_interfaces: BTreeSet<u32>,
+    pub known_interfaces: SharedSet<u32>,
     /// Watches by ifindex.
-    pub watches: BTreeMap<u32, WantedWatch>,
+    pub watches: SharedMap<u32, WantedWatch>,
     /// Interface settings by ifindex.
-    pub interfaces: BTreeMap<u32, WantedInterface>,
+    pub interfaces: SharedMap<u32, WantedInterface>,
     /// Status of each endpoint of this host that is to be reported. What is not here has its status removed.
-    pub statuses: BTreeMap<EndpointKey, WantedStatus>,
+    pub statuses: SharedMap<Arc<EndpointKey>, WantedStatus>,
 }
 
 /// A unicast route of the main table, scope link, straight to an interface.

@@ -1,63 +1,106 @@
-//! From what the engine knows to the sets that it wants, and to what `cutover status` shows.
+//! Brings the wanted sets up to date with what changed.
+//!
+//! Owns who gets what when several endpoints claim it, and the care that a round costs as much as what changed in it: only
+//! endpoints that changed are looked at, and those that share an interface or a prefix with them. What one
+//! endpoint wants for itself is in [`super::wants`]. A test rebuilds everything from scratch after every step and compares.
 
-use super::{Engine, Local};
-use crate::fact::Link;
+use super::Engine;
+use super::claims::Rank;
+use super::wants::{self, Part};
 use crate::machine::{Arming, State};
-use crate::model::{Endpoint, EndpointKey, Policy};
+use crate::model::EndpointKey;
 use crate::notice::Notice;
 use crate::time::BootTime;
-use crate::view::{EndpointView, RouteView};
-use crate::wanted::{Status, Wanted, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
+use crate::wanted::{Status, WantedRoute, WantedStatus};
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-impl Engine {
-    /// The wanted sets, from scratch.
-    pub(super) fn build(&mut self, now: BootTime) -> Wanted {
-        self.keep_armings(now);
-        let mut wanted = Wanted { leftovers_may_go: self.leftovers_may_go(now), ..Wanted::default() };
-        let mut owners = Owners::default();
-        // ORDER: whoever the datastore shows comes before whoever is only held, so that an address or a tap
-        // can be taken over at once.
-        let held = |local: &Local| local.held_since.is_some();
-        let (gone, shown): (Vec<_>, Vec<_>) = self.locals.iter().partition(|(_, local)| held(local));
-        for (key, local) in shown.into_iter().chain(gone) {
-            let interface = &local.endpoint.interface;
-            if !self.policy.is_workload_interface(interface) {
-                let (endpoint, interface) = (key.clone(), interface.clone());
-                owners.conflicts.push(Notice::NotAWorkloadInterface { endpoint, interface });
+/// What is noted about an endpoint, so that it can be taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Placed {
+    rank: Rank,
+    interface: String,
+    /// The interface with this number is set up, and perhaps watched, for it.
+    ifindex: Option<u32>,
+    /// The routes that it has or would have if nobody else came first.
+    routes: Vec<WantedRoute>,
+    /// What its watch would install.
+    watched: Vec<IpNet>,
+    conflicts: Vec<Conflict>,
+}
+
+/// Why an endpoint does not get what it names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Conflict {
+    NotAWorkloadInterface,
+    Interface { winner: Arc<EndpointKey> },
+    Prefix { prefix: IpNet, winner: Arc<EndpointKey> },
+}
+
+impl Conflict {
+    /// Whether somebody who knows of the one need not hear of the other.
+    fn is_same(&self, other: &Self, same_interface: bool) -> bool {
+        match (self, other) {
+            (Self::Prefix { prefix, .. }, Self::Prefix { prefix: other, .. }) => prefix == other,
+            _ => same_interface && core::mem::discriminant(self) == core::mem::discriminant(other),
+        }
+    }
+
+    fn notice(&self, endpoint: &EndpointKey, interface: &str) -> Notice {
+        let (endpoint, interface) = (endpoint.clone(), interface.to_owned());
+        match self {
+            Self::NotAWorkloadInterface => Notice::NotAWorkloadInterface { endpoint, interface },
+            Self::Interface { winner } => {
+                Notice::InterfaceConflict { endpoint, winner: EndpointKey::clone(winner), interface }
             }
-            if owners.claim_interface(key, interface) {
-                self.want(&mut wanted, &mut owners, key, local);
-            } else {
-                wanted.statuses.insert(key.clone(), WantedStatus::of(Status::AsReported));
+            Self::Prefix { prefix, winner } => {
+                Notice::PrefixConflict { endpoint, winner: EndpointKey::clone(winner), prefix: *prefix }
             }
         }
-        let conflicts = owners.conflicts;
-        self.served.append(&mut wanted.known_interfaces);
-        wanted.known_interfaces.clone_from(&self.served);
-        self.report_conflicts(conflicts);
-        wanted
+    }
+}
+
+type Keys = BTreeSet<Arc<EndpointKey>>;
+
+impl Engine {
+    /// Brings the wanted sets up to date.
+    pub(super) fn build(&mut self, now: BootTime) {
+        let dirty = self.locals.take_dirty();
+        self.keep_armings(now, &dirty);
+        let mut concerned = self.claim_interfaces(dirty);
+        self.claim_prefixes(&mut concerned);
+        // ORDER: in the order in which they are served, for the log. What is gone comes first.
+        let mut ranks: Vec<_> = concerned.iter().map(|key| (self.locals.rank(key), key)).collect();
+        ranks.sort_unstable();
+        let parts: Vec<_> = ranks.iter().map(|(rank, key)| (*key, rank.as_ref().map(|rank| self.part(rank)))).collect();
+        // ORDER: everything that goes before everything that comes, because an interface can change hands.
+        for (key, part) in &parts {
+            self.withdraw(key, part.as_ref());
+        }
+        for (key, part) in parts {
+            if let Some(part) = part {
+                self.place(key, part);
+            }
+        }
     }
 
     /// Every endpoint in Target whose tap exists needs a generation for that very tap.
-    pub(super) fn keep_armings(&mut self, now: BootTime) {
-        for local in self.locals.values_mut() {
+    pub(super) fn keep_armings(&mut self, now: BootTime, keys: &Keys) {
+        for key in keys {
+            let Some(local) = self.locals.get(key) else { continue };
             if local.machine.state != State::Target {
                 continue;
             }
-            let interface = local.endpoint.interface.as_str();
-            let ifindex = self.ifindexes.get(interface).copied();
-            let ifindex = ifindex.filter(|_| self.policy.is_workload_interface(interface));
+            let ifindex = self.ifindex(&local.endpoint.interface);
             if local.machine.arming.map(|arming| arming.ifindex) == ifindex {
                 continue;
             }
-            local.armed = None;
-            local.machine.arming = ifindex.map(|ifindex| {
+            let mac = local.endpoint.mac;
+            let arming = ifindex.map(|ifindex| {
                 let found = self.found.watches.remove(&ifindex);
                 let generation = match found {
-                    Some((generation, mac)) if Some(mac) == local.endpoint.mac => generation,
+                    Some((generation, found)) if Some(found) == mac => generation,
                     _ => {
                         self.last_generation = now.0.max(self.last_generation + 1);
                         self.last_generation
@@ -65,213 +108,209 @@ impl Engine {
                 };
                 Arming { ifindex, generation }
             });
+            self.locals.arm(key, arming);
         }
         // INVARIANT: a generation is used once. What was found on a tap that exists has been adopted by now, or
         // belongs to a migration that is over.
         self.found.watches.retain(|ifindex, _| !self.links.contains_key(ifindex));
     }
 
-    fn want<'a>(
-        &'a self,
-        wanted: &mut Wanted,
-        owners: &mut Owners<'a>,
-        key: &'a EndpointKey,
-        local: &'a Local,
-    ) {
-        let link = self.link(&local.endpoint.interface);
-        wanted.statuses.insert(key.clone(), self.wanted_status(local, link));
-        let Some(link) = link else { return };
-        wanted.known_interfaces.insert(link.ifindex);
-        wanted.interfaces.insert(link.ifindex, interface(&self.policy, &local.endpoint, link));
+    /// Notes who names which interface. Returns these endpoints and those that share one with them.
+    fn claim_interfaces(&mut self, dirty: Keys) -> Keys {
+        let mut concerned = dirty.clone();
+        let mut share = |engine: &Self, interface: &String| {
+            concerned.extend(engine.locals.interfaces.of(interface).map(|rank| Arc::clone(&rank.key)));
+        };
+        for key in &dirty {
+            let before = self.placed.get(key).map(|placed| (placed.interface.clone(), placed.rank.clone()));
+            let now = self.locals.rank(key).map(|rank| (self.locals[key].endpoint.interface.clone(), rank));
+            if before == now {
+                continue;
+            }
+            if let Some((interface, rank)) = before {
+                share(self, &interface);
+                self.locals.interfaces.remove(interface, rank);
+            }
+            if let Some((interface, rank)) = now {
+                share(self, &interface);
+                self.locals.interfaces.insert(interface, rank);
+            }
+        }
+        concerned
+    }
 
-        if let (Some(elevated), true) = (local.machine.elevated(), link.admin_up) {
-            for route in routes(&self.policy, &local.endpoint, link.ifindex, elevated) {
-                if owners.claim_prefix(key, route.destination) {
-                    wanted.routes.insert(route);
+    /// Notes who claims which prefix, and adds those that claim or watch the same.
+    fn claim_prefixes(&mut self, concerned: &mut Keys) {
+        for key in concerned.clone() {
+            let rank = self.locals.rank(&key);
+            let (routes, watched) = rank.as_ref().map_or_else(Default::default, |rank| self.claimed(rank));
+            let before = self.placed.get(&key);
+            let is_same = before.is_some_and(|before| {
+                Some(&before.rank) == rank.as_ref() && before.routes == routes && before.watched == watched
+            });
+            if is_same {
+                continue;
+            }
+            if let Some(before) = before {
+                for prefix in before.routes.iter().map(|route| route.destination) {
+                    self.prefixes.remove(prefix, before.rank.clone());
+                    concerned.extend(self.sharing(&prefix));
+                }
+                for prefix in &before.watched {
+                    self.watched.remove(*prefix, before.rank.clone());
+                }
+            }
+            if let Some(rank) = &rank {
+                for prefix in routes.iter().map(|route| route.destination) {
+                    concerned.extend(self.sharing(&prefix));
+                    self.prefixes.insert(prefix, rank.clone());
+                }
+                for prefix in &watched {
+                    self.watched.insert(*prefix, rank.clone());
                 }
             }
         }
-        if let Some(arming) = local.machine.arming {
-            let mut watch = self.watch(local, arming);
-            // What somebody has who comes first would not be wanted after the announcement either.
-            watch.routes.retain(|route| !owners.prefixes.contains_key(&route.destination));
-            wanted.watches.insert(link.ifindex, watch);
-        }
     }
 
-    fn watch(&self, local: &Local, arming: Arming) -> WantedWatch {
-        let endpoint = &local.endpoint;
-        WantedWatch {
-            interface: endpoint.interface.clone(),
-            generation: arming.generation,
-            mac: endpoint.mac,
-            addresses: host_addresses(endpoint).collect(),
-            trigger: self.policy.trigger,
-            validation: self.policy.validation,
-            routes: routes(&self.policy, endpoint, arming.ifindex, true).collect(),
-        }
+    /// Whoever is concerned by who has a prefix.
+    fn sharing(&self, prefix: &IpNet) -> impl Iterator<Item = Arc<EndpointKey>> {
+        self.prefixes.of(prefix).chain(self.watched.of(prefix)).map(|rank| Arc::clone(&rank.key))
     }
 
-    fn wanted_status(&self, local: &Local, link: Option<&Link>) -> WantedStatus {
-        let status = self.status(local, link);
-        let due_since = local.machine.report_due_since.filter(|_| status == Status::Up);
-        WantedStatus { status, is_awaited: local.machine.state == State::Target, due_since }
+    fn has_interface(&self, rank: &Rank, interface: &String) -> bool {
+        self.locals.interfaces.winner(interface) == Some(rank)
     }
 
-    /// The status to report.
-    ///
-    /// A virtual machine that is on its way needs no carrier to be welcome (W5). One that has arrived is up.
-    /// Until the interface was looked at nothing is said: after a restart, `down` would take the ports of all
-    /// running virtual machines down.
-    fn status(&self, local: &Local, link: Option<&Link>) -> Status {
-        let configured = link.and_then(|link| self.configured.get(&link.ifindex)).copied();
-        match local.machine.state {
-            State::Base if local.machine.not_here => Status::AsReported,
-            _ if local.held_since.is_some() => Status::AsReported,
-            State::Base if link.is_some_and(|link| link.running) => match configured {
-                Some(true) => Status::Up,
-                Some(false) => Status::Down,
-                None => Status::AsReported,
+    /// The routes that an endpoint claims, and the prefixes that it would claim after an announcement.
+    fn claimed(&self, rank: &Rank) -> (Vec<WantedRoute>, Vec<IpNet>) {
+        let local = &self.locals[&rank.key];
+        let link = self.link(&local.endpoint.interface);
+        let Some(link) = link.filter(|_| self.has_interface(rank, &local.endpoint.interface)) else {
+            return Default::default();
+        };
+        let routes = match local.machine.elevated() {
+            Some(elevated) if link.admin_up => {
+                wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated).collect()
+            }
+            _ => Vec::new(),
+        };
+        let watched = match local.machine.arming {
+            Some(arming) => wants::routes(&self.policy, &local.endpoint, arming.ifindex, true)
+                .map(|route| route.destination)
+                .collect(),
+            None => Vec::new(),
+        };
+        (routes, watched)
+    }
+
+    /// What an endpoint wants and gets. All claims are known.
+    fn part(&self, rank: &Rank) -> Part {
+        let key = &rank.key;
+        let local = &self.locals[key];
+        let interface = &local.endpoint.interface;
+        let (routes, watched) = self.claimed(rank);
+        let mut part = Part {
+            placed: Placed {
+                rank: rank.clone(),
+                interface: interface.clone(),
+                ifindex: None,
+                routes,
+                watched,
+                conflicts: Vec::new(),
             },
-            State::Base => Status::Down,
-            State::Target
-                if configured == Some(true)
-                    && local.armed.is_some()
-                    && link.is_some_and(|link| link.admin_up) =>
-            {
-                Status::Up
-            }
-            State::Target => Status::AsReported,
-            State::Live | State::TimeWait if link.is_some() => Status::Up,
-            State::Live | State::TimeWait => Status::Down,
-        }
-    }
-
-    fn report_conflicts(&mut self, conflicts: Vec<Notice>) {
-        let mut known = BTreeSet::new();
-        for notice in conflicts {
-            let identity = match &notice {
-                Notice::InterfaceConflict { endpoint, interface, .. } => {
-                    (endpoint.clone(), interface.clone())
-                }
-                Notice::PrefixConflict { endpoint, prefix, .. } => (endpoint.clone(), prefix.to_string()),
-                _ => continue,
-            };
-            if !self.conflicts.contains(&identity) {
-                self.notices.push(notice);
-            }
-            known.insert(identity);
-        }
-        self.conflicts = known;
-    }
-
-    pub(super) fn view_of(&self, key: &EndpointKey, local: &Local, now: BootTime) -> EndpointView {
-        let link = self.link(&local.endpoint.interface);
-        let wanted = self.wanted.statuses.get(key);
-        let status = match wanted.map(|wanted| wanted.status) {
-            Some(Status::Up) => "up",
-            Some(Status::Down) => "down",
-            Some(Status::AsReported) | None => "as reported",
-        };
-        let mut view = EndpointView {
-            name: key.to_string(),
-            key: key.clone(),
-            interface: local.endpoint.interface.clone(),
-            ifindex: link.map(|link| link.ifindex),
-            running: link.is_some_and(|link| link.running),
-            role: String::new(),
-            state: local.machine.state,
-            migration_uid: String::new(),
-            status: status.to_owned(),
-            status_due: wanted.is_some_and(|wanted| wanted.due_since.is_some()),
-            held: local.held_since.is_some(),
-            not_here: false,
             routes: Vec::new(),
-            watch: local.armed,
-            announcement: None,
-            announced_to_routed_ns: None,
-            elevated_for_seconds: local.machine.elevated_until.map(|until| until.since(now).as_secs_f64()),
-            migration: None,
+            interface: None,
+            watch: None,
+            status: WantedStatus::of(Status::AsReported),
         };
-        view.describe(&local.machine);
-        if let (Some(elevated), Some(link)) = (local.machine.elevated(), link) {
-            view.routes = routes(&self.policy, &local.endpoint, link.ifindex, elevated)
-                .filter(|route| self.wanted.routes.contains(route))
-                .map(|route| RouteView { destination: route.destination.to_string(), metric: route.metric })
-                .collect();
+        if !self.policy.is_workload_interface(interface) {
+            part.placed.conflicts.push(Conflict::NotAWorkloadInterface);
         }
-        view
-    }
-}
-
-/// Who has what, while the sets are built in the order of the keys: the first one wins.
-#[derive(Default)]
-struct Owners<'a> {
-    interfaces: BTreeMap<&'a str, &'a EndpointKey>,
-    prefixes: BTreeMap<IpNet, &'a EndpointKey>,
-    conflicts: Vec<Notice>,
-}
-
-impl<'a> Owners<'a> {
-    fn claim_interface(&mut self, key: &'a EndpointKey, interface: &'a str) -> bool {
-        let winner = *self.interfaces.entry(interface).or_insert(key);
-        if winner != key {
-            self.conflicts.push(Notice::InterfaceConflict {
-                endpoint: key.clone(),
-                winner: winner.clone(),
-                interface: interface.to_owned(),
-            });
+        if let Some(winner) = self.locals.interfaces.winner(interface).filter(|winner| *winner != rank) {
+            part.placed.conflicts.push(Conflict::Interface { winner: Arc::clone(&winner.key) });
+            return part;
         }
-        winner == key
-    }
-
-    fn claim_prefix(&mut self, key: &'a EndpointKey, prefix: IpNet) -> bool {
-        let winner = *self.prefixes.entry(prefix).or_insert(key);
-        if winner != key {
-            self.conflicts.push(Notice::PrefixConflict {
-                endpoint: key.clone(),
-                winner: winner.clone(),
-                prefix,
-            });
-        }
-        winner == key
-    }
-}
-
-fn routes<'a>(
-    policy: &'a Policy,
-    endpoint: &'a Endpoint,
-    ifindex: u32,
-    elevated: bool,
-) -> impl Iterator<Item = WantedRoute> + 'a {
-    endpoint.prefixes.iter().filter(|prefix| policy.ipv6_support || prefix.addr().is_ipv4()).map(
-        move |&destination| {
-            let priorities = policy.priorities(destination.addr());
-            WantedRoute {
-                destination,
-                ifindex,
-                metric: if elevated { priorities.elevated } else { priorities.normal },
-                protocol: policy.route_protocol,
-                source: match destination {
-                    IpNet::V4(_) => policy.ipv4_source.map(IpAddr::V4),
-                    IpNet::V6(_) => policy.ipv6_source.map(IpAddr::V6),
-                },
+        let link = self.link(interface);
+        part.status = self.wanted_status(local, link);
+        let Some(link) = link else { return part };
+        part.placed.ifindex = Some(link.ifindex);
+        part.interface = Some(wants::interface(&self.policy, &local.endpoint, link));
+        for route in &part.placed.routes {
+            match self.prefixes.winner(&route.destination) {
+                Some(winner) if winner != rank => {
+                    let (prefix, winner) = (route.destination, Arc::clone(&winner.key));
+                    part.placed.conflicts.push(Conflict::Prefix { prefix, winner });
+                }
+                _ => part.routes.push(*route),
             }
-        },
-    )
-}
+        }
+        part.watch = local.machine.arming.map(|arming| {
+            let mut watch = wants::watch(&self.policy, &local.endpoint, arming);
+            // What somebody has who comes first would not be wanted after the announcement either.
+            watch.routes.retain(|route| {
+                self.prefixes.winner(&route.destination).is_none_or(|winner| winner > rank)
+            });
+            watch
+        });
+        part
+    }
 
-/// The addresses among the prefixes.
-fn host_addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + '_ {
-    endpoint.prefixes.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len()).map(IpNet::addr)
-}
+    /// Takes out of the wanted sets what an endpoint had and does not have any more.
+    fn withdraw(&mut self, key: &Arc<EndpointKey>, now: Option<&Part>) {
+        if now.is_none() {
+            self.wanted.statuses.remove(key.as_ref());
+        }
+        let Some(before) = self.placed.get(key) else { return };
+        for route in &before.routes {
+            if now.is_none_or(|now| !now.routes.contains(route)) {
+                self.wanted.routes.remove(route);
+            }
+        }
+        if let Some(ifindex) = before.ifindex {
+            let stays = now.is_some_and(|now| now.placed.ifindex == Some(ifindex));
+            if !stays {
+                self.wanted.interfaces.remove(&ifindex);
+            }
+            if !stays || now.is_some_and(|now| now.watch.is_none()) {
+                self.wanted.watches.remove(&ifindex);
+            }
+        }
+        if now.is_none() {
+            self.placed.remove(key);
+        }
+    }
 
-fn interface(policy: &Policy, endpoint: &Endpoint, link: &Link) -> WantedInterface {
-    let neighbours = endpoint.mac.map_or_else(BTreeMap::new, |mac| {
-        host_addresses(endpoint)
-            .filter(|address| policy.ipv6_support || address.is_ipv4())
-            .map(|address| (address, mac))
-            .collect()
-    });
-    WantedInterface { name: link.name.clone(), neighbours, ipv6: policy.ipv6_support }
+    /// Puts into the wanted sets what an endpoint has. What is there already is left alone, so that it stays shared.
+    fn place(&mut self, key: &Arc<EndpointKey>, part: Part) {
+        let before = self.placed.get(key);
+        let is_known = |conflict: &Conflict| {
+            before.is_some_and(|before| {
+                let same_interface = before.interface == part.placed.interface;
+                before.conflicts.iter().any(|known| known.is_same(conflict, same_interface))
+            })
+        };
+        let news = part.placed.conflicts.iter().filter(|conflict| !is_known(conflict));
+        self.notices.extend(news.map(|conflict| conflict.notice(key, &part.placed.interface)));
+        let wanted = &mut self.wanted;
+        if wanted.statuses.get(key.as_ref()) != Some(&part.status) {
+            wanted.statuses.insert(Arc::clone(key), part.status);
+        }
+        for route in part.routes {
+            if !wanted.routes.contains(&route) {
+                wanted.routes.insert(route);
+            }
+        }
+        if let Some(ifindex) = part.placed.ifindex {
+            self.served.insert(ifindex);
+            if let Some(interface) = part.interface.filter(|it| wanted.interfaces.get(&ifindex) != Some(it)) {
+                wanted.interfaces.insert(ifindex, interface);
+            }
+            if let Some(watch) = part.watch.filter(|it| wanted.watches.get(&ifindex) != Some(it)) {
+                wanted.watches.insert(ifindex, watch);
+            }
+        }
+        if self.placed.get(key) != Some(&part.placed) {
+            self.placed.insert(Arc::clone(key), part.placed);
+        }
+    }
 }

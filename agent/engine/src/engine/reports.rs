@@ -6,9 +6,7 @@ use crate::time::BootTime;
 
 impl Engine {
     pub(super) fn status_written(&mut self, key: &EndpointKey, due_since: BootTime, at: BootTime) {
-        let Some(local) = self.locals.get_mut(key) else { return };
-        local.machine.reported(due_since, at);
-        self.stale = true;
+        self.locals.change(key, |local| local.machine.reported(due_since, at));
     }
 
     /// Another host's status of a port went away. If the virtual machine is here, its port has to be put back
@@ -18,9 +16,6 @@ impl Engine {
             return;
         }
         let here = EndpointKey { host: self.policy.hostname.clone(), ..key };
-        if let Some(local) = self.locals.get_mut(&here) {
-            local.machine.port_disturbed(now);
-            self.stale = true;
-        }
+        self.locals.change(&here, |local| local.machine.port_disturbed(now));
     }
 }

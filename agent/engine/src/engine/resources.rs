@@ -15,29 +15,32 @@ impl Engine {
             self.remotes.insert(key.clone());
             // Before the datastore is in sync this may be the endpoint that was there all the time.
             if self.in_sync_since.is_some() {
-                self.for_targets_from(&key, |engine, local| engine.source_written(now, local));
+                if let Some(target) = self.target_from(&key) {
+                    self.source_written(now, &target);
+                }
             }
             return;
         }
-        match self.locals.get_mut(&key) {
-            Some(local) => {
+        if self.locals.contains_key(&key) {
+            let returned = self.locals.change(&key, |local| {
                 local.machine.endpoint_written();
-                if local.held_since.take().is_some() {
+                let was_held = local.held_since.take().is_some();
+                if was_held {
                     // A driver that creates an endpoint anew has taken its port down before (W15).
                     local.machine.port_disturbed(now);
-                    self.notices.push(Notice::Returned { endpoint: key.clone() });
                 }
                 local.unseen = false;
                 local.endpoint = endpoint;
+                was_held
+            });
+            if returned == Some(true) {
+                self.notices.push(Notice::Returned { endpoint: key.clone() });
             }
-            None => {
-                let machine =
-                    self.remembered.remove(&key).map_or_else(Machine::default, |entry| entry.machine);
-                let local = Local { endpoint, held_since: None, unseen: false, armed: None, machine };
-                self.locals.insert(key.clone(), local);
-            }
+        } else {
+            let machine = self.remembered.remove(&key).map_or_else(Machine::default, |entry| entry.machine);
+            let local = Local { endpoint, held_since: None, unseen: false, armed: None, machine };
+            self.locals.insert(key.clone(), local);
         }
-        self.stale = true;
         if self.in_sync_since.is_some() {
             self.assign_role(now, &key);
         }
@@ -46,11 +49,9 @@ impl Engine {
     pub(super) fn endpoint_removed(&mut self, now: BootTime, key: &EndpointKey) {
         if !self.is_local(key) {
             if self.remotes.remove(key) {
-                self.for_targets_from(key, |engine, local| {
-                    if let Some(local) = engine.locals.get_mut(local) {
-                        local.machine.source_removed(now);
-                    }
-                });
+                if let Some(target) = self.target_from(key) {
+                    self.locals.change(&target, |local| local.machine.source_removed(now));
+                }
             }
             return;
         }
@@ -58,6 +59,7 @@ impl Engine {
             // Whether it is held is decided once the datastore is in sync.
             if let Some(Local { endpoint, machine, .. }) = self.locals.remove(key) {
                 self.remembered.insert(key.clone(), Remembered { key: key.clone(), endpoint, machine });
+                self.locals.memory_changed();
             }
             return;
         }
@@ -67,39 +69,27 @@ impl Engine {
         }
         let has_tap = self.link(&local.endpoint.interface).is_some();
         if has_tap && !local.machine.not_here {
-            if let Some(local) = self.locals.get_mut(key) {
-                local.held_since = Some(now);
-            }
-            self.stale = true;
+            self.locals.change(key, |local| local.held_since = Some(now));
             self.notices.push(Notice::Held { endpoint: key.clone() });
         } else {
             self.remove_local(now, key);
         }
     }
 
-    /// Calls `visit` for every endpoint of this host that is, or was last, the target of a migration from `source`.
-    pub(super) fn for_targets_from(
-        &mut self,
-        source: &EndpointKey,
-        mut visit: impl FnMut(&mut Self, &EndpointKey),
-    ) {
-        let targets: Vec<_> = self
-            .locals
-            .iter()
-            .filter(|(key, local)| key.is_same_port(source) && local.machine.source.as_ref() == Some(source))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in targets {
-            visit(self, &key);
-        }
+    /// The endpoint of this host that is, or was last, the target of a migration from `source`.
+    fn target_from(&self, source: &EndpointKey) -> Option<EndpointKey> {
+        // A migration moves a port: both of its sides have the same name on different hosts.
+        let here = EndpointKey { host: self.policy.hostname.clone(), ..source.clone() };
+        let comes_from = self.locals.get(&here)?.machine.source.as_ref();
+        (comes_from == Some(source)).then_some(here)
     }
 
     /// The source's endpoint was written again. A failed migration whose own endpoint is already gone needs no
     /// grace: its outcome is known.
     pub(super) fn source_written(&mut self, now: BootTime, key: &EndpointKey) {
-        let Some(local) = self.locals.get_mut(key) else { return };
-        let transition = local.machine.source_written(now, self.policy.convergence);
-        self.note_transition(key, transition);
+        let convergence = self.policy.convergence;
+        let transition = self.locals.change(key, |local| local.machine.source_written(now, convergence));
+        self.note_transition(key, transition.flatten());
         if self.locals.get(key).is_some_and(|local| local.machine.not_here && local.held_since.is_some()) {
             self.remove_local(now, key);
         }
@@ -113,7 +103,6 @@ impl Engine {
             self.note(key, &before, &local.machine, transition);
         }
         self.notices.push(Notice::Removed { endpoint: key.clone() });
-        self.stale = true;
     }
 
     pub(super) fn migration_written(&mut self, now: BootTime, name: String, migration: LiveMigration) {
@@ -146,13 +135,13 @@ impl Engine {
                     .filter(|key| {
                         key.host == *host && key.orchestrator == *orchestrator && key.workload == *workload
                     })
-                    .cloned(),
+                    .map(|key| EndpointKey::clone(key)),
             ),
             None => {}
         }
         match &migration.target {
             Some(MigrationTarget::Endpoint(key)) => drop(keys.insert(key.clone())),
-            Some(MigrationTarget::Selector(_)) => keys.extend(self.locals.keys().cloned()),
+            Some(MigrationTarget::Selector(_)) => keys.extend(self.locals.keys().map(|key| EndpointKey::clone(key))),
             None => {}
         }
         keys
@@ -171,23 +160,26 @@ impl Engine {
         let assignment = roles::assign(key, &local.endpoint.labels, self.migrations.values());
         let from = assignment.source.as_ref().or(local.machine.source.as_ref());
         let source_present = from.is_some_and(|source| self.endpoint_exists(source));
-        let Some(local) = self.locals.get_mut(key) else { return };
-        let before = local.machine.clone();
+        let mut machine = local.machine.clone();
+        let transition = machine.assign(&assignment, source_present, now, self.policy.convergence);
+        if machine == local.machine {
+            return;
+        }
+        let (before, after) = (local.machine.clone(), machine.clone());
+        self.locals.change(key, |local| local.machine = machine);
         if (assignment.role, &assignment.uid) != (before.role, &before.role_uid) {
             self.notices.push(Notice::RoleEmitted {
                 endpoint: key.clone(),
                 role: assignment.role,
                 uid: match assignment.role {
-                    Role::None => before.role_uid.clone(),
-                    Role::Source | Role::Target => assignment.uid.clone(),
+                    Role::None => before.role_uid,
+                    Role::Source | Role::Target => assignment.uid,
                 },
             });
         }
-        let transition = local.machine.assign(&assignment, source_present, now, self.policy.convergence);
-        if local.machine.unresolved.is_some() && before.unresolved.is_none() {
-            self.notices.push(Notice::Unresolved { endpoint: key.clone(), uid: before.uid.clone() });
+        if after.unresolved.is_some() && before.unresolved.is_none() {
+            self.notices.push(Notice::Unresolved { endpoint: key.clone(), uid: before.uid });
         }
-        self.stale |= local.machine != before;
         self.note_transition(key, transition);
     }
 }

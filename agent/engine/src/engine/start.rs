@@ -7,11 +7,12 @@ use crate::machine::State;
 use crate::model::EndpointKey;
 use crate::notice::Notice;
 use crate::time::BootTime;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl Engine {
     pub(super) fn in_sync(&mut self, now: BootTime, complete: bool) {
         let was_complete = core::mem::replace(&mut self.complete, complete);
-        self.stale = true;
         if self.in_sync_since.is_some() {
             if complete && !was_complete {
                 self.hold_unseen_anew(now);
@@ -20,13 +21,14 @@ impl Engine {
         }
         self.in_sync_since = Some(now);
         self.hold_remembered(now);
-        let keys: Vec<_> = self.locals.keys().cloned().collect();
-        let idle: Vec<_> = keys.iter().filter(|key| self.locals[key].machine.is_idle()).cloned().collect();
+        let keys: BTreeSet<_> = self.locals.keys().cloned().collect();
+        let is_idle = |key: &&Arc<EndpointKey>| self.locals[*key].machine.is_idle();
+        let idle: Vec<_> = keys.iter().filter(is_idle).cloned().collect();
         for key in &keys {
             self.assign_role(now, key);
         }
         // ORDER: what was seen on the tap weighs more than what is inferred, and than what the source does.
-        self.keep_armings(now);
+        self.keep_armings(now, &keys);
         for seen in core::mem::take(&mut self.early) {
             self.announcement_seen(now, seen);
         }
@@ -44,9 +46,7 @@ impl Engine {
         let Some(unresolved) = machine.unresolved else { return };
         let present = machine.source.as_ref().is_some_and(|source| self.endpoint_exists(source));
         if !present {
-            if let Some(local) = self.locals.get_mut(key) {
-                local.machine.source_removed(now);
-            }
+            self.locals.change(key, |local| local.machine.source_removed(now));
         } else if unresolved.source_absent_since.is_some() {
             self.source_written(now, key);
         }
@@ -56,6 +56,7 @@ impl Engine {
     /// the agent may have been started in the gap that a driver leaves (W33).
     pub(super) fn hold_remembered(&mut self, now: BootTime) {
         for (key, entry) in core::mem::take(&mut self.remembered) {
+            self.locals.memory_changed();
             if !self.is_local(&key) {
                 continue;
             }
@@ -78,8 +79,10 @@ impl Engine {
 
     /// Everything can be read now: what is still not there has vanished just now, as far as anybody can tell.
     fn hold_unseen_anew(&mut self, now: BootTime) {
-        for local in self.locals.values_mut().filter(|local| local.unseen) {
-            local.held_since = Some(now);
+        let unseen = self.locals.active().filter(|(_, local)| local.unseen);
+        let unseen: Vec<_> = unseen.map(|(key, _)| Arc::clone(key)).collect();
+        for key in unseen {
+            self.locals.change(&key, |local| local.held_since = Some(now));
         }
     }
 
@@ -106,11 +109,13 @@ impl Engine {
             taken_at: None,
             routed_at: None,
         };
-        if let Some(local) = self.locals.get_mut(key) {
-            let transition = local.machine.announced(&seen, now, self.policy.convergence);
+        let convergence = self.policy.convergence;
+        let transition = self.locals.change(key, |local| {
+            let transition = local.machine.announced(&seen, now, convergence);
             local.machine.phases.announced_at = None;
             local.machine.phases.kind = None;
-            self.note_transition(key, transition);
-        }
+            transition
+        });
+        self.note_transition(key, transition.flatten());
     }
 }

@@ -1,0 +1,164 @@
+//! The endpoints of this host, and what has to be looked at again because something about one of them changed.
+//!
+//! Owns the two sets that keep a round from going through all endpoints: those about which something changed since
+//! the last round, and those with something going on. An endpoint can only be changed through here, so neither
+//! can be forgotten. It decides nothing; the rest of the engine uses it.
+
+use super::claims::{Claims, Rank};
+use crate::machine::{Arming, Machine};
+use crate::model::{Endpoint, EndpointKey};
+use crate::time::BootTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// An endpoint of this host.
+#[derive(Clone, Debug)]
+pub(super) struct Local {
+    pub(super) endpoint: Endpoint,
+    /// Since when the datastore does not show it any more, although its tap exists.
+    pub(super) held_since: Option<BootTime>,
+    /// Known from the last life only: the datastore has not shown it in this one.
+    pub(super) unseen: bool,
+    /// The generation that the kernel confirmed as armed.
+    pub(super) armed: Option<u64>,
+    pub(super) machine: Machine,
+}
+
+impl Local {
+    /// Whether there is something to remember, or to wait for.
+    fn is_active(&self) -> bool {
+        !self.machine.is_idle() || self.held_since.is_some()
+    }
+}
+
+/// All of them by key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Locals {
+    by_key: BTreeMap<Arc<EndpointKey>, Local>,
+    /// Not idle, or held: few on any host, and the only ones with a memory, a watch or a deadline.
+    active: BTreeSet<Arc<EndpointKey>>,
+    /// Changed, or about to be looked at because of something else; also those that are gone.
+    dirty: BTreeSet<Arc<EndpointKey>>,
+    /// Whoever names an interface, as of when it was looked at last.
+    pub(super) interfaces: Claims<String>,
+    memory_changed: bool,
+}
+
+impl Locals {
+    pub(super) fn get(&self, key: &EndpointKey) -> Option<&Local> {
+        self.by_key.get(key)
+    }
+
+    pub(super) fn contains_key(&self, key: &EndpointKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<EndpointKey>, &Local)> {
+        self.by_key.iter()
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Arc<EndpointKey>> {
+        self.by_key.keys()
+    }
+
+    #[cfg(test)]
+    pub(super) fn values(&self) -> impl Iterator<Item = &Local> {
+        self.by_key.values()
+    }
+
+    /// Those with something going on.
+    pub(super) fn active(&self) -> impl Iterator<Item = (&Arc<EndpointKey>, &Local)> {
+        self.active.iter().filter_map(|key| self.by_key.get_key_value(key))
+    }
+
+    /// The one whose watch has this generation.
+    pub(super) fn by_generation(&self, generation: u64) -> Option<Arc<EndpointKey>> {
+        let has_it = |local: &Local| local.machine.arming.is_some_and(|arming| arming.generation == generation);
+        self.active().find(|(_, local)| has_it(local)).map(|(key, _)| Arc::clone(key))
+    }
+
+    /// The only way to change one.
+    pub(super) fn change<R>(&mut self, key: &EndpointKey, change: impl FnOnce(&mut Local) -> R) -> Option<R> {
+        let key = Arc::clone(self.by_key.get_key_value(key)?.0);
+        let local = self.by_key.get_mut(&key)?;
+        let result = change(local);
+        let is_active = local.is_active();
+        self.note(key, is_active);
+        Some(result)
+    }
+
+    /// Gives one another watch, or none. That is part of bringing it up to date, and no reason to do so again.
+    pub(super) fn arm(&mut self, key: &EndpointKey, arming: Option<Arming>) {
+        if let Some(local) = self.by_key.get_mut(key) {
+            (local.armed, local.machine.arming) = (None, arming);
+            self.memory_changed = true;
+        }
+    }
+
+    pub(super) fn insert(&mut self, key: EndpointKey, local: Local) {
+        let (key, is_active) = (Arc::new(key), local.is_active());
+        self.by_key.insert(Arc::clone(&key), local);
+        self.note(key, is_active);
+    }
+
+    pub(super) fn remove(&mut self, key: &EndpointKey) -> Option<Local> {
+        let (key, local) = self.by_key.remove_entry(key)?;
+        self.note(key, false);
+        Some(local)
+    }
+
+    fn note(&mut self, key: Arc<EndpointKey>, is_active: bool) {
+        let was_active = if is_active {
+            !self.active.insert(Arc::clone(&key))
+        } else {
+            self.active.remove(&key)
+        };
+        self.memory_changed |= is_active || was_active;
+        self.dirty.insert(key);
+    }
+
+    /// Something about an interface changed.
+    pub(super) fn touch_interface(&mut self, name: &String) {
+        self.dirty.extend(self.interfaces.of(name).map(|rank| Arc::clone(&rank.key)));
+    }
+
+    /// Something that all of them depend on changed.
+    pub(super) fn touch_all(&mut self) {
+        self.dirty.extend(self.by_key.keys().cloned());
+    }
+
+    /// Everything that changed since the last call.
+    pub(super) fn take_dirty(&mut self) -> BTreeSet<Arc<EndpointKey>> {
+        core::mem::take(&mut self.dirty)
+    }
+
+    /// Whether what has to survive may have changed since the last call.
+    pub(super) fn take_memory_changed(&mut self) -> bool {
+        core::mem::take(&mut self.memory_changed)
+    }
+
+    /// Says that what has to survive may have changed.
+    pub(super) fn memory_changed(&mut self) {
+        self.memory_changed = true;
+    }
+
+    /// How the one with this key stands among those that want the same.
+    pub(super) fn rank(&self, key: &Arc<EndpointKey>) -> Option<Rank> {
+        let is_held = self.get(key)?.held_since.is_some();
+        Some(Rank { is_held, key: Arc::clone(key) })
+    }
+}
+
+impl core::ops::Index<&EndpointKey> for Locals {
+    type Output = Local;
+
+    fn index(&self, key: &EndpointKey) -> &Local {
+        &self.by_key[key]
+    }
+}
+

@@ -1,0 +1,85 @@
+//! What is wanted, from scratch: the plain way that the engine went before it looked only at what changed. Every test
+//! compares the two after every fact ([`super::host::Host::check`]).
+
+use crate::Engine;
+use crate::engine::locals::Local;
+use crate::engine::wants;
+use crate::model::EndpointKey;
+use crate::wanted::{Status, Wanted, WantedStatus};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Who has what, while the sets are built in order: the first one wins.
+#[derive(Default)]
+struct Taken {
+    interfaces: BTreeSet<String>,
+    prefixes: BTreeSet<IpNet>,
+}
+
+impl Engine {
+    pub(super) fn from_scratch(&self) -> Wanted {
+        let mut wanted = Wanted {
+            leftovers_may_go: self.wanted.leftovers_may_go,
+            known_interfaces: self.served.clone(),
+            ..Wanted::default()
+        };
+        let mut taken = Taken::default();
+        let (gone, shown): (Vec<_>, Vec<_>) =
+            self.locals.iter().partition(|(_, local)| local.held_since.is_some());
+        for (key, local) in shown.into_iter().chain(gone) {
+            if taken.interfaces.insert(local.endpoint.interface.clone()) {
+                self.add(&mut wanted, &mut taken, key, local);
+            } else {
+                wanted.statuses.insert(Arc::clone(key), WantedStatus::of(Status::AsReported));
+            }
+        }
+        wanted
+    }
+
+    fn add(&self, wanted: &mut Wanted, taken: &mut Taken, key: &Arc<EndpointKey>, local: &Local) {
+        let link = self.link(&local.endpoint.interface);
+        wanted.statuses.insert(Arc::clone(key), self.wanted_status(local, link));
+        let Some(link) = link else { return };
+        wanted.known_interfaces.insert(link.ifindex);
+        wanted.interfaces.insert(link.ifindex, wants::interface(&self.policy, &local.endpoint, link));
+        if let (Some(elevated), true) = (local.machine.elevated(), link.admin_up) {
+            for route in wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated) {
+                if taken.prefixes.insert(route.destination) {
+                    wanted.routes.insert(route);
+                }
+            }
+        }
+        if let Some(arming) = local.machine.arming {
+            let mut watch = wants::watch(&self.policy, &local.endpoint, arming);
+            watch.routes.retain(|route| !taken.prefixes.contains(&route.destination));
+            wanted.watches.insert(link.ifindex, watch);
+        }
+    }
+
+    /// Everybody who does not get what he names, with what it is and a number for the reason.
+    pub(super) fn conflicts(&self) -> BTreeSet<(String, String, u8)> {
+        let mut conflicts = BTreeSet::new();
+        let mut taken = Taken::default();
+        let (gone, shown): (Vec<_>, Vec<_>) =
+            self.locals.iter().partition(|(_, local)| local.held_since.is_some());
+        for (key, local) in shown.into_iter().chain(gone) {
+            let (name, interface) = (key.to_string(), local.endpoint.interface.clone());
+            if !self.policy.is_workload_interface(&interface) {
+                conflicts.insert((name.clone(), interface.clone(), 2));
+            }
+            if !taken.interfaces.insert(interface.clone()) {
+                conflicts.insert((name, interface, 0));
+                continue;
+            }
+            let link = self.link(&interface).filter(|link| link.admin_up);
+            let (Some(link), Some(elevated)) = (link, local.machine.elevated()) else { continue };
+            for route in wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated) {
+                if !taken.prefixes.insert(route.destination) {
+                    conflicts.insert((name.clone(), route.destination.to_string(), 1));
+                }
+            }
+        }
+        conflicts
+    }
+}

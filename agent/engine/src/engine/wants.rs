@@ -1,0 +1,112 @@
+//! What one endpoint wants, before anybody asks whether somebody else comes first.
+
+use super::Engine;
+use super::build::Placed;
+use super::locals::Local;
+use crate::fact::Link;
+use crate::machine::{Arming, State};
+use crate::model::{Endpoint, Policy};
+use crate::wanted::{Status, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// What one endpoint has in the wanted sets.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) placed: Placed,
+    pub(super) routes: Vec<WantedRoute>,
+    pub(super) interface: Option<WantedInterface>,
+    pub(super) watch: Option<WantedWatch>,
+    pub(super) status: WantedStatus,
+}
+
+impl Engine {
+    pub(super) fn wanted_status(&self, local: &Local, link: Option<&Link>) -> WantedStatus {
+        let status = self.status(local, link);
+        let due_since = local.machine.report_due_since.filter(|_| status == Status::Up);
+        WantedStatus { status, is_awaited: local.machine.state == State::Target, due_since }
+    }
+
+    /// The status to report.
+    ///
+    /// A virtual machine that is on its way needs no carrier to be welcome (W5). One that has arrived is up.
+    /// Until the interface was looked at nothing is said: after a restart, `down` would take the ports of all
+    /// running virtual machines down.
+    fn status(&self, local: &Local, link: Option<&Link>) -> Status {
+        let configured = link.and_then(|link| self.configured.get(&link.ifindex)).copied();
+        match local.machine.state {
+            State::Base if local.machine.not_here => Status::AsReported,
+            _ if local.held_since.is_some() => Status::AsReported,
+            State::Base if link.is_some_and(|link| link.running) => match configured {
+                Some(true) => Status::Up,
+                Some(false) => Status::Down,
+                None => Status::AsReported,
+            },
+            State::Base => Status::Down,
+            State::Target
+                if configured == Some(true)
+                    && local.armed.is_some()
+                    && link.is_some_and(|link| link.admin_up) =>
+            {
+                Status::Up
+            }
+            State::Target => Status::AsReported,
+            State::Live | State::TimeWait if link.is_some() => Status::Up,
+            State::Live | State::TimeWait => Status::Down,
+        }
+    }
+}
+
+/// What its watch looks for and installs.
+pub(super) fn watch(policy: &Policy, endpoint: &Endpoint, arming: Arming) -> WantedWatch {
+    WantedWatch {
+        interface: endpoint.interface.clone(),
+        generation: arming.generation,
+        mac: endpoint.mac,
+        addresses: host_addresses(endpoint).collect(),
+        trigger: policy.trigger,
+        validation: policy.validation,
+        routes: routes(policy, endpoint, arming.ifindex, true).collect(),
+    }
+}
+
+/// Routes to all of its prefixes.
+pub(super) fn routes<'a>(
+    policy: &'a Policy,
+    endpoint: &'a Endpoint,
+    ifindex: u32,
+    elevated: bool,
+) -> impl Iterator<Item = WantedRoute> + 'a {
+    endpoint.prefixes.iter().filter(|prefix| policy.ipv6_support || prefix.addr().is_ipv4()).map(
+        move |&destination| {
+            let priorities = policy.priorities(destination.addr());
+            WantedRoute {
+                destination,
+                ifindex,
+                metric: if elevated { priorities.elevated } else { priorities.normal },
+                protocol: policy.route_protocol,
+                source: match destination {
+                    IpNet::V4(_) => policy.ipv4_source.map(IpAddr::V4),
+                    IpNet::V6(_) => policy.ipv6_source.map(IpAddr::V6),
+                },
+            }
+        },
+    )
+}
+
+/// The addresses among the prefixes.
+fn host_addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + '_ {
+    endpoint.prefixes.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len()).map(IpNet::addr)
+}
+
+/// How its interface is set up.
+pub(super) fn interface(policy: &Policy, endpoint: &Endpoint, link: &Link) -> WantedInterface {
+    let neighbours = endpoint.mac.map_or_else(BTreeMap::new, |mac| {
+        host_addresses(endpoint)
+            .filter(|address| policy.ipv6_support || address.is_ipv4())
+            .map(|address| (address, mac))
+            .collect()
+    });
+    WantedInterface { name: link.name.clone(), neighbours, ipv6: policy.ipv6_support }
+}
