@@ -73,9 +73,10 @@ struct Agent {
 
 /// Goes on wanting the watches of before, without anything to install: removing a watch removes what it saw.
 fn keep_evidence(before: &Wanted, wanted: &mut Wanted) {
-    for (&ifindex, watch) in &before.watches {
-        let silent = || WantedWatch { routes: BTreeSet::new(), ..watch.clone() };
-        wanted.watches.entry(ifindex).or_insert_with(silent);
+    for (&ifindex, watch) in before.watches.iter() {
+        if !wanted.watches.contains_key(&ifindex) {
+            wanted.watches.insert(ifindex, WantedWatch { routes: BTreeSet::new(), ..watch.clone() });
+        }
     }
 }
 
@@ -152,6 +153,9 @@ impl Agent {
 
     /// Whether the state file holds the engine's memory now.
     fn remember(&mut self) -> bool {
+        if !self.engine.take_memory_changed() && self.remembered {
+            return true;
+        }
         let result = self.state_file.save(&self.engine.memory());
         if let Err(error) = &result {
             error!(%error, "cannot write state.json; watches stay armed, because what they saw is all that a restart would know");

@@ -73,11 +73,13 @@ impl<K, V> SharedMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let begins_before = |chunk: &Chunk<K, V>| chunk.first().is_some_and(|(first, _)| first.borrow() <= key);
+        let begins_before =
+            |chunk: &Chunk<K, V>| chunk.first().is_some_and(|(first, _)| first.borrow() <= key);
         let chunk = self.chunks.partition_point(begins_before).saturating_sub(1);
-        let within = self.chunks.get(chunk).map_or(Err(0), |entries| {
-            entries.binary_search_by(|(other, _)| other.borrow().cmp(key))
-        });
+        let within = self
+            .chunks
+            .get(chunk)
+            .map_or(Err(0), |entries| entries.binary_search_by(|(other, _)| other.borrow().cmp(key)));
         (chunk, within)
     }
 
@@ -169,7 +171,10 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
     fn put_together(&mut self, chunk: usize) {
         let chunks = Arc::make_mut(&mut self.chunks);
         let fits = |first: &usize| {
-            chunks.get(*first).zip(chunks.get(first + 1)).is_some_and(|(a, b)| a.len() + b.len() <= CHUNK_MAX / 2)
+            chunks
+                .get(*first)
+                .zip(chunks.get(first + 1))
+                .is_some_and(|(a, b)| a.len() + b.len() <= CHUNK_MAX / 2)
         };
         if let Some(first) = [Some(chunk), chunk.checked_sub(1)].into_iter().flatten().find(fits) {
             let second = chunks.remove(first + 1);

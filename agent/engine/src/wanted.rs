@@ -1,10 +1,10 @@
 //! What the engine wants to be the case. Appliers close the difference to what is.
 
 use crate::model::{EndpointKey, Trigger, Validation};
+use crate::shared::{SharedMap, SharedSet};
 use crate::time::BootTime;
 use cutover_common::MacAddr;
 use ipnet::IpNet;
-use crate::shared::{SharedMap, SharedSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -13,10 +13,10 @@ use crate::clock;
 use crate::netlink::socket::{OpenError, SendError};
 use crate::netlink::{Neighbour, NeighbourChange, NeighbourEvent, NeighbourKey, RouteSocket, neighbour};
 use cutover_common::MacAddr;
+use cutover_engine::shared::{Difference, SharedMap};
 use cutover_engine::wanted::WantedInterface;
 use cutover_engine::{BootTime, Fact, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,20 +170,20 @@ impl InterfaceApplier {
 
     fn take_wanted(&mut self) {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
-        for (ifindex, interface) in &wanted.interfaces {
-            if self.taken.interfaces.get(ifindex) != Some(interface) {
-                self.dirty.insert(Item::Interface(*ifindex));
-                self.retries.release(|item| *item == Item::Interface(*ifindex));
+        for Difference { key: &ifindex, now, .. } in wanted.interfaces.differences(&self.taken.interfaces) {
+            let item = Item::Interface(ifindex);
+            self.retries.release(|other| *other == item);
+            if now.is_some() {
+                self.dirty.insert(item);
+            } else {
+                self.dirty.remove(&item);
+                self.reported.remove(&ifindex);
             }
         }
         if self.refreshed_at == BootTime::default() {
             self.dirty.insert(Item::Host);
             self.refreshed_at = clock::now();
         }
-        let is_gone = |ifindex: &u32| !wanted.interfaces.contains_key(ifindex);
-        self.reported.retain(|ifindex, _| !is_gone(ifindex));
-        self.dirty.retain(|item| !matches!(item, Item::Interface(ifindex) if is_gone(ifindex)));
-        self.retries.release(|item| matches!(item, Item::Interface(ifindex) if is_gone(ifindex)));
         self.taken = wanted;
     }
 
@@ -348,9 +348,11 @@ impl InterfaceApplier {
 }
 
 /// The next `count` interfaces after one of them, beginning anew at the end.
-fn next_round<T>(interfaces: &BTreeMap<u32, T>, after: u32, count: usize) -> Vec<u32> {
-    let rest = interfaces.range((Bound::Excluded(after), Bound::Unbounded));
-    rest.chain(interfaces.range(..=after)).map(|(ifindex, _)| *ifindex).take(count).collect()
+fn next_round<T>(interfaces: &SharedMap<u32, T>, after: u32, count: usize) -> Vec<u32> {
+    let next = after.saturating_add(1);
+    let rest = interfaces.starting_at(&next);
+    let first = interfaces.keys().take_while(|ifindex| **ifindex <= after);
+    rest.map(|(ifindex, _)| ifindex).chain(first).copied().take(count).collect()
 }
 
 /// That the interface of this name is the one of this number.
@@ -402,12 +404,12 @@ mod tests {
 
     #[test]
     fn rounds_go_through_all_interfaces_and_begin_anew() {
-        let interfaces = BTreeMap::from([3, 5, 8].map(|ifindex| (ifindex, ())));
+        let interfaces = SharedMap::from([3, 5, 8].map(|ifindex| (ifindex, ())));
         assert_eq!(next_round(&interfaces, 0, 2), [3, 5]);
         assert_eq!(next_round(&interfaces, 5, 2), [8, 3]);
         assert_eq!(next_round(&interfaces, 8, 5), [3, 5, 8], "each at most once");
         assert_eq!(next_round(&interfaces, 6, 5), [8, 3, 5], "the last one may be gone");
-        assert!(next_round(&BTreeMap::<u32, ()>::new(), 6, 5).is_empty());
+        assert!(next_round(&SharedMap::<u32, ()>::default(), 6, 5).is_empty());
     }
 
     #[test]

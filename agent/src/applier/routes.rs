@@ -7,9 +7,12 @@
 //! INVARIANT: make before break. A removal is only sent when every wanted route of the same destination is
 //! confirmed; an addition that fails keeps the old route.
 
+mod expected;
 mod plan;
+mod report;
 
-pub use plan::{ObservedRoutes, Plan, plan};
+pub use plan::{ObservedRoutes, Plan, Target};
+pub use report::RouteReport;
 
 use super::WantedReceiver;
 use super::retry::Retries;
@@ -19,76 +22,17 @@ use crate::netlink::socket::OpenError;
 use crate::netlink::{RouteChange, RouteEvent, RouteSocket, route};
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Wanted};
+use expected::Expected;
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, watch};
+use std::sync::Arc;
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
 /// LIMIT: so many changes at once are logged one by one at INFO; more than that at DEBUG with a sum at INFO.
 const LOGGED_CHANGES_MAX: usize = 64;
-
-/// What the applier knows and did, for `cutover status`, metrics and tests.
-#[derive(Clone, Debug, Default)]
-pub struct RouteReport {
-    state: Arc<Mutex<State>>,
-    known: watch::Sender<bool>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    observed: ObservedRoutes,
-    writes: u64,
-    /// The error of each route whose last change failed.
-    failing: BTreeMap<WantedRoute, i32>,
-    settled: bool,
-}
-
-impl RouteReport {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is a single call, so a panic elsewhere leaves nothing half-done.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The routes of ours that exist.
-    #[must_use]
-    pub fn routes(&self) -> BTreeSet<WantedRoute> {
-        self.lock().observed.ours.clone()
-    }
-
-    /// The routes to workload interfaces that exist, whoever made them.
-    #[must_use]
-    pub fn all_routes(&self) -> BTreeSet<WantedRoute> {
-        let state = self.lock();
-        state.observed.ours.union(&state.observed.others).copied().collect()
-    }
-
-    /// Waits until a full read of the kernel has been taken in, so that a route that is not there is absent.
-    pub async fn known(&self) {
-        let mut known = self.known.subscribe();
-        // The sender lives in `self`.
-        let _ = known.wait_for(|known| *known).await;
-    }
-
-    /// How many changes have been sent to the kernel.
-    #[must_use]
-    pub fn writes(&self) -> u64 {
-        self.lock().writes
-    }
-
-    /// Routes whose last change failed, with the `errno`.
-    #[must_use]
-    pub fn failing(&self) -> BTreeMap<WantedRoute, i32> {
-        self.lock().failing.clone()
-    }
-
-    /// Whether the kernel holds what is wanted, as far as is known.
-    #[must_use]
-    pub fn settled(&self) -> bool {
-        self.lock().settled
-    }
-}
 
 /// The applier. Open it in the right network namespace, then [`RouteApplier::run`] it.
 #[derive(Debug)]
@@ -97,6 +41,11 @@ pub struct RouteApplier {
     wanted: WantedReceiver,
     events: mpsc::Receiver<RouteEvent>,
     report: RouteReport,
+    /// What was wanted when it was last looked at.
+    taken: Arc<Wanted>,
+    target: Target,
+    /// Destinations to look at: something about them changed, or something there is still to be done.
+    dirty: BTreeSet<IpNet>,
     retries: Retries<WantedRoute>,
     last_attempt_at: BootTime,
     expected: Expected,
@@ -120,6 +69,9 @@ impl RouteApplier {
             wanted,
             events,
             report: report.clone(),
+            taken: Arc::default(),
+            target: Target::default(),
+            dirty: BTreeSet::new(),
             retries: Retries::default(),
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
@@ -155,39 +107,84 @@ impl RouteApplier {
     }
 
     fn take_wanted(&mut self) {
-        let wanted = self.wanted.borrow_and_update().clone();
-        if let Some(wanted) = wanted {
-            self.retries.release(|route| !wanted.routes.contains(route));
-            let mut state = self.report.lock();
-            state.failing.retain(|route, _| wanted.routes.contains(route));
-            self.expected.update(&wanted, &state.observed);
+        let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
+        let concerned = self.target.update(&wanted, &self.taken, &self.report.lock().observed);
+        match concerned {
+            Some(concerned) => self.dirty.extend(concerned),
+            None => self.look_at_everything(),
         }
+        let mut state = self.report.lock();
+        if wanted.watches != self.taken.watches {
+            self.expected.update(&wanted, &state.observed);
+            let before = std::mem::replace(&mut self.target.tolerated, self.expected.tolerated.clone());
+            let changed = before.symmetric_difference(&self.target.tolerated);
+            self.dirty.extend(changed.map(|route| route.destination));
+        }
+        self.retries.release(|route| !self.target.wants(route));
+        state.failing.retain(|route, _| self.target.wants(route));
+        drop(state);
+        self.taken = wanted;
     }
 
     /// Says whether the event can have made a difference.
     fn take_event(&mut self, event: RouteEvent) -> bool {
         match event {
-            RouteEvent::Seen(route, owner) => self.report.lock().observed.seen(route, owner),
+            RouteEvent::Seen(route, owner) => {
+                let is_news = self.report.lock().observed.seen(route, owner);
+                self.look_at(&route, is_news)
+            }
             RouteEvent::Gone(route) => {
-                self.expected.gone(&route);
-                self.report.lock().observed.gone(&route)
+                self.note_gone(&route);
+                let is_news = self.report.lock().observed.gone(&route);
+                self.look_at(&route, is_news)
             }
             RouteEvent::LinkChanged { ifindex } => {
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
             }
             RouteEvent::Synced => {
-                self.report.known.send_replace(true);
-                !std::mem::replace(&mut self.synced, true)
+                self.report.note_known();
+                let is_first = !std::mem::replace(&mut self.synced, true);
+                if is_first {
+                    self.look_at_everything();
+                }
+                is_first
             }
+        }
+    }
+
+    fn look_at_everything(&mut self) {
+        self.dirty.extend(self.target.destinations());
+        self.dirty.extend(self.report.lock().observed.destinations());
+    }
+
+    fn look_at(&mut self, route: &WantedRoute, is_news: bool) -> bool {
+        if is_news {
+            self.dirty.insert(route.destination);
+        }
+        is_news
+    }
+
+    /// A route is gone: if it comes again under an armed watch, it is the fast path's.
+    fn note_gone(&mut self, route: &WantedRoute) {
+        if self.expected.gone(route) {
+            self.target.tolerated.insert(*route);
         }
     }
 
     async fn close_difference(&mut self) {
         let now = clock::now();
         self.last_attempt_at = now;
-        let Some(wanted) = self.wanted.borrow().clone() else { return };
-        let mut plan = plan(&wanted, &self.report.lock().observed, &self.expected.tolerated);
+        if self.wanted.borrow().is_none() {
+            return;
+        }
+        let mut plan = Plan::default();
+        {
+            let state = self.report.lock();
+            for destination in &self.dirty {
+                self.target.compare(&state.observed, *destination, &mut plan);
+            }
+        }
         plan.add.retain(|change| !self.retries.holds(change.route(), now));
         plan.remove.retain(|route| !self.retries.holds(route, now));
         let loud = plan.add.len() + plan.remove.len() <= LOGGED_CHANGES_MAX;
@@ -197,13 +194,12 @@ impl RouteApplier {
             tokio::task::yield_now().await;
         }
 
-        let incomplete = plan::incomplete(&wanted, &self.report.lock().observed);
-        let removals: Vec<RouteChange> = plan
-            .remove
-            .into_iter()
-            .filter(|route| !incomplete.contains(&route.destination))
-            .map(RouteChange::Remove)
-            .collect();
+        let mut removals = plan.remove;
+        {
+            let state = self.report.lock();
+            removals.retain(|route| !self.target.is_incomplete(&state.observed, route.destination));
+        }
+        let removals: Vec<RouteChange> = removals.into_iter().map(RouteChange::Remove).collect();
         let mut removed = 0;
         for changes in removals.chunks(DATAGRAM_MESSAGES_MAX) {
             removed += self.apply(changes, loud);
@@ -212,16 +208,27 @@ impl RouteApplier {
         if !loud {
             info!(added, removed, "routes changed");
         }
-        let mut state = self.report.lock();
-        state.settled =
-            crate::applier::routes::plan(&wanted, &state.observed, &self.expected.tolerated).is_empty();
+        self.keep_what_differs();
+        self.report.note_attempted();
+    }
+
+    /// What could not be done stays to be looked at.
+    fn keep_what_differs(&mut self) {
+        let (mut state, target) = (self.report.lock(), &self.target);
+        self.dirty.retain(|destination| {
+            let mut left = Plan::default();
+            target.compare(&state.observed, *destination, &mut left);
+            !left.is_empty()
+        });
+        state.settled = self.dirty.is_empty();
     }
 
     /// Sends changes and notes what became of them. Returns how many were confirmed.
     fn apply(&mut self, changes: &[RouteChange], loud: bool) -> usize {
         let outcome = self.socket.send(&route::prepare(changes));
         let now = clock::now();
-        let mut state = self.report.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = self.report.clone();
+        let mut state = report.lock();
         state.writes += changes.len() as u64;
         let failed: BTreeMap<usize, i32> = match outcome {
             Ok(outcome) => outcome.failed.iter().map(|failure| (failure.index, failure.errno)).collect(),
@@ -238,7 +245,7 @@ impl RouteApplier {
                     state.failing.remove(route);
                     state.observed.confirmed(change);
                     if matches!(change, RouteChange::Remove(_)) {
-                        self.expected.gone(route);
+                        self.note_gone(route);
                     }
                     log_change(change, loud);
                 }
@@ -250,46 +257,6 @@ impl RouteApplier {
             }
         }
         changes.len() - failed.len()
-    }
-}
-
-/// Which unwanted routes are the fast path's doing.
-///
-/// While a watch is armed, the fast path may install its routes at any moment, and the notification about them
-/// can come before the engine has heard of the announcement. Removing them would take the route from a virtual
-/// machine that has just arrived. But a route that was there *before* the watch, from an earlier migration to
-/// this host, has to go.
-#[derive(Debug, Default)]
-struct Expected {
-    generations: BTreeSet<u64>,
-    /// Existed when its watch was first wanted, and since then without a break.
-    stale: BTreeSet<WantedRoute>,
-    tolerated: BTreeSet<WantedRoute>,
-}
-
-impl Expected {
-    fn update(&mut self, wanted: &Wanted, observed: &ObservedRoutes) {
-        let mut may_appear = BTreeSet::new();
-        let mut stale = BTreeSet::new();
-        for watch in wanted.watches.values() {
-            let is_new = !self.generations.contains(&watch.generation);
-            for route in watch.routes.iter().map(route::normalised) {
-                if (is_new && observed.ours.contains(&route)) || self.stale.contains(&route) {
-                    stale.insert(route);
-                }
-                may_appear.insert(route);
-            }
-        }
-        self.generations = wanted.watches.values().map(|watch| watch.generation).collect();
-        self.tolerated = may_appear.difference(&stale).copied().collect();
-        self.stale = stale;
-    }
-
-    /// A stale route is gone: if it comes again, it is the fast path's.
-    fn gone(&mut self, route: &WantedRoute) {
-        if self.stale.remove(route) {
-            self.tolerated.insert(*route);
-        }
     }
 }
 
@@ -323,68 +290,5 @@ pub(super) async fn sleep_until(at: Option<BootTime>) {
     match at {
         Some(at) => tokio::time::sleep(at.since(clock::now())).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cutover_engine::model::{Trigger, Validation};
-    use cutover_engine::wanted::WantedWatch;
-
-    fn elevated() -> WantedRoute {
-        WantedRoute {
-            destination: "10.65.0.2/32".parse().unwrap(),
-            ifindex: 7,
-            metric: 512,
-            protocol: 3,
-            source: None,
-        }
-    }
-
-    fn watching(generation: u64) -> Wanted {
-        let watch = WantedWatch {
-            interface: "tap1".into(),
-            generation,
-            mac: None,
-            addresses: BTreeSet::new(),
-            trigger: Trigger::Announcement,
-            validation: Validation::Strict,
-            routes: BTreeSet::from([elevated()]),
-        };
-        Wanted { watches: BTreeMap::from([(7, watch)]), ..Wanted::default() }
-    }
-
-    fn with_route() -> ObservedRoutes {
-        ObservedRoutes { ours: BTreeSet::from([elevated()]), ..ObservedRoutes::default() }
-    }
-
-    #[test]
-    fn a_route_that_appears_under_an_armed_watch_is_tolerated() {
-        let mut expected = Expected::default();
-        expected.update(&watching(1), &ObservedRoutes::default());
-        assert!(expected.tolerated.contains(&elevated()));
-        expected.update(&watching(1), &with_route());
-        assert!(expected.tolerated.contains(&elevated()), "something else changed meanwhile");
-    }
-
-    /// W11: a second migration to the same host while the route of the first is still elevated.
-    #[test]
-    fn a_route_from_before_the_watch_has_to_go() {
-        let mut expected = Expected::default();
-        expected.update(&watching(1), &with_route());
-        assert!(expected.tolerated.is_empty());
-        expected.update(&watching(1), &with_route());
-        assert!(expected.tolerated.is_empty(), "not removed yet");
-        expected.gone(&elevated());
-        assert!(expected.tolerated.contains(&elevated()), "the next one is the fast path's");
-    }
-
-    #[test]
-    fn nothing_is_tolerated_without_a_watch() {
-        let mut expected = Expected::default();
-        expected.update(&watching(1), &ObservedRoutes::default());
-        expected.update(&Wanted::default(), &with_route());
-        assert!(expected.tolerated.is_empty());
     }
 }

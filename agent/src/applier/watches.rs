@@ -143,7 +143,7 @@ impl WatchApplier {
 
     fn arm_wanted(&mut self, wanted: &Wanted) -> bool {
         let mut clean = true;
-        for (&ifindex, watch) in &wanted.watches {
+        for (&ifindex, watch) in wanted.watches.iter() {
             clean &= self.arm(ifindex, watch);
         }
         clean

@@ -73,7 +73,8 @@ impl Engine {
         // ORDER: in the order in which they are served, for the log. What is gone comes first.
         let mut ranks: Vec<_> = concerned.iter().map(|key| (self.locals.rank(key), key)).collect();
         ranks.sort_unstable();
-        let parts: Vec<_> = ranks.iter().map(|(rank, key)| (*key, rank.as_ref().map(|rank| self.part(rank)))).collect();
+        let parts: Vec<_> =
+            ranks.iter().map(|(rank, key)| (*key, rank.as_ref().map(|rank| self.part(rank)))).collect();
         // ORDER: everything that goes before everything that comes, because an interface can change hands.
         for (key, part) in &parts {
             self.withdraw(key, part.as_ref());
@@ -247,9 +248,9 @@ impl Engine {
         part.watch = local.machine.arming.map(|arming| {
             let mut watch = wants::watch(&self.policy, &local.endpoint, arming);
             // What somebody has who comes first would not be wanted after the announcement either.
-            watch.routes.retain(|route| {
-                self.prefixes.winner(&route.destination).is_none_or(|winner| winner > rank)
-            });
+            watch
+                .routes
+                .retain(|route| self.prefixes.winner(&route.destination).is_none_or(|winner| winner > rank));
             watch
         });
         part

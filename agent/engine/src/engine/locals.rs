@@ -78,7 +78,8 @@ impl Locals {
 
     /// The one whose watch has this generation.
     pub(super) fn by_generation(&self, generation: u64) -> Option<Arc<EndpointKey>> {
-        let has_it = |local: &Local| local.machine.arming.is_some_and(|arming| arming.generation == generation);
+        let has_it =
+            |local: &Local| local.machine.arming.is_some_and(|arming| arming.generation == generation);
         self.active().find(|(_, local)| has_it(local)).map(|(key, _)| Arc::clone(key))
     }
 
@@ -113,11 +114,8 @@ impl Locals {
     }
 
     fn note(&mut self, key: Arc<EndpointKey>, is_active: bool) {
-        let was_active = if is_active {
-            !self.active.insert(Arc::clone(&key))
-        } else {
-            self.active.remove(&key)
-        };
+        let was_active =
+            if is_active { !self.active.insert(Arc::clone(&key)) } else { self.active.remove(&key) };
         self.memory_changed |= is_active || was_active;
         self.dirty.insert(key);
     }
@@ -161,4 +159,3 @@ impl core::ops::Index<&EndpointKey> for Locals {
         &self.by_key[key]
     }
 }
-

@@ -141,7 +141,9 @@ impl Engine {
         }
         match &migration.target {
             Some(MigrationTarget::Endpoint(key)) => drop(keys.insert(key.clone())),
-            Some(MigrationTarget::Selector(_)) => keys.extend(self.locals.keys().map(|key| EndpointKey::clone(key))),
+            Some(MigrationTarget::Selector(_)) => {
+                keys.extend(self.locals.keys().map(|key| EndpointKey::clone(key)))
+            }
             None => {}
         }
         keys

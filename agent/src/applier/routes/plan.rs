@@ -1,11 +1,13 @@
 //! What has to be written so that the main table holds what is wanted.
 //!
 //! Owns the comparison of wanted and observed routes, and with it the rules of ownership and of make before
-//! break. Pure: [`super`] carries the plan out.
+//! break. Every rule is about the routes to one destination, so a destination can be looked at alone. Pure: [`super`]
+//! carries the plan out.
 
 use crate::netlink::route::normalised;
 use crate::netlink::{ObservedRoute, Owner, RouteChange};
 use cutover_engine::Wanted;
+use cutover_engine::shared::SharedSet;
 use cutover_engine::wanted::WantedRoute;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -43,14 +45,23 @@ impl ObservedRoutes {
                 self.seen(*route, Owner::Ours);
             }
             RouteChange::Replace(route) => {
-                self.ours.retain(|other| !same_place(route, other));
-                self.others.retain(|other| !same_place(route, other));
+                for set in [&mut self.ours, &mut self.others] {
+                    let replaced: Vec<_> = in_place_of(set, route).copied().collect();
+                    for other in &replaced {
+                        set.remove(other);
+                    }
+                }
                 self.seen(*route, Owner::Ours);
             }
             RouteChange::Remove(route) => {
                 self.gone(route);
             }
         }
+    }
+
+    /// Destinations of everything that may be removed.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = IpNet> {
+        self.ours.iter().map(|route| route.destination)
     }
 
     fn has_in_place_of(&self, route: &WantedRoute) -> bool {
@@ -75,38 +86,93 @@ impl Plan {
     }
 }
 
-/// Compares. `tolerated` are routes that nobody wants yet but that the fast path may have installed a moment
-/// ago, so that they are left alone.
-#[must_use]
-pub fn plan(wanted: &Wanted, observed: &ObservedRoutes, tolerated: &BTreeSet<WantedRoute>) -> Plan {
-    let wanted_routes: BTreeSet<WantedRoute> = wanted.routes.iter().map(normalised).collect();
-    let missing = || wanted_routes.difference(&observed.ours);
+/// What the table should hold.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// As the kernel will give them back.
+    routes: BTreeSet<WantedRoute>,
+    known_interfaces: SharedSet<u32>,
+    leftovers_may_go: bool,
+    /// Routes that nobody wants yet but that the fast path may have installed a moment ago, so that they are left alone.
+    pub(super) tolerated: BTreeSet<WantedRoute>,
+}
 
-    let add = missing()
-        .map(|route| {
-            if observed.has_in_place_of(route) {
+impl Target {
+    /// Takes over what is wanted now in place of `before`. Returns the destinations to look at, or nothing if it is all of them.
+    pub(super) fn update(
+        &mut self,
+        wanted: &Wanted,
+        before: &Wanted,
+        observed: &ObservedRoutes,
+    ) -> Option<BTreeSet<IpNet>> {
+        let mut concerned = BTreeSet::new();
+        // ORDER: two wanted routes can be one to the kernel.
+        let (come, gone): (Vec<_>, Vec<_>) =
+            wanted.routes.differences(&before.routes).partition(|(_, is_there)| *is_there);
+        for (route, is_there) in gone.into_iter().chain(come) {
+            let route = normalised(route);
+            concerned.insert(route.destination);
+            if is_there {
+                self.routes.insert(route);
+            } else {
+                self.routes.remove(&route);
+            }
+        }
+        let known: BTreeSet<u32> = wanted
+            .known_interfaces
+            .differences(&before.known_interfaces)
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        if !known.is_empty() {
+            let on_them = observed.ours.iter().filter(|route| known.contains(&route.ifindex));
+            concerned.extend(on_them.map(|route| route.destination));
+            self.known_interfaces = wanted.known_interfaces.clone();
+        }
+        let released = wanted.leftovers_may_go && !self.leftovers_may_go;
+        self.leftovers_may_go = wanted.leftovers_may_go;
+        (!released).then_some(concerned)
+    }
+
+    /// Whether this route is wanted.
+    pub(super) fn wants(&self, route: &WantedRoute) -> bool {
+        self.routes.contains(route)
+    }
+
+    /// Destinations of everything that is wanted.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = IpNet> {
+        self.routes.iter().map(|route| route.destination)
+    }
+
+    /// Adds to `plan` what differs in the routes to one destination.
+    pub(super) fn compare(&self, observed: &ObservedRoutes, destination: IpNet, plan: &mut Plan) {
+        for route in to(&self.routes, destination).filter(|route| !observed.ours.contains(*route)) {
+            plan.add.push(if observed.has_in_place_of(route) {
                 RouteChange::Replace(*route)
             } else {
                 RouteChange::Add(*route)
-            }
-        })
-        .collect();
+            });
+        }
+        let unwanted = to(&observed.ours, destination).filter(|route| !self.routes.contains(*route));
+        plan.remove.extend(unwanted.filter(|route| self.may_go(observed, route)));
+    }
 
-    let may_go = |route: &&ObservedRoute| {
-        (wanted.known_interfaces.contains(&route.ifindex) || wanted.leftovers_may_go)
-            && !tolerated.contains(*route)
+    fn may_go(&self, observed: &ObservedRoutes, route: &ObservedRoute) -> bool {
+        (self.leftovers_may_go || self.known_interfaces.contains(&route.ifindex))
+            && !self.tolerated.contains(route)
             // The wanted route takes its place.
-            && in_place_of(&wanted_routes, route).all(|other| observed.ours.contains(other))
-    };
-    let remove = observed.ours.difference(&wanted_routes).filter(may_go).copied().collect();
-    Plan { add, remove }
+            && in_place_of(&self.routes, route).all(|other| observed.ours.contains(other))
+    }
+
+    /// Whether a wanted route to this destination does not exist: nothing of the others may be removed now.
+    pub(super) fn is_incomplete(&self, observed: &ObservedRoutes, destination: IpNet) -> bool {
+        to(&self.routes, destination).any(|route| !observed.ours.contains(route))
+    }
 }
 
-/// Destinations of which a wanted route does not exist: nothing of theirs may be removed now.
-#[must_use]
-pub(super) fn incomplete(wanted: &Wanted, observed: &ObservedRoutes) -> BTreeSet<IpNet> {
-    let normalised = wanted.routes.iter().map(normalised);
-    normalised.filter(|route| !observed.ours.contains(route)).map(|route| route.destination).collect()
+/// The routes to one destination.
+fn to(routes: &BTreeSet<WantedRoute>, destination: IpNet) -> impl Iterator<Item = &WantedRoute> {
+    let lowest = WantedRoute { destination, ifindex: 0, metric: 0, protocol: 0, source: None };
+    routes.range(lowest..).take_while(move |route| route.destination == destination)
 }
 
 /// Routes that the kernel does not tell apart from `route` when it replaces.

@@ -78,7 +78,10 @@ impl Files {
         fs::create_dir_all(directory).map_err(|error| refuse(directory, error))?;
         let mut observed = observe(directory).map_err(|error| refuse(directory, error))?;
         let mut result = Ok(());
-        for step in self.planner.plan(wanted, &observed) {
+        self.planner.forget();
+        self.planner.compare(wanted, &observed);
+        let steps: Vec<Step> = self.planner.left().map(|left| left.to_step()).collect();
+        for step in steps {
             match carry_out(directory, &step) {
                 Ok(()) => {
                     if let Some(fact) = self.planner.done(&step, clock::now(), &mut observed) {
@@ -141,8 +144,10 @@ mod tests {
     }
 
     fn wanted(statuses: &[(&str, Status)]) -> Arc<Wanted> {
-        let statuses =
-            statuses.iter().map(|(endpoint, status)| (key(endpoint), WantedStatus::of(*status))).collect();
+        let statuses = statuses
+            .iter()
+            .map(|(endpoint, status)| (Arc::new(key(endpoint)), WantedStatus::of(*status)))
+            .collect();
         Arc::new(Wanted { statuses, leftovers_may_go: true, ..Wanted::default() })
     }
 
@@ -213,7 +218,7 @@ mod tests {
         let path = root.path().join("host--1-openstack-vm1-a.json");
         let due_since = BootTime(7);
         let due = WantedStatus { due_since: Some(due_since), ..WantedStatus::of(Status::Up) };
-        let due = Wanted { statuses: [(key("a"), due)].into(), ..Wanted::default() };
+        let due = Wanted { statuses: [(Arc::new(key("a")), due)].into(), ..Wanted::default() };
         files.reconcile(&wanted(&[("a", Status::Up)]), &sender).unwrap();
         assert!(facts.try_recv().is_err(), "nothing was due");
         let mut inodes = vec![fs::metadata(&path).unwrap().ino()];

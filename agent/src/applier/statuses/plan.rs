@@ -4,9 +4,11 @@
 //! else follows from the comparison. The publishers call it and carry the steps out.
 
 use cutover_engine::model::EndpointKey;
+use cutover_engine::shared::{Difference, SharedMap};
 use cutover_engine::wanted::{Status, WantedStatus};
 use cutover_engine::{BootTime, Fact, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The names that the store holds, with the status in each; nothing for a value that is something else.
 pub(super) type Observed = BTreeMap<String, Option<String>>;
@@ -20,17 +22,32 @@ pub(super) struct Step {
     /// Name in the store.
     pub(super) name: String,
     pub(super) action: Action,
+    /// How many endpoints had come when it was planned.
+    come: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Action {
     Write {
-        endpoint: EndpointKey,
+        endpoint: Arc<EndpointKey>,
         status: &'static str,
         /// What [`Fact::StatusWritten`] has to repeat.
         due_since: Option<BootTime>,
     },
     Remove,
+}
+
+/// A step that is left, for a look.
+pub(super) struct Left<'a> {
+    pub(super) name: &'a String,
+    action: &'a Action,
+    come: u64,
+}
+
+impl Left<'_> {
+    pub(super) fn to_step(&self) -> Step {
+        Step { name: self.name.clone(), action: self.action.clone(), come: self.come }
+    }
 }
 
 /// How urgent a step is; the order of the variants is the order of the steps.
@@ -46,48 +63,115 @@ enum Urgency {
     Remove,
 }
 
-/// Plans for one store.
+/// Plans for one store. What is left to write is brought up to date with what changed.
 pub(super) struct Planner {
     name: Name,
+    /// What was wanted when it was last compared.
+    taken: SharedMap<Arc<EndpointKey>, WantedStatus>,
+    leftovers_may_go: bool,
+    /// Everything has to be compared, not only what is wanted otherwise than before.
+    is_stale: bool,
+    /// The most urgent ones first.
+    left: BTreeMap<(Urgency, String), Action>,
     /// The writes that were due and have been done, by endpoint.
-    done: BTreeMap<EndpointKey, BootTime>,
-    /// Names that were wanted in this life. If one is not wanted any more, its endpoint is gone for good.
-    known: BTreeSet<String>,
+    done: BTreeMap<Arc<EndpointKey>, BootTime>,
+    /// Names that were wanted in this life and are not any more: their endpoints are gone for good.
+    given_up: BTreeSet<String>,
+    /// How many endpoints have come so far.
+    come: u64,
 }
 
 impl Planner {
     /// A planner for a store with such names.
     pub(super) fn new(name: impl Fn(&EndpointKey) -> String + Send + Sync + 'static) -> Self {
-        Self { name: Box::new(name), done: BTreeMap::new(), known: BTreeSet::new() }
+        Self {
+            name: Box::new(name),
+            taken: SharedMap::default(),
+            leftovers_may_go: false,
+            is_stale: true,
+            left: BTreeMap::new(),
+            done: BTreeMap::new(),
+            given_up: BTreeSet::new(),
+            come: 0,
+        }
     }
 
-    /// What is left to write.
-    pub(super) fn plan(&mut self, wanted: &Wanted, observed: &Observed) -> Vec<Step> {
-        self.done.retain(|endpoint, _| wanted.statuses.contains_key(endpoint));
-        let mut steps = Vec::new();
+    /// What is known of the store is not what it was: nothing is left before it has been compared anew.
+    pub(super) fn forget(&mut self) {
+        self.left.clear();
+        self.is_stale = true;
+    }
+
+    /// Brings what is left to write up to date.
+    pub(super) fn compare(&mut self, wanted: &Wanted, observed: &Observed) {
+        let before = std::mem::replace(&mut self.taken, wanted.statuses.clone());
+        let taken = self.taken.clone();
+        let is_stale = std::mem::take(&mut self.is_stale) || self.leftovers_may_go != wanted.leftovers_may_go;
+        self.leftovers_may_go = wanted.leftovers_may_go;
+        for Difference { key: endpoint, before, now } in taken.differences(&before) {
+            self.come += u64::from(before.is_none());
+            let name = (self.name)(endpoint);
+            if now.is_some() {
+                self.given_up.remove(&name);
+            } else {
+                self.done.remove(endpoint);
+                self.given_up.insert(name);
+            }
+            if !is_stale {
+                self.look_at(endpoint, observed);
+            }
+        }
+        if is_stale {
+            self.compare_all(observed);
+        }
+    }
+
+    fn compare_all(&mut self, observed: &Observed) {
+        self.left.clear();
         let mut named = BTreeSet::new();
-        for (endpoint, status) in &wanted.statuses {
+        for (endpoint, status) in self.taken.iter() {
             let name = (self.name)(endpoint);
             if let Some((urgency, action)) = self.write(endpoint, *status, observed.get(&name)) {
-                steps.push((urgency, Step { name: name.clone(), action }));
+                self.left.insert((urgency, name.clone()), action);
             }
             named.insert(name);
         }
-        // At first, what nobody wants may belong to an endpoint that the driver has taken away for a moment, or
-        // that cannot be read.
-        let may_go = |name: &String| wanted.leftovers_may_go || self.known.contains(name);
-        for name in observed.keys().filter(|name| !named.contains(*name) && may_go(name)) {
-            steps.push((Urgency::Remove, Step { name: name.clone(), action: Action::Remove }));
+        let unwanted = observed.keys().filter(|name| !named.contains(*name) && self.may_go(name));
+        let removals: Vec<_> =
+            unwanted.map(|name| ((Urgency::Remove, name.clone()), Action::Remove)).collect();
+        self.left.extend(removals);
+        self.given_up.retain(|name| observed.contains_key(name));
+    }
+
+    /// At first, what nobody wants may belong to an endpoint that the driver has taken away for a moment, or that
+    /// cannot be read.
+    fn may_go(&self, name: &str) -> bool {
+        self.leftovers_may_go || self.given_up.contains(name)
+    }
+
+    fn look_at(&mut self, endpoint: &Arc<EndpointKey>, observed: &Observed) {
+        let name = (self.name)(endpoint);
+        for urgency in [Urgency::Awaited, Urgency::Due, Urgency::Write, Urgency::Remove] {
+            self.left.remove(&(urgency, name.clone()));
         }
-        self.known.retain(|name| observed.contains_key(name));
-        self.known.append(&mut named);
-        steps.sort_by_key(|(urgency, _)| *urgency);
-        steps.into_iter().map(|(_, step)| step).collect()
+        let step = match self.taken.get(endpoint.as_ref()) {
+            Some(status) => self.write(endpoint, *status, observed.get(&name)),
+            None => (observed.contains_key(&name) && self.may_go(&name))
+                .then_some((Urgency::Remove, Action::Remove)),
+        };
+        if let Some((urgency, action)) = step {
+            self.left.insert((urgency, name), action);
+        }
+    }
+
+    /// The names about which something is left to do, the most urgent ones first.
+    pub(super) fn left(&self) -> impl Iterator<Item = Left<'_>> {
+        self.left.iter().map(|((_, name), action)| Left { name, action, come: self.come })
     }
 
     fn write(
         &self,
-        endpoint: &EndpointKey,
+        endpoint: &Arc<EndpointKey>,
         wanted: WantedStatus,
         observed: Option<&Option<String>>,
     ) -> Option<(Urgency, Action)> {
@@ -106,7 +190,7 @@ impl Planner {
             (false, Some(_)) => Urgency::Due,
             (false, None) => Urgency::Write,
         };
-        Some((urgency, Action::Write { endpoint: endpoint.clone(), status, due_since }))
+        Some((urgency, Action::Write { endpoint: Arc::clone(endpoint), status, due_since }))
     }
 
     /// A step was carried out. Returns what the engine has to know.
@@ -114,154 +198,27 @@ impl Planner {
         match &step.action {
             Action::Remove => {
                 observed.remove(&step.name);
+                self.left.remove(&(Urgency::Remove, step.name.clone()));
+                self.given_up.remove(&step.name);
+                // One that has come meanwhile may have this name.
+                self.is_stale |= step.come != self.come;
                 None
             }
             Action::Write { endpoint, status, due_since } => {
                 observed.insert(step.name.clone(), Some((*status).to_owned()));
-                self.known.insert(step.name.clone());
+                if !self.taken.contains_key(endpoint.as_ref()) {
+                    self.given_up.insert(step.name.clone());
+                } else if let Some(due_since) = due_since {
+                    self.done.insert(Arc::clone(endpoint), *due_since);
+                }
+                // What is wanted may have changed since.
+                self.look_at(endpoint, observed);
                 let due_since = (*due_since)?;
-                self.done.insert(endpoint.clone(), due_since);
-                Some(Fact::StatusWritten { endpoint: endpoint.clone(), due_since, at })
+                Some(Fact::StatusWritten { endpoint: EndpointKey::clone(endpoint), due_since, at })
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(endpoint: &str) -> EndpointKey {
-        EndpointKey {
-            host: "host".into(),
-            orchestrator: "openstack".into(),
-            workload: "openstack/vm".into(),
-            endpoint: endpoint.into(),
-        }
-    }
-
-    fn planner() -> Planner {
-        Planner::new(|endpoint| format!("status/{}", endpoint.endpoint))
-    }
-
-    fn wanted<const N: usize>(statuses: [(&str, WantedStatus); N]) -> Wanted {
-        let statuses = statuses.into_iter().map(|(endpoint, status)| (key(endpoint), status)).collect();
-        Wanted { statuses, leftovers_may_go: true, ..Wanted::default() }
-    }
-
-    fn observed<const N: usize>(entries: [(&str, &str); N]) -> Observed {
-        let entry = |(name, status): (&str, &str)| (format!("status/{name}"), Some(status.to_owned()));
-        entries.into_iter().map(entry).collect()
-    }
-
-    const UP: WantedStatus = WantedStatus::of(Status::Up);
-    const DOWN: WantedStatus = WantedStatus::of(Status::Down);
-    const AS_REPORTED: WantedStatus = WantedStatus::of(Status::AsReported);
-
-    fn due(status: WantedStatus, since: u64) -> WantedStatus {
-        WantedStatus { due_since: Some(BootTime(since)), ..status }
-    }
-
-    fn awaited(status: WantedStatus) -> WantedStatus {
-        WantedStatus { is_awaited: true, ..status }
-    }
-
-    /// Steps in short: `a=up`, `-b`.
-    fn short(steps: &[Step]) -> Vec<String> {
-        let text = |step: &Step| {
-            let name = step.name.strip_prefix("status/").unwrap();
-            match &step.action {
-                Action::Write { status, .. } => format!("{name}={status}"),
-                Action::Remove => format!("-{name}"),
-            }
-        };
-        steps.iter().map(text).collect()
-    }
-
-    fn plan(planner: &mut Planner, wanted: &Wanted, observed: &Observed) -> Vec<String> {
-        short(&planner.plan(wanted, observed))
-    }
-
-    #[test]
-    fn only_differences_are_written() {
-        let wanted = wanted([("a", UP), ("b", UP), ("c", DOWN), ("d", AS_REPORTED), ("e", UP)]);
-        let observed = observed([("a", "up"), ("b", "down"), ("d", "down"), ("e", "error")]);
-        assert_eq!(plan(&mut planner(), &wanted, &observed), ["b=up", "c=down", "e=up"]);
-    }
-
-    #[test]
-    fn a_value_that_is_no_status_is_replaced() {
-        let mut observed = observed([("a", "up")]);
-        observed.insert("status/a".into(), None);
-        assert_eq!(plan(&mut planner(), &wanted([("a", UP)]), &observed), ["a=up"]);
-    }
-
-    #[test]
-    fn what_somebody_waits_for_comes_first_and_removals_come_last() {
-        let wanted = wanted([
-            ("a", UP),
-            ("b", due(UP, 1)),
-            ("c", DOWN),
-            ("d", awaited(due(UP, 2))),
-            ("e", due(UP, 1)),
-        ]);
-        let observed = observed([("b", "up"), ("d", "up"), ("e", "up"), ("z", "up")]);
-        assert_eq!(
-            plan(&mut planner(), &wanted, &observed),
-            ["d=up", "b=up", "e=up", "a=up", "c=down", "-z"]
-        );
-    }
-
-    #[test]
-    fn what_is_due_is_due_until_it_is_done() {
-        let (mut planner, mut observed) = (planner(), observed([("a", "up")]));
-        let first = wanted([("a", due(UP, 1))]);
-        let steps = planner.plan(&first, &observed);
-        assert_eq!(short(&steps), ["a=up"]);
-        assert_eq!(plan(&mut planner, &first, &observed), ["a=up"], "it failed");
-        let fact = planner.done(&steps[0], BootTime(5), &mut observed);
-        let expected = Fact::StatusWritten { endpoint: key("a"), due_since: BootTime(1), at: BootTime(5) };
-        assert_eq!(fact, Some(expected));
-        assert!(planner.plan(&first, &observed).is_empty(), "the engine has not heard of it yet");
-        assert!(planner.plan(&wanted([("a", UP)]), &observed).is_empty());
-        assert_eq!(plan(&mut planner, &wanted([("a", due(UP, 2))]), &observed), ["a=up"]);
-    }
-
-    #[test]
-    fn an_ordinary_write_tells_nobody() {
-        let (mut planner, mut observed) = (planner(), Observed::new());
-        let steps = planner.plan(&wanted([("a", DOWN)]), &observed);
-        assert_eq!(planner.done(&steps[0], BootTime(5), &mut observed), None);
-        assert_eq!(observed["status/a"], Some("down".to_owned()));
-    }
-
-    /// A driver may have taken the endpoint away for a moment when the agent starts.
-    #[test]
-    fn what_an_earlier_life_left_stays_until_leftovers_may_go() {
-        let (mut planner, observed) = (planner(), observed([("a", "up"), ("b", "up")]));
-        let mut wanted = wanted([("b", UP)]);
-        wanted.leftovers_may_go = false;
-        assert!(planner.plan(&wanted, &observed).is_empty());
-        wanted.statuses.clear();
-        assert_eq!(plan(&mut planner, &wanted, &observed), ["-b"], "gone for good, as the engine knows");
-        wanted.leftovers_may_go = true;
-        assert_eq!(plan(&mut planner, &wanted, &observed), ["-a", "-b"]);
-    }
-
-    #[test]
-    fn a_write_that_ends_after_its_endpoint_is_removed_again() {
-        let (mut planner, mut observed) = (planner(), Observed::new());
-        let mut wanted = wanted([("a", UP)]);
-        wanted.leftovers_may_go = false;
-        let steps = planner.plan(&wanted, &observed);
-        wanted.statuses.clear();
-        assert!(planner.plan(&wanted, &observed).is_empty());
-        planner.done(&steps[0], BootTime(1), &mut observed);
-        let steps = planner.plan(&wanted, &observed);
-        assert_eq!(short(&steps), ["-a"]);
-        planner.done(&steps[0], BootTime(2), &mut observed);
-        assert!(observed.is_empty());
-        assert!(planner.plan(&wanted, &observed).is_empty());
-        assert!(planner.known.is_empty() && planner.done.is_empty(), "nothing is kept for ever");
-    }
-}
+mod tests;

@@ -193,7 +193,8 @@ impl World {
         let before = &self.engine;
         let watches = before.wanted.watches.iter();
         let watches = watches.filter_map(|(ifindex, it)| Some((*ifindex, (it.generation, it.mac?))));
-        let found = Found { watches: watches.collect(), routes: before.wanted.routes.iter().copied().collect() };
+        let found =
+            Found { watches: watches.collect(), routes: before.wanted.routes.iter().copied().collect() };
         let links: Vec<_> = before.links.values().cloned().collect();
         self.engine = Engine::new(before.policy.clone(), before.memory(), found);
         links.into_iter().for_each(|link| self.tell(Fact::LinkSeen(link)));

@@ -11,15 +11,31 @@ fn route(destination: &str, metric: u32) -> WantedRoute {
 }
 
 fn wanting(routes: impl IntoIterator<Item = WantedRoute>) -> Wanted {
-    Wanted {
-        routes: routes.into_iter().collect(),
-        known_interfaces: BTreeSet::from([TAP]),
-        ..Wanted::default()
-    }
+    Wanted { routes: routes.into_iter().collect(), known_interfaces: [TAP].into(), ..Wanted::default() }
 }
 
 fn observing(ours: impl IntoIterator<Item = WantedRoute>) -> ObservedRoutes {
     ObservedRoutes { ours: ours.into_iter().collect(), others: BTreeSet::new() }
+}
+
+fn target(wanted: &Wanted, observed: &ObservedRoutes) -> Target {
+    let mut target = Target::default();
+    target.update(wanted, &Wanted::default(), observed);
+    target
+}
+
+fn plan(wanted: &Wanted, observed: &ObservedRoutes, tolerated: &BTreeSet<WantedRoute>) -> Plan {
+    everything(&Target { tolerated: tolerated.clone(), ..target(wanted, observed) }, observed)
+}
+
+/// All destinations, one after the other.
+fn everything(target: &Target, observed: &ObservedRoutes) -> Plan {
+    let destinations: BTreeSet<IpNet> = target.destinations().chain(observed.destinations()).collect();
+    let mut plan = Plan::default();
+    for destination in destinations {
+        target.compare(observed, destination, &mut plan);
+    }
+    plan
 }
 
 fn plain(wanted: &Wanted, observed: &ObservedRoutes) -> Plan {
@@ -118,6 +134,15 @@ fn one_for_each_place(routes: BTreeSet<WantedRoute>) -> BTreeSet<WantedRoute> {
     kept
 }
 
+fn few_wanted() -> impl Strategy<Value = Wanted> {
+    let known = proptest::collection::btree_set(1..4_u32, 0..4);
+    (few_routes(), known, any::<bool>()).prop_map(|(routes, known, leftovers_may_go)| Wanted {
+        known_interfaces: known.into_iter().collect(),
+        leftovers_may_go,
+        ..wanting(one_for_each_place(routes))
+    })
+}
+
 proptest! {
     #[test]
     fn carried_out_it_gives_what_is_wanted_and_then_nothing_differs(
@@ -128,8 +153,8 @@ proptest! {
         leftovers_may_go: bool,
     ) {
         let wanted = Wanted {
-            routes: one_for_each_place(wanted),
-            known_interfaces: known.clone(),
+            routes: one_for_each_place(wanted).into_iter().collect(),
+            known_interfaces: known.iter().copied().collect(),
             leftovers_may_go,
             ..Wanted::default()
         };
@@ -145,22 +170,49 @@ proptest! {
             prop_assert!(!observed.ours.contains(change.route()), "writes nothing that is there");
         }
         let after = carry_out(&plan, &observed);
-        prop_assert!(wanted.routes.is_subset(&after.ours));
-        for route in after.ours.difference(&wanted.routes) {
+        prop_assert!(wanted.routes.iter().all(|route| after.ours.contains(route)));
+        for route in after.ours.iter().filter(|route| !wanted.routes.contains(*route)) {
             prop_assert!(!leftovers_may_go && !known.contains(&route.ifindex), "{route:?} stays");
         }
         for route in observed.others.difference(&after.others) {
             prop_assert!(wanted.routes.iter().any(|new| same_place(new, route)), "only gives way in place");
         }
         prop_assert!(plain(&wanted, &after).is_empty());
-        prop_assert!(incomplete(&wanted, &after).is_empty());
+        let target = target(&wanted, &after);
+        prop_assert!(target.destinations().all(|destination| !target.is_incomplete(&after, destination)));
+    }
+
+    /// What is looked at after a change of what is wanted is everything that differs.
+    #[test]
+    fn brought_up_to_date_is_as_from_scratch(
+        (before, now) in (few_wanted(), few_wanted()),
+        ours in few_routes(),
+    ) {
+        let observed = observing(ours);
+        let mut target = target(&before, &observed);
+        let plan_before = everything(&target, &observed);
+        let concerned = target.update(&now, &before, &observed);
+        let plan = everything(&target, &observed);
+        prop_assert_eq!(&plan, &plain(&now, &observed));
+        if let Some(concerned) = concerned {
+            let unconcerned = |route: &WantedRoute| !concerned.contains(&route.destination);
+            let rest = |plan: &Plan| {
+                let add = plan.add.iter().filter(|change| unconcerned(change.route())).copied().collect();
+                let remove = plan.remove.iter().filter(|route| unconcerned(route)).copied().collect();
+                Plan { add, remove }
+            };
+            // What may not go any more is not looked at either: it is not removed before something else happens.
+            if now.leftovers_may_go || !before.leftovers_may_go {
+                prop_assert_eq!(rest(&plan), rest(&plan_before));
+            }
+        }
     }
 
     /// Make before break, step by step: whatever the order within the two halves, a destination that had a
     /// route and shall have one always has one.
     #[test]
     fn no_moment_without_a_route(wanted in few_routes(), ours in few_routes()) {
-        let wanted = Wanted { routes: one_for_each_place(wanted), leftovers_may_go: true, ..Wanted::default() };
+        let wanted = Wanted { leftovers_may_go: true, ..wanting(one_for_each_place(wanted)) };
         let observed = observing(ours);
         let plan = plain(&wanted, &observed);
         let has = |table: &ObservedRoutes, net: &IpNet| table.ours.iter().any(|r| r.destination == *net);

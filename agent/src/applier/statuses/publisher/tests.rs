@@ -1,0 +1,260 @@
+//! The publisher against a store that is slow, or out of order.
+
+use super::*;
+use cutover_engine::Wanted;
+use cutover_engine::model::EndpointKey;
+use cutover_engine::wanted::{Status, WantedStatus};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+#[derive(Debug, thiserror::Error)]
+#[error("out of order")]
+struct OutOfOrder;
+
+/// What a store went through.
+#[derive(Default)]
+struct Inside {
+    values: Observed,
+    log: Vec<String>,
+    at_once: usize,
+    most_at_once: usize,
+    /// Requests about these names fail.
+    broken: BTreeSet<String>,
+    reads: usize,
+}
+
+#[derive(Clone)]
+struct Fake {
+    inside: Arc<Mutex<Inside>>,
+    /// A write takes one of these.
+    permits: Arc<Semaphore>,
+}
+
+impl Fake {
+    fn with<const N: usize>(values: [(&str, &str); N]) -> Self {
+        let values = values.map(|(name, status)| (name.to_owned(), Some(status.to_owned())));
+        let inside = Inside { values: values.into(), ..Inside::default() };
+        Self { inside: Arc::new(Mutex::new(inside)), permits: Arc::new(Semaphore::new(1_000_000)) }
+    }
+
+    fn inside<T>(&self, look: impl FnOnce(&mut Inside) -> T) -> T {
+        look(&mut self.inside.lock().unwrap())
+    }
+
+    async fn request(
+        &self,
+        name: String,
+        entry: String,
+        change: impl FnOnce(&mut Observed),
+    ) -> Result<(), OutOfOrder> {
+        self.inside(|inside| {
+            inside.log.push(entry);
+            inside.at_once += 1;
+            inside.most_at_once = inside.most_at_once.max(inside.at_once);
+        });
+        self.permits.acquire().await.unwrap().forget();
+        self.inside(|inside| {
+            inside.at_once -= 1;
+            if inside.broken.contains(&name) {
+                return Err(OutOfOrder);
+            }
+            change(&mut inside.values);
+            Ok(())
+        })
+    }
+
+    async fn wait(&self, what: &str, holds: impl Fn(&Inside) -> bool) {
+        for _ in 0..5_000 {
+            if self.inside(|inside| holds(inside)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("not so: {what}; {:?}", self.inside(|inside| inside.log.clone()));
+    }
+}
+
+impl Store for Fake {
+    type Error = OutOfOrder;
+
+    async fn read(&self) -> Result<Observed, OutOfOrder> {
+        self.inside(|inside| {
+            inside.reads += 1;
+            if inside.broken.contains("read") { Err(OutOfOrder) } else { Ok(inside.values.clone()) }
+        })
+    }
+
+    async fn write(&self, name: String, value: String) -> Result<(), OutOfOrder> {
+        let status = super::super::parse(value.as_bytes());
+        let entry = format!("{name}={}", status.clone().unwrap());
+        self.request(name.clone(), entry, |values| drop(values.insert(name, status))).await
+    }
+
+    async fn remove(&self, name: String) -> Result<(), OutOfOrder> {
+        self.request(name.clone(), format!("-{name}"), |values| drop(values.remove(&name))).await
+    }
+}
+
+fn key(endpoint: &str) -> EndpointKey {
+    EndpointKey {
+        host: "host".into(),
+        orchestrator: "openstack".into(),
+        workload: "openstack/vm".into(),
+        endpoint: endpoint.into(),
+    }
+}
+
+const UP: WantedStatus = WantedStatus::of(Status::Up);
+
+type Statuses = BTreeMap<EndpointKey, WantedStatus>;
+
+struct Bench {
+    store: Fake,
+    wanted: watch::Sender<Option<Arc<Wanted>>>,
+    enabled: watch::Sender<bool>,
+    facts: mpsc::UnboundedReceiver<Fact>,
+    task: JoinHandle<()>,
+}
+
+impl Bench {
+    fn new(store: Fake) -> Self {
+        Self::reading_every(READ_EVERY, store)
+    }
+
+    fn reading_every(read_every: Duration, store: Fake) -> Self {
+        let (wanted, receiver) = watch::channel(None);
+        let (enabled, is_enabled) = watch::channel(true);
+        let (sender, facts) = mpsc::unbounded_channel();
+        let planner = Planner::new(|endpoint| endpoint.endpoint.clone());
+        let publisher = Publisher { read_every, ..Publisher::new(store.clone(), planner, sender) };
+        let task = tokio::spawn(publisher.run(Inputs { wanted: receiver, enabled: is_enabled }));
+        Self { store, wanted, enabled, facts, task }
+    }
+
+    fn want(&self, statuses: Statuses) {
+        let statuses = statuses.into_iter().map(|(key, status)| (Arc::new(key), status)).collect();
+        let wanted = Wanted { statuses, leftovers_may_go: true, ..Wanted::default() };
+        self.wanted.send_replace(Some(Arc::new(wanted)));
+    }
+
+    async fn settled(&self) -> Vec<String> {
+        let mut before = self.log();
+        loop {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            let now = self.log();
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.store.inside(|inside| inside.log.clone())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test]
+async fn differences_only_and_nothing_before_something_is_wanted() {
+    let bench = Bench::new(Fake::with([("a", "up"), ("b", "down"), ("z", "up")]));
+    assert!(bench.settled().await.is_empty());
+    assert_eq!(bench.store.inside(|inside| inside.reads), 0);
+    bench.want([(key("a"), UP), (key("b"), UP)].into());
+    bench.store.wait("the last step", |inside| !inside.values.contains_key("z")).await;
+    assert_eq!(bench.settled().await, ["b=up", "-z"]);
+}
+
+#[tokio::test]
+async fn who_is_waited_for_does_not_stand_in_the_queue() {
+    let bench = Bench::new(Fake::with([]));
+    bench.store.permits.forget_permits(1_000_000);
+    let mut statuses: Statuses = (0..200).map(|number| (key(&format!("p{number:03}")), UP)).collect();
+    bench.want(statuses.clone());
+    bench.store.wait("all places taken", |inside| inside.at_once == AT_ONCE).await;
+    let awaited = WantedStatus { is_awaited: true, due_since: Some(BootTime(1)), ..UP };
+    statuses.insert(key("target"), awaited);
+    bench.want(statuses);
+    // Let the publisher hear of it before anything ends.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    bench.store.permits.add_permits(1_000_000);
+    bench.store.wait("everything is there", |inside| inside.values.len() == 201).await;
+    let position = bench.log().iter().position(|entry| entry == "target=up").unwrap();
+    assert_eq!(position, AT_ONCE, "the first one after those that were under way");
+    assert_eq!(bench.store.inside(|inside| inside.most_at_once), AT_ONCE);
+    assert_eq!(bench.settled().await.len(), 201, "each once");
+}
+
+#[tokio::test]
+async fn what_is_due_is_told_to_the_engine_once() {
+    let mut bench = Bench::new(Fake::with([("a", "up")]));
+    let due = WantedStatus { due_since: Some(BootTime(7)), ..UP };
+    bench.want([(key("a"), due)].into());
+    let fact = bench.facts.recv().await.unwrap();
+    let Fact::StatusWritten { endpoint, due_since, .. } = fact else { panic!("{fact:?}") };
+    assert_eq!((endpoint, due_since), (key("a"), BootTime(7)));
+    bench.want([(key("a"), due), (key("b"), UP)].into());
+    assert_eq!(bench.settled().await, ["a=up", "b=up"]);
+    assert!(bench.facts.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn one_broken_key_holds_nobody_up_and_is_tried_again() {
+    let bench = Bench::new(Fake::with([]));
+    bench.store.inside(|inside| inside.broken.insert("a".into()));
+    bench.want([(key("a"), UP), (key("b"), UP)].into());
+    bench.store.wait("the other one", |inside| inside.values.contains_key("b")).await;
+    bench.store.inside(|inside| inside.broken.clear());
+    bench.store.wait("the mended one", |inside| inside.values.contains_key("a")).await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_not_written() {
+    let bench = Bench::new(Fake::with([("a", "up")]));
+    bench.store.inside(|inside| inside.broken.insert("read".into()));
+    bench.want([(key("a"), UP), (key("b"), UP)].into());
+    bench.store.wait("another attempt", |inside| inside.reads > 1).await;
+    assert!(bench.log().is_empty());
+    bench.store.inside(|inside| inside.broken.clear());
+    bench.store.wait("the missing one", |inside| inside.values.contains_key("b")).await;
+    assert_eq!(bench.log(), ["b=up"]);
+}
+
+#[tokio::test]
+async fn what_somebody_else_removes_or_overwrites_is_restored() {
+    let bench = Bench::reading_every(Duration::from_millis(20), Fake::with([]));
+    bench.want([(key("a"), UP), (key("b"), UP)].into());
+    bench.store.wait("both", |inside| inside.values.len() == 2).await;
+    bench.store.inside(|inside| {
+        inside.values.remove("a");
+        inside.values.insert("b".into(), Some("error".into()));
+        inside.log.clear();
+    });
+    bench.store.wait("both again", |inside| inside.log.len() == 2).await;
+    assert_eq!(bench.settled().await, ["a=up", "b=up"]);
+}
+
+#[tokio::test]
+async fn reporting_can_be_turned_off_and_on() {
+    let bench = Bench::new(Fake::with([]));
+    bench.enabled.send_replace(false);
+    bench.want([(key("a"), UP)].into());
+    assert!(bench.settled().await.is_empty());
+    bench.enabled.send_replace(true);
+    bench.store.wait("it is on", |inside| inside.values.contains_key("a")).await;
+    bench.enabled.send_replace(false);
+    bench.want(Statuses::new());
+    assert_eq!(bench.settled().await, ["a=up"], "what was reported stays");
+    // Somebody else writes meanwhile.
+    bench.store.inside(|inside| inside.values.insert("a".into(), Some("down".into())));
+    bench.want([(key("a"), UP)].into());
+    bench.enabled.send_replace(true);
+    bench.store.wait("it was read again", |inside| inside.values["a"].as_deref() == Some("up")).await;
+}
