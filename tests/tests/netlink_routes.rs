@@ -173,7 +173,7 @@ fn a_failed_addition_keeps_the_old_route() {
     let rig = Rig::start(&namespace);
     rig.want(wanting(both(tap, 1024)));
     wait_for_routes(&namespace, both(tap, 1024));
-    let moved = Wanted { known_interfaces: BTreeSet::from([tap, other]), ..wanting(both(other, 512)) };
+    let moved = Wanted { known_interfaces: [tap, other].into(), ..wanting(both(other, 512)) };
     rig.want(moved);
     wait::until(wait::SOON, "both additions fail", || rig.report.failing().len() == 2);
     assert!(
@@ -429,7 +429,7 @@ fn watching(tap: u32, generation: u64) -> Wanted {
         validation: Validation::Strict,
         routes: BTreeSet::from(both(tap, 512)),
     };
-    Wanted { watches: BTreeMap::from([(tap, watch)]), known_interfaces: BTreeSet::from([tap]), ..wanting([]) }
+    Wanted { watches: [(tap, watch)].into(), known_interfaces: [tap].into(), ..wanting([]) }
 }
 
 /// The notification about a route of the fast path may come before the engine knows of the announcement.
@@ -457,7 +457,7 @@ fn what_the_fast_path_installs_is_not_taken_away() {
     let watch = RouteWatch::start(&namespace);
     assert_eq!(send(&namespace, &both(tap, 512).map(RouteChange::Add)), []);
     rig.resync();
-    rig.want(Wanted { watches: BTreeMap::new(), ..wanting(both(tap, 512)) });
+    rig.want(Wanted { watches: [].into(), ..wanting(both(tap, 512)) });
     rig.resync();
     assert_eq!(watch.history().metrics(net(IPV4)), [vec![], vec![512]]);
     assert_eq!(watch.history().metrics(net(IPV6)), [vec![], vec![512]]);
@@ -486,7 +486,7 @@ fn preparing(tap: u32, mac: MacAddr) -> Wanted {
     let address = |text: &str| net(text).addr();
     let neighbours = BTreeMap::from([(address(IPV4), mac), (address(IPV6), mac)]);
     let interface = WantedInterface { name: "tapone".into(), neighbours, ipv6: true };
-    Wanted { interfaces: BTreeMap::from([(tap, interface)]), ..wanting([]) }
+    Wanted { interfaces: [(tap, interface)].into(), ..wanting([]) }
 }
 
 fn permanent(namespace: &Namespace, tap: u32) -> BTreeMap<IpAddr, MacAddr> {

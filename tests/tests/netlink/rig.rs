@@ -59,6 +59,7 @@ pub(crate) fn both(ifindex: u32, metric: u32) -> [WantedRoute; 2] {
 pub(crate) fn wanting(routes: impl IntoIterator<Item = WantedRoute>) -> Wanted {
     let routes: BTreeSet<WantedRoute> = routes.into_iter().collect();
     let known_interfaces = routes.iter().map(|route| route.ifindex).collect();
+    let routes = routes.into_iter().collect();
     Wanted { routes, known_interfaces, leftovers_may_go: true, ..Wanted::default() }
 }
 
