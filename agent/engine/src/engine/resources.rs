@@ -14,10 +14,10 @@ impl Engine {
         if !self.is_local(&key) {
             self.remotes.insert(key.clone());
             // Before the datastore is in sync this may be the endpoint that was there all the time.
-            if self.in_sync_since.is_some() {
-                if let Some(target) = self.target_from(&key) {
-                    self.source_written(now, &target);
-                }
+            if self.in_sync_since.is_some()
+                && let Some(target) = self.target_from(&key)
+            {
+                self.source_written(now, &target);
             }
             return;
         }
@@ -48,10 +48,10 @@ impl Engine {
 
     pub(super) fn endpoint_removed(&mut self, now: BootTime, key: &EndpointKey) {
         if !self.is_local(key) {
-            if self.remotes.remove(key) {
-                if let Some(target) = self.target_from(key) {
-                    self.locals.change(&target, |local| local.machine.source_removed(now));
-                }
+            if self.remotes.remove(key)
+                && let Some(target) = self.target_from(key)
+            {
+                self.locals.change(&target, |local| local.machine.source_removed(now));
             }
             return;
         }

@@ -82,7 +82,7 @@ pub(super) fn routes<'a>(
         move |&destination| {
             let priorities = policy.priorities(destination.addr());
             WantedRoute {
-                destination,
+                destination: destination.trunc(),
                 ifindex,
                 metric: if elevated { priorities.elevated } else { priorities.normal },
                 protocol: policy.route_protocol,

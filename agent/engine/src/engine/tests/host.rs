@@ -302,11 +302,7 @@ impl Host {
         );
 
         assert!(!self.engine.settle(self.now), "settling again changed something");
-        assert_eq!(
-            wanted,
-            self.engine.from_scratch(),
-            "what is wanted is not what would be wanted from scratch"
-        );
+        assert_eq!(wanted, self.engine.rebuilt(), "what is wanted is not what would be wanted from scratch");
     }
 
     fn check_endpoint(&self, key: &EndpointKey, wanted: &Wanted) {

@@ -161,7 +161,7 @@ impl World {
         let before = self.engine.wanted.clone();
         let changed = self.engine.settle(self.now);
         let Some(wanted) = self.engine.wanted() else { return };
-        assert_eq!(*wanted, self.engine.from_scratch());
+        assert_eq!(*wanted, self.engine.rebuilt());
         assert_eq!(changed, *wanted != before, "a change that is not told, or none that is");
         assert!(!self.engine.settle(self.now), "settling again changed something");
         assert!(self.engine.next_deadline().is_none_or(|due| due > self.now), "a deadline is left over");

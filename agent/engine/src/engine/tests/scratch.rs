@@ -18,7 +18,7 @@ struct Taken {
 }
 
 impl Engine {
-    pub(super) fn from_scratch(&self) -> Wanted {
+    pub(super) fn rebuilt(&self) -> Wanted {
         let mut wanted = Wanted {
             leftovers_may_go: self.wanted.leftovers_may_go,
             known_interfaces: self.served.clone(),
