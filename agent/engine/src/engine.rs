@@ -104,7 +104,11 @@ impl Engine {
             Fact::LinkSeen(link) => self.link_seen(link),
             Fact::LinkRemoved { ifindex } => self.link_removed(now, ifindex),
             Fact::PolicyChanged(policy) => {
+                let is_asked = policy.ready_command == self.policy.ready_command;
                 self.policy = *policy;
+                if !is_asked {
+                    self.forget_answers();
+                }
                 self.locals.touch_all();
             }
             Fact::WatchArmed { generation, at } => self.watch_armed(generation, Some(at)),
@@ -119,6 +123,7 @@ impl Engine {
             }
             Fact::StatusWritten { endpoint, due_since, at } => self.status_written(&endpoint, due_since, at),
             Fact::StatusRemovedElsewhere(key) => self.status_removed_elsewhere(now, key),
+            Fact::EndpointReady { endpoint, question } => self.endpoint_ready(&endpoint, question),
             Fact::TimePassed => {}
         }
     }

@@ -2,7 +2,9 @@
 
 use crate::model::{Endpoint, EndpointKey, LiveMigration, Policy};
 use crate::time::BootTime;
+use crate::wanted::Question;
 use cutover_common::AnnouncementKind;
+use std::sync::Arc;
 
 /// One observation, in the order in which it was made.
 #[derive(Clone, PartialEq, Debug)]
@@ -65,6 +67,13 @@ pub enum Fact {
     /// The status that another host had reported for an endpoint disappeared, which takes the port out of
     /// service wherever its virtual machine runs (W35).
     StatusRemovedElsewhere(EndpointKey),
+    /// The ready command said that an endpoint is ready.
+    EndpointReady {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// What it was asked. An endpoint that is not like this any more is not ready.
+        question: Arc<Question>,
+    },
     /// Time has passed; nothing else happened.
     TimePassed,
 }

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
 
 /// What identifies a WorkloadEndpoint, and what the sides of a LiveMigration refer to.
 ///
@@ -160,6 +162,8 @@ pub struct Policy {
     pub trigger: Trigger,
     /// How strictly they are checked.
     pub validation: Validation,
+    /// What has to be asked before an endpoint is reported as up (`CutoverReadyCommand`).
+    pub ready_command: Option<Arc<Path>>,
 }
 
 impl Policy {
@@ -195,6 +199,7 @@ impl Default for Policy {
             grace: Duration::from_secs(2),
             trigger: Trigger::Announcement,
             validation: Validation::Strict,
+            ready_command: None,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! What the engine wants to be the case. Appliers close the difference to what is.
 
 use crate::model::{EndpointKey, Trigger, Validation};
+use crate::roles::Role;
 use crate::shared::{SharedMap, SharedSet};
 use crate::time::BootTime;
 use cutover_common::MacAddr;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Everything that should exist, all at once. Copies are cheap, and comparing two of them says what changed.
@@ -25,6 +27,8 @@ pub struct Wanted {
     pub interfaces: SharedMap<u32, WantedInterface>,
     /// Status of each endpoint of this host that is to be reported. What is not here has its status removed.
     pub statuses: SharedMap<Arc<EndpointKey>, WantedStatus>,
+    /// Endpoints about which the ready command has not said yet that they are ready. None without a command.
+    pub checks: SharedMap<Arc<EndpointKey>, WantedCheck>,
 }
 
 /// A unicast route of the main table, scope link, straight to an interface.
@@ -94,6 +98,34 @@ impl WantedStatus {
     }
 }
 
+/// An endpoint that the ready command has to be asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedCheck {
+    /// What is asked. As long as this stays the same, so does the answer.
+    pub question: Arc<Question>,
+    /// A migration to here waits for it: it is asked before others.
+    pub is_awaited: bool,
+    /// The endpoint's role. For information only: a change is no reason to ask again.
+    pub role: Role,
+    /// The migration that confers the role, empty without one. For information only.
+    pub migration_uid: String,
+}
+
+/// What the ready command is asked about one endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// Whom to ask ([`crate::model::Policy::ready_command`]).
+    pub command: Arc<Path>,
+    /// Name of the tap.
+    pub interface: String,
+    /// Its number.
+    pub ifindex: u32,
+    /// The guest's hardware address.
+    pub mac: Option<MacAddr>,
+    /// Every prefix that is routed to the tap.
+    pub prefixes: BTreeSet<IpNet>,
+}
+
 /// Status of an endpoint as Neutron understands it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Status {
@@ -103,6 +135,7 @@ pub enum Status {
     Down,
     /// Whatever was reported last stays; nothing is written for the first time either. An endpoint that a
     /// migration is heading for is in this state until it is ready: a premature `down` or `up` would reach
-    /// Neutron as the status of the port that still runs elsewhere.
+    /// Neutron as the status of the port that still runs elsewhere. So is one that would be up if the ready command
+    /// had said so: a policy engine that is slow takes no port out of service.
     AsReported,
 }

@@ -8,6 +8,7 @@ use super::parts::{PartEnded, Parts};
 use super::reporting::Reporting;
 use super::{Agent, Inputs};
 use crate::applier::interfaces::{InterfaceApplier, InterfaceSettings};
+use crate::applier::ready::{ReadyApplier, Running};
 use crate::applier::routes::{RouteApplier, RouteReport};
 use crate::applier::watches::{SharedKernel, WatchApplier, announcement};
 use crate::bpf::{self, Kernel, KernelLog};
@@ -145,6 +146,10 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in.clone());
     parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
 
+    let commands = Running::default();
+    let ready_applier = ReadyApplier::new(commands.clone(), facts_in.clone());
+    parts.start("the ready applier", ready_applier.run(wanted.subscribe()));
+
     let (server, _socket_file) =
         control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;
     let (requests_in, requests) = mpsc::channel(8);
@@ -183,8 +188,10 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         remembered: true,
     };
     agent.take(first_facts.into_iter());
-    agent.follow(Inputs { parts, datastore, facts, links, interface_facts, requests }, signals).await?;
-    Ok(())
+    let inputs = Inputs { parts, datastore, facts, links, interface_facts, requests };
+    let ended = agent.follow(inputs, signals).await;
+    commands.stop();
+    Ok(ended?)
 }
 
 fn level(severity: LogSeverity) -> tracing_subscriber::filter::LevelFilter {

@@ -43,6 +43,12 @@ impl<K: Ord> Retries<K> {
         is_first
     }
 
+    /// Whether `key` failed and has not succeeded since.
+    #[must_use]
+    pub fn has_failed(&self, key: &K) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// `key` succeeded.
     pub fn succeeded(&mut self, key: &K) {
         self.entries.remove(key);

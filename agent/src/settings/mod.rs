@@ -48,6 +48,7 @@ impl Settings {
             grace: self.cutover_endpoint_grace,
             trigger: self.cutover_trigger,
             validation: self.cutover_validation,
+            ready_command: self.cutover_ready_command.as_deref().map(Into::into),
         }
     }
 

@@ -11,6 +11,7 @@ mod driver_orders;
 mod hostile;
 mod kills;
 mod mainline;
+mod ready_command;
 mod restart;
 mod roles;
 mod taps;

@@ -223,6 +223,7 @@ impl Engine {
             interface: None,
             watch: None,
             status: WantedStatus::of(Status::AsReported),
+            check: None,
         };
         if !self.policy.is_workload_interface(interface) {
             part.placed.conflicts.push(Conflict::NotAWorkloadInterface);
@@ -232,7 +233,9 @@ impl Engine {
             return part;
         }
         let link = self.link(interface);
-        part.status = self.wanted_status(local, link);
+        let open = self.open_question(local, link);
+        part.status = self.wanted_status(local, link, open.is_none());
+        part.check = self.check(local, open);
         let Some(link) = link else { return part };
         part.placed.ifindex = Some(link.ifindex);
         part.interface = Some(wants::interface(&self.policy, &local.endpoint, link));
@@ -260,6 +263,9 @@ impl Engine {
     fn withdraw(&mut self, key: &Arc<EndpointKey>, now: Option<&Part>) {
         if now.is_none() {
             self.wanted.statuses.remove(key.as_ref());
+        }
+        if now.is_none_or(|now| now.check.is_none()) {
+            self.wanted.checks.remove(key.as_ref());
         }
         let Some(before) = self.placed.get(key) else { return };
         for route in &before.routes {
@@ -295,6 +301,9 @@ impl Engine {
         let wanted = &mut self.wanted;
         if wanted.statuses.get(key.as_ref()) != Some(&part.status) {
             wanted.statuses.insert(Arc::clone(key), part.status);
+        }
+        if let Some(check) = part.check.filter(|it| wanted.checks.get(key.as_ref()) != Some(it)) {
+            wanted.checks.insert(Arc::clone(key), check);
         }
         for route in part.routes {
             if !wanted.routes.contains(&route) {

@@ -8,6 +8,7 @@ use super::claims::{Claims, Rank};
 use crate::machine::{Arming, Machine};
 use crate::model::{Endpoint, EndpointKey};
 use crate::time::BootTime;
+use crate::wanted::Question;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,10 +22,22 @@ pub(super) struct Local {
     pub(super) unseen: bool,
     /// The generation that the kernel confirmed as armed.
     pub(super) armed: Option<u64>,
+    /// What the ready command said yes to last.
+    pub(super) ready: Option<Arc<Question>>,
     pub(super) machine: Machine,
 }
 
 impl Local {
+    /// The datastore shows other contents. The ready command's answer was about what it was asked, and about nothing that
+    /// comes back later.
+    pub(super) fn replace(&mut self, endpoint: Endpoint) {
+        let asked = |it: &Endpoint| (it.interface.clone(), it.mac, it.prefixes.clone());
+        if asked(&self.endpoint) != asked(&endpoint) {
+            self.ready = None;
+        }
+        self.endpoint = endpoint;
+    }
+
     /// Whether there is something to remember, or to wait for.
     fn is_active(&self) -> bool {
         !self.machine.is_idle() || self.held_since.is_some()

@@ -30,7 +30,7 @@ impl Engine {
                     local.machine.port_disturbed(now);
                 }
                 local.unseen = false;
-                local.endpoint = endpoint;
+                local.replace(endpoint);
                 was_held
             });
             if returned == Some(true) {
@@ -38,7 +38,8 @@ impl Engine {
             }
         } else {
             let machine = self.remembered.remove(&key).map_or_else(Machine::default, |entry| entry.machine);
-            let local = Local { endpoint, held_since: None, unseen: false, armed: None, machine };
+            let local =
+                Local { endpoint, held_since: None, unseen: false, armed: None, ready: None, machine };
             self.locals.insert(key.clone(), local);
         }
         if self.in_sync_since.is_some() {

@@ -66,6 +66,7 @@ impl Engine {
                 held_since: Some(now),
                 unseen: true,
                 armed: None,
+                ready: None,
                 machine: entry.machine,
             };
             self.locals.insert(key.clone(), local);

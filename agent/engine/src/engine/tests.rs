@@ -7,6 +7,7 @@ mod held;
 mod host;
 mod incremental;
 mod orders;
+mod ready;
 mod recordings;
 mod reference;
 mod repeated;

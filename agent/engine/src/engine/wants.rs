@@ -6,10 +6,11 @@ use super::locals::Local;
 use crate::fact::Link;
 use crate::machine::{Arming, State};
 use crate::model::{Endpoint, Policy};
-use crate::wanted::{Status, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
+use crate::wanted::{Question, Status, WantedCheck, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What one endpoint has in the wanted sets.
 #[derive(Debug)]
@@ -19,11 +20,45 @@ pub(super) struct Part {
     pub(super) interface: Option<WantedInterface>,
     pub(super) watch: Option<WantedWatch>,
     pub(super) status: WantedStatus,
+    pub(super) check: Option<WantedCheck>,
 }
 
 impl Engine {
-    pub(super) fn wanted_status(&self, local: &Local, link: Option<&Link>) -> WantedStatus {
-        let status = self.status(local, link);
+    /// What the ready command is asked about an endpoint; nothing without a command or without a tap.
+    fn question(&self, local: &Local, link: Option<&Link>) -> Option<Question> {
+        let (command, link) = (self.policy.ready_command.as_ref()?, link?);
+        Some(Question {
+            command: Arc::clone(command),
+            interface: link.name.clone(),
+            ifindex: link.ifindex,
+            mac: local.endpoint.mac,
+            prefixes: local.endpoint.prefixes.clone(),
+        })
+    }
+
+    /// The question that has not been answered with yes.
+    pub(super) fn open_question(&self, local: &Local, link: Option<&Link>) -> Option<Question> {
+        self.question(local, link).filter(|question| local.ready.as_deref() != Some(question))
+    }
+
+    /// The question that is to be asked now: not before the interface is set up, and not about somebody who is not here.
+    pub(super) fn check(&self, local: &Local, open: Option<Question>) -> Option<WantedCheck> {
+        let question = open.filter(|question| {
+            !local.machine.not_here && self.configured.get(&question.ifindex) == Some(&true)
+        })?;
+        Some(WantedCheck {
+            question: Arc::new(question),
+            is_awaited: local.machine.state == State::Target,
+            role: local.machine.role,
+            migration_uid: local.machine.role_uid.clone(),
+        })
+    }
+
+    pub(super) fn wanted_status(&self, local: &Local, link: Option<&Link>, is_ready: bool) -> WantedStatus {
+        let status = match self.status(local, link) {
+            Status::Up if !is_ready => Status::AsReported,
+            status => status,
+        };
         let due_since = local.machine.report_due_since.filter(|_| status == Status::Up);
         WantedStatus { status, is_awaited: local.machine.state == State::Target, due_since }
     }

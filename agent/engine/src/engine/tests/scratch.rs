@@ -39,7 +39,11 @@ impl Engine {
 
     fn add(&self, wanted: &mut Wanted, taken: &mut Taken, key: &Arc<EndpointKey>, local: &Local) {
         let link = self.link(&local.endpoint.interface);
-        wanted.statuses.insert(Arc::clone(key), self.wanted_status(local, link));
+        let open = self.open_question(local, link);
+        wanted.statuses.insert(Arc::clone(key), self.wanted_status(local, link, open.is_none()));
+        if let Some(check) = self.check(local, open) {
+            wanted.checks.insert(Arc::clone(key), check);
+        }
         let Some(link) = link else { return };
         wanted.known_interfaces.insert(link.ifindex);
         wanted.interfaces.insert(link.ifindex, wants::interface(&self.policy, &local.endpoint, link));
