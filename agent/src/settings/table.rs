@@ -339,7 +339,7 @@ settings! {
     cutover_busy_poll_micros: u32, "CutoverBusyPollMicros", SPIN_MICROS, "0",
         PLAIN, AtStart, "How many microseconds the fast path spins before it sleeps.";
     cutover_ready_command: Option<PathBuf>, "CutoverReadyCommand", Path, "",
-        LOCAL, Live, "Program that gets an endpoint as JSON on standard input and must exit with 0 before it is reported up; see the README.";
+        LOCAL, Live, "Program that gets an endpoint as JSON on standard input and must exit with 0 before it is reported up.";
 
     log_severity_screen: LogSeverity, "LogSeverityScreen", SEVERITY, "INFO",
         PLAIN, AtStart, "Least important line on standard error.";
