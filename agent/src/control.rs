@@ -1,4 +1,4 @@
-//! The control socket `<run dir>/cutover.sock`: answers `cutover status` and `cutover timeline`.
+//! The control socket `<run dir>/cutover.sock`: answers `cutover status`, `watch` and `timeline`.
 //!
 //! One request a connection: a line with one word in, one JSON document out. Only root may connect: the
 //! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;

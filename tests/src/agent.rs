@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -231,6 +232,20 @@ impl Agent {
             command.env(format!("FELIX_{}", name.to_uppercase()), value);
         }
         command.stdin(Stdio::null()).output().expect("a process")
+    }
+
+    /// Starts another `cutover` command on a terminal, with the same settings. The caller waits for its end.
+    ///
+    /// # Panics
+    /// When there is no binary.
+    #[must_use]
+    pub fn spawn_on(&self, terminal: &OwnedFd, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        for (name, value) in &self.settings {
+            command.env(format!("FELIX_{}", name.to_uppercase()), value);
+        }
+        let stdio = || Stdio::from(terminal.try_clone().expect("a descriptor"));
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().expect("a process")
     }
 
     /// As [`Self::run`], for a command that has to succeed. Returns what it printed.

@@ -11,6 +11,7 @@ mod failure;
 pub mod migrate;
 pub mod status;
 pub mod timeline;
+pub mod watch;
 
 pub use failure::Failure;
 
@@ -40,6 +41,8 @@ enum Command {
     Agent(agent::AgentArguments),
     /// Shows endpoints, roles, states, routes and watches of the running agent
     Status(status::StatusArguments),
+    /// Shows the same live in the terminal, migrating endpoints first
+    Watch(watch::WatchArguments),
     /// Shows finished and running migrations to this host with the time of every phase
     Timeline(timeline::TimelineArguments),
     /// Plays the orchestrator's part in a migration
@@ -150,6 +153,7 @@ fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Watch(arguments) => watch::run(arguments),
         Command::Timeline(arguments) => timeline::run(arguments),
         Command::Migrate(arguments) => migrate::run(arguments),
         Command::Bgp(arguments) => bgp::run(arguments),

@@ -6,6 +6,7 @@ use crate::settings;
 use cutover_engine::view::EndpointView;
 use std::fmt::Write as _;
 use std::io;
+use std::path::Path;
 
 /// Arguments of `cutover status`.
 #[derive(Debug, clap::Args)]
@@ -24,16 +25,7 @@ pub struct StatusArguments {
 /// The settings cannot be read, no agent answers, or the caller may not ask.
 pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let run_dir = settings::load(&arguments.file.sources()?, &[]).settings.cutover_run_dir;
-    let socket = run_dir.join(control::SOCKET);
-    let status = control::ask(&run_dir).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            Failure::privilege(format!("{}: only root may ask the agent; use sudo", socket.display()))
-        }
-        _ => Failure::unavailable(format!(
-            "{}: no agent answers: {error}; start it with cutover agent, or name its configuration file with -c",
-            socket.display()
-        )),
-    })?;
+    let status = ask(&run_dir)?;
     if arguments.json {
         let text =
             serde_json::to_string_pretty(&status).map_err(|error| Failure::other(error.to_string()))?;
@@ -43,10 +35,27 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     }
 }
 
-/// The table for people.
-fn table(status: &Status) -> String {
-    let mut text = format!(
-        "host {}   agent {} (pid {})   attach {}   datastore {}\n",
+/// Asks the agent of a run directory.
+///
+/// # Errors
+/// None answers, or the caller may not ask.
+pub(super) fn ask(run_dir: &Path) -> Result<Status, Failure> {
+    let socket = run_dir.join(control::SOCKET);
+    control::ask(run_dir).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Failure::privilege(format!("{}: only root may ask the agent; use sudo", socket.display()))
+        }
+        _ => Failure::unavailable(format!(
+            "{}: no agent answers: {error}; start it with cutover agent, or name its configuration file with -c",
+            socket.display()
+        )),
+    })
+}
+
+/// Who answers, and how it stands.
+pub(super) fn heading(status: &Status) -> String {
+    format!(
+        "host {}   agent {} (pid {})   attach {}   datastore {}",
         status.hostname,
         status.version,
         status.pid,
@@ -56,7 +65,12 @@ fn table(status: &Status) -> String {
             (true, false) => "in sync, with unreadable resources",
             (true, true) => "in sync",
         }
-    );
+    )
+}
+
+/// The table for people.
+fn table(status: &Status) -> String {
+    let mut text = heading(status) + "\n";
     let mut rows = vec![
         ["ENDPOINT", "INTERFACE", "ROLE", "STATE", "STATUS", "WATCH", "ROUTES", "NOTES"]
             .map(String::from)

@@ -8,7 +8,7 @@ mod detail;
 mod json;
 mod migration;
 mod picture;
-mod span;
+pub(super) mod span;
 mod table;
 
 use super::{ConfigFile, Failure, print, warn};

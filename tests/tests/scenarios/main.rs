@@ -17,3 +17,4 @@ mod roles;
 mod taps;
 mod timeline;
 mod upkeep;
+mod watch;

@@ -4,7 +4,7 @@ use crate::clock;
 use std::time::Duration;
 
 /// Three digits and a unit; minutes and hours in full seconds.
-pub(super) fn text(span: Duration) -> String {
+pub(in crate::cli) fn text(span: Duration) -> String {
     let ns = span.as_nanos();
     if ns < 1_000 {
         return format!("{ns} ns");
