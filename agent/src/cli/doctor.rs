@@ -2,7 +2,7 @@
 
 use super::check_config::with_resources;
 use super::{ConfigFile, Failure, print};
-use crate::doctor::{self, Configuration, Level, Report, Subject, reference};
+use crate::doctor::{self, Configuration, Files, Level, Report, Subject, reference};
 use crate::settings::{Severity, Sources};
 use std::path::PathBuf;
 
@@ -17,6 +17,12 @@ pub struct DoctorArguments {
     /// /etc/nova/nova.conf and other usual places]
     #[arg(long, value_name = "FILE")]
     pub nova_conf: Vec<PathBuf>,
+    /// BIRD's configuration; several for the two daemons of BIRD 1 [default: that of the running daemon, else /etc/bird/bird.conf]
+    #[arg(long, value_name = "FILE")]
+    pub bird_conf: Vec<PathBuf>,
+    /// FRR's configuration [default: what vtysh says if it runs, else /etc/frr/frr.conf]
+    #[arg(long, value_name = "FILE")]
+    pub frr_conf: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -49,7 +55,11 @@ pub fn run(arguments: &DoctorArguments) -> Result<(), Failure> {
         }
         Configuration::Unreadable { .. } => false,
     };
-    let report = doctor::examine(&Subject { configuration, nova_conf: arguments.nova_conf.clone() });
+    let report = doctor::examine(&Subject {
+        configuration,
+        nova_conf: arguments.nova_conf.clone(),
+        bgp: Files { bird: arguments.bird_conf.clone(), frr: arguments.frr_conf.clone() },
+    });
     print(&if arguments.json { format!("{:#}\n", report.json()) } else { report.table() })?;
     conclude(&report, is_startable)
 }

@@ -1,9 +1,9 @@
 //! Whether the time of day is kept in step with everybody else's.
 
+use super::command::answer;
 use super::finding::{Area, Check, Finding};
 use super::processes::Processes;
 use crate::clock::{KernelClock, kernel_clock};
-use std::process::Command;
 use std::time::Duration;
 
 static SYNCHRONISED: Check = Check {
@@ -40,10 +40,10 @@ const KEEPERS: [&str; 4] = ["chronyd", "ntpd", "ntpsec", "systemd-timesyn"];
 impl Seen {
     pub(super) fn look(processes: &Processes) -> Self {
         let keeper = processes.named(&KEEPERS).next().map(|process| process.name.clone());
-        let chrony = keeper.as_deref().filter(|name| *name == "chronyd").and_then(|_| {
-            let output = Command::new("chronyc").args(["-n", "-c", "tracking"]).output().ok()?;
-            tracking(str::from_utf8(&output.stdout).ok()?)
-        });
+        let chrony = keeper
+            .as_deref()
+            .filter(|name| *name == "chronyd")
+            .and_then(|_| tracking(&answer("chronyc", &["-n", "-c", "tracking"]).ok()?));
         Self { kernel: kernel_clock().ok(), keeper, chrony }
     }
 }

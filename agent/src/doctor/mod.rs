@@ -5,7 +5,9 @@
 //! [`examine`] and prints the [`Report`].
 
 mod agents;
+mod bgp;
 mod clock;
+mod command;
 mod datastore;
 mod finding;
 mod forwarding;
@@ -20,6 +22,7 @@ mod report;
 mod run_dir;
 mod settings;
 
+pub use bgp::Files;
 pub use finding::{Area, Check, Finding, Level};
 pub use report::Report;
 
@@ -40,9 +43,9 @@ pub fn checks() -> Vec<&'static Check> {
         datastore::CHECKS,
         forwarding::CHECKS,
         interfaces::CHECKS,
+        bgp::CHECKS,
         clock::CHECKS,
         nova::CHECKS,
-        &[],
     ];
     areas.concat()
 }
@@ -54,6 +57,8 @@ pub struct Subject {
     pub configuration: Configuration,
     /// Nova's configuration files; empty to look for them.
     pub nova_conf: Vec<PathBuf>,
+    /// Configuration files of the BGP daemon; empty to look for it.
+    pub bgp: Files,
 }
 
 /// The settings, as far as they could be read.
@@ -101,6 +106,9 @@ pub fn examine(subject: &Subject) -> Report {
     }
     findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), status.is_some()));
     findings.extend(interfaces::judge(&interfaces::Seen::look(proc, settings), status));
+    if readable {
+        findings.extend(bgp::examine(&subject.bgp, &processes, settings));
+    }
     findings.extend(clock::judge(&clock::Seen::look(&processes)));
     findings.extend(nova::examine(&subject.nova_conf, &processes, settings));
     Report::new(&settings.felix_hostname, findings)
