@@ -4,6 +4,8 @@
 
 mod bird;
 mod frr;
+#[cfg(test)]
+mod generated;
 
 use super::finding::{Area, Check, Finding};
 use super::processes::{Process, Processes};
@@ -158,14 +160,9 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
     let routes = routes_of_vms(settings);
     let samples: Vec<IpNet> = routes.iter().map(|route| route.destination).collect();
     let wanted = Wanted::new(settings, &samples);
-    let daemons = daemons(files, processes);
+    let daemons = daemons(files, processes, &BIRD_FILES, FRR_FILE);
     if daemons.is_empty() {
-        let what = "there is neither BIRD nor FRR here, and no configuration of them";
-        let change = "install one of them, and let cutover bgp print its configuration; or name it with --bird-conf or --frr-conf";
-        return vec![match settings.datastore_type {
-            DatastoreType::Etcdv3 => CONFIGURATION.warning(what, change),
-            DatastoreType::Dir => CONFIGURATION.notice(what, change),
-        }];
+        return vec![no_daemon(settings.datastore_type)];
     }
     let mut findings = Vec::new();
     for daemon in &daemons {
@@ -187,7 +184,7 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
 }
 
 /// Files that are named, else daemons that run, else files that are where they usually are.
-fn daemons(files: &Files, processes: &Processes) -> Vec<Daemon> {
+fn daemons(files: &Files, processes: &Processes, bird_files: &[&str], frr_file: &str) -> Vec<Daemon> {
     let bird = |file: PathBuf| Daemon::Bird { file, socket: None, is_bird_6: false };
     let named: Vec<Daemon> =
         files.bird.iter().cloned().map(bird).chain(files.frr.clone().map(Daemon::FrrFile)).collect();
@@ -202,11 +199,21 @@ fn daemons(files: &Files, processes: &Processes) -> Vec<Daemon> {
     if !running.is_empty() {
         return running;
     }
-    let existing = BIRD_FILES.iter().map(PathBuf::from).filter(|file| file.exists()).map(bird);
-    // Debian's package comes with a file in which there is nothing.
+    // The packages come with files in which there is no BGP.
+    let existing = bird_files.iter().map(PathBuf::from).filter(|file| bird::has_bgp(file)).map(bird);
     let has_bgp =
         |file: &PathBuf| std::fs::read_to_string(file).is_ok_and(|text| text.contains("router bgp"));
-    existing.chain(Some(PathBuf::from(FRR_FILE)).filter(has_bgp).map(Daemon::FrrFile)).collect()
+    existing.chain(Some(PathBuf::from(frr_file)).filter(has_bgp).map(Daemon::FrrFile)).collect()
+}
+
+/// A single host has nobody to tell.
+fn no_daemon(datastore: DatastoreType) -> Finding {
+    let what = "there is neither BIRD nor FRR here, and no configuration of them";
+    let change = "install one of them, and let cutover bgp print its configuration; or name it with --bird-conf or --frr-conf";
+    match datastore {
+        DatastoreType::Etcdv3 => CONFIGURATION.warning(what, change),
+        DatastoreType::Dir => CONFIGURATION.notice(what, change),
+    }
 }
 
 /// The routes that the agent has made, by the kernel.
@@ -223,6 +230,14 @@ fn routes_of_vms(settings: &Settings) -> Vec<VmRoute> {
         .filter(|route| route.protocol == settings.device_route_protocol && is_workload(route.ifindex))
         .map(|route| VmRoute { destination: route.destination, metric: route.metric })
         .collect()
+}
+
+/// A family that nobody is told about, although others are. That can be meant so.
+fn no_peer(family: Family) -> Finding {
+    ANNOUNCES.notice(
+        format!("{family}: routes of VMs are announced to nobody"),
+        format!("a peer with an {family} address, if VMs have such addresses"),
+    )
 }
 
 /// LIMIT: a host has hundreds of VMs; the first ones show what is wrong.

@@ -3,7 +3,7 @@
 
 use super::super::{
     ANNOUNCES, ELEVATED_ANNOUNCED, Family, INTO_KERNEL, KERNEL_METRIC, LEARNS, LOCAL_WINS, METRIC_0,
-    NEXT_HOP, ONLY_VMS, PRIORITIES, RE_EXPORT, REMOTE_WINS, RESTART, Wanted, local_pref,
+    NEXT_HOP, ONLY_VMS, PRIORITIES, RE_EXPORT, REMOTE_WINS, RESTART, Wanted, local_pref, no_peer,
 };
 use super::config::Config;
 use super::protocol::{Bgp, Kernel, Protocols};
@@ -36,7 +36,13 @@ pub(in crate::doctor::bgp) fn judge(config: &Config, is_bird_1: bool, wanted: &W
 
 fn with_priorities(config: &Config, is_bird_1: bool, wanted: &Wanted) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
+    let has_peers = |family: &Family| !Protocols::of(config, family.is_ipv6, is_bird_1).peers.is_empty();
+    let announces_any = wanted.families.iter().any(has_peers);
     for family in &wanted.families {
+        if announces_any && !has_peers(family) {
+            findings.push(no_peer(*family));
+            continue;
+        }
         let judge = Judge { config, family: *family, wanted, is_bird_1 };
         for finding in judge.all() {
             if !findings.contains(&finding) {

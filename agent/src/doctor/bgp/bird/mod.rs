@@ -33,6 +33,11 @@ pub(super) fn daemon(process: &Process) -> Daemon {
     Daemon::Bird { file: of("-c", file), socket: Some(of("-s", socket)), is_bird_6 }
 }
 
+/// Whether there is a configuration with at least one BGP protocol.
+pub(super) fn has_bgp(file: &Path) -> bool {
+    file.exists() && Config::read(file).protocols.iter().any(|protocol| protocol.kind == "bgp")
+}
+
 /// Judges a configuration and, with a socket, asks the daemon.
 pub(super) fn examine(
     file: &Path,

@@ -190,6 +190,12 @@ impl Machine<'_> {
             assign(&mut way, name, changed);
             return vec![(way, End::Open)];
         };
+        if let Some(elements) = self.set_of(argument) {
+            let before = way.route.get(name).cloned().unwrap_or(Value::Unknown);
+            let after = self.without(before, method, &elements, &way);
+            assign(&mut way, name, after);
+            return vec![(way, End::Open)];
+        }
         let mut ends = Vec::new();
         for (mut way, value) in self.value(argument, way) {
             match value {
@@ -202,6 +208,24 @@ impl Machine<'_> {
             }
         }
         ends
+    }
+
+    /// What `delete` and `filter` leave of communities.
+    fn without(&mut self, before: Value, method: &str, elements: &[Element], way: &Way) -> Value {
+        let all = match before {
+            Value::Undefined => return Value::Undefined,
+            Value::Communities(all) if matches!(method, "delete" | "filter") => all,
+            _ => return Value::Unknown,
+        };
+        let mut left = BTreeSet::new();
+        for (one, other) in all {
+            match self.is_in(&Value::Pair(one, other), elements, way) {
+                Some(is_in) if is_in == (method == "filter") => drop(left.insert((one, other))),
+                Some(_) => {}
+                None => return Value::Unknown,
+            }
+        }
+        Value::Communities(left)
     }
 
     /// The values that an expression can have; a function in it can end the filter.
@@ -641,6 +665,14 @@ mod tests {
         assert_eq!(
             attribute("bgp_community.add((65000,100));", "bgp_community"),
             Some(Value::Communities([(65000, 100)].into()))
+        );
+        let none = Some(Value::Communities(BTreeSet::new()));
+        let add = "bgp_community.add((65000,100));";
+        assert_eq!(attribute(&format!("{add} bgp_community.delete([(65000, 100)]);"), "bgp_community"), none);
+        assert_eq!(attribute(&format!("{add} bgp_community.filter([(1, 1)]);"), "bgp_community"), none);
+        assert_eq!(
+            attribute("bgp_community.delete([(65000, 100)]);", "bgp_community"),
+            Some(Value::Undefined)
         );
         assert_eq!(attribute("unset(krt_metric);", "krt_metric"), Some(Value::Undefined));
         assert_eq!(attribute("int x; x = 7; preference = x;", "preference"), Some(Value::Number(7)));

@@ -3,7 +3,7 @@
 
 use super::super::{
     ANNOUNCES, ELEVATED_ANNOUNCED, Family, INTO_KERNEL, KERNEL_METRIC, LEARNS, LOCAL_WINS, ONLY_VMS,
-    PRIORITIES, REMOTE_WINS, RESTART, Wanted, local_pref,
+    PRIORITIES, REMOTE_WINS, RESTART, Wanted, local_pref, no_peer,
 };
 use super::config::{Config, Instance, Space};
 use super::route_map::{Outcome, Route, apply, metrics};
@@ -41,9 +41,21 @@ pub(super) fn judge(config: &Config, wanted: &Wanted) -> Vec<Finding> {
         ));
         return findings;
     }
-    for family in &wanted.families {
-        let space = if family.is_ipv6 { &bgp.ipv6 } else { &bgp.ipv4 };
-        findings.extend(Judge { config, bgp, space, family: *family }.all());
+    let judges: Vec<Judge<'_>> = wanted
+        .families
+        .iter()
+        .map(|family| {
+            let space = if family.is_ipv6 { &bgp.ipv6 } else { &bgp.ipv4 };
+            Judge { config, bgp, space, family: *family }
+        })
+        .collect();
+    let announces_any = judges.iter().any(|judge| !judge.peers().is_empty());
+    for judge in &judges {
+        if announces_any && judge.peers().is_empty() {
+            findings.push(no_peer(judge.family));
+        } else {
+            findings.extend(judge.all());
+        }
     }
     findings
 }

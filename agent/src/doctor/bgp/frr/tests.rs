@@ -86,7 +86,7 @@ fn each_correction_that_is_missing_is_exactly_one_check() {
         (false, " set weight 0\n", "", ("remote-elevated-wins", Error)),
         (false, " set distance 5\n", "", ("remote-elevated-wins", Error)),
         (false, " set distance 5\n", " set distance 6\n", ("remote-elevated-wins", Error)),
-        (false, "neighbor G6 activate", "", ("announces", Error)),
+        (false, "neighbor G6 activate", "", ("announces", Level::Notice)),
         (false, "seq 5 permit 0.0.0.0/0 ge 32", "seq 5 permit 0.0.0.0/0 le 32", ("only-vms", Warning)),
         (false, "route-map IN4 permit 20", "route-map IN4 deny 20", ("into-kernel", Error)),
         (true, " set community 65000:100\n", "", ("elevated-announced", Error)),
