@@ -105,7 +105,7 @@ fn what_cutover_prints_is_right_and_what_breaks_it_is_found() {
     drop(bird);
 
     for (from, to, expected) in [
-        ("  metric 0;\n", "", &["bgp.metric-0"][..]),
+        ("  metric 768;\n", "", &["bgp.metric-option"][..]),
         // The running daemon says the same as its file.
         ("  learn;\n", "", &["bgp.learns", "bgp.running"]),
         ("then preference = 250;", "then preference = 90;", &["bgp.local-elevated-wins"]),

@@ -64,11 +64,17 @@ static KERNEL_METRIC: Check = Check {
     wants: "In the kernel, routes from other hosts have a metric that lets elevated ones win and normal ones lose",
     why: "The kernel takes the route with the lowest metric: an elevated route from the target has to be below the normal metric, or the source delivers to a VM that has left; a normal one has to be above the elevated metric, or the target sends its own VM's traffic back to the source.",
 };
-static METRIC_0: Check = Check {
+static METRIC_OPTION: Check = Check {
     area: Area::Bgp,
-    name: "metric-0",
-    wants: "BIRD 2 and 3: the kernel protocol has `metric 0`, or one between the elevated and the normal metric",
+    name: "metric-option",
+    wants: "BIRD 2 and 3: the kernel protocol has a `metric` between the elevated and the normal one (or 0, and krt_metric in its filter)",
     why: "Without it every route from another host gets metric 32, whatever the filter says, and wins over the routes of local VMs.",
+};
+static ONE_STEP: Check = Check {
+    area: Area::Bgp,
+    name: "one-step",
+    wants: "BIRD: a route from another host has the same metric in the kernel, elevated or not",
+    why: "When the metric of a route changes, BIRD 2.0 leaves the old route in the kernel for good, and later versions remove it before they add the new one.",
 };
 static RE_EXPORT: Check = Check {
     area: Area::Bgp,
@@ -115,8 +121,9 @@ pub(super) static CHECKS: &[&Check] = &[
     &LOCAL_WINS,
     &REMOTE_WINS,
     &INTO_KERNEL,
-    &METRIC_0,
+    &METRIC_OPTION,
     &KERNEL_METRIC,
+    &ONE_STEP,
     &RE_EXPORT,
     &ONLY_VMS,
     &NEXT_HOP,
@@ -160,6 +167,10 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
     let routes = routes_of_vms(settings);
     let samples: Vec<IpNet> = routes.iter().map(|route| route.destination).collect();
     let wanted = Wanted::new(settings, &samples);
+    // With such settings the agent does not start, which is said elsewhere, and no daemon can make them work.
+    if wanted.families.iter().any(|family| family.elevated >= family.normal) {
+        return Vec::new();
+    }
     let daemons = daemons(files, processes, &BIRD_FILES, FRR_FILE);
     if daemons.is_empty() {
         return vec![no_daemon(settings.datastore_type)];

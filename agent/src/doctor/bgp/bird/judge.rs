@@ -2,12 +2,13 @@
 //! sent through its filters, and what comes out is compared.
 
 use super::super::{
-    ANNOUNCES, ELEVATED_ANNOUNCED, Family, INTO_KERNEL, KERNEL_METRIC, LEARNS, LOCAL_WINS, METRIC_0,
-    NEXT_HOP, ONLY_VMS, PRIORITIES, RE_EXPORT, REMOTE_WINS, RESTART, Wanted, local_pref, no_peer,
+    ANNOUNCES, ELEVATED_ANNOUNCED, Family, INTO_KERNEL, KERNEL_METRIC, LEARNS, LOCAL_WINS, METRIC_OPTION,
+    NEXT_HOP, ONE_STEP, ONLY_VMS, PRIORITIES, RE_EXPORT, REMOTE_WINS, RESTART, Wanted, local_pref, no_peer,
 };
 use super::config::Config;
 use super::protocol::{Bgp, Kernel, Protocols};
 use super::run::{Filter, Outcome, Route, Value, run};
+use crate::bgp::Priorities;
 use crate::doctor::finding::{Check, Finding, Level};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -402,7 +403,7 @@ impl Judge<'_> {
 
     /// With which metric routes from other hosts get into the kernel.
     fn metrics(&self, kernel: &Kernel, kept: &Both<Vec<Route>>, findings: &mut Vec<Finding>) {
-        let set = |routes: &[Route]| match Agreed::of(routes.iter().map(|route| metric(route))) {
+        let set = |routes: &[Route]| match Agreed::of(routes.iter().map(metric)) {
             Agreed::On(metric) => Some(metric),
             Agreed::Unclear => None,
         };
@@ -423,26 +424,52 @@ impl Judge<'_> {
         };
         let family = self.family;
         if is_right(normal, elevated) {
-            findings.push(METRIC_0.ok(format!("{family}: {} has metric {}", kernel.name, kernel.metric)));
+            findings
+                .push(METRIC_OPTION.ok(format!("{family}: {} has metric {}", kernel.name, kernel.metric)));
             findings.push(
                 KERNEL_METRIC.ok(format!(
                     "{family}: other hosts' routes get metric {normal}, elevated ones {elevated}"
                 )),
             );
-        } else if kernel.metric != 0 && is_right(normal_set, elevated_set) {
-            findings.push(METRIC_0.error(
+            findings.push(self.one_step(kernel, normal, elevated));
+        } else if kernel.metric != 0 {
+            findings.push(METRIC_OPTION.error(
                 format!(
                     "{family}: {} gives every route metric {} ({})",
                     kernel.name, kernel.metric, kernel.place
                 ),
-                format!("metric 0; in protocol kernel {}", kernel.name),
+                format!("{}in protocol kernel {}", self.fixed(), kernel.name),
             ));
         } else {
             findings.push(KERNEL_METRIC.error(
-                format!("{family}: other hosts' routes get metric {normal}, elevated ones {elevated}; local ones have {} and {}", family.normal, family.elevated),
-                format!("if source = RTS_BGP then krt_metric = 2147483647 - bgp_local_pref; in {}, for eBGP by community", kernel.export_name()),
+                format!(
+                    "{family}: other hosts' routes get metric {normal}, elevated ones {elevated}; local ones have {} and {}",
+                    family.normal, family.elevated
+                ),
+                format!("{}in protocol kernel {}", self.fixed(), kernel.name),
             ));
         }
+    }
+
+    fn one_step(&self, kernel: &Kernel, normal: i64, elevated: i64) -> Finding {
+        let family = self.family;
+        if normal == elevated {
+            return ONE_STEP.ok(format!("{family}: other hosts' routes keep their metric"));
+        }
+        ONE_STEP.notice(
+            format!("{family}: other hosts' routes change their metric with their priority, {normal} and {elevated}"),
+            format!("{}in protocol kernel {}, unless you want to see the metrics", self.fixed(), kernel.name),
+        )
+    }
+
+    /// The option that makes every route right.
+    fn fixed(&self) -> String {
+        let Family { normal, elevated, .. } = self.family;
+        let between = Priorities { normal, elevated }.between();
+        between.map_or_else(
+            || "metric 0; and krt_metric = 2147483647 - bgp_local_pref; in its export filter, ".to_owned(),
+            |metric| format!("metric {metric}; "),
+        )
     }
 
     /// A route of a VM here, as the kernel protocol learns it.

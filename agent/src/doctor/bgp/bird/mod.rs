@@ -23,8 +23,8 @@ const SOCKET_6: &str = "/run/bird/bird6.ctl";
 /// A daemon that runs: where its configuration is, and where it listens.
 pub(super) fn daemon(process: &Process) -> Daemon {
     let of = |option: &str, default: &str| {
-        let joined = process.arguments.iter().filter_map(|argument| argument.strip_prefix(option));
-        let joined = joined.filter(|value| !value.is_empty()).next_back();
+        let mut joined = process.arguments.iter().filter_map(|argument| argument.strip_prefix(option));
+        let joined = joined.rfind(|value| !value.is_empty());
         PathBuf::from(process.values_of(&[option]).last().copied().or(joined).unwrap_or(default))
     };
     let is_bird_6 = process.name == "bird6";

@@ -177,12 +177,12 @@ fn as_number(config: &Config, options: &[Item], word: &str) -> Option<i64> {
             let at = item.head.iter().position(|token| token.word.is("as"))?;
             value(config, &item.head[at + 1..])
         })
-        .last()
+        .next_back()
 }
 
 /// The last filter of a direction. Limits and tables are said with the same word.
 fn filter(options: &[Item], direction: &str) -> Option<Filter> {
-    let filters = options.iter().filter(|item| item.begins(&[direction])).filter_map(|item| {
+    let mut filters = options.iter().filter(|item| item.begins(&[direction])).filter_map(|item| {
         let rest = &item.head[1..];
         let Word::Name(kind) = &rest.first()?.word else { return None };
         match (kind.as_str(), &item.body) {
@@ -197,5 +197,5 @@ fn filter(options: &[Item], direction: &str) -> Option<Filter> {
             _ => None,
         }
     });
-    filters.last()
+    filters.next_back()
 }

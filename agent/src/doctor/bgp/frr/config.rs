@@ -201,9 +201,9 @@ impl Config {
 }
 
 fn prefix_rule(words: &[&str]) -> Option<PrefixRule> {
-    let permits = match words.first()? {
-        &"permit" => true,
-        &"deny" => false,
+    let permits = match *words.first()? {
+        "permit" => true,
+        "deny" => false,
         _ => return None,
     };
     let net = match *words.get(1)? {
