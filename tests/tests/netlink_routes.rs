@@ -517,6 +517,7 @@ fn a_tap_is_prepared_before_anybody_opens_it() {
         ("net/ipv4/conf/tapone/forwarding", "1"),
         ("net/ipv4/conf/tapone/rp_filter", "2"),
         ("net/ipv6/conf/tapone/accept_ra", "0"),
+        ("net/ipv6/conf/tapone/accept_dad", "0"),
         ("net/ipv6/conf/tapone/proxy_ndp", "1"),
         ("net/ipv6/conf/tapone/forwarding", "1"),
         ("net/ipv4/ip_forward", "1"),

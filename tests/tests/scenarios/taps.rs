@@ -128,6 +128,7 @@ fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {
         (format!("net/ipv4/neigh/{name}/proxy_delay"), "0"),
         (format!("net/ipv4/conf/{name}/forwarding"), "1"),
         (format!("net/ipv6/conf/{name}/accept_ra"), "0"),
+        (format!("net/ipv6/conf/{name}/accept_dad"), "0"),
         (format!("net/ipv6/conf/{name}/proxy_ndp"), "1"),
         (format!("net/ipv6/conf/{name}/forwarding"), "1"),
     ] {
@@ -140,6 +141,22 @@ fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {
 
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
+}
+
+/// The guest's IPv6 gateway is the tap's link-local address. It answers from the moment when the tap has a carrier.
+#[test]
+fn the_gateway_is_there_when_the_hypervisor_opens_the_tap() {
+    let (_lab, _driver, port, node) = migrating(true);
+    node.wait_armed(&port);
+    let _hypervisor = node.tap().open();
+    // Address, number, length, scope, flags and name of the interface, as in net/ipv6/addrconf.c.
+    let flags = || {
+        let table = node.host.namespace().run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6"));
+        let line = table.ok()?.lines().find(|line| line.ends_with(&port.interface))?.to_owned();
+        u32::from_str_radix(line.split_whitespace().nth(4)?, 16).ok()
+    };
+    let flags = wait::for_some(wait::SOON, "the tap has its address", flags);
+    assert_eq!(flags & libc::IFA_F_TENTATIVE, 0, "{flags:#x}");
 }
 
 /// Routes of a VM that is not migrating do not wait for a carrier either.

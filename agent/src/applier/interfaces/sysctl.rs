@@ -82,6 +82,9 @@ impl Sysctls {
     pub(super) fn ipv6(name: &str) -> Vec<Setting> {
         vec![
             Setting::new(Need::BestEffort, "0", format!("ipv6/conf/{name}/accept_ra")),
+            // KERNEL: the tap's link-local address, the guest's gateway, is made when the hypervisor opens the tap, and would
+            // be tested for duplicates for one to two seconds, in which it does not answer. A guest may arrive earlier.
+            Setting::new(Need::Wanted, "0", format!("ipv6/conf/{name}/accept_dad")),
             Setting::new(Need::Required, "1", format!("ipv6/conf/{name}/proxy_ndp")),
             Setting::new(Need::Required, "1", format!("ipv6/conf/{name}/forwarding")),
         ]
