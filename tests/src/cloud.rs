@@ -39,9 +39,15 @@ pub struct Cloud {
     pub client: Client,
     /// The compute hosts.
     pub hosts: [Compute; 2],
+    /// Absent in a cloud without agents.
+    datastore: Option<Datastore>,
+    lab: Lab,
+}
+
+#[derive(Debug)]
+struct Datastore {
     etcd: Etcd,
     keys: Keys,
-    lab: Lab,
 }
 
 /// A host without virtual machines.
@@ -98,23 +104,34 @@ impl Cloud {
     #[track_caller]
     #[must_use]
     pub fn with(configure: impl Fn(&mut Agent)) -> Self {
-        let lab = Lab::new();
-        let etcd = Etcd::start(&lab);
-        // The agents do not look at it.
-        let directory = lab.directory();
-        let mut hosts = [SOURCE, TARGET].map(|name| Compute::new(&lab, name));
-        let client = lab.host("client");
-        keep_redirects_out(&client);
+        let mut cloud = Self::without_agents();
+        let etcd = Etcd::start(&cloud.lab);
         let keys = Keys::new(SOURCE, "");
         set_up_datastore(&etcd, &keys);
-        for compute in &mut hosts {
-            compute.start_agent(&lab, &directory, |agent| {
+        // The agents do not look at it.
+        let directory = cloud.lab.directory();
+        for compute in &mut cloud.hosts {
+            compute.start_agent(&cloud.lab, &directory, |agent| {
                 agent.set("DatastoreType", "etcdv3");
                 agent.set("EtcdEndpoints", etcd.endpoints());
                 agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
                 configure(agent);
             });
         }
+        cloud.datastore = Some(Datastore { etcd, keys });
+        cloud
+    }
+
+    /// Hosts and BIRD only: for whoever wants to do the agents' work in another way.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[must_use]
+    pub fn without_agents() -> Self {
+        let lab = Lab::new();
+        let mut hosts = [SOURCE, TARGET].map(|name| Compute::new(&lab, name));
+        let client = lab.host("client");
+        keep_redirects_out(&client);
         let [first, second] = &hosts;
         let routers = [
             Router::start(&lab, &first.host, &[&second.host, &client]),
@@ -125,7 +142,7 @@ impl Cloud {
             compute.router = Some(router);
         }
         let client = Client { watch: RouteWatch::start(client.namespace()), router, host: client };
-        Self { client, hosts, etcd, keys, lab }
+        Self { client, hosts, datastore: None, lab }
     }
 
     /// Nova spawns a virtual machine on the first host. Returns when the client reaches all of its addresses.
@@ -145,26 +162,40 @@ impl Cloud {
     #[track_caller]
     #[must_use]
     pub fn spawn_all(&mut self, guests: &[Guest]) -> Vec<Instance> {
-        let at = 0;
-        let mut started = Vec::new();
-        for guest in guests {
-            self.hosts[at].plug(guest);
-            for port in &guest.ports {
-                self.bind(port, SOURCE);
-            }
-            started.push(Hypervisor::start(&self.lab, &self.hosts[at].host, guest));
+        for port in guests.iter().flat_map(|guest| &guest.ports) {
+            self.bind(port, SOURCE);
         }
-        for hypervisor in &started {
-            hypervisor.wait_booted();
-        }
-        let instances = guests.iter().cloned().zip(started);
-        let instances: Vec<Instance> =
-            instances.map(|(guest, hypervisor)| Instance { guest, at, hypervisor }).collect();
-        self.client.router.wait_established();
+        let instances: Vec<Instance> = guests.iter().map(|guest| self.start(guest)).collect();
         for instance in &instances {
-            self.wait_reached(&instance.guest);
+            self.wait_booted(instance);
         }
         instances
+    }
+
+    /// Waits until a guest has booted and the client reaches it.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn wait_booted(&self, instance: &Instance) {
+        instance.hypervisor.wait_booted();
+        self.client.router.wait_established();
+        self.wait_reached(&instance.guest);
+    }
+
+    /// A guest begins to boot on the first host; nobody has been told of it.
+    #[must_use]
+    pub fn start(&mut self, guest: &Guest) -> Instance {
+        let at = 0;
+        self.hosts[at].plug(guest);
+        let hypervisor = Hypervisor::start(&self.lab, &self.hosts[at].host, guest);
+        Instance { guest: guest.clone(), at, hypervisor }
+    }
+
+    /// A process on one of the hosts that waits for a guest.
+    #[must_use]
+    pub fn expect_arrival(&self, guest: &Guest, to: usize) -> Hypervisor {
+        Hypervisor::expect_arrival(&self.lab, &self.hosts[to].host, guest)
     }
 
     /// Waits until the client reaches every address of a guest.
@@ -173,6 +204,7 @@ impl Cloud {
     /// When it does not; the message has the routes of the client.
     #[track_caller]
     pub fn wait_reached(&self, guest: &Guest) {
+        self.client.router.wait_established();
         for address in guest.addresses() {
             let answers = || probe::answers(self.client.host.namespace(), address);
             if !wait::holds_within(wait::SOON, answers) {
@@ -205,7 +237,7 @@ impl Cloud {
             self.migrate(port, &["wait-ready", "--timeout", READY_S]);
             assert!(!self.hosts[to].tap(port).has_carrier(), "ready before there is a hypervisor");
         }
-        let arrival = Hypervisor::expect_arrival(&self.lab, &self.hosts[to].host, &instance.guest);
+        let arrival = self.expect_arrival(&instance.guest, to);
         Migration { to, arrival, uids, client_mark, target_mark }
     }
 
@@ -262,15 +294,20 @@ impl Cloud {
     }
 
     fn migration_uid(&self, port: &Port, to: usize) -> String {
-        let key = self.keys.migration(&endpoint(port, self.hosts[to].host.name()).to_string());
-        let document: Value =
-            serde_json::from_str(&self.etcd.value(&key).expect("it has begun")).expect("JSON");
+        let Datastore { etcd, keys } = self.datastore();
+        let key = keys.migration(&endpoint(port, self.hosts[to].host.name()).to_string());
+        let document: Value = serde_json::from_str(&etcd.value(&key).expect("it has begun")).expect("JSON");
         document["metadata"]["uid"].as_str().expect("a uid").to_owned()
     }
 
     fn bind(&self, port: &Port, host: &str) {
         let document = port.endpoint_on(host, &new_uid());
-        self.etcd.put(&self.keys.endpoint(&endpoint(port, host)), &document.to_string());
+        let Datastore { etcd, keys } = self.datastore();
+        etcd.put(&keys.endpoint(&endpoint(port, host)), &document.to_string());
+    }
+
+    fn datastore(&self) -> &Datastore {
+        self.datastore.as_ref().expect("a cloud with agents")
     }
 }
 

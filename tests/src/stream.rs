@@ -15,6 +15,7 @@ use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -162,6 +163,29 @@ impl ByteStream {
         let writer = std::thread::spawn(move || write(to_write, &stop_writing));
         let reader = std::thread::spawn(move || read(to_read));
         Self { stop, socket, writer: Some(writer), reader: Some(reader) }
+    }
+
+    /// How long the client waits now for an acknowledgement before it sends again (the kernel's RTO).
+    ///
+    /// # Panics
+    /// Never for a TCP socket.
+    #[must_use]
+    pub fn retransmission_timeout(&self) -> Duration {
+        // SAFETY: all zeros are a valid tcp_info, which is made of integers.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut length = libc::socklen_t::try_from(size_of_val(&info)).expect("a small structure");
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which lives until the call returns.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(result, 0, "TCP_INFO: {}", io::Error::last_os_error());
+        Duration::from_micros(info.tcpi_rto.into())
     }
 
     /// Stops talking, waits for everything that is still to come, and says what happened.

@@ -5,6 +5,7 @@ use crate::hypervisor::Guest;
 use crate::namespace::Namespace;
 use crate::stream::{ByteRecord, ByteStream, DatagramRecord, DatagramStream};
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Traffic under way.
 #[derive(Debug)]
@@ -34,6 +35,12 @@ impl Traffic {
         let datagrams =
             addresses.into_iter().map(|address| (address, DatagramStream::start(from, address))).collect();
         Self { datagrams, bytes }
+    }
+
+    /// How long the client's TCP waits now for an acknowledgement before it sends again.
+    #[must_use]
+    pub fn retransmission_timeout(&self) -> Duration {
+        self.bytes.retransmission_timeout()
     }
 
     /// Stops talking.

@@ -22,6 +22,10 @@ pub(crate) const UNTHROTTLED: u64 = 10 << 30;
 /// processors that others use as well, an emulated guest is that slow now and then.
 const BACKLOG: Duration = Duration::from_secs(1);
 
+/// LIMIT: how long TCP may be silent beyond the downtime on a machine that is busy with other things. Where it has to wait
+/// for a second retransmission, or for Nova, it is silent for longer.
+const TCP_STALL: Duration = Duration::from_secs(2);
+
 /// Which way a guest went, and what was seen of that.
 #[derive(Debug)]
 pub(crate) struct Trip {
@@ -29,6 +33,8 @@ pub(crate) struct Trip {
     pub(crate) phases: Vec<Phases>,
     /// By destination.
     pub(crate) blackouts: Vec<(IpNet, Blackout)>,
+    /// The longest time without anything on the TCP connection.
+    pub(crate) tcp_silence: Duration,
     /// QEMU's numbers.
     pub(crate) migrated: Migrated,
 }
@@ -98,7 +104,8 @@ pub(crate) fn complete(
     let heard = traffic.finish();
     let blackouts = take_apart(cloud, instance, switch, marks, &phases, &heard);
     assert_nothing_lost_but_in_the_blackout(&blackouts, &heard);
-    let trip = Trip { phases, blackouts, migrated };
+    let tcp_silence = heard.bytes.longest_silence();
+    let trip = Trip { phases, blackouts, tcp_silence, migrated };
     show(instance, &trip, &heard);
     trip
 }
@@ -162,6 +169,8 @@ impl Trip {
                 && announced_at < routed_at
                 && announced_at < client_routed_at;
             assert!(ordered, "{net}\n{blackout}");
+            let excess = self.tcp_silence.saturating_sub(blackout.downtime());
+            assert!(excess < TCP_STALL, "TCP was silent for {:?}\n{blackout}", self.tcp_silence);
         }
         for phases in &self.phases {
             assert!(
@@ -177,9 +186,7 @@ impl Trip {
 fn show(instance: &Instance, trip: &Trip, heard: &Heard) {
     eprintln!(
         "{}: copied for {:?}; TCP silent for {:?}",
-        instance.guest.ports[0].workload,
-        trip.migrated.total,
-        heard.bytes.longest_silence()
+        instance.guest.ports[0].workload, trip.migrated.total, trip.tcp_silence
     );
     for ((net, blackout), (_, record)) in trip.blackouts.iter().zip(&heard.datagrams) {
         eprint!("{net}: {} of {} datagrams lost\n{blackout}", record.lost().count(), record.sent());
