@@ -43,5 +43,6 @@ pub(crate) fn measure(rounds: usize) -> Result<Section> {
             measured,
             bound: Bound::AtMost(3.0),
         }],
+        picture: None,
     })
 }

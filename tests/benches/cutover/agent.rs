@@ -33,6 +33,7 @@ pub(crate) fn measure(migrations: usize) -> Result<Section> {
         columns: &["fast path", "sent → both routes seen by another process: median", "p99"],
         rows,
         goals: Vec::new(),
+        picture: None,
     })
 }
 

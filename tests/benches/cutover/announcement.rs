@@ -55,6 +55,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Section> {
             ),
             times_faster("AF_PACKET on one tokio thread : fast path, spinning", one_thread, spinning),
         ],
+        picture: None,
     })
 }
 

@@ -15,6 +15,7 @@ mod rounds;
 mod scale;
 mod site;
 mod system_call;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -49,6 +50,8 @@ enum Bench {
     Agent,
     /// Ten thousand endpoints on one host, with etcd
     Etcd,
+    /// Live migration of real guests, against other ways
+    Vm,
 }
 
 impl Bench {
@@ -60,6 +63,7 @@ impl Bench {
             // A migration takes a hundred times as long as an announcement.
             Self::Agent => agent::measure(announcements.div_ceil(10)),
             Self::Etcd => scale::measure(announcements.div_ceil(5)),
+            Self::Vm => vm::measure(announcements.div_ceil(40)),
         }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Section> {
         columns: &["program", "frame", "one run", "one run of an empty program"],
         rows,
         goals,
+        picture: None,
     })
 }
 

@@ -18,6 +18,18 @@ pub(crate) struct Section {
     pub(crate) rows: Vec<Vec<String>>,
     /// What the figures should be.
     pub(crate) goals: Vec<Goal>,
+    /// The figures drawn.
+    pub(crate) picture: Option<Picture>,
+}
+
+/// A drawing in a file of its own beside the report.
+pub(crate) struct Picture {
+    /// Name of the file.
+    pub(crate) file: &'static str,
+    /// For whoever does not see it.
+    pub(crate) description: &'static str,
+    /// What is in it.
+    pub(crate) svg: String,
 }
 
 /// A ratio within one run, and its bound.
@@ -59,6 +71,9 @@ impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "## {}\n\n{}\n", self.title, self.method)?;
         table(f, self.columns, &self.rows)?;
+        if let Some(Picture { file, description, .. }) = &self.picture {
+            writeln!(f, "\n![{description}]({file})")?;
+        }
         if self.goals.is_empty() {
             return Ok(());
         }
@@ -95,6 +110,11 @@ pub(crate) fn write(path: &Path, sections: &[Section]) -> Result<()> {
     machine::describe(&mut text)?;
     for section in sections {
         write!(text, "\n{section}")?;
+        if let Some(picture) = &section.picture {
+            let path = path.with_file_name(picture.file);
+            fs::write(&path, &picture.svg)
+                .with_context(|| format!("{} could not be written", path.display()))?;
+        }
     }
     fs::write(path, text).with_context(|| format!("{} could not be written", path.display()))
 }

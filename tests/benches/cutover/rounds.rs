@@ -47,7 +47,7 @@ pub(crate) fn run(contenders: &mut [Box<dyn Contender + '_>], rounds: usize) -> 
 
 /// The contenders of a round in another order than in the round before, so that none always comes after the same
 /// other and meets the caches as that one left them. The same in every run.
-fn order(round: usize, count: usize) -> Vec<usize> {
+pub(crate) fn order(round: usize, count: usize) -> Vec<usize> {
     // The generator of Numerical Recipes; its high bits are good enough for this.
     let mut random = (round as u32).wrapping_mul(2_654_435_769);
     let mut order: Vec<usize> = (0..count).collect();

@@ -88,6 +88,7 @@ pub(crate) fn measure(migrations: usize) -> Result<Section> {
                 bound: Bound::AtMost(0.0),
             },
         ],
+        picture: None,
     })
 }
 

@@ -6,7 +6,7 @@ mod packet_socket;
 
 pub(crate) use cutover::Cutover;
 pub(crate) use floor::Floor;
-pub(crate) use packet_socket::{PacketSocketAgent, Threads};
+pub(crate) use packet_socket::{Guest, Listener, PacketSocketAgent, Threads};
 
 use crate::lane::Lane;
 use anyhow::{Result, bail};

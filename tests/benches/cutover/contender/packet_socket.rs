@@ -9,6 +9,7 @@ use cutover_agent::clock;
 use cutover_agent::fast_path::raise_priority;
 use cutover_agent::netlink::RouteSocket;
 use cutover_common::MacAddr;
+use cutover_tests::namespace::Namespace;
 use cutover_tests::packet::PacketSocket;
 use etherparse::{ArpOperation, NetSlice, SlicedPacket};
 use futures_util::future::try_join_all;
@@ -40,41 +41,20 @@ pub(crate) enum Threads {
 pub(crate) struct PacketSocketAgent {
     name: &'static str,
     lane: Lane,
-    finishes: Receiver<Result<Finish>>,
+    listener: Listener,
     undo: RouteSocket,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl PacketSocketAgent {
     pub(crate) fn new(site: &Site, lane: Lane, threads: Threads) -> Result<Self> {
-        let packets = PacketSocket::bind(site.host.namespace(), lane.interface());
-        let namespace = site.host.namespace().descriptor().try_clone_to_owned()?;
-        let Some(IpAddr::V4(address)) = lane.addresses.first().copied() else {
-            bail!("the guest announces an IPv4 address");
-        };
-        let routes =
-            lane.addresses.iter().map(|address| route(*address, lane.ifindex())).collect::<Result<_>>()?;
-        let guest = Guest { mac: lane.mac, address, routes };
-        let (sender, finishes) = channel();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("packet-socket".into()).spawn(move || {
-            raise_priority(Duration::ZERO);
-            let result = setns(&namespace, CloneFlags::CLONE_NEWNET)
-                .context("entering the namespace")
-                .and_then(|()| runtime(threads).context("starting tokio"))
-                .and_then(|runtime| runtime.block_on(listen(packets.into(), guest, &sender, stopped)));
-            if let Err(error) = result {
-                // The bench has gone if nobody receives it.
-                let _ = sender.send(Err(error));
-            }
-        })?;
+        let guest = Guest::new(lane.mac, &lane.addresses, lane.ifindex())?;
+        let listener = Listener::start(site.host.namespace(), lane.interface(), guest, threads)?;
         let undo = site.open_socket()?;
         let name = match threads {
             Threads::One => "AF_PACKET, etherparse, rtnetlink on one tokio thread",
             Threads::Many => "AF_PACKET, etherparse, rtnetlink on tokio's default threads",
         };
-        Ok(Self { name, lane, finishes, undo, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { name, lane, listener, undo })
     }
 }
 
@@ -100,7 +80,7 @@ impl Contender for PacketSocketAgent {
     }
 
     fn finished(&mut self) -> Result<Finish> {
-        receive(&self.finishes)
+        self.listener.finished()
     }
 
     fn clear(&mut self) -> Result<()> {
@@ -108,7 +88,46 @@ impl Contender for PacketSocketAgent {
     }
 }
 
-impl Drop for PacketSocketAgent {
+/// The thread that listens on one tap.
+pub(crate) struct Listener {
+    finishes: Receiver<Result<Finish>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Listens for the announcements of a guest.
+    pub(crate) fn start(
+        namespace: &Namespace,
+        interface: &str,
+        guest: Guest,
+        threads: Threads,
+    ) -> Result<Self> {
+        let packets = PacketSocket::bind(namespace, interface);
+        let namespace = namespace.descriptor().try_clone_to_owned()?;
+        let (sender, finishes) = channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("packet-socket".into()).spawn(move || {
+            raise_priority(Duration::ZERO);
+            let result = setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .context("entering the namespace")
+                .and_then(|()| runtime(threads).context("starting tokio"))
+                .and_then(|runtime| runtime.block_on(listen(packets.into(), guest, &sender, stopped)));
+            if let Err(error) = result {
+                // The bench has gone if nobody receives it.
+                let _ = sender.send(Err(error));
+            }
+        })?;
+        Ok(Self { finishes, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Waits until it has acted on an announcement.
+    pub(crate) fn finished(&self) -> Result<Finish> {
+        receive(&self.finishes)
+    }
+}
+
+impl Drop for Listener {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -119,10 +138,21 @@ impl Drop for PacketSocketAgent {
 }
 
 /// Whom to wait for and what to do then.
-struct Guest {
+pub(crate) struct Guest {
     mac: MacAddr,
     address: Ipv4Addr,
     routes: Vec<RouteMessage>,
+}
+
+impl Guest {
+    /// A guest that announces the first of its addresses.
+    pub(crate) fn new(mac: MacAddr, addresses: &[IpAddr], ifindex: u32) -> Result<Self> {
+        let Some(IpAddr::V4(address)) = addresses.first().copied() else {
+            bail!("the guest announces an IPv4 address");
+        };
+        let routes = addresses.iter().map(|address| route(*address, ifindex)).collect::<Result<_>>()?;
+        Ok(Self { mac, address, routes })
+    }
 }
 
 fn runtime(threads: Threads) -> io::Result<Runtime> {
@@ -150,7 +180,7 @@ async fn listen(
             length = next_frame(&packets, &mut frame) => length?,
             _ = &mut stopped => return Ok(()),
         };
-        if !is_gratuitous_arp(&frame[..length], &guest) {
+        if !is_rarp(&frame[..length], &guest) && !is_gratuitous_arp(&frame[..length], &guest) {
             continue;
         }
         // All at once, which is faster than one after the other.
@@ -171,6 +201,11 @@ async fn next_frame(packets: &AsyncFd<OwnedFd>, frame: &mut [u8]) -> io::Result<
             return result;
         }
     }
+}
+
+/// What QEMU sends: etherparse knows ARP only under ARP's own EtherType.
+fn is_rarp(frame: &[u8], guest: &Guest) -> bool {
+    frame.get(12..14) == Some(&[0x80, 0x35]) && frame.get(22..28) == Some(&guest.mac.0)
 }
 
 fn is_gratuitous_arp(frame: &[u8], guest: &Guest) -> bool {
