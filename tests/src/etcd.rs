@@ -4,6 +4,10 @@
 //! Data is in memory: there is nothing to keep, and a busy disk would make every write slow. A member that was stopped
 //! finds its data again.
 
+mod history;
+
+pub use history::{Write, Written};
+
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::wait;

@@ -73,6 +73,15 @@ impl Host {
         Tap::plug(self.namespace_shared(), name, mac)
     }
 
+    /// As [`Self::plug`], many in one go.
+    ///
+    /// # Panics
+    /// Without root, or when a name is taken.
+    #[must_use]
+    pub fn plug_many(&self, taps: &[(String, MacAddr)]) -> Vec<Tap> {
+        Tap::plug_many(&self.namespace, taps)
+    }
+
     /// A virtual cable in place of a tap, as containers have it: `name` here, `eth0` in the guest's namespace.
     /// Both ends go with either namespace.
     pub fn plug_cable(&self, name: &str, mac: MacAddr, guest: &Namespace) {

@@ -4,7 +4,7 @@
 use cutover_common::MacAddr;
 use cutover_engine::BootTime;
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A unicast route of the main table.
@@ -99,6 +99,36 @@ impl History {
         routes
     }
 
+    /// The same for each destination by itself, without neighbours: what is left of a long history is short.
+    #[must_use]
+    pub fn by_destination(&self) -> BTreeMap<IpNet, Self> {
+        let mut split: BTreeMap<IpNet, Self> = BTreeMap::new();
+        // Destinations that had a route through an interface, for when that goes down.
+        let mut through: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
+        for route in &self.initial {
+            split.entry(route.destination).or_default().initial.insert(route.clone());
+            through.entry(route.ifindex).or_default().insert(route.destination);
+        }
+        for event in &self.events {
+            match &event.change {
+                Change::Added { route, .. } => {
+                    through.entry(route.ifindex).or_default().insert(route.destination);
+                    split.entry(route.destination).or_default().events.push(event.clone());
+                }
+                Change::Removed(route) => {
+                    split.entry(route.destination).or_default().events.push(event.clone());
+                }
+                Change::LinkDown(ifindex) => {
+                    for destination in through.get(ifindex).into_iter().flatten() {
+                        split.entry(*destination).or_default().events.push(event.clone());
+                    }
+                }
+                Change::NeighbourSet(_) | Change::NeighbourRemoved(_) => {}
+            }
+        }
+        split
+    }
+
     /// Every set of routes to `destination` that there was, each different from the one before.
     #[must_use]
     pub fn moments(&self, destination: IpNet) -> Vec<Moment> {
@@ -184,7 +214,7 @@ impl History {
     }
 }
 
-fn apply(routes: &mut BTreeSet<Route>, change: &Change) {
+pub(crate) fn apply(routes: &mut BTreeSet<Route>, change: &Change) {
     match change {
         Change::Added { route, replaced } => {
             if *replaced {
@@ -241,6 +271,19 @@ mod tests {
     fn break_before_make_is_caught() {
         let history = history(&[route(512, 1)], vec![Change::Removed(route(512, 1)), added(route(1024, 1))]);
         history.assert_never_without(route(512, 1).destination);
+    }
+
+    #[test]
+    fn each_destination_has_the_moments_that_it_has_in_the_whole() {
+        let other = Route { destination: "10.65.0.3/32".parse().unwrap(), ..route(512, 3) };
+        let changes =
+            vec![added(other.clone()), added(route(1024, 1)), Change::LinkDown(3), Change::LinkDown(1)];
+        let whole = history(&[route(512, 2)], changes);
+        let split = whole.by_destination();
+        for to in [route(512, 1).destination, other.destination] {
+            assert_eq!(split[&to].moments(to), whole.moments(to));
+        }
+        assert_eq!(split[&other.destination].events.len(), 2);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! decoder of its own. It never writes, and it fails the test rather than lose a notification.
 
 use crate::namespace::Namespace;
-use crate::route_history::{Change, Event, History, Neighbour, Route};
+use crate::route_history::{self, Change, Event, History, Neighbour, Route};
 use cutover_agent::clock;
 use cutover_common::MacAddr;
 use ipnet::IpNet;
@@ -45,6 +45,8 @@ pub struct RouteWatch {
 struct Recording {
     socket: Socket,
     history: History,
+    /// What the history comes to.
+    current: BTreeSet<Route>,
 }
 
 /// A place in a recording: changes after it are the ones that a test is about.
@@ -63,8 +65,9 @@ impl RouteWatch {
             // ORDER: subscribed before dumped, so no change falls between the two.
             (socket, dump_routes().expect("a dump of the routes"))
         });
-        let recording =
-            Arc::new(Mutex::new(Recording { socket, history: History { initial, events: Vec::new() } }));
+        let current = initial.clone();
+        let history = History { initial, events: Vec::new() };
+        let recording = Arc::new(Mutex::new(Recording { socket, history, current }));
         let (until_closed, stop) = io::pipe().expect("a pipe");
         let shared = Arc::clone(&recording);
         let thread = std::thread::spawn(move || record(&shared, &until_closed));
@@ -74,7 +77,9 @@ impl RouteWatch {
     /// This moment, for [`Self::since`].
     #[must_use]
     pub fn mark(&self) -> Mark {
-        Mark(self.history().events.len())
+        let mut recording = self.lock();
+        recording.drain();
+        Mark(recording.history.events.len())
     }
 
     /// Everything that has happened until now.
@@ -102,7 +107,17 @@ impl RouteWatch {
     /// The routes to `destination` now.
     #[must_use]
     pub fn routes_to(&self, destination: IpNet) -> BTreeSet<Route> {
-        self.history().current().into_iter().filter(|route| route.destination == destination).collect()
+        let mut recording = self.lock();
+        recording.drain();
+        recording.current.iter().filter(|route| route.destination == destination).cloned().collect()
+    }
+
+    /// All routes now.
+    #[must_use]
+    pub fn routes(&self) -> BTreeSet<Route> {
+        let mut recording = self.lock();
+        recording.drain();
+        recording.current.clone()
     }
 
     /// The metrics of the routes to `destination` now, the best one first.
@@ -161,6 +176,7 @@ impl Recording {
                 if let NetlinkPayload::InnerMessage(message) = message.payload
                     && let Some(change) = change(&message, replaced)
                 {
+                    route_history::apply(&mut self.current, &change);
                     self.history.events.push(Event { at, change });
                 }
             }

@@ -21,13 +21,38 @@ pub struct Tap {
 
 impl Tap {
     pub(crate) fn plug(namespace: Arc<Namespace>, name: &str, mac: MacAddr) -> Self {
-        namespace.ip(&format!(
-            "tuntap add dev {name} mode tap\n\
-             link set dev {name} address {mac}\n\
-             link set dev {name} up"
-        ));
-        let ifindex = namespace.run(|| nix::net::if_::if_nametoindex(name)).expect("it was just added");
-        Self { namespace, name: name.to_owned(), ifindex }
+        let mut taps = Self::plug_many(&namespace, &[(name.to_owned(), mac)]);
+        taps.pop().expect("one was asked for")
+    }
+
+    pub(crate) fn plug_many(namespace: &Arc<Namespace>, taps: &[(String, MacAddr)]) -> Vec<Self> {
+        let lines = taps.iter().map(|(name, mac)| {
+            format!(
+                "tuntap add dev {name} mode tap\n\
+                 link set dev {name} address {mac}\n\
+                 link set dev {name} up\n"
+            )
+        });
+        namespace.ip(&lines.collect::<String>());
+        let index = |name: &str| nix::net::if_::if_nametoindex(name).expect("it was just added");
+        namespace.run(|| {
+            let plugged = |(name, _): &(String, MacAddr)| Self {
+                namespace: Arc::clone(namespace),
+                name: name.clone(),
+                ifindex: index(name),
+            };
+            taps.iter().map(plugged).collect()
+        })
+    }
+
+    /// As [`Self::remove`], many of one host in one go.
+    ///
+    /// # Panics
+    /// When somebody else took one away.
+    pub fn remove_many(taps: Vec<Self>) {
+        let Some(first) = taps.first() else { return };
+        let lines = taps.iter().map(|tap| format!("link del {}\n", tap.name));
+        first.namespace.ip(&lines.collect::<String>());
     }
 
     /// Its name.

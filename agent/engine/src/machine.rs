@@ -188,6 +188,9 @@ pub struct Machine {
     /// Since when `up` has to be written even if that is what was reported last.
     #[serde(default)]
     pub report_due_since: Option<BootTime>,
+    /// As a source: something took the port out of service, and it is not yet known whether the virtual machine stays.
+    #[serde(default)]
+    pub disturbed: bool,
     /// Times of the phases.
     pub phases: Phases,
 }
@@ -266,6 +269,13 @@ impl Machine {
                 self.report_due_since = None;
                 transition
             }
+            Role::None if role_before == Role::Source => {
+                // What a target that has failed did to the port while it was one.
+                if core::mem::take(&mut self.disturbed) {
+                    self.port_disturbed(now);
+                }
+                None
+            }
             Role::None if role_before == Role::Target => {
                 self.phases.role_gone_at.get_or_insert(now);
                 if self.state == State::Target {
@@ -295,6 +305,7 @@ impl Machine {
         self.source.clone_from(&assignment.source);
         self.unresolved = None;
         self.not_here = false;
+        self.disturbed = false;
     }
 
     /// An announcement was accepted on the tap.
@@ -337,8 +348,8 @@ impl Machine {
         }
     }
 
-    /// Something took the port out of service that this endpoint serves, unless it is one that is being left or
-    /// that waits for its virtual machine.
+    /// Something took the port out of service that this endpoint serves, unless it is one that waits for its virtual
+    /// machine. Where one may be leaving, it counts from when the migration is over.
     pub fn port_disturbed(&mut self, now: BootTime) {
         let is_here = match self.state {
             State::Base => self.role == Role::None && !self.not_here,
@@ -348,6 +359,7 @@ impl Machine {
         if is_here {
             self.report_due_since = Some(now);
         }
+        self.disturbed |= self.role == Role::Source;
     }
 
     /// What was due since `due_since` has been written.

@@ -422,3 +422,18 @@ fn w35_write_waits_while_the_port_is_down_and_while_the_endpoint_is_held() {
     host.tell(removed("b"));
     assert_eq!((host.status(), host.due()), (Some(AsReported), None));
 }
+
+/// A target that fails may take its status back before the migration itself is removed. Until then nobody knows that
+/// the virtual machine stays.
+#[test]
+fn w35_source_puts_back_what_a_failed_target_did_to_its_port() {
+    let mut host = Host::quiet("a");
+    host.tell(written("a")).tell(migration_written("u1", "a", "b"));
+    host.tell(removed_elsewhere("b"));
+    assert_eq!(host.due(), None, "Nova may be waiting");
+    host.tell(migration_removed("b"));
+    assert_eq!((host.status(), host.due()), (Some(Up), Some(host.now)));
+    host.report();
+    host.tell(migration_written("u2", "a", "b")).tell(migration_removed("b"));
+    assert_eq!(host.due(), None, "nothing has happened since");
+}
