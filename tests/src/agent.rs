@@ -28,6 +28,7 @@ const START: Duration = Duration::from_secs(15);
 pub struct Agent {
     namespace: Arc<Namespace>,
     settings: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
     configuration: PathBuf,
     run_dir: PathBuf,
     pin_path: PathBuf,
@@ -42,8 +43,17 @@ impl Agent {
     /// When the disk is full.
     #[must_use]
     pub fn new(lab: &Lab, host: &Host, directory: &Directory) -> Self {
-        let run_dir = lab.folder().join("run").join(host.name());
-        let pin_path = lab.pin_path(host.name());
+        Self::named(lab, host, directory, host.name())
+    }
+
+    /// As [`Self::new`], one of several agents of a host; the folders have this name.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    #[must_use]
+    pub fn named(lab: &Lab, host: &Host, directory: &Directory, name: &str) -> Self {
+        let run_dir = lab.folder().join("run").join(name);
+        let pin_path = lab.pin_path(name);
         let settings = [
             ("FelixHostname", host.name().to_owned()),
             ("DatastoreType", "dir".to_owned()),
@@ -55,7 +65,8 @@ impl Agent {
         let agent = Self {
             namespace: host.namespace_shared(),
             settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
-            configuration: lab.folder().join(format!("{}.cfg", host.name())),
+            environment: BTreeMap::new(),
+            configuration: lab.folder().join(format!("{name}.cfg")),
             run_dir,
             pin_path,
             log: Log::default(),
@@ -82,6 +93,11 @@ impl Agent {
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.set(name, value);
         self
+    }
+
+    /// Sets a variable in the environment of the daemon; counts from the next start.
+    pub fn set_environment(&mut self, name: &str, value: impl ToString) {
+        self.environment.insert(name.to_owned(), value.to_string());
     }
 
     fn write_configuration(&self) {
@@ -136,6 +152,7 @@ impl Agent {
         assert!(self.child.is_none(), "the agent is running");
         let mut command = self.command(&["agent"]);
         command.arg("-c").arg(&self.configuration).stdin(Stdio::null()).stdout(Stdio::null());
+        command.envs(&self.environment);
         let mut child = command.stderr(stderr).spawn().expect("a process");
         if let Some(stderr) = child.stderr.take() {
             self.log.follow(stderr);

@@ -32,6 +32,7 @@ pub mod stream;
 pub mod tap;
 pub mod vm;
 pub mod wait;
+pub mod wall_clock;
 
 pub use agent::Agent;
 pub use cloud::Cloud;

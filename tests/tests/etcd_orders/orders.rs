@@ -15,8 +15,8 @@
 //!   that time overlap, and these are in one phase.
 //!
 //! The agents of both hosts take part, so that what they report interleaves as it does; where the order of the other
-//! host's reports is the point, the test plays that host (`far`). Each order is played with a pause after each step, in
-//! which every agent has acted on it, and an order of writes alone once more with all of them in one go.
+//! host's reports is the point, the test plays that host (`far`). After each step there is a pause in which every agent acts
+//! on it; every other order of writes alone is played in one go instead, so that agents get several at once.
 
 /// A host by number, or the one that the test plays.
 pub(crate) type HostNumber = usize;
@@ -98,11 +98,10 @@ impl Scenario {
         };
         let mut scripts = Vec::new();
         for (position, phase) in self.phases.iter().enumerate().filter(|(_, phase)| phase.is_shuffled) {
-            for order in shuffles(&phase.chains) {
-                scripts.push(script(position, one_by_one(&order)));
-                if order.iter().all(|step| step.is_write()) {
-                    scripts.push(script(position, vec![order]));
-                }
+            for (number, order) in shuffles(&phase.chains).into_iter().enumerate() {
+                let is_in_one_go = number % 2 == 1 && order.iter().all(|step| step.is_write());
+                let segments = if is_in_one_go { in_one_go(&order) } else { one_by_one(&order) };
+                scripts.push(script(position, segments));
             }
         }
         scripts

@@ -3,6 +3,7 @@
 //! waits for the target's `up` from the moment a migration begins.
 
 use super::guest::Guest;
+use super::orders::Step;
 use super::stage::host_name;
 use cutover_tests::etcd::Written;
 use std::collections::BTreeMap;
@@ -53,9 +54,17 @@ struct Waiting {
     ready: bool,
 }
 
+/// Whether a migration is lost and found again in mid-migration. Nova does not begin to wait anew then.
+fn is_repaired(guest: &Guest) -> bool {
+    guest.script.phases.iter().map(|phase| phase.concat()).any(|phase| {
+        let begins = |to| phase.iter().any(|step| matches!(step, Step::Begins { to: at, .. } if *at == to));
+        phase.iter().any(|step| matches!(step, Step::Ends(to) if begins(*to)))
+    })
+}
+
 pub(crate) fn judge(guest: &Guest, told: &Told) -> Result<(), String> {
     let home = guest.lives().map(|stay| host_name(stay.host));
-    let moves_once = guest.stays.len() <= 2;
+    let moves_once = guest.stays.len() <= 2 && !is_repaired(guest);
     let mut in_service = false;
     let mut waiting: Option<Waiting> = None;
     for event in told {

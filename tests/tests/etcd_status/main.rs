@@ -1,7 +1,9 @@
 //! What goes back to Neutron through a real etcd, and the orchestrator's part that `cutover migrate` plays in it:
 //! real agents, real taps. One executable, so that it is linked once. Needs root and Debian's etcd.
 
+mod clock;
 mod cloud;
 mod heartbeat;
 mod migrate;
+mod regions;
 mod statuses;

@@ -20,6 +20,7 @@ pub(crate) const FOR_TESTS: &[Needed] = &[
     ("bird", "bird2"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
+    ("faketime", "faketime"),
 ];
 
 /// Whether packages may be installed.
