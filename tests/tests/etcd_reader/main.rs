@@ -4,3 +4,4 @@ mod access;
 mod outages;
 mod reading;
 mod site;
+mod states;
