@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -65,7 +65,7 @@ struct Member {
     host: Host,
     arguments: Vec<String>,
     data: PathBuf,
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
 }
 
 /// Files for TLS, in PEM form.
@@ -107,10 +107,10 @@ impl Etcd {
         let members = hosts.into_iter().map(|host| {
             let data = folder.path().join(host.name());
             let arguments = arguments(&host, &cluster.join(","), certificates.as_ref());
-            Member { name: host.name().to_owned(), host, arguments, data, child: None }
+            Member { name: host.name().to_owned(), host, arguments, data, child: Mutex::new(None) }
         });
         let mut etcd = Self { work: None, client: None, members: members.collect(), certificates, folder };
-        for member in &mut etcd.members {
+        for member in &etcd.members {
             member.start();
         }
         let (work, requests) = mpsc::channel();
@@ -205,12 +205,12 @@ impl Etcd {
     }
 
     /// SIGKILL to a member.
-    pub fn kill(&mut self, number: usize) {
+    pub fn kill(&self, number: usize) {
         self.members[number].kill();
     }
 
     /// Starts a member that was killed, with the data that it had.
-    pub fn restart(&mut self, number: usize) {
+    pub fn restart(&self, number: usize) {
         self.members[number].start();
     }
 
@@ -264,7 +264,7 @@ impl Etcd {
     ///
     /// # Panics
     /// When etcdctl is not installed.
-    pub fn restore(&mut self, name: &str) {
+    pub fn restore(&self, name: &str) {
         self.members[0].kill();
         fs::remove_dir_all(&self.members[0].data).expect("it had data");
         let (snapshot, data) = (self.folder.path().join(name), self.members[0].data.clone());
@@ -410,7 +410,7 @@ impl Drop for Etcd {
             // Its panic has been noticed by whoever asked.
             let _ = client.join();
         }
-        for member in &mut self.members {
+        for member in &self.members {
             member.kill();
         }
     }
@@ -425,21 +425,26 @@ impl Member {
         format!("http://{}:2380", self.host.ipv4())
     }
 
-    fn start(&mut self) {
-        assert!(self.child.is_none(), "{} is running", self.name);
+    fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.child.lock().expect("nobody panics with the lock")
+    }
+
+    fn start(&self) {
+        assert!(self.child().is_none(), "{} is running", self.name);
         let mut command = self.host.namespace().command("etcd");
         command.arg("--data-dir").arg(&self.data).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("etcd is installed"));
+        let child = command.spawn().expect("etcd is installed");
+        *self.child() = Some(child);
     }
 
     fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("the member is running");
-        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("the process is ours");
+        let pid = self.child().as_ref().map(Child::id).expect("the member is running");
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is ours");
     }
 
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
+    fn kill(&self) {
+        if let Some(mut child) = self.child().take() {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 /// The host that the test plays.
@@ -38,6 +39,9 @@ const PHASE_MAX: Duration = Duration::from_millis(2700);
 /// LIMIT: so many machines that a round is a tenth of a second: an agent writes down every migration of its host whenever one of
 /// them has changed.
 const AT_ONCE: usize = 40;
+
+/// LIMIT: asking every agent costs a process each, on a machine that has something to do.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
 
 /// LIMIT: only failing tests wait this long.
 const LONG: Duration = Duration::from_secs(30);
@@ -328,6 +332,7 @@ impl Stage {
     fn wait_calm(&self, guests: &[Guest]) {
         let mut missing = Vec::new();
         let calm = wait::holds_within(LONG, || {
+            thread::sleep(LOOK_EVERY);
             let pictures: Vec<Picture> = self.nodes.iter().map(Picture::of).collect();
             missing = guests.iter().filter_map(|guest| not_calm(guest, &pictures)).collect();
             missing.is_empty()
@@ -339,6 +344,7 @@ impl Stage {
     fn wait_converged(&self, guests: &[Guest]) {
         let mut missing = Vec::new();
         let converged = wait::holds_within(LONG, || {
+            thread::sleep(LOOK_EVERY);
             let pictures: Vec<Picture> = self.nodes.iter().map(Picture::of).collect();
             missing = guests
                 .iter()
@@ -363,6 +369,7 @@ impl Stage {
         );
         // What is due has been reported; what is to be removed goes at once, too.
         let stale = || {
+            thread::sleep(LOOK_EVERY);
             let all: BTreeSet<String> =
                 self.etcd.all("/calico/felix/").into_iter().map(|(key, _)| key).collect();
             guests.iter().all(|guest| {

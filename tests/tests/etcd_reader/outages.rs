@@ -12,7 +12,7 @@ const NOTICED: Duration = Duration::from_secs(7);
 
 #[test]
 fn one_member_is_restarted() {
-    let mut site = Site::running();
+    let site = Site::running();
     site.node.wait_settled(&site.port);
     let mark = site.node.watch.mark();
     site.etcd.kill(0);
@@ -43,7 +43,7 @@ fn an_agent_that_starts_without_a_cluster_waits_for_it() {
 /// Whichever member an agent follows may die, freeze, or lose sight of the others.
 #[test]
 fn a_member_of_three_fails() {
-    let mut site = Site::running_with(3);
+    let site = Site::running_with(3);
     site.node.wait_settled(&site.port);
     let mark = site.node.watch.mark();
     let mut taps = Vec::new();
@@ -164,7 +164,7 @@ fn hours_without_a_cluster() {
 /// An older state of everything, at lower revisions, on a new data folder.
 #[test]
 fn a_backup_is_restored() {
-    let mut site = Site::running();
+    let site = Site::running();
     let (second, _second_tap) = site.plug(2);
     let (third, _third_tap) = site.plug(3);
     site.put_endpoint(&third, HOST, "u3");

@@ -73,7 +73,7 @@ impl Replay {
                     |member| {
                         member.has_metrics(&shown.routed(), any_of)
                             && (arrived || member.is_settled(&shown))
-                            && member.reported(&shown).as_deref() == Some("up")
+                            && member.is_up(&shown)
                     },
                     |member| is(member, &shown),
                 );
@@ -85,7 +85,7 @@ impl Replay {
                     |member| {
                         member.has_metrics(&shown.routed(), &[&[]])
                             && member.is_armed(&shown, uid)
-                            && member.reported(&shown).as_deref() == Some("up")
+                            && member.is_up(&shown)
                     },
                     |member| is(member, &shown),
                 );

@@ -4,11 +4,13 @@
 
 mod judge;
 mod member;
+mod outage;
 mod recording;
 mod replay;
 mod whole_run;
 mod written;
 
+use outage::Outage;
 use recording::Recording;
 use replay::Replay;
 use std::collections::VecDeque;
@@ -24,15 +26,18 @@ fn every_recording() {
     let names = Recording::names();
     assert_eq!(names.len(), 30);
     let chosen = std::env::var("CUTOVER_RECORDINGS").unwrap_or_default();
-    let queue: VecDeque<String> = names.into_iter().filter(|name| name.starts_with(&chosen)).collect();
+    let names = names.into_iter().filter(|name| name.starts_with(&chosen));
+    let queue: VecDeque<(String, Option<Outage>)> = names
+        .flat_map(|name| outage::all(&name).into_iter().map(move |outage| (name.clone(), outage)))
+        .collect();
     let (queue, failed) = (Mutex::new(queue), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(name) = take(&queue) {
+                while let Some((name, outage)) = take(&queue) {
                     let recording = Recording::read(&name);
-                    if catch_unwind(AssertUnwindSafe(|| Replay::run(&recording))).is_err() {
-                        failed.lock().expect("nobody panics with the lock").push(name);
+                    if catch_unwind(AssertUnwindSafe(|| Replay::run(&recording, outage))).is_err() {
+                        failed.lock().expect("nobody panics with the lock").push((name, outage));
                     }
                 }
             });
@@ -42,6 +47,6 @@ fn every_recording() {
     assert!(failed.is_empty(), "these failed, see above: {failed:?}");
 }
 
-fn take(queue: &Mutex<VecDeque<String>>) -> Option<String> {
+fn take<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
     queue.lock().expect("nobody panics with the lock").pop_front()
 }

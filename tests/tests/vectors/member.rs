@@ -23,6 +23,8 @@ pub(crate) struct Member {
     taps: BTreeMap<String, Tap>,
     pub(crate) host: Host,
     etcd: Arc<Etcd>,
+    /// Nothing can be reported now.
+    pub(crate) is_cut_off: bool,
 }
 
 impl Member {
@@ -31,7 +33,15 @@ impl Member {
         let watch = RouteWatch::start(host.namespace());
         let mut agent = Agent::new(lab, &host, &lab.directory()).on_etcd(etcd);
         agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_SECONDS);
-        Self { agent, watch, guests: BTreeMap::new(), taps: BTreeMap::new(), host, etcd: Arc::clone(etcd) }
+        Self {
+            agent,
+            watch,
+            guests: BTreeMap::new(),
+            taps: BTreeMap::new(),
+            host,
+            etcd: Arc::clone(etcd),
+            is_cut_off: false,
+        }
     }
 
     /// Number of the tap of a port, if it is plugged.
@@ -122,12 +132,20 @@ impl Member {
 
     /// What the driver reads, whatever region it is in: the status of the port on this host.
     pub(crate) fn reported(&self, port: &Port) -> Option<String> {
+        if self.is_cut_off {
+            return None;
+        }
         let ending = format!("%2f{}/endpoint/{}", port.workload, port.endpoint);
         let of_host = format!("/host/{}/", self.host.name());
         let all = self.etcd.all("/calico/felix/v2/");
         let (_, value) = all.into_iter().find(|(key, _)| key.contains(&of_host) && key.ends_with(&ending))?;
         let status: Value = serde_json::from_str(&value).ok()?;
         Some(status["status"].as_str()?.to_owned())
+    }
+
+    /// Whether the driver can read that the port is up here, as far as anything can be read.
+    pub(crate) fn is_up(&self, port: &Port) -> bool {
+        self.is_cut_off || self.reported(port).as_deref() == Some("up")
     }
 
     #[track_caller]

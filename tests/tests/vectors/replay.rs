@@ -3,6 +3,7 @@
 //! `judge`'s business, what had to be the case all the time `whole_run`'s.
 
 use crate::member::Member;
+use crate::outage::Outage;
 use crate::recording::{Line, Recording};
 use crate::whole_run::{Arrival, Stay};
 use crate::written::{self, Written, host_and_port};
@@ -54,7 +55,7 @@ impl Replay {
     ///
     /// # Panics
     /// When something is not as it has to be.
-    pub(crate) fn run(recording: &Recording) {
+    pub(crate) fn run(recording: &Recording, outage: Option<Outage>) {
         let mut replay = Self::prepare(recording);
         let mut last = Duration::ZERO;
         let mut next = Instant::now();
@@ -66,6 +67,9 @@ impl Replay {
                 }
                 before = replay.end_step(before).or(Some(replay.snapshot()));
                 name.clone_into(&mut replay.step);
+                if let Some(outage) = outage {
+                    outage.at(&recording.name, name, &replay.etcd, &mut replay.members);
+                }
                 next = Instant::now();
             }
             next += at.saturating_sub(last).min(PAUSE_MAX);
@@ -74,7 +78,7 @@ impl Replay {
             replay.play(line);
         }
         replay.end_step(before);
-        replay.finish(&recording.name);
+        replay.finish(&recording.name, outage);
     }
 
     fn prepare(recording: &Recording) -> Self {

@@ -1,6 +1,7 @@
 //! What had to be the case at every moment of a recording, and what is left at its end.
 
 use crate::member::CONVERGENCE_SECONDS;
+use crate::outage::Outage;
 use crate::replay::Replay;
 use cutover_engine::BootTime;
 use cutover_tests::route_history::Change;
@@ -38,13 +39,13 @@ const LATE: Duration = Duration::from_secs(2);
 
 impl Replay {
     /// Waits for the last convergence, then looks back.
-    pub(crate) fn finish(&mut self, name: &str) {
+    pub(crate) fn finish(&mut self, name: &str, outage: Option<Outage>) {
         self.wait_converged();
         self.judge_rewriting();
         self.judge_stays();
         self.judge_elevated();
         self.judge_states(name);
-        self.judge_logs(name);
+        self.judge_logs(name, outage);
     }
 
     fn wait_converged(&self) {
@@ -155,11 +156,19 @@ impl Replay {
     }
 
     /// Nothing that an operator has to look at, but what is wrong with the data itself.
-    fn judge_logs(&self, name: &str) {
+    fn judge_logs(&self, name: &str, outage: Option<Outage>) {
         let of_members =
             |level| self.members.values().flat_map(move |member| member.agent.log().matching(&[level]));
         let said: Vec<String> =
             [" ERROR ", " WARN "].into_iter().flat_map(of_members).map(|line| line.text).collect();
+        if outage.is_some() {
+            // Whoever asks etcd for something says so, and nobody else says anything.
+            let of_it = ["Datastore lost", "heartbeat", "status"];
+            let is_of_it = |line: &String| of_it.iter().any(|part| line.contains(part));
+            assert!(said.iter().any(|line| line.contains("Datastore lost")), "{said:#?}");
+            assert!(said.iter().all(is_of_it), "{said:#?}");
+            return;
+        }
         let about = match name {
             // An address with two prefix lengths (W30).
             "06c-address-pairs-and-fixed-ips" => Some("10.65.0.208/29/32"),
