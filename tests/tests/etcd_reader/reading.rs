@@ -127,6 +127,24 @@ fn configuration_is_followed() {
     assert!(line.contains("3000") && line.ends_with(&format!("FelixConfiguration node.{HOST}")), "{shown}");
 }
 
+/// For the hosts of a selector, or a pair of values that cannot be: said once, and nothing happens.
+#[test]
+fn configuration_that_cannot_be_used_changes_nothing() {
+    let site = Site::running();
+    site.node.wait_settled(&site.port);
+    let mark = site.node.watch.mark();
+    let spec = json!({"nodeSelector": "rack == 'a'", "ipv4NormalRoutePriority": 4000});
+    site.put_configuration("racks", &spec);
+    site.node.agent.log().wait(wait::SOON, &["racks", "it is ignored"]);
+    site.put_configuration("default", &json!({"ipv4ElevatedRoutePriority": 2000}));
+    site.node.agent.log().wait(wait::SOON, &["stay in force", "IPv4ElevatedRoutePriority", "2000", "1024"]);
+    // What comes after them has been acted on, so they have been, too.
+    let (second, _tap) = site.plug(2);
+    site.put_endpoint(&second, HOST, "u2");
+    site.node.wait_metrics(&second, &[NORMAL]);
+    site.assert_untouched_since(mark);
+}
+
 /// At start nothing is done, at run time nothing new; neither needs a restart.
 #[test]
 fn the_ready_flag_is_honoured() {
