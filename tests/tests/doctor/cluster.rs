@@ -57,7 +57,7 @@ impl Site {
 
 #[test]
 fn a_member_that_is_stopped_is_named_and_the_others_are_fine() {
-    let mut site = site(3, Security::None);
+    let site = site(3, Security::None);
     assert_eq!(problems(&site.node, &[]), only(&[]));
     assert_eq!(site.said("datastore.member").len(), 3);
     site.etcd.kill(1);
