@@ -9,10 +9,12 @@
 //! whatever is left when a lab goes away fails its test. Everything needs root.
 
 pub mod agent;
+pub mod bird;
 pub mod blackout;
 pub mod cloud;
 pub mod driver;
 pub mod etcd;
+pub mod fabric;
 pub mod frames;
 pub mod host;
 pub mod hypervisor;
@@ -35,9 +37,11 @@ pub mod wait;
 pub mod wall_clock;
 
 pub use agent::Agent;
+pub use bird::Bird;
 pub use cloud::Cloud;
 pub use driver::Driver;
 pub use etcd::Etcd;
+pub use fabric::Fabric;
 pub use host::Host;
 pub use hypervisor::Hypervisor;
 pub use lab::Lab;

@@ -1,0 +1,85 @@
+//! Two hundred VMs move in the same second.
+
+use crate::judging::assert_reachable;
+use cutover_tests::driver::Pace;
+use cutover_tests::fabric::{CONVERGED, Fabric, Shape, gaps};
+use cutover_tests::route_history::History;
+use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
+use cutover_tests::{Driver, Host, Port, Qemu, frames, wait};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// LIMIT: two hundred taps on a loaded machine; only failing tests wait this long.
+const PREPARED: Duration = Duration::from_secs(60);
+
+/// The source takes its routes back when it hears of the target's. In a full mesh a third host can hear the one before the
+/// other; a reflector tells in order.
+const MESH_OUT_OF_ORDER: Duration = Duration::from_secs(1);
+
+#[test]
+fn two_hundred_in_one_second_through_a_reflector() {
+    move_all(Shape::Reflector, assert_reachable);
+}
+
+#[test]
+fn two_hundred_in_one_second_in_a_full_mesh() {
+    move_all(Shape::Mesh, |name, history, to| {
+        let longest = gaps(history, to).into_iter().max().unwrap_or_default();
+        assert!(longest < MESH_OUT_OF_ORDER, "{name}: no route to {to} for {longest:?}");
+    });
+}
+
+fn move_all(shape: Shape, judge: impl Fn(&str, &History, IpNet)) {
+    let fabric = Fabric::with(shape, |agent| agent.set("LiveMigrationRouteConvergenceTime", 3600));
+    let scene = &fabric.scene;
+    // The first port is the scene's.
+    let ports: Vec<Port> = (2..=201).map(Port::new).collect();
+    let drivers: Vec<Driver> =
+        ports.iter().map(|port| Driver::new(&scene.directory, port).at_pace(Pace::IMMEDIATE)).collect();
+    let _running = open_all(&scene.source.host, &ports);
+    let arriving = open_all(&scene.target.host, &ports);
+    drivers.iter().for_each(|driver| driver.bind(SOURCE));
+    let routed: Vec<IpNet> = ports.iter().flat_map(Port::routed).collect();
+    let third = |host: &Host| {
+        let hops: [IpAddr; 2] = [host.ipv4().into(), host.ipv6().into()];
+        let routes = fabric.third.watch.history().current();
+        let led = routes.iter().filter(|route| routed.contains(&route.destination));
+        led.filter(|route| route.gateway.is_some_and(|hop| hops.contains(&hop))).count()
+    };
+    wait::until(PREPARED, "the third host knows all", || third(&scene.source.host) == routed.len());
+
+    for driver in &drivers {
+        let _uid = driver.start(SOURCE, TARGET);
+    }
+    // Which a target is when its tap is armed.
+    let is_up = |port: &Port| scene.target.agent.reported(&port.name_on(TARGET)).as_deref() == Some("up");
+    wait::until(PREPARED, "all targets are up", || ports.iter().all(is_up));
+    let marks: Vec<_> = fabric.watches().into_iter().map(|(_, watch)| watch.mark()).collect();
+
+    let begin = Instant::now();
+    for (port, qemu) in ports.iter().zip(&arriving) {
+        qemu.send(&frames::rarp(port.mac));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(1), "they did not move in the same second");
+    wait::until(CONVERGED, "the third host follows", || third(&scene.target.host) == routed.len());
+    wait::until(CONVERGED, "the target has its own routes and no others", || {
+        let routes = scene.target.watch.history().current();
+        let own: Vec<u32> = routes
+            .iter()
+            .filter(|route| routed.contains(&route.destination))
+            .map(|route| route.metric)
+            .collect();
+        own.len() == routed.len() && own.iter().all(|metric| *metric == ELEVATED)
+    });
+    for ((name, watch), mark) in fabric.watches().into_iter().zip(marks) {
+        let history = watch.since(mark);
+        for to in &routed {
+            judge(name, &history, *to);
+        }
+    }
+}
+
+fn open_all(host: &Host, ports: &[Port]) -> Vec<Qemu> {
+    ports.iter().map(|port| host.plug(&port.interface, port.tap_mac()).open()).collect()
+}

@@ -1,0 +1,112 @@
+//! A migration from the first to the last priority, in each shape of fabric, and one that fails.
+
+use crate::judging::{assert_answers, assert_reachable, wait_tables};
+use cutover_tests::fabric::{BGP_METRIC, CONVERGED, Fabric, Leads, Place, Shape, leads};
+use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
+use cutover_tests::{RouteWatch, frames, probe, wait};
+use std::time::Duration;
+
+#[test]
+fn in_a_full_mesh() {
+    migrate(&mut Fabric::new(Shape::Mesh));
+}
+
+#[test]
+fn through_a_reflector() {
+    migrate(&mut Fabric::new(Shape::Reflector));
+}
+
+#[test]
+fn through_a_tor() {
+    let mut fabric = Fabric::new(Shape::Tor);
+    migrate(&mut fabric);
+    let behind = fabric.behind.as_ref().unwrap();
+    for to in fabric.port().routed() {
+        assert!(
+            probe::answers(behind.namespace(), to.addr()),
+            "{to} does not answer to a host behind the ToR"
+        );
+    }
+}
+
+fn migrate(fabric: &mut Fabric) {
+    wait_tables(fabric, NORMAL);
+    assert_answers(fabric);
+    let marks: Vec<_> = fabric.watches().into_iter().map(|(_, watch)| watch.mark()).collect();
+
+    fabric.scene.start_migration();
+    assert!(fabric.is_at(Place::Source), "nobody hears of the target before the VM runs there");
+
+    let mac = fabric.port().mac;
+    fabric.scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    fabric.wait_at_target();
+    wait_tables(fabric, ELEVATED);
+    for to in fabric.port().routed() {
+        let metrics = |watch: &RouteWatch| watch.metrics_to(to);
+        assert_eq!(
+            metrics(&fabric.scene.source.watch),
+            [BGP_METRIC, NORMAL],
+            "the source has its own route still"
+        );
+        wait::until(CONVERGED, "BIRD takes the old way out of the target", || {
+            metrics(&fabric.scene.target.watch) == [ELEVATED]
+        });
+    }
+    assert_answers(fabric);
+
+    fabric.scene.driver.unbind(SOURCE);
+    fabric.scene.driver.withdraw(TARGET);
+    fabric.scene.target.wait_metrics(fabric.port(), &[NORMAL]);
+    wait_tables(fabric, NORMAL);
+    assert!(fabric.is_at(Place::Target));
+    assert_answers(fabric);
+
+    for ((name, watch), mark) in fabric.watches().into_iter().zip(marks) {
+        let history = watch.since(mark);
+        for to in fabric.port().routed() {
+            assert_reachable(name, &history, to);
+            let expected: &[&[u32]] = match name {
+                SOURCE => &[&[NORMAL], &[BGP_METRIC, NORMAL], &[BGP_METRIC]],
+                TARGET => {
+                    &[&[BGP_METRIC], &[ELEVATED, BGP_METRIC], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]]
+                }
+                _ => continue,
+            };
+            assert_eq!(history.metrics(to), expected, "{name} {to}");
+        }
+    }
+    for to in fabric.port().routed() {
+        let hops = |place| Leads::Via(fabric.address(place, to.addr().is_ipv4()));
+        let steps: Vec<Leads> = fabric
+            .last_hop()
+            .watch
+            .history()
+            .moments(to)
+            .iter()
+            .map(|moment| leads(&moment.routes))
+            .filter(|leads| *leads != Leads::Nowhere)
+            .collect();
+        assert_eq!(steps, [hops(Place::Source), hops(Place::Target)], "one step for {to}");
+    }
+}
+
+/// A failed migration never had a route on the target, so nobody hears of one.
+#[test]
+fn a_failed_migration_reaches_nobody() {
+    for shape in [Shape::Mesh, Shape::Tor] {
+        let fabric = Fabric::new(shape);
+        wait_tables(&fabric, NORMAL);
+        let marks: Vec<_> = fabric.watches().into_iter().map(|(_, watch)| watch.mark()).collect();
+        fabric.scene.start_migration();
+        fabric.scene.driver.roll_back(SOURCE, TARGET);
+        fabric.scene.target.wait_state(fabric.port(), "Base");
+        // Longer than the grace of an endpoint that vanished.
+        wait::throughout(Duration::from_secs(4), "at the source", || fabric.is_at(Place::Source));
+        for ((name, watch), mark) in fabric.watches().into_iter().zip(marks) {
+            for to in fabric.port().routed() {
+                assert_eq!(watch.since(mark).moments(to).len(), 1, "{name}: a route to {to} has changed");
+            }
+        }
+        wait_tables(&fabric, NORMAL);
+    }
+}
