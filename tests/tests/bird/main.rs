@@ -1,5 +1,5 @@
 //! Route priority between hosts with BIRD: the real daemon with the configuration that `cutover bgp bird` prints, real
-//! agents, and every router's kernel and table. docs/bgp.md states what is asserted here.
+//! agents, and every router's kernel and table. docs/bgp-bird.md states what is asserted here.
 
 mod judging;
 mod many;
