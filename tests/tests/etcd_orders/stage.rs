@@ -32,11 +32,12 @@ pub(crate) const CONVERGENCE: Duration = Duration::from_secs(2);
 
 /// How long an endpoint that is away is held. A driver's longest gap is 0.45 s; here one lasts as long as everything that
 /// comes between, for hundreds of machines.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_millis(2500);
 
 /// LIMIT: a phase that took longer, because the machine had other things to do, may have let an agent give up waiting, which
-/// is right then. Its scripts are played again, with fewer pauses.
-const PHASE_MAX: Duration = Duration::from_millis(2700);
+/// is right then. Its scripts are played again, with fewer pauses. Together with the grace time it is less than the five seconds
+/// after which a migration without evidence counts as a success.
+const PHASE_MAX: Duration = Duration::from_millis(2300);
 
 /// LIMIT: so many machines that a round is a tenth of a second: an agent writes down every migration of its host whenever one of
 /// them has changed.
@@ -114,7 +115,7 @@ impl Stage {
                 let watch = RouteWatch::start(host.namespace());
                 let mut agent = Agent::new(&lab, &host, &lab.directory()).on_etcd(&etcd);
                 agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE.as_secs());
-                agent.set("CutoverEndpointGrace", GRACE.as_secs());
+                agent.set("CutoverEndpointGrace", GRACE.as_secs_f64());
                 agent.spawn();
                 Node { agent, watch, sentinel: None, host }
             })
