@@ -21,6 +21,7 @@ pub(crate) const FOR_TESTS: &[Needed] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("faketime", "faketime"),
+    ("vtysh", "frr"),
 ];
 
 /// Whether packages may be installed.

@@ -9,6 +9,11 @@ use std::fmt::{self, Display, Formatter};
 /// LIMIT: a restart of all daemons takes seconds; a dead host's routes attract traffic for as long as this.
 const RESTART_S: u32 = 30;
 
+/// How long a restarted bgpd waits for a peer that does not say that it is done.
+///
+/// LIMIT: peers in the same fabric take milliseconds; after an orderly stop there are no routes meanwhile.
+const DEFER_S: u32 = 5;
+
 /// What differs between the families.
 pub(super) struct Exchange {
     pub family: Family,
@@ -232,6 +237,8 @@ router bgp {autonomous_system}
  ! Routes outlive a restart of bgpd on either side. A host that is gone keeps attracting traffic that long.
  bgp graceful-restart
  bgp graceful-restart restart-time {RESTART_S}
+ ! A restarted bgpd installs nothing until all peers say that they are done, by default for up to six minutes.
+ bgp graceful-restart select-defer-time {DEFER_S}
  ! A new session otherwise waits a second before it is told anything, and after a restart that is too late.
  coalesce-time 0
 "

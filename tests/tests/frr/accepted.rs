@@ -1,0 +1,46 @@
+//! FRR's own check of every sort of configuration that `cutover bgp frr` prints.
+
+use cutover_agent::bgp::{Community, Parameters, Peer, Peering, Priorities, frr};
+use std::io::Write as _;
+use std::process::{Command, Output};
+
+#[test]
+fn frr_accepts_every_combination() {
+    let priorities = [
+        Priorities { normal: 100_665_344, elevated: 10 },
+        Priorities { normal: (19 << 24) + 7, elevated: 512 },
+    ];
+    let families: [&[&str]; 3] = [&["10.0.1.1", "2001:db8::1"], &["10.0.1.1", "10.0.1.5"], &["2001:db8::1"]];
+    for peering in [Peering::Ibgp, Peering::Ebgp] {
+        for autonomous_system in [64601, 4_200_000_001] {
+            for (ipv4, peers) in priorities.into_iter().flat_map(|ipv4| families.map(|peers| (ipv4, peers))) {
+                for ipv6 in [None, Some(priorities[0]), Some(priorities[1])] {
+                    let number = (peering == Peering::Ebgp).then_some(64512);
+                    let peer =
+                        |text: &&str| Peer { address: text.parse().unwrap(), autonomous_system: number };
+                    let parameters = Parameters {
+                        peering,
+                        autonomous_system,
+                        router_id: Some("10.0.1.2".parse().unwrap()),
+                        peers: peers.iter().map(peer).collect(),
+                        community: Community(65535, 65535),
+                        ipv4,
+                        ipv6,
+                        route_protocol: 3,
+                        interface_prefixes: vec!["tap".to_owned()],
+                    };
+                    let text = frr::configuration(&parameters).unwrap();
+                    let output = check(&text);
+                    assert!(output.status.success(), "{parameters:#?}\n{output:?}");
+                }
+            }
+        }
+    }
+    assert!(!check("router bgp 1\n bgp nonsense\n").status.success(), "the check can fail");
+}
+
+fn check(text: &str) -> Output {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    Command::new("vtysh").args(["-C", "-f"]).arg(file.path()).output().expect("Debian's frr is installed")
+}
