@@ -12,6 +12,7 @@ pub use parts::PartEnded;
 pub use start::{RunError, run};
 pub(crate) use start::{attach, monitor_settings};
 
+use crate::allocator;
 use crate::applier::routes::RouteReport;
 use crate::applier::watches::SharedKernel;
 use crate::clock;
@@ -69,6 +70,16 @@ struct Agent {
     in_sync: Option<bool>,
     /// The state file holds the engine's memory.
     remembered: bool,
+}
+
+/// LIMIT: by then the first routes, settings of interfaces and statuses of a full host are written.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+
+/// What the start took and nobody needs any more.
+async fn give_memory_back() {
+    tokio::time::sleep(SETTLED_AFTER).await;
+    // It ends by itself, and nothing depends on it.
+    drop(tokio::task::spawn_blocking(allocator::give_back));
 }
 
 /// Goes on wanting the watches of before, without anything to install: removing a watch removes what it saw.
@@ -174,6 +185,9 @@ impl Agent {
     }
 
     fn note_in_sync(&mut self, complete: bool) {
+        if self.in_sync.is_none() {
+            tokio::spawn(give_memory_back());
+        }
         if self.in_sync != Some(complete) {
             info!(complete, "Datastore in sync");
             self.in_sync = Some(complete);

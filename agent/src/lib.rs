@@ -7,6 +7,7 @@
 //! [`doctor`] checks a host, [`bgp`] writes configurations of BGP daemons, [`cli`] is the command line.
 
 pub mod agent;
+pub mod allocator;
 pub mod applier;
 pub mod bgp;
 pub mod bpf;

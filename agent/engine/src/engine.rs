@@ -174,7 +174,7 @@ impl Engine {
         let living = living.map(|(key, local)| Remembered {
             key: EndpointKey::clone(key),
             endpoint: local.endpoint.clone(),
-            machine: local.machine.clone(),
+            machine: Machine::clone(&local.machine),
         });
         Memory { endpoints: self.remembered.values().cloned().chain(living).collect() }
     }
@@ -240,7 +240,7 @@ impl Engine {
             if transition.to != State::Target {
                 local.armed = None;
             }
-            local.machine.clone()
+            Machine::clone(&local.machine)
         });
         let Some(machine) = machine else { return };
         self.note(key, &machine, &machine, transition);

@@ -10,6 +10,7 @@
 
 pub mod engine;
 pub mod fact;
+mod labels;
 pub mod machine;
 pub mod memory;
 pub mod model;

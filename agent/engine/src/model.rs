@@ -1,5 +1,6 @@
 //! The resources as the engine sees them: already parsed, already checked, without their envelope.
 
+pub use crate::labels::Labels;
 use core::fmt::{self, Write as _};
 use core::time::Duration;
 use cutover_common::MacAddr;
@@ -67,7 +68,7 @@ pub struct Endpoint {
     /// Every prefix that is routed to the tap: fixed addresses, address pairs, floating addresses.
     pub prefixes: BTreeSet<IpNet>,
     /// Labels, for LiveMigrations that choose their target by selector.
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: Labels,
 }
 
 /// What a LiveMigration says about its source.

@@ -1,8 +1,9 @@
 //! Starting the daemon: everything is opened and read in the order that makes a restart safe.
 //!
-//! ORDER: settings, run directory (only one agent), kernel programs with what they still hold, the state file, a
-//! full read of links and routes, and only then the engine and the datastore. Whatever fails here stops the
-//! start with an error that names the object; nothing in the data plane has been touched by then.
+//! ORDER: settings, run directory (only one agent), the state file, kernel programs with what they still hold, a full
+//! read of links and routes, and only then the engine. The datastore is read meanwhile, but what it says waits for
+//! the engine. Whatever fails here stops the start with an error that names the object; nothing in the data plane has
+//! been touched by then.
 
 use super::parts::{PartEnded, Parts};
 use super::reporting::Reporting;
@@ -102,6 +103,35 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let run_dir = RunDir::lock(&settings.cutover_run_dir)?;
     info!(version = env!("CARGO_PKG_VERSION"), hostname = %settings.felix_hostname, "Cutover starting");
 
+    let state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
+    let memory = recall(&state_file)?;
+
+    let mut parts = Parts::default();
+    let (wanted, _) = watch::channel(None);
+    let (facts_in, facts) = mpsc::unbounded_channel();
+    // The datastore is read while everything else gets ready; nobody listens to it before.
+    let reporting = Reporting::new(&settings);
+    let datastore = match settings.datastore_type {
+        DatastoreType::Dir => {
+            let directory = Directory::start(settings.cutover_datastore_dir.clone())?;
+            reporting.start_files(
+                &mut parts,
+                run_dir.path().to_owned(),
+                wanted.subscribe(),
+                facts_in.clone(),
+            );
+            Datastore::Directory(directory)
+        }
+        DatastoreType::Etcdv3 => {
+            let cluster = Cluster::new(&settings)?;
+            let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
+            let sources = memory.endpoints.iter().filter_map(|entry| entry.machine.source.clone());
+            let (etcd, removals) = Etcd::start(cluster.clone(), keys.clone(), sources);
+            reporting.start_etcd(&mut parts, (cluster, keys), removals, wanted.subscribe(), facts_in.clone());
+            Datastore::Etcd(etcd)
+        }
+    };
+
     let mut kernel = Kernel::open(&bpf::Options {
         pin_path: settings.cutover_pin_path.clone(),
         attach: attach(settings.cutover_attach),
@@ -110,11 +140,6 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let ring = kernel.events().ok_or(RunError::NoEvents)?;
     follow_kernel_log(kernel.log());
     info!(attach = %kernel.attachment(), "Kernel programs loaded");
-    let state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
-    let memory = recall(&state_file)?;
-
-    let mut parts = Parts::default();
-    let (wanted, _) = watch::channel(None);
     let (monitor, monitor_handle, streams) = Monitor::open(monitor_settings(&settings))?;
     let Streams { facts: mut links, routes, neighbours } = streams;
     parts.start("the netlink monitor", monitor.run());
@@ -126,7 +151,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         wanted.subscribe(),
         neighbours,
         interface_facts_in,
-    )?;
+    )?
+    .after(route_report.attempted());
     parts.start("the interface applier", interface_applier.run());
     let mut first_facts = tokio::select! {
         facts = first_look(&monitor_handle, &route_report, &mut links) => facts?,
@@ -137,13 +163,12 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     first_facts.extend(latched(&kernel));
 
     let found = Found { watches: found_watches(&kernel), routes: route_report.all_routes() };
-    let (facts_in, facts) = mpsc::unbounded_channel();
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
     let mut fast_path = FastPath::start(ring, RouteSocket::open()?, spin, facts_in.clone())
         .map_err(io_error("start the fast path"))?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     parts.start("the fast path", fast_path.ended());
-    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in.clone());
+    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in);
     parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
 
     let commands = Running::default();
@@ -155,22 +180,6 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (requests_in, requests) = mpsc::channel(8);
     parts.start("the control socket", server.serve(requests_in));
 
-    let reporting = Reporting::new(&settings);
-    let datastore = match settings.datastore_type {
-        DatastoreType::Dir => {
-            let directory = Directory::start(settings.cutover_datastore_dir.clone())?;
-            reporting.start_files(&mut parts, run_dir.path().to_owned(), wanted.subscribe(), facts_in);
-            Datastore::Directory(directory)
-        }
-        DatastoreType::Etcdv3 => {
-            let cluster = Cluster::new(&settings)?;
-            let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
-            let sources = memory.endpoints.iter().filter_map(|entry| entry.machine.source.clone());
-            let (etcd, removals) = Etcd::start(cluster.clone(), keys.clone(), sources);
-            reporting.start_etcd(&mut parts, (cluster, keys), removals, wanted.subscribe(), facts_in);
-            Datastore::Etcd(etcd)
-        }
-    };
     let mut agent = Agent {
         engine: Engine::new(settings.policy(), memory, found),
         settings,

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use sysctl::{Need, SettingError, Sysctls};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
@@ -34,6 +34,19 @@ const SYSCTL_REFRESH: Duration = Duration::from_secs(30);
 /// LIMIT: reading all settings of ten thousand interfaces takes a large part of a second, so only so many are looked
 /// at in one refresh; the next one goes on with the others.
 const SYSCTL_REFRESH_AT_ONCE: usize = 1000;
+
+/// LIMIT: so many interfaces that nobody waits for are prepared before looking for something more urgent: about a
+/// millisecond each when all of its settings have to be written.
+const OTHERS_AT_ONCE: usize = 16;
+/// LIMIT: more interfaces than this at once are logged one by one at DEBUG only.
+const LOGGED_AT_ONCE_MAX: usize = 64;
+
+/// A line at INFO, or at DEBUG if there are too many of its kind.
+macro_rules! say {
+    ($loud:expr, $($line:tt)*) => {
+        if $loud { info!($($line)*) } else { debug!($($line)*) }
+    };
+}
 
 /// What the applier has to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,6 +120,10 @@ pub struct InterfaceApplier {
     refreshed_at: BootTime,
     /// The last interface that was looked at again.
     refreshed_up_to: u32,
+    /// What is done is logged one by one.
+    is_loud: bool,
+    /// True when whatever nobody waits for may begin.
+    may_begin: watch::Receiver<bool>,
 }
 
 impl InterfaceApplier {
@@ -137,16 +154,27 @@ impl InterfaceApplier {
             synced: false,
             refreshed_at: BootTime::default(),
             refreshed_up_to: 0,
+            is_loud: true,
+            may_begin: watch::channel(true).1,
         })
+    }
+
+    /// Leaves interfaces that no migration is waiting for until this turns true.
+    #[must_use]
+    pub fn after(self, may_begin: watch::Receiver<bool>) -> Self {
+        Self { may_begin, ..self }
     }
 
     /// Prepares interfaces until the sender of `wanted` or of the events is gone.
     pub async fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+        let mut is_left = false;
         self.wanted.mark_changed();
         loop {
             let due = self.retries.next_after(self.last_attempt_at);
             tokio::select! {
+                // ORDER: what is new may be more urgent than what is left.
+                biased;
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => self.take_wanted(),
                     Err(_) => return,
@@ -159,11 +187,12 @@ impl InterfaceApplier {
                         self.take_event(event);
                     }
                 }
+                () = opened(&mut self.may_begin), if is_left => {}
                 () = sleep_until(due) => {}
             }
             // What exists is not known before the end of the first full read.
             if self.synced {
-                self.prepare_dirty().await;
+                is_left = self.prepare_dirty().await;
             }
         }
     }
@@ -220,17 +249,29 @@ impl InterfaceApplier {
         }
     }
 
-    async fn prepare_dirty(&mut self) {
+    /// Prepares what a migration waits for, and some of the others. Says whether there are more of them.
+    async fn prepare_dirty(&mut self) -> bool {
         let now = clock::now();
         self.last_attempt_at = now;
-        let due: Vec<Item> =
-            self.dirty.iter().copied().filter(|item| !self.retries.holds(item, now)).collect();
-        for item in due {
+        let due = self.dirty.iter().copied().filter(|item| !self.retries.holds(item, now));
+        let (awaited, others): (Vec<Item>, Vec<Item>) = due.partition(|item| self.is_awaited(item));
+        self.is_loud = awaited.len() + others.len() <= LOGGED_AT_ONCE_MAX;
+        let at_once = if *self.may_begin.borrow() { OTHERS_AT_ONCE } else { 0 };
+        for item in awaited.into_iter().chain(others.iter().copied().take(at_once)) {
             match item {
                 Item::Host => self.prepare_host(now),
                 Item::Interface(ifindex) => self.prepare_interface(ifindex, now).await,
             }
             tokio::task::yield_now().await;
+        }
+        others.len() > at_once
+    }
+
+    /// A migration to here waits for everything that has a watch.
+    fn is_awaited(&self, item: &Item) -> bool {
+        match item {
+            Item::Host => true,
+            Item::Interface(ifindex) => self.taken.watches.contains_key(ifindex),
         }
     }
 
@@ -269,7 +310,7 @@ impl InterfaceApplier {
             }
         }
         if self.reported.insert(ifindex, ready) != Some(ready) {
-            info!(interface = interface.name, ifindex, ready, "interface prepared");
+            say!(self.is_loud, interface = interface.name, ifindex, ready, "interface prepared");
             // The engine only goes when the process does.
             let _ = self.facts.send(Fact::InterfaceConfigured { ifindex, ready }).await;
         }
@@ -306,7 +347,8 @@ impl InterfaceApplier {
             }
         }
         if !written.is_empty() {
-            info!(settings = sysctl::describe(&written), "sysctls written");
+            let settings = sysctl::describe(&written);
+            say!(self.is_loud, settings, "sysctls written");
         }
         first_error.map_or(Ok(()), Err)
     }
@@ -334,17 +376,22 @@ impl InterfaceApplier {
             }
             match change {
                 NeighbourChange::Add(neighbour) => {
-                    info!(%address, ifindex, mac = %neighbour.mac, "neighbour added");
+                    say!(self.is_loud, %address, ifindex, mac = %neighbour.mac, "neighbour added");
                     self.observed.insert(neighbour.key, neighbour.mac);
                 }
                 NeighbourChange::Remove(key) => {
-                    info!(%address, ifindex, "neighbour removed");
+                    say!(self.is_loud, %address, ifindex, "neighbour removed");
                     self.observed.remove(key);
                 }
             }
         }
         first_error.map_or(Ok(()), Err)
     }
+}
+
+/// Waits until it is true, or until whoever would turn it true has ended.
+async fn opened(gate: &mut watch::Receiver<bool>) {
+    drop(gate.wait_for(|open| *open).await);
 }
 
 /// The next `count` interfaces after one of them, beginning anew at the end.

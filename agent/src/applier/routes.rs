@@ -18,7 +18,7 @@ use super::WantedReceiver;
 use super::retry::Retries;
 use crate::clock;
 use crate::netlink::batch::DATAGRAM_MESSAGES_MAX;
-use crate::netlink::socket::OpenError;
+use crate::netlink::socket::{OpenError, Outcome, SendError};
 use crate::netlink::{RouteChange, RouteEvent, RouteSocket, route};
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Wanted};
@@ -31,6 +31,8 @@ use tracing::{debug, info, warn};
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
+/// LIMIT: so few changes are not worth a second thread, which takes some ten microseconds to start.
+const ALONE_MAX: usize = 64;
 /// LIMIT: so many changes at once are logged one by one at INFO; more than that at DEBUG with a sum at INFO.
 const LOGGED_CHANGES_MAX: usize = 64;
 
@@ -38,6 +40,8 @@ const LOGGED_CHANGES_MAX: usize = 64;
 #[derive(Debug)]
 pub struct RouteApplier {
     socket: RouteSocket,
+    /// For IPv6, when there is much to write.
+    second_socket: RouteSocket,
     wanted: WantedReceiver,
     events: mpsc::Receiver<RouteEvent>,
     report: RouteReport,
@@ -66,6 +70,7 @@ impl RouteApplier {
         let report = RouteReport::default();
         let applier = Self {
             socket: RouteSocket::open()?,
+            second_socket: RouteSocket::open()?,
             wanted,
             events,
             report: report.clone(),
@@ -188,11 +193,7 @@ impl RouteApplier {
         plan.add.retain(|change| !self.retries.holds(change.route(), now));
         plan.remove.retain(|route| !self.retries.holds(route, now));
         let loud = plan.add.len() + plan.remove.len() <= LOGGED_CHANGES_MAX;
-        let mut added = 0;
-        for changes in plan.add.chunks(DATAGRAM_MESSAGES_MAX) {
-            added += self.apply(changes, loud);
-            tokio::task::yield_now().await;
-        }
+        let added = self.apply_all(&plan.add, loud).await;
 
         let mut removals = plan.remove;
         {
@@ -200,11 +201,7 @@ impl RouteApplier {
             removals.retain(|route| !self.target.is_incomplete(&state.observed, route.destination));
         }
         let removals: Vec<RouteChange> = removals.into_iter().map(RouteChange::Remove).collect();
-        let mut removed = 0;
-        for changes in removals.chunks(DATAGRAM_MESSAGES_MAX) {
-            removed += self.apply(changes, loud);
-            tokio::task::yield_now().await;
-        }
+        let removed = self.apply_all(&removals, loud).await;
         if !loud {
             info!(added, removed, "routes changed");
         }
@@ -223,9 +220,45 @@ impl RouteApplier {
         state.settled = self.dirty.is_empty();
     }
 
-    /// Sends changes and notes what became of them. Returns how many were confirmed.
-    fn apply(&mut self, changes: &[RouteChange], loud: bool) -> usize {
-        let outcome = self.socket.send(&route::prepare(changes));
+    /// Sends changes in their order within each family. Returns how many were confirmed.
+    async fn apply_all(&mut self, changes: &[RouteChange], loud: bool) -> usize {
+        let (ipv4, ipv6): (Vec<RouteChange>, Vec<RouteChange>) =
+            changes.iter().partition(|change| change.route().destination.addr().is_ipv4());
+        let (mut ipv4, mut ipv6) = (ipv4.chunks(DATAGRAM_MESSAGES_MAX), ipv6.chunks(DATAGRAM_MESSAGES_MAX));
+        let mut confirmed = 0;
+        loop {
+            confirmed += match (ipv4.next(), ipv6.next()) {
+                (None, None) => return confirmed,
+                (Some(ipv4), Some(ipv6)) => self.apply_both(ipv4, ipv6, loud),
+                (Some(changes), None) | (None, Some(changes)) => {
+                    let outcome = self.socket.send(&route::prepare(changes));
+                    self.note(changes, outcome, loud)
+                }
+            };
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// KERNEL (measured on 6.18): changes of IPv6 routes do not wait for those of IPv4 ones. Kernels in which they do
+    /// carry them out one after the other, as if they had been sent so.
+    fn apply_both(&mut self, ipv4: &[RouteChange], ipv6: &[RouteChange], loud: bool) -> usize {
+        if ipv4.len() + ipv6.len() <= ALONE_MAX {
+            let outcome = self.socket.send(&route::prepare(ipv4));
+            let confirmed = self.note(ipv4, outcome, loud);
+            let outcome = self.socket.send(&route::prepare(ipv6));
+            return confirmed + self.note(ipv6, outcome, loud);
+        }
+        let (socket, second) = (&mut self.socket, &mut self.second_socket);
+        let (first, second) = std::thread::scope(|scope| {
+            let second = scope.spawn(|| second.send(&route::prepare(ipv6)));
+            let first = socket.send(&route::prepare(ipv4));
+            (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        self.note(ipv4, first, loud) + self.note(ipv6, second, loud)
+    }
+
+    /// Notes what became of changes. Returns how many were confirmed.
+    fn note(&mut self, changes: &[RouteChange], outcome: Result<Outcome, SendError>, loud: bool) -> usize {
         let now = clock::now();
         let report = self.report.clone();
         let mut state = report.lock();

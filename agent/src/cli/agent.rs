@@ -2,6 +2,7 @@
 
 use super::{ConfigFile, Failure, datastore};
 use crate::agent::{self, RunError};
+use crate::allocator;
 use crate::bpf::OpenError;
 use crate::logging::one_line;
 use std::error::Error;
@@ -32,6 +33,7 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
             "the agent changes routes, which needs CAP_NET_ADMIN; add it to what this root may do",
         ));
     }
+    allocator::share_one_pool();
     // Two threads: the loop must go on while an applier is inside a long system call.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -5,12 +5,14 @@
 //! can be forgotten. It decides nothing; the rest of the engine uses it.
 
 use super::claims::{Claims, Rank};
+use crate::labels::KnownLabels;
 use crate::machine::{Arming, Machine};
 use crate::model::{Endpoint, EndpointKey};
 use crate::time::BootTime;
 use crate::wanted::Question;
+use core::ops::{Deref, DerefMut};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// An endpoint of this host.
 #[derive(Clone, Debug)]
@@ -24,7 +26,42 @@ pub(super) struct Local {
     pub(super) armed: Option<u64>,
     /// What the ready command said yes to last.
     pub(super) ready: Option<Arc<Question>>,
-    pub(super) machine: Machine,
+    pub(super) machine: Kept,
+}
+
+/// A machine. Nearly all of them have never done anything, and take no room.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Kept(Option<Box<Machine>>);
+
+impl From<Machine> for Kept {
+    fn from(machine: Machine) -> Self {
+        Self((machine != *NEW).then(|| Box::new(machine)))
+    }
+}
+
+static NEW: LazyLock<Machine> = LazyLock::new(Machine::default);
+
+impl Deref for Kept {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        self.0.as_deref().unwrap_or(&NEW)
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut Machine {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Kept {
+    /// Takes no more room than necessary.
+    fn settle(&mut self) {
+        if self.0.as_deref() == Some(&*NEW) {
+            self.0 = None;
+        }
+    }
 }
 
 impl Local {
@@ -54,6 +91,7 @@ pub(super) struct Locals {
     dirty: BTreeSet<Arc<EndpointKey>>,
     /// Whoever names an interface, as of when it was looked at last.
     pub(super) interfaces: Claims<String>,
+    pub(super) labels: KnownLabels,
     memory_changed: bool,
 }
 
@@ -101,6 +139,7 @@ impl Locals {
         let key = Arc::clone(self.by_key.get_key_value(key)?.0);
         let local = self.by_key.get_mut(&key)?;
         let result = change(local);
+        local.machine.settle();
         let is_active = local.is_active();
         self.note(key, is_active);
         Some(result)

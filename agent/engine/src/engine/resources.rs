@@ -10,7 +10,7 @@ use crate::time::BootTime;
 use std::collections::BTreeSet;
 
 impl Engine {
-    pub(super) fn endpoint_written(&mut self, now: BootTime, key: EndpointKey, endpoint: Endpoint) {
+    pub(super) fn endpoint_written(&mut self, now: BootTime, key: EndpointKey, mut endpoint: Endpoint) {
         if !self.is_local(&key) {
             self.remotes.insert(key.clone());
             // Before the datastore is in sync this may be the endpoint that was there all the time.
@@ -21,6 +21,7 @@ impl Engine {
             }
             return;
         }
+        endpoint.labels = self.locals.labels.share(endpoint.labels);
         if self.locals.contains_key(&key) {
             let returned = self.locals.change(&key, |local| {
                 local.machine.endpoint_written();
@@ -37,7 +38,7 @@ impl Engine {
                 self.notices.push(Notice::Returned { endpoint: key.clone() });
             }
         } else {
-            let machine = self.remembered.remove(&key).map_or_else(Machine::default, |entry| entry.machine);
+            let machine = self.remembered.remove(&key).map(|entry| entry.machine.into()).unwrap_or_default();
             let local =
                 Local { endpoint, held_since: None, unseen: false, armed: None, ready: None, machine };
             self.locals.insert(key.clone(), local);
@@ -59,6 +60,7 @@ impl Engine {
         if self.in_sync_since.is_none() {
             // Whether it is held is decided once the datastore is in sync.
             if let Some(Local { endpoint, machine, .. }) = self.locals.remove(key) {
+                let machine = Machine::clone(&machine);
                 self.remembered.insert(key.clone(), Remembered { key: key.clone(), endpoint, machine });
                 self.locals.memory_changed();
             }
@@ -163,13 +165,13 @@ impl Engine {
         let assignment = roles::assign(key, &local.endpoint.labels, self.migrations.values());
         let from = assignment.source.as_ref().or(local.machine.source.as_ref());
         let source_present = from.is_some_and(|source| self.endpoint_exists(source));
-        let mut machine = local.machine.clone();
+        let mut machine = Machine::clone(&local.machine);
         let transition = machine.assign(&assignment, source_present, now, self.policy.convergence);
-        if machine == local.machine {
+        if machine == *local.machine {
             return;
         }
-        let (before, after) = (local.machine.clone(), machine.clone());
-        self.locals.change(key, |local| local.machine = machine);
+        let (before, after) = (Machine::clone(&local.machine), machine.clone());
+        self.locals.change(key, |local| local.machine = machine.into());
         if (assignment.role, &assignment.uid) != (before.role, &before.role_uid) {
             self.notices.push(Notice::RoleEmitted {
                 endpoint: key.clone(),

@@ -67,7 +67,7 @@ impl Engine {
                 unseen: true,
                 armed: None,
                 ready: None,
-                machine: entry.machine,
+                machine: entry.machine.into(),
             };
             self.locals.insert(key.clone(), local);
             if has_tap || !self.complete {

@@ -68,7 +68,7 @@ pub(super) fn interpret(
             Err(reason) => notice(format!("ipNATs element {element} is left out: {reason}")),
         }
     }
-    let labels = metadata.labels.unwrap_or_default();
+    let labels = metadata.labels.unwrap_or_default().into();
     Ok(Resource::Endpoint(key, Endpoint { interface, mac, prefixes, labels }))
 }
 

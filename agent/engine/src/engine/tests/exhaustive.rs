@@ -105,7 +105,7 @@ impl World {
     }
 
     fn machine(&self) -> Option<&Machine> {
-        self.host.engine.locals.get(&port("b")).map(|local| &local.machine)
+        self.host.engine.locals.get(&port("b")).map(|local| &*local.machine)
     }
 
     /// Returns whether the letter makes sense here.

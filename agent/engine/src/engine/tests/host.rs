@@ -6,7 +6,7 @@ use crate::Engine;
 use crate::fact::{AnnouncementSeen, Fact, Link};
 use crate::machine::State;
 use crate::memory::{Found, Memory};
-use crate::model::{Endpoint, EndpointKey, LiveMigration, MigrationSource, MigrationTarget, Policy};
+use crate::model::{Endpoint, EndpointKey, Labels, LiveMigration, MigrationSource, MigrationTarget, Policy};
 use crate::time::BootTime;
 use crate::wanted::{Status, Wanted, WantedRoute, WantedWatch};
 use core::time::Duration;
@@ -43,7 +43,7 @@ pub(super) fn endpoint_on(interface: &str) -> Endpoint {
         interface: interface.into(),
         mac: Some(MAC),
         prefixes: ["10.65.0.2/32", "2001:db8::2/128"].iter().map(|text| text.parse().unwrap()).collect(),
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
     }
 }
 
