@@ -35,9 +35,9 @@ const SYSCTL_REFRESH: Duration = Duration::from_secs(30);
 /// at in one refresh; the next one goes on with the others.
 const SYSCTL_REFRESH_AT_ONCE: usize = 1000;
 
-/// LIMIT: so many interfaces that nobody waits for are prepared before looking for something more urgent: about a
-/// millisecond each when all of its settings have to be written.
-const OTHERS_AT_ONCE: usize = 16;
+/// LIMIT: so many interfaces that nobody waits for are prepared before looking for something more urgent; each takes some
+/// hundred microseconds when all of its settings have to be written.
+const OTHERS_AT_ONCE: usize = 64;
 /// LIMIT: more interfaces than this at once are logged one by one at DEBUG only.
 const LOGGED_AT_ONCE_MAX: usize = 64;
 
