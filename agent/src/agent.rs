@@ -72,14 +72,15 @@ struct Agent {
     remembered: bool,
 }
 
-/// LIMIT: by then the first routes, settings of interfaces and statuses of a full host are written.
-const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// When what the start took is given back: what reading the datastore took, then what preparing a full host took.
+const GIVE_BACK_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
-/// What the start took and nobody needs any more.
 async fn give_memory_back() {
-    tokio::time::sleep(SETTLED_AFTER).await;
-    // It ends by itself, and nothing depends on it.
-    drop(tokio::task::spawn_blocking(allocator::give_back));
+    for pause in GIVE_BACK_AFTER {
+        tokio::time::sleep(pause).await;
+        // Nothing depends on it.
+        let _: Result<(), _> = tokio::task::spawn_blocking(allocator::give_back).await;
+    }
 }
 
 /// Goes on wanting the watches of before, without anything to install: removing a watch removes what it saw.
