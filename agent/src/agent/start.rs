@@ -168,11 +168,11 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         .map_err(io_error("start the fast path"))?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     parts.start("the fast path", fast_path.ended());
-    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in);
+    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in.clone());
     parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
 
     let commands = Running::default();
-    let ready_applier = ReadyApplier::new(commands.clone(), facts_in.clone());
+    let ready_applier = ReadyApplier::new(commands.clone(), facts_in);
     parts.start("the ready applier", ready_applier.run(wanted.subscribe()));
 
     let (server, _socket_file) =
