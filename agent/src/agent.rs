@@ -25,7 +25,7 @@ use crate::run_dir::RunDir;
 use crate::settings::{self, Loaded, Settings, Sources};
 use crate::state_file::StateFile;
 use cutover_engine::wanted::WantedWatch;
-use cutover_engine::{BootTime, Engine, Fact, Notice, Wanted};
+use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use parts::Parts;
 use reporting::Reporting;
 use std::collections::BTreeSet;
@@ -67,6 +67,8 @@ struct Agent {
     monitor: MonitorHandle,
     route_report: RouteReport,
     reporting: Reporting,
+    /// Where to ask whether an endpoint is there.
+    questions: Option<mpsc::UnboundedSender<EndpointKey>>,
     in_sync: Option<bool>,
     /// The state file holds the engine's memory.
     remembered: bool,
@@ -155,6 +157,10 @@ impl Agent {
         }
         let changed = self.engine.settle(now);
         self.publish_notices();
+        for endpoint in self.engine.take_questions() {
+            // The reader is gone only while the agent stops.
+            let _ = self.questions.as_ref().map(|questions| questions.send(endpoint));
+        }
         // ORDER: memory before wanted sets, see `StateFile::save`.
         let remembered = self.remember();
         let was_remembered = std::mem::replace(&mut self.remembered, remembered);

@@ -2,7 +2,7 @@
 //!
 //! Owns the keys `status`, which expires, and `last_reported_status`, which does not, below
 //! `/calico/felix/v2/<region>/host/<host>/`. It says nothing about any endpoint, and nothing at all before the
-//! datastore has been ready once: until then the host is not to be used. The agent runs it if its datastore is etcd.
+//! datastore is ready: until then the host is not to be used. The agent runs it if its datastore is etcd.
 
 use crate::applier::{BackOff, WantedReceiver};
 use crate::clock;
@@ -41,6 +41,7 @@ pub async fn run(
     writer: Writer,
     keys: Keys,
     mut cadence: watch::Receiver<Cadence>,
+    mut ready: watch::Receiver<bool>,
     mut wanted: WantedReceiver,
 ) {
     let started_at = clock::now();
@@ -54,6 +55,10 @@ pub async fn run(
         let Cadence { interval, lifetime } = *cadence.borrow_and_update();
         if !wait(next_at, interval, &mut cadence).await {
             continue;
+        }
+        // While it is not ready nothing is written, and Neutron takes the host for one that is not to be used.
+        if ready.wait_for(|ready| *ready).await.is_err() {
+            return std::future::pending().await;
         }
         let now = clock::now();
         let document = Document {

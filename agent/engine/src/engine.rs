@@ -1,5 +1,6 @@
 //! Puts resources, roles and machines together. See the crate documentation for how data flows.
 
+mod absence;
 mod build;
 mod claims;
 mod kernel;
@@ -19,6 +20,7 @@ use crate::shared::SharedSet;
 use crate::time::BootTime;
 use crate::view::EndpointView;
 use crate::wanted::Wanted;
+use absence::Absences;
 use build::Placed;
 use claims::Claims;
 use ipnet::IpNet;
@@ -55,6 +57,7 @@ pub struct Engine {
     /// Who claims a route to a prefix, and whose watch would install one.
     prefixes: Claims<IpNet>,
     watched: Claims<IpNet>,
+    absences: Absences,
     notices: Vec<Notice>,
 }
 
@@ -89,6 +92,7 @@ impl Engine {
             placed: BTreeMap::new(),
             prefixes: Claims::default(),
             watched: Claims::default(),
+            absences: Absences::default(),
             notices: Vec::new(),
         }
     }
@@ -124,6 +128,8 @@ impl Engine {
             Fact::StatusWritten { endpoint, due_since, at } => self.status_written(&endpoint, due_since, at),
             Fact::StatusRemovedElsewhere(key) => self.status_removed_elsewhere(now, key),
             Fact::EndpointReady { endpoint, question } => self.endpoint_ready(&endpoint, question),
+            Fact::EndpointLookedUp { endpoint, at, exists } => self.looked_up(now, &endpoint, at, exists),
+            Fact::DatastoreFollowed => self.followed_again(now),
             Fact::TimePassed => {}
         }
     }
@@ -156,7 +162,12 @@ impl Engine {
             (!self.wanted.leftovers_may_go && self.complete).then_some(in_sync_since + self.policy.grace);
         self.locals
             .active()
-            .flat_map(|(_, local)| [self.held_until(local), local.machine.deadline(grace)])
+            .flat_map(|(key, local)| {
+                // What waits for an answer has no time.
+                let held = self.held_until(local).filter(|_| !self.absences.is_asked(key));
+                let machine = local.machine.deadline(grace).filter(|_| !self.awaits_source(local));
+                [held, machine]
+            })
             .chain([leftovers])
             .flatten()
             .min()
@@ -221,12 +232,17 @@ impl Engine {
         let (grace, convergence) = (self.policy.grace, self.policy.convergence);
         let active: Vec<Arc<EndpointKey>> = self.locals.active().map(|(key, _)| Arc::clone(key)).collect();
         for key in &active {
-            if self.held_until(&self.locals[key]).is_some_and(|until| until <= now) {
+            if self.held_until(&self.locals[key]).is_some_and(|until| until <= now)
+                && self.is_known_absent(key)
+            {
                 self.remove_local(now, key);
             }
         }
         for key in &active {
             while self.locals.get(key).is_some_and(|local| local.machine.is_due(now, grace)) {
+                if !self.is_source_known_absent(key) {
+                    break;
+                }
                 let transition =
                     self.locals.change(key, |local| local.machine.time_passed(now, grace, convergence));
                 self.note_transition(key, transition.flatten());

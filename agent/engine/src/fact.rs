@@ -74,6 +74,17 @@ pub enum Fact {
         /// What it was asked. An endpoint that is not like this any more is not ready.
         question: Arc<Question>,
     },
+    /// The datastore was asked whether it has an endpoint ([`crate::Engine::take_questions`]).
+    EndpointLookedUp {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// When it was asked.
+        at: BootTime,
+        /// What it said.
+        exists: bool,
+    },
+    /// The datastore could not be followed for a while, and is again. Everything that happened meanwhile has been told.
+    DatastoreFollowed,
     /// Time has passed; nothing else happened.
     TimePassed,
 }

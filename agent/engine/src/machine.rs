@@ -348,6 +348,13 @@ impl Machine {
         }
     }
 
+    /// Nobody could look for the endpoint that the migration came from until now.
+    pub fn source_looked_for_anew(&mut self, now: BootTime) {
+        if let Some(unresolved) = &mut self.unresolved {
+            unresolved.source_absent_since = unresolved.source_absent_since.map(|_| now);
+        }
+    }
+
     /// Something took the port out of service that this endpoint serves, unless it is one that waits for its virtual
     /// machine. Where one may be leaving, it counts from when the migration is over.
     pub fn port_disturbed(&mut self, now: BootTime) {

@@ -51,15 +51,21 @@ impl Reporting {
         parts: &mut Parts,
         (cluster, keys): (Cluster, Keys),
         removals: StatusRemovals,
+        ready: watch::Receiver<bool>,
         wanted: WantedReceiver,
         facts: mpsc::UnboundedSender<Fact>,
     ) {
         let writer = Writer::new(cluster);
         parts.start("the listener to removed statuses", pass_on(removals, facts.clone()));
-        let heartbeat =
-            heartbeat::run(writer.clone(), keys.clone(), self.cadence.subscribe(), wanted.clone());
+        let heartbeat = heartbeat::run(
+            writer.clone(),
+            keys.clone(),
+            self.cadence.subscribe(),
+            ready.clone(),
+            wanted.clone(),
+        );
         parts.start("the heartbeat", heartbeat);
-        let publisher = statuses::etcd::run(writer, keys, wanted, self.enabled.subscribe(), facts);
+        let publisher = statuses::etcd::run(writer, keys, wanted, (self.enabled.subscribe(), ready), facts);
         parts.start("the status publisher", publisher);
     }
 }

@@ -111,6 +111,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (facts_in, facts) = mpsc::unbounded_channel();
     // The datastore is read while everything else gets ready; nobody listens to it before.
     let reporting = Reporting::new(&settings);
+    let mut questions = None;
     let datastore = match settings.datastore_type {
         DatastoreType::Dir => {
             let directory = Directory::start(settings.cutover_datastore_dir.clone())?;
@@ -127,7 +128,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
             let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
             let sources = memory.endpoints.iter().filter_map(|entry| entry.machine.source.clone());
             let (etcd, removals) = Etcd::start(cluster.clone(), keys.clone(), sources);
-            reporting.start_etcd(&mut parts, (cluster, keys), removals, wanted.subscribe(), facts_in.clone());
+            questions = Some(etcd.questions());
+            let (ready, facts_in) = (etcd.ready(), facts_in.clone());
+            reporting.start_etcd(&mut parts, (cluster, keys), removals, ready, wanted.subscribe(), facts_in);
             Datastore::Etcd(etcd)
         }
     };
@@ -180,8 +183,13 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (requests_in, requests) = mpsc::channel(8);
     parts.start("the control socket", server.serve(requests_in));
 
+    let mut engine = Engine::new(settings.policy(), memory, found);
+    if questions.is_some() {
+        engine = engine.asking();
+    }
     let mut agent = Agent {
-        engine: Engine::new(settings.policy(), memory, found),
+        engine,
+        questions,
         settings,
         sources,
         config_file,

@@ -24,11 +24,11 @@ use super::{EVENTS_MAX, Event};
 use crate::applier::BackOff;
 use crate::clock;
 use cutover_engine::model::EndpointKey;
-use session::{Reader, Stop};
+use session::{Outputs, Reader, Stop};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Endpoints of other hosts whose host removed the status that it had reported about them (W35). Only endpoints that share a
@@ -42,6 +42,8 @@ const WORTH_IT_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Etcd {
     events: mpsc::Receiver<Event>,
+    questions: mpsc::UnboundedSender<EndpointKey>,
+    ready: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 
@@ -57,9 +59,25 @@ impl Etcd {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let (removals_in, removals) = mpsc::unbounded_channel();
         let first = number(keys.host()) % cluster.endpoints().len();
-        let reader = Reader::new(keys, remembered, sender, removals_in);
+        let (questions, questions_out) = mpsc::unbounded_channel();
+        let (ready_in, ready) = watch::channel(false);
+        let outputs = Outputs { events: sender, removals: removals_in, ready: ready_in };
+        let reader = Reader::new(keys, remembered, outputs, questions_out);
         let task = tokio::spawn(run(reader, cluster, first));
-        (Self { events, task }, removals)
+        (Self { events, questions, ready, task }, removals)
+    }
+
+    /// Where to send endpoints of which the datastore has to say whether it has them. The answers are facts; there is none
+    /// while the cluster cannot be followed, nor afterwards.
+    #[must_use]
+    pub fn questions(&self) -> mpsc::UnboundedSender<EndpointKey> {
+        self.questions.clone()
+    }
+
+    /// Whether the datastore said last that it is ready. It stays so while no member can be reached.
+    #[must_use]
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
     }
 
     /// The next event; nothing if the task has ended, which it does not do by itself.

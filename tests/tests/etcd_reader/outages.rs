@@ -186,3 +186,79 @@ fn a_backup_is_restored() {
     site.put_endpoint(&second, HOST, "u4");
     site.node.wait_metrics(&second, &[NORMAL]);
 }
+
+/// A driver deletes the endpoint of a running machine and creates it again; the connection breaks in between, and for
+/// longer than the grace time nobody notices.
+#[test]
+fn a_machine_whose_endpoint_is_created_again_behind_an_outage_keeps_its_routes() {
+    let site = Site::running();
+    site.node.wait_settled(&site.port);
+    let mark = site.node.watch.mark();
+    vanish_into_an_outage(&site);
+    site.put_endpoint(&site.port, HOST, "u2");
+    wait::throughout(NOTICED + NOTICED, "routed", || site.node.has_metrics(&site.port, &[NORMAL]));
+    site.node.host.namespace().ip("link set eth0 up");
+    site.node.agent.log().wait(RECOVERY, &["Held endpoint is back"]);
+    wait::throughout(NOTICED, "routed", || site.node.has_metrics(&site.port, &[NORMAL]));
+    site.assert_untouched_since(mark);
+}
+
+/// The same, but nobody creates it again.
+#[test]
+fn an_endpoint_that_is_still_gone_after_an_outage_goes() {
+    let site = Site::running();
+    site.node.wait_settled(&site.port);
+    vanish_into_an_outage(&site);
+    wait::throughout(NOTICED + NOTICED, "routed", || site.node.has_metrics(&site.port, &[NORMAL]));
+    site.node.host.namespace().ip("link set eth0 up");
+    site.wait_after_outage(&site.port, &[]);
+}
+
+fn vanish_into_an_outage(site: &Site) {
+    let mark = site.node.agent.log().mark();
+    site.delete_endpoint(&site.port, HOST);
+    site.node.agent.log().wait_after(mark, wait::SOON, &["Endpoint vanished while its tap exists"]);
+    site.node.host.namespace().ip("link set eth0 down");
+}
+
+/// The member that is followed freezes in the gap: its connections stay open, and it says nothing.
+#[test]
+fn a_frozen_member_does_not_cost_a_route_either() {
+    let site = Site::running_with(3);
+    site.node.wait_settled(&site.port);
+    let mark = site.node.watch.mark();
+    let member = wait::for_some(RECOVERY, "a connection", || site.etcd.member_of(&site.node.host));
+    let log = site.node.agent.log().mark();
+    site.delete_endpoint(&site.port, HOST);
+    site.node.agent.log().wait_after(log, wait::SOON, &["Endpoint vanished while its tap exists"]);
+    site.etcd.freeze(member);
+    site.put_endpoint(&site.port, HOST, "u2");
+    site.node.agent.log().wait_after(log, RECOVERY, &["Held endpoint is back"]);
+    wait::throughout(NOTICED, "routed", || site.node.has_metrics(&site.port, &[NORMAL]));
+    site.etcd.thaw(member);
+    site.assert_untouched_since(mark);
+}
+
+/// What goes while the datastore is not ready is not given up either, and an announcement counts all the same.
+#[test]
+fn nothing_is_given_up_while_the_datastore_is_not_ready() {
+    let site = Site::running();
+    site.node.wait_settled(&site.port);
+    let log = site.node.agent.log().mark();
+    site.delete_endpoint(&site.port, HOST);
+    site.node.agent.log().wait_after(log, wait::SOON, &["Endpoint vanished while its tap exists"]);
+    site.set_ready(false);
+    wait::throughout(NOTICED, "routed", || site.node.has_metrics(&site.port, &[NORMAL]));
+    site.set_ready(true);
+    site.node.wait_metrics(&site.port, &[]);
+
+    site.put_endpoint(&site.port, "compute-2", "s1");
+    site.put_migration("compute-2", HOST, "m1");
+    site.put_endpoint(&site.port, HOST, "t1");
+    site.wait_watched();
+    site.set_ready(false);
+    let mac = site.port.mac;
+    site.node.agent.log().wait(wait::SOON, &["Datastore not ready"]);
+    site.node.qemu.as_ref().expect("the tap is open").send(&frames::rarp(mac));
+    site.node.wait_metrics(&site.port, &[ELEVATED]);
+}

@@ -80,18 +80,39 @@ fn interval_zero_turns_heartbeats_off_and_takes_effect_at_once() {
     assert_eq!(value["first_update"], false);
 }
 
+fn set_ready(cloud: &Cloud, ready: bool) {
+    let document = json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "default"}, "spec": {"datastoreReady": ready}});
+    cloud.etcd.put(&cloud.keys.cluster(), &document.to_string());
+}
+
 #[test]
 fn host_says_nothing_while_the_datastore_is_not_ready() {
     let mut cloud = Cloud::new();
-    cloud.etcd.put(
-        &cloud.keys.cluster(),
-        &json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-            "metadata": {"name": "default"}, "spec": {"datastoreReady": false}})
-        .to_string(),
-    );
+    set_ready(&cloud, false);
     cloud.source.agent.set("ReportingIntervalSecs", 1);
     cloud.source.agent.start();
     assert!(!wait::holds_within(Duration::from_secs(13), || {
         !cloud.etcd.all("/calico/felix/").is_empty()
     }));
+}
+
+#[test]
+fn host_falls_silent_when_the_datastore_is_not_ready_any_more() {
+    let mut cloud = Cloud::new();
+    cloud.source.agent.set("ReportingIntervalSecs", 1);
+    cloud.source.agent.set("ReportingTTLSecs", 3);
+    cloud.source.agent.start_in_sync();
+    cloud.wait_status(SOURCE, "up");
+    wait::for_some(FIRST, "the first heartbeat", || beat(&cloud));
+    set_ready(&cloud, false);
+    wait::until(wait::SOON, "the heartbeat expires", || cloud.pair(KEY).is_none());
+    let before = cloud.status_pair(SOURCE);
+    cloud.source.qemu = None;
+    wait::throughout(Duration::from_secs(3), "silence", || {
+        cloud.pair(KEY).is_none() && cloud.status_pair(SOURCE) == before
+    });
+    set_ready(&cloud, true);
+    cloud.wait_status(SOURCE, "down");
+    wait::for_some(wait::SOON, "a heartbeat", || beat(&cloud));
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 impl Engine {
     pub(super) fn endpoint_written(&mut self, now: BootTime, key: EndpointKey, mut endpoint: Endpoint) {
+        self.absences.answered(&key);
         if !self.is_local(&key) {
             self.remotes.insert(key.clone());
             // Before the datastore is in sync this may be the endpoint that was there all the time.
@@ -80,7 +81,7 @@ impl Engine {
     }
 
     /// The endpoint of this host that is, or was last, the target of a migration from `source`.
-    fn target_from(&self, source: &EndpointKey) -> Option<EndpointKey> {
+    pub(super) fn target_from(&self, source: &EndpointKey) -> Option<EndpointKey> {
         // A migration moves a port: both of its sides have the same name on different hosts.
         let here = EndpointKey { host: self.policy.hostname.clone(), ..source.clone() };
         let comes_from = self.locals.get(&here)?.machine.source.as_ref();

@@ -1,5 +1,6 @@
 //! The engine from outside, and a little from inside: what it remembers and what it wants.
 
+mod absence;
 mod evidence;
 mod exhaustive;
 mod fleet;

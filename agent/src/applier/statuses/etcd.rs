@@ -2,7 +2,8 @@
 //!
 //! Owns the keys `/calico/felix/v2/<region>/host/<host>/workload/…` of this host. They have no lease: what was
 //! reported stays while the agent is away. Values and urgency come from the plan, the pace from the publisher. The
-//! agent runs it if its datastore is etcd; nothing is written while `EndpointReportingEnabled` is off.
+//! agent runs it if its datastore is etcd; nothing is written while `EndpointReportingEnabled` is off,
+//! or the datastore is not ready.
 
 use super::parse;
 use super::plan::{Observed, Planner};
@@ -22,7 +23,7 @@ pub async fn run(
     writer: Writer,
     keys: Keys,
     wanted: WantedReceiver,
-    enabled: watch::Receiver<bool>,
+    (enabled, ready): (watch::Receiver<bool>, watch::Receiver<bool>),
     facts: mpsc::UnboundedSender<Fact>,
 ) {
     let name = {
@@ -30,7 +31,7 @@ pub async fn run(
         move |endpoint: &EndpointKey| keys.status(endpoint)
     };
     let store = StatusKeys { writer, prefix: keys.statuses() };
-    Publisher::new(store, Planner::new(name), facts).run(Inputs { wanted, enabled }).await;
+    Publisher::new(store, Planner::new(name), facts).run(Inputs { wanted, enabled, ready }).await;
 }
 
 /// The status keys of one host.

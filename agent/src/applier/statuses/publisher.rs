@@ -47,6 +47,8 @@ pub(super) struct Inputs {
     pub(super) wanted: WantedReceiver,
     /// Whether statuses are to be written at all.
     pub(super) enabled: watch::Receiver<bool>,
+    /// Whether the datastore is ready to be written to.
+    pub(super) ready: watch::Receiver<bool>,
 }
 
 /// A step with how it ended.
@@ -95,7 +97,8 @@ impl<S: Store> Publisher<S> {
     /// Publishes until the sender of the wanted sets is gone.
     pub(super) async fn run(mut self, mut inputs: Inputs) {
         loop {
-            let active = *inputs.enabled.borrow() && inputs.wanted.borrow().is_some();
+            let active =
+                *inputs.enabled.borrow() && *inputs.ready.borrow() && inputs.wanted.borrow().is_some();
             if active {
                 self.read_if_due().await;
                 self.plan(&inputs.wanted);
@@ -114,6 +117,7 @@ impl<S: Store> Publisher<S> {
                 },
                 changed = inputs.wanted.changed() => if changed.is_err() { return },
                 changed = inputs.enabled.changed() => if changed.is_err() { return },
+                changed = inputs.ready.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
             }
         }

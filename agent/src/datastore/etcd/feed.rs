@@ -106,6 +106,11 @@ impl Feed {
         self.waiting.pop_front()
     }
 
+    /// Everything that has come and was not taken.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Change> {
+        self.waiting.iter()
+    }
+
     /// Puts a change that was found out by a request where it belongs.
     pub(super) fn insert(&mut self, change: Change) {
         let place = self.waiting.partition_point(|other| other.revision <= change.revision);

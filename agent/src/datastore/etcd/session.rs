@@ -13,7 +13,7 @@ use cutover_engine::model::EndpointKey;
 use etcd_client::{GetOptions, GetResponse, KeyValue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Keys read by one request. LIMIT: some hundred kilobytes, so that other clients of the member are not held up.
 const PAGE: i64 = 500;
@@ -35,14 +35,24 @@ impl From<RequestError> for Stop {
     }
 }
 
+/// Whom the reader tells what.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) removals: mpsc::UnboundedSender<EndpointKey>,
+    /// The ready flag.
+    pub(super) ready: watch::Sender<bool>,
+}
+
 /// What outlives a connection.
 #[derive(Debug)]
 pub(super) struct Reader {
     keys: Keys,
     view: View,
     others: Others,
-    sender: mpsc::Sender<Event>,
-    removals: mpsc::UnboundedSender<EndpointKey>,
+    outputs: Outputs,
+    /// Endpoints that somebody wants to know about.
+    questions: mpsc::UnboundedReceiver<EndpointKey>,
     /// Cluster and revision that were read or seen last.
     seen: Option<(u64, i64)>,
     times_read: u64,
@@ -56,15 +66,15 @@ impl Reader {
     pub(super) fn new(
         keys: Keys,
         remembered: impl IntoIterator<Item = EndpointKey>,
-        sender: mpsc::Sender<Event>,
-        removals: mpsc::UnboundedSender<EndpointKey>,
+        outputs: Outputs,
+        questions: mpsc::UnboundedReceiver<EndpointKey>,
     ) -> Self {
         Self {
             keys,
             view: View::default(),
             others: Others::new(remembered),
-            sender,
-            removals,
+            outputs,
+            questions,
             seen: None,
             times_read: 0,
             unready_logged: false,
@@ -106,7 +116,9 @@ impl Reader {
         let key = self.keys.cluster();
         loop {
             let answer = get(member, feed, &key, GetOptions::new()).await?;
-            if is_ready(answer.kvs().first()) {
+            let ready = is_ready(answer.kvs().first());
+            self.outputs.ready.send_if_modified(|before| std::mem::replace(before, ready) != ready);
+            if ready {
                 if std::mem::take(&mut self.unready_logged) {
                     tracing::info!("Datastore ready");
                 }
@@ -161,7 +173,12 @@ impl Reader {
         }
         self.seen = Some((cluster, revision));
         let keys = snapshot.len();
-        let news = self.view.replace(snapshot, history);
+        let mut news = self.view.replace(snapshot, history);
+        if self.times_read > 0 {
+            news.facts.push(Fact::DatastoreFollowed);
+        }
+        // ORDER: before the news are sent. Whoever asked will ask again; whoever asks from now on is answered.
+        while self.questions.try_recv().is_ok() {}
         feed.skip_to(revision);
         self.times_read += 1;
         tracing::info!(
@@ -194,9 +211,13 @@ impl Reader {
                         tidied_at = clock::now();
                         continue;
                     }
-                    match tokio::time::timeout(TIDY_EVERY, feed.next()).await {
-                        Ok(change) => change?,
-                        Err(_) => continue,
+                    tokio::select! {
+                        change = feed.next() => change?,
+                        Some(endpoint) = self.questions.recv() => {
+                            self.look_up(member, feed, endpoint).await?;
+                            continue;
+                        }
+                        () = tokio::time::sleep(TIDY_EVERY) => continue,
                     }
                 }
             };
@@ -205,6 +226,8 @@ impl Reader {
                     endpoint = member.endpoint(),
                     "Datastore is ahead of what its member sends; reading everything"
                 );
+                self.note_skipped(&change);
+                feed.waiting().for_each(|skipped| self.note_skipped(skipped));
                 return self.send(news).await;
             }
             let Some(key) = self.parse(&change.key) else { continue };
@@ -224,6 +247,23 @@ impl Reader {
                 _ => self.take(member, feed, &key, &change, &mut news).await?,
             }
         }
+    }
+
+    /// Answers whether an endpoint exists. What a member says that has lost the others, or a watch that has fallen behind, is
+    /// not enough: this asks the cluster.
+    async fn look_up(&mut self, member: &Member, feed: &mut Feed, endpoint: EndpointKey) -> Result<(), Stop> {
+        let at = clock::now();
+        let answer = get(member, feed, &self.keys.endpoint(&endpoint), GetOptions::new()).await?;
+        let exists = answer.kvs().first().map(|kv| {
+            // It may have been created again, and the watch be late with it.
+            feed.insert(Change {
+                key: kv.key().to_vec(),
+                revision: kv.mod_revision(),
+                found: Some(found(kv)),
+            });
+        });
+        let fact = Fact::EndpointLookedUp { endpoint, at, exists: exists.is_some() };
+        self.outputs.events.send(Event::Facts(vec![fact])).await.map_err(|_| Stop::NobodyListens)
     }
 
     /// Watches of one stream are in the order of revisions only as long as the member keeps up with all of them. Out of order, an
@@ -328,12 +368,21 @@ impl Reader {
         Ok(())
     }
 
+    /// A status that came and went before everything is read again would never have been there.
+    fn note_skipped(&mut self, change: &Change) {
+        if change.found.is_some()
+            && let Some(Key::Status(other)) = self.parse(&change.key)
+        {
+            self.others.status_written(&other);
+        }
+    }
+
     fn note_status(&mut self, other: &EndpointKey, is_there: bool) {
         if is_there {
             self.others.status_written(other);
         } else if self.others.status_removed(other) {
             // The publisher may be off.
-            let _ = self.removals.send(other.clone());
+            let _ = self.outputs.removals.send(other.clone());
         }
     }
 
@@ -398,7 +447,7 @@ impl Reader {
 
     async fn send(&mut self, news: News) -> Result<(), Stop> {
         for event in self.view.events(news) {
-            self.sender.send(event).await.map_err(|_| Stop::NobodyListens)?;
+            self.outputs.events.send(event).await.map_err(|_| Stop::NobodyListens)?;
         }
         Ok(())
     }

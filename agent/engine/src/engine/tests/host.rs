@@ -92,6 +92,8 @@ pub(super) struct Host {
     pub(super) now: BootTime,
     /// Watches and interface settings are done as soon as they are wanted.
     pub(super) appliers: bool,
+    /// The connection to the datastore is whole.
+    pub(super) datastore_answers: bool,
     /// What the kernel holds: generation by ifindex.
     pub(super) armed: BTreeMap<u32, u64>,
     configured: BTreeSet<u32>,
@@ -109,7 +111,7 @@ impl Host {
         let policy = Policy { hostname: name.into(), ..Policy::default() };
         let engine = Engine::new(policy, memory, found);
         let (armed, configured, kernel) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { engine, now, appliers: true, armed, configured, kernel }
+        Self { engine, now, appliers: true, datastore_answers: true, armed, configured, kernel }
     }
 
     /// A host with the tap `tap1` (number 5), in sync for long, without any endpoint.
@@ -153,7 +155,31 @@ impl Host {
         if self.appliers {
             self.apply();
         }
+        if self.datastore_answers {
+            self.answer();
+        }
         self.check();
+    }
+
+    /// The same with a datastore whose connection can break; it is whole.
+    pub(super) fn asking(mut self) -> Self {
+        self.engine = self.engine.asking();
+        self
+    }
+
+    /// Plays the datastore: what was asked about is not there.
+    pub(super) fn answer(&mut self) {
+        loop {
+            let questions = self.engine.take_questions();
+            if questions.is_empty() {
+                return;
+            }
+            for endpoint in questions {
+                let fact = Fact::EndpointLookedUp { endpoint, at: self.now, exists: false };
+                self.engine.handle(self.now, fact);
+            }
+            self.engine.settle(self.now);
+        }
     }
 
     /// Plays the appliers of watches, interfaces and routes.

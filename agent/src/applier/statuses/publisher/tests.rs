@@ -114,6 +114,7 @@ struct Bench {
     store: Fake,
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     enabled: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
     facts: mpsc::UnboundedReceiver<Fact>,
     task: JoinHandle<()>,
 }
@@ -126,11 +127,13 @@ impl Bench {
     fn reading_every(read_every: Duration, store: Fake) -> Self {
         let (wanted, receiver) = watch::channel(None);
         let (enabled, is_enabled) = watch::channel(true);
+        let (ready, is_ready) = watch::channel(true);
         let (sender, facts) = mpsc::unbounded_channel();
         let planner = Planner::new(|endpoint| endpoint.endpoint.clone());
         let publisher = Publisher { read_every, ..Publisher::new(store.clone(), planner, sender) };
-        let task = tokio::spawn(publisher.run(Inputs { wanted: receiver, enabled: is_enabled }));
-        Self { store, wanted, enabled, facts, task }
+        let task =
+            tokio::spawn(publisher.run(Inputs { wanted: receiver, enabled: is_enabled, ready: is_ready }));
+        Self { store, wanted, enabled, ready, facts, task }
     }
 
     fn want(&self, statuses: Statuses) {
@@ -257,4 +260,14 @@ async fn reporting_can_be_turned_off_and_on() {
     bench.want([(key("a"), UP)].into());
     bench.enabled.send_replace(true);
     bench.store.wait("it was read again", |inside| inside.values["a"].as_deref() == Some("up")).await;
+}
+
+#[tokio::test]
+async fn nothing_is_written_while_the_datastore_is_not_ready() {
+    let bench = Bench::new(Fake::with([]));
+    bench.ready.send_replace(false);
+    bench.want([(key("a"), UP)].into());
+    assert!(bench.settled().await.is_empty());
+    bench.ready.send_replace(true);
+    bench.store.wait("it is ready", |inside| inside.values.contains_key("a")).await;
 }
