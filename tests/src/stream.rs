@@ -156,6 +156,7 @@ impl ByteStream {
         let socket = namespace.run(|| TcpStream::connect_timeout(&to, STUCK)).expect("the guest takes it");
         socket.set_nodelay(true).expect("a socket");
         socket.set_read_timeout(Some(STUCK)).expect("a socket");
+        socket.set_write_timeout(Some(STUCK)).expect("a socket");
         let stop = Arc::new(AtomicBool::new(false));
         let stop_writing = Arc::clone(&stop);
         let (to_write, to_read) =
