@@ -7,7 +7,7 @@ use crate::lab::Lab;
 use crate::log::Log;
 use crate::namespace::Namespace;
 use crate::resources::{Directory, Port};
-use crate::wait;
+use crate::{wait, wall_clock};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -205,7 +205,9 @@ impl Agent {
     #[track_caller]
     pub fn wait_ended(&mut self) -> ExitStatus {
         let status = wait::for_some(wait::SOON, "the agent ends", || self.has_ended());
-        self.child = None;
+        if let Some(child) = self.child.take() {
+            wall_clock::remove_leftovers(child.id());
+        }
         status
     }
 
@@ -215,6 +217,7 @@ impl Agent {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
+            wall_clock::remove_leftovers(child.id());
         }
     }
 

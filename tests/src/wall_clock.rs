@@ -46,3 +46,11 @@ impl WallClock {
         fs::write(&next, text).and_then(|()| fs::rename(&next, &self.file)).expect("space on the disk");
     }
 }
+
+/// Removes what the library leaves behind for a process that did not end by itself.
+pub(crate) fn remove_leftovers(process: u32) {
+    for name in [format!("faketime_shm_{process}"), format!("sem.faketime_sem_{process}")] {
+        // Most agents have no clock of their own.
+        let _ = fs::remove_file(PathBuf::from("/dev/shm").join(name));
+    }
+}

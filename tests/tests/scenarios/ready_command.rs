@@ -34,7 +34,7 @@ impl Scene {
         fs::create_dir(&folder).expect("space on the disk");
         node.agent.set("LiveMigrationRouteConvergenceTime", 1);
         node.agent.set("CutoverReadyCommand", folder.join("check").display());
-        let mut scene = Self { node, driver, port, folder, directory: directory, _lab: lab };
+        let mut scene = Self { node, driver, port, folder, directory, _lab: lab };
         if let Some(body) = body {
             scene.install("check", body);
         }
