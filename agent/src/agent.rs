@@ -18,7 +18,7 @@ use crate::applier::watches::SharedKernel;
 use crate::clock;
 use crate::control::{self, KernelRoute, Status};
 use crate::datastore::resource::FelixConfiguration;
-use crate::datastore::{Datastore, Event};
+use crate::datastore::{Datastore, Event, Quarantine};
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
 use crate::run_dir::RunDir;
@@ -41,6 +41,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(10);
 
 /// LIMIT: facts taken from a channel at once; the rest waits for the next round of the loop.
 const FACTS_AT_ONCE: usize = 4096;
+
+/// LIMIT: how often the datastore may be passed over because there is always something new about links.
+const PASSED_OVER_MAX: u32 = 64;
 
 /// Everything that the loop listens to.
 struct Inputs {
@@ -69,6 +72,7 @@ struct Agent {
     reporting: Reporting,
     /// Where to ask whether an endpoint is there.
     questions: Option<mpsc::UnboundedSender<EndpointKey>>,
+    quarantine: Quarantine,
     in_sync: Option<bool>,
     /// The state file holds the engine's memory.
     remembered: bool,
@@ -99,7 +103,20 @@ impl Agent {
     async fn follow(&mut self, mut inputs: Inputs, mut signals: start::Signals) -> Result<(), PartEnded> {
         let mut facts = Vec::new();
         let (mut links, mut interfaces) = (Vec::new(), Vec::new());
+        let mut passed_over = 0;
         loop {
+            if passed_over >= PASSED_OVER_MAX {
+                passed_over = 0;
+                if let Ok(event) = tokio::time::timeout(Duration::ZERO, inputs.datastore.next()).await {
+                    // ORDER: as below.
+                    while let Ok(fact) = inputs.facts.try_recv() {
+                        facts.push(fact);
+                    }
+                    facts.extend(self.take_event(event)?);
+                    self.take(facts.drain(..));
+                }
+            }
+            passed_over += 1;
             let pause = self.pause();
             tokio::select! {
                 // ORDER: announcements and kernel facts before resources, so that evidence which is already
@@ -115,14 +132,10 @@ impl Agent {
                 count = inputs.interface_facts.recv_many(&mut interfaces, FACTS_AT_ONCE) => if count == 0 {
                     return Err(PartEnded::silent("the interface applier"));
                 },
-                event = inputs.datastore.next() => match event {
-                    Some(Event::Facts(batch)) => facts = batch,
-                    Some(Event::Configurations(configurations)) => {
-                        self.configurations = configurations;
-                        facts.extend(self.reload());
-                    }
-                    None => return Err(PartEnded::silent("the datastore reader")),
-                },
+                event = inputs.datastore.next() => {
+                    passed_over = 0;
+                    facts = self.take_event(event)?;
+                }
                 Some(request) = inputs.requests.recv() => {
                     // Whoever asked may have gone away; that is his business.
                     let _: Result<(), _> = request.send(self.status());
@@ -137,6 +150,18 @@ impl Agent {
                 () = tokio::time::sleep(pause) => facts.push(Fact::TimePassed),
             }
             self.take(facts.drain(..).chain(links.drain(..)).chain(interfaces.drain(..)));
+        }
+    }
+
+    /// What the datastore says, as facts.
+    fn take_event(&mut self, event: Option<Event>) -> Result<Vec<Fact>, PartEnded> {
+        match event {
+            Some(Event::Facts(batch)) => Ok(batch),
+            Some(Event::Configurations(configurations)) => {
+                self.configurations = configurations;
+                Ok(self.reload().into_iter().collect())
+            }
+            None => Err(PartEnded::silent("the datastore reader")),
         }
     }
 
@@ -275,6 +300,7 @@ impl Agent {
             pid: std::process::id(),
             in_sync: self.in_sync.is_some(),
             complete: self.in_sync == Some(true),
+            quarantine: self.quarantine.list(),
             attach: kernel.attachment().to_string(),
             endpoints: self.engine.view(clock::now()),
             kernel_routes: self

@@ -40,6 +40,9 @@ pub struct Status {
     pub in_sync: bool,
     /// Whether all of it could be read.
     pub complete: bool,
+    /// What of it could not be read, by name, each with the reason.
+    #[serde(default)]
+    pub quarantine: BTreeMap<String, String>,
     /// How programs are attached: `tcx`, `tc` or `xdp`.
     pub attach: String,
     /// Endpoints of this host.

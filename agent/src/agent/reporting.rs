@@ -4,17 +4,19 @@
 
 use super::parts::Parts;
 use crate::applier::{WantedReceiver, statuses};
-use crate::datastore::etcd::{Cluster, Keys, StatusRemovals, Writer};
+use crate::datastore::etcd::{Cluster, Keys, OwnStatuses, StatusRemovals, Writer};
 use crate::heartbeat::{self, Cadence};
 use crate::settings::Settings;
 use cutover_engine::Fact;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// The settings of the running publishers.
 #[derive(Debug)]
 pub(super) struct Reporting {
     enabled: watch::Sender<bool>,
+    delay: watch::Sender<Duration>,
     cadence: watch::Sender<Cadence>,
 }
 
@@ -22,6 +24,7 @@ impl Reporting {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             enabled: watch::Sender::new(settings.endpoint_reporting_enabled),
+            delay: watch::Sender::new(settings.endpoint_reporting_delay),
             cadence: watch::Sender::new(cadence(settings)),
         }
     }
@@ -30,6 +33,8 @@ impl Reporting {
     pub(super) fn configure(&self, settings: &Settings) {
         let replace = |before: &mut Cadence| std::mem::replace(before, cadence(settings)) != *before;
         self.cadence.send_if_modified(replace);
+        let delay = settings.endpoint_reporting_delay;
+        self.delay.send_if_modified(|before| std::mem::replace(before, delay) != delay);
         let enabled = settings.endpoint_reporting_enabled;
         self.enabled.send_if_modified(|before| std::mem::replace(before, enabled) != enabled);
     }
@@ -50,7 +55,7 @@ impl Reporting {
         &self,
         parts: &mut Parts,
         (cluster, keys): (Cluster, Keys),
-        removals: StatusRemovals,
+        (removals, own): (StatusRemovals, OwnStatuses),
         ready: watch::Receiver<bool>,
         wanted: WantedReceiver,
         facts: mpsc::UnboundedSender<Fact>,
@@ -65,7 +70,14 @@ impl Reporting {
             wanted.clone(),
         );
         parts.start("the heartbeat", heartbeat);
-        let publisher = statuses::etcd::run(writer, keys, wanted, (self.enabled.subscribe(), ready), facts);
+        let inputs = statuses::Inputs {
+            wanted,
+            enabled: self.enabled.subscribe(),
+            delay: self.delay.subscribe(),
+            ready,
+            own,
+        };
+        let publisher = statuses::etcd::run(writer, keys, inputs, facts);
         parts.start("the status publisher", publisher);
     }
 }

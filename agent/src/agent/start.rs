@@ -190,6 +190,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let mut agent = Agent {
         engine,
         questions,
+        quarantine: datastore.quarantine(),
         settings,
         sources,
         config_file,

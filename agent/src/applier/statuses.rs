@@ -9,6 +9,8 @@ pub mod etcd;
 mod plan;
 mod publisher;
 
+pub use publisher::Inputs;
+
 use serde::{Deserialize, Serialize};
 
 /// The value of a status.

@@ -78,6 +78,12 @@ fn table(status: &Status) -> String {
     ];
     rows.extend(status.endpoints.iter().map(row));
     text.push_str(&align(&rows));
+    if !status.quarantine.is_empty() {
+        let _ = writeln!(text, "cannot be read: {}", status.quarantine.len());
+        for (name, reason) in &status.quarantine {
+            let _ = writeln!(text, "  {name}: {reason}");
+        }
+    }
     let counted: Vec<_> = status
         .announcements
         .iter()
@@ -204,6 +210,7 @@ mod tests {
             pid: 1,
             in_sync: true,
             complete: true,
+            quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
             attach: "tcx".into(),
             endpoints: vec![endpoint()],
             kernel_routes: Vec::new(),
@@ -215,6 +222,7 @@ mod tests {
         assert_eq!(lines[1].find("INTERFACE"), lines[2].find("tapport1 (7)"));
         assert_eq!(lines[1].find("ROUTES"), lines[2].find("10.0.0.1/32 metric 512"));
         assert!(lines[2].ends_with("migration u1, announced by RARP, routed in 93 us"), "{}", lines[2]);
-        assert_eq!(lines[3], "announcements: accepted_rarp 1");
+        assert_eq!(lines[3..5], ["cannot be read: 1", "  LiveMigration x: no uid"]);
+        assert_eq!(lines[5], "announcements: accepted_rarp 1");
     }
 }

@@ -8,7 +8,7 @@ mod notify;
 mod tests;
 mod watcher;
 
-use super::{EVENTS_MAX, Event};
+use super::{EVENTS_MAX, Event, Quarantine};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ pub struct StartError {
 #[derive(Debug)]
 pub struct Directory {
     events: mpsc::Receiver<Event>,
+    quarantine: Quarantine,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,8 +48,15 @@ impl Directory {
         let stop = Arc::new(stop.map_err(|error| refuse(error.into()))?);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let watcher = Watcher::new(root.clone(), sender, Arc::clone(&stop)).map_err(refuse)?;
+        let quarantine = watcher.quarantine();
         let thread = std::thread::Builder::new().name("cutover-dir".into()).spawn(move || watcher.run());
-        Ok(Self { events, stop, thread: Some(thread.map_err(refuse)?) })
+        Ok(Self { events, quarantine, stop, thread: Some(thread.map_err(refuse)?) })
+    }
+
+    /// What cannot be read.
+    #[must_use]
+    pub fn quarantine(&self) -> Quarantine {
+        self.quarantine.clone()
     }
 
     /// The next event; nothing if the thread has ended, which it only does when the kernel takes its watches away.

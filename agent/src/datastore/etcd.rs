@@ -20,7 +20,7 @@ pub use keys::{Key, Keys};
 pub use look::{MemberLook, Permission, look, look_at_hosts};
 pub use writer::Writer;
 
-use super::{EVENTS_MAX, Event};
+use super::{EVENTS_MAX, Event, Quarantine};
 use crate::applier::BackOff;
 use crate::clock;
 use cutover_engine::model::EndpointKey;
@@ -35,6 +35,23 @@ use tokio::task::JoinHandle;
 /// port with one of this host, by a migration from or to here.
 pub type StatusRemovals = mpsc::UnboundedReceiver<EndpointKey>;
 
+/// What happens to the statuses that this host reports, whoever does it.
+pub type OwnStatuses = mpsc::UnboundedReceiver<OwnStatus>;
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OwnStatus {
+    /// A key has this value now, or none.
+    Seen {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Option<Vec<u8>>,
+    },
+    /// Something may have happened that nobody saw.
+    Unknown,
+}
+
 /// LIMIT: a member that could be followed for this long was worth it; the next one is tried without a pause.
 const WORTH_IT_AFTER: Duration = Duration::from_secs(10);
 
@@ -44,6 +61,7 @@ pub struct Etcd {
     events: mpsc::Receiver<Event>,
     questions: mpsc::UnboundedSender<EndpointKey>,
     ready: watch::Receiver<bool>,
+    quarantine: Quarantine,
     task: JoinHandle<()>,
 }
 
@@ -55,16 +73,19 @@ impl Etcd {
         cluster: Cluster,
         keys: Keys,
         remembered: impl IntoIterator<Item = EndpointKey>,
-    ) -> (Self, StatusRemovals) {
+    ) -> (Self, (StatusRemovals, OwnStatuses)) {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let (removals_in, removals) = mpsc::unbounded_channel();
         let first = number(keys.host()) % cluster.endpoints().len();
         let (questions, questions_out) = mpsc::unbounded_channel();
         let (ready_in, ready) = watch::channel(false);
-        let outputs = Outputs { events: sender, removals: removals_in, ready: ready_in };
+        let (own_in, own_statuses) = mpsc::unbounded_channel();
+        let outputs =
+            Outputs { events: sender, removals: removals_in, own_statuses: own_in, ready: ready_in };
         let reader = Reader::new(keys, remembered, outputs, questions_out);
+        let quarantine = reader.quarantine();
         let task = tokio::spawn(run(reader, cluster, first));
-        (Self { events, questions, ready, task }, removals)
+        (Self { events, questions, ready, quarantine, task }, (removals, own_statuses))
     }
 
     /// Where to send endpoints of which the datastore has to say whether it has them. The answers are facts; there is none
@@ -72,6 +93,12 @@ impl Etcd {
     #[must_use]
     pub fn questions(&self) -> mpsc::UnboundedSender<EndpointKey> {
         self.questions.clone()
+    }
+
+    /// What cannot be read.
+    #[must_use]
+    pub fn quarantine(&self) -> Quarantine {
+        self.quarantine.clone()
     }
 
     /// Whether the datastore said last that it is ready. It stays so while no member can be reached.

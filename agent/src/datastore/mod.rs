@@ -7,11 +7,13 @@
 pub mod dir;
 mod documents;
 pub mod etcd;
+mod quarantine;
 pub mod resource;
 mod store;
 mod tree;
 
 pub use documents::{Document, read_file};
+pub use quarantine::Quarantine;
 pub use store::ResourceId;
 pub use tree::{ListError, resource_files};
 
@@ -41,6 +43,15 @@ pub enum Datastore {
 }
 
 impl Datastore {
+    /// What cannot be read.
+    #[must_use]
+    pub fn quarantine(&self) -> Quarantine {
+        match self {
+            Self::Directory(directory) => directory.quarantine(),
+            Self::Etcd(etcd) => etcd.quarantine(),
+        }
+    }
+
     /// The next event; nothing if it has ended, which it does not do by itself.
     pub async fn next(&mut self) -> Option<Event> {
         match self {

@@ -133,6 +133,11 @@ impl Store {
         self.files.keys().chain(self.refused.keys()).cloned().collect()
     }
 
+    /// The files whose present content is refused, each with what was logged about it.
+    pub(super) fn refused(&self) -> BTreeMap<String, String> {
+        self.refused.iter().map(|(path, line)| (path.display().to_string(), line.clone())).collect()
+    }
+
     /// Whether the present content of a file is refused.
     pub(super) fn is_refused(&self, path: &Path) -> bool {
         self.refused.contains_key(path)

@@ -111,6 +111,7 @@ mod tests {
             pid: 5,
             in_sync: true,
             complete: true,
+            quarantine: Default::default(),
             attach: "tcx".into(),
             endpoints: Vec::new(),
             kernel_routes: Vec::new(),

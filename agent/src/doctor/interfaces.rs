@@ -306,6 +306,7 @@ mod tests {
             pid: 1,
             in_sync: true,
             complete: true,
+            quarantine: Default::default(),
             attach: "tcx".into(),
             endpoints: vec![endpoint],
             kernel_routes: Vec::new(),

@@ -375,7 +375,7 @@ settings! {
     endpoint_reporting_enabled: bool, "EndpointReportingEnabled", Bool, "false",
         PLAIN, Live, "Whether endpoint status is written to etcd; a `dir` datastore always has its status files.";
     endpoint_reporting_delay: Duration, "EndpointReportingDelaySecs", PERIOD, "1",
-        PLAIN, NotYet, "Time between two writes of endpoint status.";
+        PLAIN, Live, "Least time between two writes of one endpoint's status to etcd, unless somebody waits for the write; 0 for none.";
     reporting_interval: Duration, "ReportingIntervalSecs", PERIOD, "30",
         PLAIN, Live, "Time between two heartbeats; 0 for none.";
     reporting_ttl: Duration, "ReportingTTLSecs", PERIOD, "90",

@@ -149,7 +149,7 @@ fn members_of_resources_are_mapped_to_settings() {
     let loaded = load(&sources(&[], ""), &[configuration("default", spec)]);
     assert!(warnings(&loaded).is_empty(), "{:?}", loaded.problems);
     let notices: Vec<_> = loaded.problems.iter().map(|problem| problem.setting.as_str()).collect();
-    let without_effect = ["EndpointReportingDelaySecs", "IPForwarding"];
+    let without_effect = ["IPForwarding"];
     assert_eq!(notices, without_effect);
     let settings = loaded.settings;
     assert_eq!(settings.interface_prefix, ["tap", "cali"]);

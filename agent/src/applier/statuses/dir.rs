@@ -60,6 +60,19 @@ pub async fn run(run_dir: PathBuf, mut wanted: WantedReceiver, facts: mpsc::Unbo
     }
 }
 
+/// The file of an endpoint: `<name>.json`, or `<name>@<namespace>.json` in any other namespace than `openstack`. An
+/// `@` in a name is doubled, so that no name ends like that by itself.
+#[must_use]
+pub fn file_name(endpoint: &EndpointKey) -> String {
+    let name = endpoint.to_string().replace('@', "@@");
+    match endpoint.workload.split_once('/') {
+        Some((namespace, _)) if namespace != "openstack" => {
+            format!("{name}@{}.json", namespace.replace('@', "@@"))
+        }
+        _ => format!("{name}.json"),
+    }
+}
+
 /// The directory of status files.
 struct Files {
     directory: PathBuf,
@@ -68,7 +81,7 @@ struct Files {
 
 impl Files {
     fn new(directory: PathBuf) -> Self {
-        Self { directory, planner: Planner::new(|endpoint: &EndpointKey| format!("{endpoint}.json")) }
+        Self { directory, planner: Planner::new(file_name) }
     }
 
     /// Closes the difference between the files and what is wanted. Everything is attempted; the first failure is returned.
@@ -171,6 +184,16 @@ mod tests {
 
     const UP: &str = r#"{"status":"up"}"#;
     const DOWN: &str = r#"{"status":"down"}"#;
+
+    #[test]
+    fn every_endpoint_has_a_file_of_its_own() {
+        let default = key("a");
+        assert_eq!(file_name(&default), "host--1-openstack-vm1-a.json");
+        let east = EndpointKey { workload: "openstack-region-east/vm1".into(), ..key("a") };
+        assert_eq!(file_name(&east), "host--1-openstack-vm1-a@openstack-region-east.json");
+        let odd = key("a@openstack-region-east");
+        assert_eq!(file_name(&odd), "host--1-openstack-vm1-a@@openstack--region--east.json");
+    }
 
     #[test]
     fn files_become_what_is_wanted() {

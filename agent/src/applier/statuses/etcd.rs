@@ -5,33 +5,26 @@
 //! agent runs it if its datastore is etcd; nothing is written while `EndpointReportingEnabled` is off,
 //! or the datastore is not ready.
 
-use super::parse;
 use super::plan::{Observed, Planner};
-use super::publisher::{Inputs, Publisher, Store};
-use crate::applier::WantedReceiver;
+use super::publisher::{Publisher, Store};
+use super::{Inputs, parse};
 use crate::datastore::etcd::{Keys, Member, RequestError, Writer};
 use cutover_engine::Fact;
 use cutover_engine::model::EndpointKey;
 use etcd_client::{DeleteOptions, GetOptions, GetResponse};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// LIMIT: keys of one answer; a status and its key have some 200 bytes.
 const PAGE: i64 = 1000;
 
 /// Keeps the status keys of this host as wanted until the sender of the wanted sets is gone.
-pub async fn run(
-    writer: Writer,
-    keys: Keys,
-    wanted: WantedReceiver,
-    (enabled, ready): (watch::Receiver<bool>, watch::Receiver<bool>),
-    facts: mpsc::UnboundedSender<Fact>,
-) {
+pub async fn run(writer: Writer, keys: Keys, inputs: Inputs, facts: mpsc::UnboundedSender<Fact>) {
     let name = {
         let keys = keys.clone();
         move |endpoint: &EndpointKey| keys.status(endpoint)
     };
     let store = StatusKeys { writer, prefix: keys.statuses() };
-    Publisher::new(store, Planner::new(name), facts).run(Inputs { wanted, enabled, ready }).await;
+    Publisher::new(store, Planner::new(name), facts).run(inputs).await;
 }
 
 /// The status keys of one host.

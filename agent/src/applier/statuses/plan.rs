@@ -41,10 +41,16 @@ pub(super) enum Action {
 pub(super) struct Left<'a> {
     pub(super) name: &'a String,
     action: &'a Action,
+    urgency: Urgency,
     come: u64,
 }
 
 impl Left<'_> {
+    /// Whether nobody waits for it.
+    pub(super) fn can_wait(&self) -> bool {
+        self.urgency == Urgency::Write
+    }
+
     pub(super) fn to_step(&self) -> Step {
         Step { name: self.name.clone(), action: self.action.clone(), come: self.come }
     }
@@ -166,7 +172,12 @@ impl Planner {
 
     /// The names about which something is left to do, the most urgent ones first.
     pub(super) fn left(&self) -> impl Iterator<Item = Left<'_>> {
-        self.left.iter().map(|((_, name), action)| Left { name, action, come: self.come })
+        self.left.iter().map(|((urgency, name), action)| Left {
+            name,
+            action,
+            urgency: *urgency,
+            come: self.come,
+        })
     }
 
     fn write(

@@ -5,12 +5,16 @@
 //! any decision; [`super::etcd`] gives it a store.
 
 use super::plan::{Action, Observed, Planner, Step};
-use super::render;
+mod paced;
+
+use super::{parse, render};
 use crate::applier::retry::Retries;
 use crate::applier::{BackOff, WantedReceiver};
 use crate::clock;
+use crate::datastore::etcd::{OwnStatus, OwnStatuses};
 use crate::logging::one_line;
 use cutover_engine::{BootTime, Fact};
+use paced::Paced;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -23,9 +27,11 @@ const AT_ONCE: usize = 16;
 /// LIMIT: how long one request may take, as in the existing agent.
 pub(super) const REQUEST: Duration = Duration::from_secs(2);
 
-/// LIMIT: how long a status that somebody else removed or overwrote can stay wrong. The port is out of service for
-/// as long; reading the keys of a full host takes etcd some milliseconds.
+/// LIMIT: how often all statuses are read if nothing is seen to happen to them; a net under the watch of them.
 const READ_EVERY: Duration = Duration::from_secs(60);
+
+/// LIMIT: an agent that is still there by mistake and writes the same statuses must not make two of a loop.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Where statuses are kept.
 pub(super) trait Store: Clone + Send + 'static {
@@ -43,12 +49,18 @@ pub(super) trait Store: Clone + Send + 'static {
 }
 
 /// What the publisher is told.
-pub(super) struct Inputs {
-    pub(super) wanted: WantedReceiver,
+#[derive(Debug)]
+pub struct Inputs {
+    /// What is wanted.
+    pub wanted: WantedReceiver,
     /// Whether statuses are to be written at all.
-    pub(super) enabled: watch::Receiver<bool>,
+    pub enabled: watch::Receiver<bool>,
+    /// Least time between two writes for one endpoint, unless somebody waits for the second one.
+    pub delay: watch::Receiver<Duration>,
     /// Whether the datastore is ready to be written to.
-    pub(super) ready: watch::Receiver<bool>,
+    pub ready: watch::Receiver<bool>,
+    /// What happens to the statuses, whoever does it.
+    pub own: OwnStatuses,
 }
 
 /// A step with how it ended.
@@ -72,10 +84,12 @@ pub(super) struct Publisher<S: Store> {
     observed: Option<Observed>,
     read_every: Duration,
     read_at: BootTime,
+    was_read_at: BootTime,
     read_back_off: BackOff,
     retries: Retries<String>,
     running: JoinSet<Ended<S::Error>>,
     in_flight: BTreeSet<String>,
+    paced: Paced,
 }
 
 impl<S: Store> Publisher<S> {
@@ -87,10 +101,12 @@ impl<S: Store> Publisher<S> {
             observed: None,
             read_every: READ_EVERY,
             read_at: clock::now(),
+            was_read_at: BootTime::default(),
             read_back_off: BackOff::new(),
             retries: Retries::default(),
             running: JoinSet::new(),
             in_flight: BTreeSet::new(),
+            paced: Paced::default(),
         }
     }
 
@@ -107,8 +123,9 @@ impl<S: Store> Publisher<S> {
                 (self.observed, self.read_at) = (None, clock::now());
                 self.planner.forget();
             }
+            self.paced.forget_before(clock::now(), *inputs.delay.borrow());
             self.start_writes();
-            let pause = self.pause(active);
+            let pause = self.pause(active, *inputs.delay.borrow());
             tokio::select! {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
                     Ok((step, result)) => self.finished(&step, result),
@@ -118,13 +135,18 @@ impl<S: Store> Publisher<S> {
                 changed = inputs.wanted.changed() => if changed.is_err() { return },
                 changed = inputs.enabled.changed() => if changed.is_err() { return },
                 changed = inputs.ready.changed() => if changed.is_err() { return },
+                changed = inputs.delay.changed() => if changed.is_err() { return },
+                seen = inputs.own.recv() => match seen {
+                    Some(seen) => self.noticed(seen),
+                    None => return,
+                },
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     /// How long nothing will be due.
-    fn pause(&self, active: bool) -> Duration {
+    fn pause(&self, active: bool, delay: Duration) -> Duration {
         if !active {
             return READ_EVERY;
         }
@@ -132,7 +154,24 @@ impl<S: Store> Publisher<S> {
         // LIMIT: a comparison is also due while writes are under way; it waits for their end.
         let read = if self.running.is_empty() { self.read_at.since(now) } else { READ_EVERY };
         let retry = self.retries.next_after(now).map_or(READ_EVERY, |due| due.since(now));
-        read.min(retry).max(Duration::from_millis(1))
+        let paced = self.paced.next_after(delay).map_or(READ_EVERY, |due| due.since(now));
+        read.min(retry).min(paced).max(Duration::from_millis(1))
+    }
+
+    /// A status of this host was written or removed, also by this publisher. What that means can only be told by reading: what
+    /// is seen may be older than what was written since.
+    fn noticed(&mut self, seen: OwnStatus) {
+        let is_news = match seen {
+            OwnStatus::Unknown => true,
+            OwnStatus::Seen { key, value } => {
+                let value = value.map(|value| parse(&value));
+                let known = self.observed.as_ref().map(|observed| observed.get(&key).cloned());
+                !self.in_flight.contains(&key) && known.is_some_and(|known| known != value)
+            }
+        };
+        if is_news {
+            self.read_at = self.read_at.min(self.was_read_at + READ_AGAIN_AFTER);
+        }
     }
 
     /// ORDER: only while nothing is under way, or what is read could be older than what is known.
@@ -153,7 +192,8 @@ impl<S: Store> Publisher<S> {
                 self.read_back_off.next_pause()
             }
         };
-        self.read_at = clock::now() + pause;
+        self.was_read_at = clock::now();
+        self.read_at = self.was_read_at + pause;
     }
 
     fn plan(&mut self, wanted: &WantedReceiver) {
@@ -166,7 +206,10 @@ impl<S: Store> Publisher<S> {
     fn next_step(&self) -> Option<Step> {
         let now = clock::now();
         let can_start = |name: &String| !self.in_flight.contains(name) && !self.retries.holds(name, now);
-        self.planner.left().find(|left| can_start(left.name)).map(|left| left.to_step())
+        let is_soon = |name: &String| self.paced.holds(name);
+        let mut left = self.planner.left();
+        left.find(|left| can_start(left.name) && !(left.can_wait() && is_soon(left.name)))
+            .map(|left| left.to_step())
     }
 
     fn start_writes(&mut self) {
@@ -191,6 +234,7 @@ impl<S: Store> Publisher<S> {
         match result {
             Ok(()) => {
                 self.retries.succeeded(&step.name);
+                self.paced.note(&step.name, now);
                 let mut unread = Observed::new();
                 let observed = self.observed.as_mut().unwrap_or(&mut unread);
                 if let Some(fact) = self.planner.done(step, now, observed) {

@@ -186,7 +186,7 @@ impl Files {
     }
 
     fn status_path(&self, endpoint: &EndpointKey) -> PathBuf {
-        self.status_dir.join(format!("{endpoint}.json"))
+        self.status_dir.join(crate::applier::statuses::dir::file_name(endpoint))
     }
 
     /// Reads everything. What the agent would refuse is left out with a warning.

@@ -2,6 +2,7 @@
 
 use super::notify::{Hint, Notifications, Woken};
 use crate::datastore::Event;
+use crate::datastore::Quarantine;
 use crate::datastore::documents::{Document, format_of, split};
 use crate::datastore::resource::{Format, Refusal};
 use crate::datastore::store::Store;
@@ -29,6 +30,7 @@ pub(super) struct Watcher {
     root: PathBuf,
     sender: mpsc::Sender<Event>,
     notifications: Notifications,
+    quarantine: Quarantine,
     store: Store,
     /// Of every file, as it was when it was read last.
     signatures: BTreeMap<PathBuf, Signature>,
@@ -50,12 +52,17 @@ impl Watcher {
             sender,
             notifications: Notifications::new(stop)?,
             store: Store::default(),
+            quarantine: Quarantine::default(),
             signatures: BTreeMap::new(),
             dirty: BTreeSet::new(),
             root_found: false,
             announced: None,
             missing_logged: false,
         })
+    }
+
+    pub(super) fn quarantine(&self) -> Quarantine {
+        self.quarantine.clone()
     }
 
     pub(super) fn run(mut self) {
@@ -140,6 +147,7 @@ impl Watcher {
         for path in std::mem::take(&mut self.dirty) {
             self.read(&path);
         }
+        self.quarantine.replace(self.store.refused());
         let mut events = self.store.take_events();
         let complete = self.root_found && self.store.is_complete();
         // Before the root was read once, nothing is known to be absent.

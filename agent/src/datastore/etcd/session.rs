@@ -1,13 +1,14 @@
 //! Following one member: wait until the datastore is ready, read everything at one revision, take every later change.
 
+use super::OwnStatus;
 use super::connection::{Member, RequestError};
 use super::feed::{Change, Extent, Feed};
 use super::keys::{Key, Keys};
 use super::others::Others;
 use super::view::{Found, History, News, View, interpret};
 use crate::clock;
-use crate::datastore::Event;
 use crate::datastore::resource::Resource;
+use crate::datastore::{Event, Quarantine};
 use cutover_engine::Fact;
 use cutover_engine::model::EndpointKey;
 use etcd_client::{GetOptions, GetResponse, KeyValue};
@@ -40,6 +41,7 @@ impl From<RequestError> for Stop {
 pub(super) struct Outputs {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) removals: mpsc::UnboundedSender<EndpointKey>,
+    pub(super) own_statuses: mpsc::UnboundedSender<OwnStatus>,
     /// The ready flag.
     pub(super) ready: watch::Sender<bool>,
 }
@@ -48,6 +50,8 @@ pub(super) struct Outputs {
 #[derive(Debug)]
 pub(super) struct Reader {
     keys: Keys,
+    /// What the keys of the statuses begin with that this host reports.
+    own_statuses: String,
     view: View,
     others: Others,
     outputs: Outputs,
@@ -70,6 +74,7 @@ impl Reader {
         questions: mpsc::UnboundedReceiver<EndpointKey>,
     ) -> Self {
         Self {
+            own_statuses: keys.statuses(),
             keys,
             view: View::default(),
             others: Others::new(remembered),
@@ -80,6 +85,11 @@ impl Reader {
             unready_logged: false,
             strange: BTreeSet::new(),
         }
+    }
+
+    /// What cannot be read.
+    pub(super) fn quarantine(&self) -> Quarantine {
+        self.view.quarantine()
     }
 
     /// How many times everything was read.
@@ -97,7 +107,8 @@ impl Reader {
 
     async fn follow_until_lost(&mut self, member: Member) -> Result<std::convert::Infallible, Stop> {
         let mut feed = Feed::open(member.clone(), &self.keys.cluster(), Extent::Exact).await?;
-        for prefix in [self.keys.own_endpoints(), self.keys.migrations(), self.keys.configurations()] {
+        let read = [self.keys.own_endpoints(), self.keys.migrations(), self.keys.configurations()];
+        for prefix in read.into_iter().chain([self.keys.statuses()]) {
             feed.add(&prefix, Extent::Prefix).await?;
         }
         for other in self.others.keys() {
@@ -175,6 +186,8 @@ impl Reader {
         let keys = snapshot.len();
         let mut news = self.view.replace(snapshot, history);
         if self.times_read > 0 {
+            // The publisher may be off.
+            let _ = self.outputs.own_statuses.send(OwnStatus::Unknown);
             news.facts.push(Fact::DatastoreFollowed);
         }
         // ORDER: before the news are sent. Whoever asked will ask again; whoever asks from now on is answered.
@@ -221,6 +234,10 @@ impl Reader {
                     }
                 }
             };
+            if change.key.starts_with(self.own_statuses.as_bytes()) {
+                self.note_own_status(change);
+                continue;
+            }
             if !self.is_in_order(change.revision) {
                 tracing::info!(
                     endpoint = member.endpoint(),
@@ -366,6 +383,14 @@ impl Reader {
         let answer = get(member, feed, &self.keys.status(other), GetOptions::new()).await?;
         self.note_status(other, !answer.kvs().is_empty());
         Ok(())
+    }
+
+    /// Nothing here depends on it, nor on its order among the others.
+    fn note_own_status(&self, change: Change) {
+        let key = String::from_utf8_lossy(&change.key).into_owned();
+        let value = change.found.map(|found| found.value);
+        // The publisher may be off.
+        let _ = self.outputs.own_statuses.send(OwnStatus::Seen { key, value });
     }
 
     /// A status that came and went before everything is read again would never have been there.

@@ -8,8 +8,8 @@
 mod tests;
 
 use super::keys::Key;
-use crate::datastore::Event;
 use crate::datastore::resource::{FelixConfiguration, Format, Refusal, Resource, parse};
+use crate::datastore::{Event, Quarantine};
 use cutover_engine::Fact;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -36,6 +36,7 @@ pub(super) enum History {
 pub(super) struct View {
     entries: BTreeMap<Key, Entry>,
     configurations: BTreeMap<String, FelixConfiguration>,
+    quarantine: Quarantine,
     /// The last `InSync` that was told.
     announced: Option<bool>,
 }
@@ -70,6 +71,11 @@ impl View {
         self.entries.contains_key(key)
     }
 
+    /// The same with their reasons, for people.
+    pub(super) fn quarantine(&self) -> Quarantine {
+        self.quarantine.clone()
+    }
+
     /// How many keys have a value that cannot be read.
     pub(super) fn quarantined(&self) -> usize {
         self.entries.values().filter(|entry| entry.refusal.is_some()).count()
@@ -98,6 +104,9 @@ impl View {
     /// A key does not count any more, wherever it is now.
     pub(super) fn forget(&mut self, key: &Key, news: &mut News) {
         let Some(entry) = self.entries.remove(key) else { return };
+        if entry.refusal.is_some() {
+            self.quarantine.release(&name(key));
+        }
         if !entry.is_told {
             return;
         }
@@ -164,6 +173,7 @@ impl View {
                     tracing::warn!(key = %name(key), "{line}");
                 }
                 if entry.refusal.take().is_some() {
+                    self.quarantine.release(&name(key));
                     tracing::info!(key = %name(key), "value is readable again");
                 }
                 entry.notices = said;
@@ -180,6 +190,7 @@ impl View {
                 if entry.refusal.as_ref() != Some(&line) {
                     tracing::error!(key = %name(key), "value refused: {line}");
                 }
+                self.quarantine.put(name(key), line.clone());
                 entry.refusal = Some(line);
             }
         }

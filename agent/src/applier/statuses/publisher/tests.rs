@@ -115,6 +115,8 @@ struct Bench {
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     enabled: watch::Sender<bool>,
     ready: watch::Sender<bool>,
+    delay: watch::Sender<Duration>,
+    own: mpsc::UnboundedSender<OwnStatus>,
     facts: mpsc::UnboundedReceiver<Fact>,
     task: JoinHandle<()>,
 }
@@ -128,12 +130,19 @@ impl Bench {
         let (wanted, receiver) = watch::channel(None);
         let (enabled, is_enabled) = watch::channel(true);
         let (ready, is_ready) = watch::channel(true);
+        let (delay, is_delay) = watch::channel(Duration::ZERO);
+        let (own, seen) = mpsc::unbounded_channel();
         let (sender, facts) = mpsc::unbounded_channel();
         let planner = Planner::new(|endpoint| endpoint.endpoint.clone());
         let publisher = Publisher { read_every, ..Publisher::new(store.clone(), planner, sender) };
-        let task =
-            tokio::spawn(publisher.run(Inputs { wanted: receiver, enabled: is_enabled, ready: is_ready }));
-        Self { store, wanted, enabled, ready, facts, task }
+        let task = tokio::spawn(publisher.run(Inputs {
+            wanted: receiver,
+            enabled: is_enabled,
+            delay: is_delay,
+            ready: is_ready,
+            own: seen,
+        }));
+        Self { store, wanted, enabled, ready, delay, own, facts, task }
     }
 
     fn want(&self, statuses: Statuses) {
@@ -270,4 +279,53 @@ async fn nothing_is_written_while_the_datastore_is_not_ready() {
     assert!(bench.settled().await.is_empty());
     bench.ready.send_replace(true);
     bench.store.wait("it is ready", |inside| inside.values.contains_key("a")).await;
+}
+
+#[tokio::test]
+async fn what_flaps_is_written_once_in_a_while_and_what_is_awaited_at_once() {
+    const DOWN: WantedStatus = WantedStatus::of(Status::Down);
+    let bench = Bench::new(Fake::with([]));
+    bench.delay.send_replace(Duration::from_secs(2));
+    bench.want([(key("a"), UP), (key("b"), DOWN)].into());
+    bench.store.wait("the first ones at once", |inside| inside.values.len() == 2).await;
+    let began_at = clock::now();
+    for status in [DOWN, UP, DOWN, UP, DOWN] {
+        bench.want([(key("a"), status), (key("b"), DOWN)].into());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let awaited = WantedStatus { is_awaited: true, ..UP };
+    bench.want([(key("a"), DOWN), (key("b"), awaited)].into());
+    bench.store.wait("what is awaited", |inside| inside.values["b"].as_deref() == Some("up")).await;
+    assert!(clock::now().since(began_at) < Duration::from_secs(2));
+    assert_eq!(bench.store.inside(|inside| inside.values["a"].clone()).as_deref(), Some("up"));
+    bench.store.wait("the last one", |inside| inside.values["a"].as_deref() == Some("down")).await;
+    assert!(clock::now().since(began_at) >= Duration::from_millis(1_900));
+    assert_eq!(bench.log().len(), 4, "{:?}", bench.log());
+
+    // A shorter one takes effect at once.
+    bench.want([(key("a"), UP), (key("b"), awaited)].into());
+    bench.delay.send_replace(Duration::ZERO);
+    bench.store.wait("no delay", |inside| inside.values["a"].as_deref() == Some("up")).await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_does_is_put_right_when_it_is_seen() {
+    let bench = Bench::new(Fake::with([]));
+    bench.want([(key("a"), UP)].into());
+    bench.store.wait("written", |inside| inside.values.len() == 1).await;
+    let seen = |value: Option<&str>| OwnStatus::Seen {
+        key: "a".into(),
+        value: value.map(|value| value.as_bytes().to_vec()),
+    };
+    // What it did itself.
+    bench.own.send(seen(Some(r#"{"status":"up"}"#))).unwrap();
+    let reads = bench.store.inside(|inside| inside.reads);
+    bench.settled().await;
+    assert_eq!(bench.store.inside(|inside| inside.reads), reads);
+    bench.store.inside(|inside| inside.values.remove("a"));
+    bench.own.send(seen(None)).unwrap();
+    bench.store.wait("restored", |inside| inside.values.len() == 1).await;
+    bench.store.inside(|inside| inside.values.insert("a".into(), Some("error".into())));
+    bench.own.send(OwnStatus::Unknown).unwrap();
+    bench.store.wait("restored", |inside| inside.values["a"].as_deref() == Some("up")).await;
 }

@@ -44,6 +44,7 @@ fn status(endpoints: Vec<EndpointView>) -> Status {
         pid: 1,
         in_sync: true,
         complete: true,
+        quarantine: Default::default(),
         attach: "tcx".into(),
         endpoints,
         kernel_routes: Vec::new(),
