@@ -87,7 +87,7 @@ impl Store for Fake {
     }
 
     async fn write(&self, name: String, value: String) -> Result<(), OutOfOrder> {
-        let status = super::super::parse(value.as_bytes());
+        let status = parse(value.as_bytes());
         let entry = format!("{name}={}", status.clone().unwrap());
         self.request(name.clone(), entry, |values| drop(values.insert(name, status))).await
     }
