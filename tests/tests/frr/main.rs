@@ -1,5 +1,5 @@
 //! Route priority between hosts with FRR: real daemons with the configuration that `cutover bgp frr` prints, watched
-//! at every node's kernel and BGP table. docs/bgp.md states what is asserted here.
+//! at every node's kernel and BGP table. docs/bgp-frr.md states what is asserted here.
 
 mod accepted;
 mod agents;

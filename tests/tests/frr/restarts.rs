@@ -59,7 +59,7 @@ fn assert_follows(fabric: &Fabric, preference: u64) {
     });
 }
 
-/// Both daemons of each host in turn, killed, and stopped as docs/bgp.md says: the host's own kernel keeps all routes.
+/// Both daemons of each host in turn, killed, and stopped as docs/bgp-frr.md says: the host's own kernel keeps all routes.
 #[test]
 fn the_whole_of_frr_while_elevated_and_while_normal() {
     let mut fabric = Fabric::mesh();

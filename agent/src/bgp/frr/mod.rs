@@ -1,6 +1,6 @@
 //! FRR: zebra and bgpd, from 8.4 on. Owns the recipe and the text; refuses priorities that FRR cannot carry.
 //!
-//! There is one file for both families. What zebra makes of a kernel metric is in [`recipe`]; docs/bgp.md says what
+//! There is one file for both families. What zebra makes of a kernel metric is in `recipe`; docs/bgp-frr.md says what
 //! was tried and what does not work.
 
 mod recipe;

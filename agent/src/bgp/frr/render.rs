@@ -51,7 +51,7 @@ impl File<'_> {
             f,
             "\
 ! /etc/frr/frr.conf of a compute host, {peering}. Printed by `cutover bgp frr` from the agent's settings: print
-! it again when a priority changes. docs/bgp.md explains the whole. Tried with FRR 8.4, 10.3 and 10.7.
+! it again when a priority changes. docs/bgp-frr.md explains the whole. Tried with FRR 8.4, 10.3 and 10.7.
 !
 ! FRR's daemons need these options, on Debian in /etc/frr/daemons:
 !
