@@ -239,8 +239,8 @@ impl RouteApplier {
         }
     }
 
-    /// KERNEL (measured on 6.18): changes of IPv6 routes do not wait for those of IPv4 ones. Kernels in which they do
-    /// carry them out one after the other, as if they had been sent so.
+    /// KERNEL: newer kernels change IPv6 routes without the lock (RTNL) that changes of IPv4 routes take; not measured on
+    /// its own. Older ones carry them out one after the other, as if they had been sent so.
     fn apply_both(&mut self, ipv4: &[RouteChange], ipv6: &[RouteChange], loud: bool) -> usize {
         if ipv4.len() + ipv6.len() <= ALONE_MAX {
             let outcome = self.socket.send(&route::prepare(ipv4));
