@@ -161,6 +161,9 @@ impl Replay {
             |level| self.members.values().flat_map(move |member| member.agent.log().matching(&[level]));
         let said: Vec<String> =
             [" ERROR ", " WARN "].into_iter().flat_map(of_members).map(|line| line.text).collect();
+        // Agents start before the recording begins, and it begins with the ClusterInformation.
+        let said: Vec<String> =
+            said.into_iter().filter(|line| !line.contains("Datastore not ready")).collect();
         if outage.is_some() {
             // Whoever asks etcd for something says so, and nobody else says anything.
             let of_it = ["Datastore lost", "heartbeat", "status"];
