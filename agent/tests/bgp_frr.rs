@@ -59,11 +59,20 @@ fn the_default_priorities_are_refused_with_the_setting_to_change() {
     refused(&frr(&far, "", &[HOST, PEER]), 78, "set IPv4ElevatedRoutePriority = 10 ");
 }
 
+/// The command is whole without arguments; what only the operator knows is then a comment to fill in.
+#[test]
+fn what_is_not_said_is_left_to_fill_in() {
+    let output = frr(FITTING, "", &[]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let text = str::from_utf8(&output.stdout).unwrap();
+    assert!(text.contains("\nrouter bgp 64512"), "{text}");
+    assert!(text.lines().all(|line| line.trim().starts_with('!') || !line.contains("remote-as ")), "{text}");
+}
+
 #[test]
 fn arguments_that_do_not_fit_are_refused() {
     for (arguments, part) in [
-        (&[HOST][..], "--peer"),
-        (&[HOST, &["--peer", "tor1"]], "address@AS"),
+        (&[HOST, &["--peer", "tor1"]][..], "address@AS"),
         (&[HOST, &["--peer", "10.0.1.1@64512"]], "--peering ebgp"),
         (&[HOST, PEER, &["--peering", "ebgp"]], "--peer 10.0.1.1@NUMBER"),
         (&[HOST, PEER, &["--peering", "ebgp", "--community", "65536:1"]], "65536:1"),
