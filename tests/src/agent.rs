@@ -88,6 +88,12 @@ impl Agent {
         self.write_configuration();
     }
 
+    /// What [`Self::set`] has given a setting.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+
     /// The same with a setting changed.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {

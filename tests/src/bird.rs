@@ -33,6 +33,8 @@ pub struct Bird {
 pub struct Best {
     /// The protocol that it came from, as the configuration calls it.
     pub protocol: String,
+    /// The metric in the kernel, of paths that came from there.
+    pub kernel_metric: Option<u32>,
     /// LOCAL_PREF, of paths that came over BGP.
     pub local_pref: Option<u32>,
     /// Communities, as BIRD writes them: `(65000,100)`.
@@ -161,6 +163,7 @@ fn parse(text: &str) -> Option<Best> {
     };
     Some(Best {
         protocol: protocol.to_owned(),
+        kernel_metric: attribute("Kernel.metric:").and_then(|value| value.parse().ok()),
         local_pref: attribute("BGP.local_pref:").and_then(|value| value.parse().ok()),
         communities: attribute("BGP.community:").unwrap_or_default(),
         autonomous_systems: attribute("BGP.as_path:").unwrap_or_default(),
@@ -179,11 +182,16 @@ mod tests {
             \tBGP.next_hop: 10.0.0.1\n\tBGP.local_pref: 100\n\tBGP.community: (65000,100)\n";
         let expected = Best {
             protocol: "peer4_1".to_owned(),
+            kernel_metric: None,
             local_pref: Some(100),
             communities: "(65000,100)".to_owned(),
             autonomous_systems: "64512 64513".to_owned(),
         };
         assert_eq!(parse(text), Some(expected));
+        let own = "10.65.0.2/32         unicast [kernel4 06:20:01.123] * (210)\n\tdev tapport1\n\tType: inherit univ\n\
+            \tKernel.source: 3\n\tKernel.metric: 1024\n\tKernel.scope: 253\n";
+        let own = parse(own).unwrap();
+        assert_eq!((own.protocol.as_str(), own.kernel_metric, own.local_pref), ("kernel4", Some(1024), None));
         assert_eq!(parse("BIRD 2.0.12 ready.\nNetwork not found\n"), None);
     }
 }

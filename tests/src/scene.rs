@@ -105,14 +105,15 @@ impl Node {
         port.routed().iter().all(|to| self.watch.metrics_to(*to) == metrics)
     }
 
-    /// Waits until the routes of `port` have the normal priority and its neighbours are permanent: nothing is
+    /// Waits until the routes of `port` have the normal priority (that of IPv4, which tests give to both) and its neighbours are permanent: nothing is
     /// left to write for a VM that is not migrating.
     ///
     /// # Panics
     /// When that does not come about.
     #[track_caller]
     pub fn wait_settled(&self, port: &Port) {
-        self.wait_metrics(port, &[NORMAL]);
+        let normal = self.agent.setting("IPv4NormalRoutePriority").and_then(|value| value.parse().ok());
+        self.wait_metrics(port, &[normal.unwrap_or(NORMAL)]);
         let ifindex = self.tap().ifindex();
         wait::until(wait::SOON, format_args!("neighbours on {}", self.host.name()), || {
             let found = self.host.namespace().run(dump_neighbours).expect("a dump");

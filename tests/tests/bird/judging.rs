@@ -1,52 +1,17 @@
-//! What every test asks of the routers: the priority in their tables, the way to the VM, no gaps.
+//! What every test asks of the routers: the way to the VM, no gaps.
 
-use cutover_tests::fabric::{CONVERGED, Fabric, gaps};
+use cutover_tests::fabric::{Fabric, Who, gaps};
 use cutover_tests::route_history::History;
-use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
+use cutover_tests::scene::{SOURCE, TARGET};
 use cutover_tests::{probe, wait};
 use ipnet::IpNet;
 use std::time::Duration;
 
-/// LOCAL_PREF of a metric.
-const fn preference(metric: u32) -> u32 {
-    2_147_483_647 - metric
-}
-
-/// Waits until every table says that the VM has this priority.
-#[track_caller]
-pub(crate) fn wait_tables(fabric: &Fabric, metric: u32) {
-    let is_ebgp = fabric.behind.is_some();
-    for (name, bird) in fabric.birds() {
-        for to in fabric.port().routed() {
-            let right = || {
-                bird.best(to).is_some_and(|best| {
-                    if best.protocol.starts_with("kernel") {
-                        return bird
-                            .ask(&["show", "route", &to.to_string(), "primary", "all"])
-                            .contains(&format!("Kernel.metric: {metric}\n"));
-                    }
-                    let community = if metric == ELEVATED { "(65000,100)" } else { "" };
-                    if is_ebgp {
-                        best.communities == community && !best.autonomous_systems.is_empty()
-                    } else {
-                        best.local_pref == Some(preference(metric)) && best.autonomous_systems.is_empty()
-                    }
-                })
-            };
-            assert!(
-                wait::holds_within(CONVERGED, right),
-                "{name} does not know {to} with metric {metric}:\n{}",
-                bird.ask(&["show", "route", &to.to_string(), "all"])
-            );
-        }
-    }
-}
-
 /// The VM answers to every host.
 #[track_caller]
 pub(crate) fn assert_answers(fabric: &Fabric) {
-    let hosts = [&fabric.scene.source.host, &fabric.scene.target.host, &fabric.third.host];
-    for host in hosts {
+    for who in [Who::Source, Who::Target, Who::Third] {
+        let host = fabric.router(who).host;
         for to in fabric.port().routed() {
             let answers = || probe::answers(host.namespace(), to.addr());
             wait::until(wait::SOON, format_args!("{to} answers to {}", host.name()), answers);

@@ -2,7 +2,7 @@
 
 use crate::judging::{assert_reachable, assert_reachable_in_a_mesh};
 use cutover_tests::driver::Pace;
-use cutover_tests::fabric::{CONVERGED, Fabric, Shape};
+use cutover_tests::fabric::{CONVERGED, Daemon, Fabric, Shape, Who};
 use cutover_tests::route_history::History;
 use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
 use cutover_tests::{Driver, Host, Port, Qemu, frames, wait};
@@ -24,7 +24,8 @@ fn two_hundred_in_one_second_in_a_full_mesh() {
 }
 
 fn move_all(shape: Shape, judge: impl Fn(&str, &History, IpNet)) {
-    let fabric = Fabric::with(shape, |agent| agent.set("LiveMigrationRouteConvergenceTime", 3600));
+    let fabric =
+        Fabric::with(Daemon::Bird, shape, |agent| agent.set("LiveMigrationRouteConvergenceTime", 3600));
     let scene = &fabric.scene;
     // The first port is the scene's.
     let ports: Vec<Port> = (2..=201).map(Port::new).collect();
@@ -36,7 +37,7 @@ fn move_all(shape: Shape, judge: impl Fn(&str, &History, IpNet)) {
     let routed: Vec<IpNet> = ports.iter().flat_map(Port::routed).collect();
     let third = |host: &Host| {
         let hops: [IpAddr; 2] = [host.ipv4().into(), host.ipv6().into()];
-        let routes = fabric.third.watch.history().current();
+        let routes = fabric.router(Who::Third).watch.routes();
         let led = routes.iter().filter(|route| routed.contains(&route.destination));
         led.filter(|route| route.gateway.is_some_and(|hop| hops.contains(&hop))).count()
     };
@@ -48,7 +49,7 @@ fn move_all(shape: Shape, judge: impl Fn(&str, &History, IpNet)) {
     // Which a target is when its tap is armed.
     let is_up = |port: &Port| scene.target.agent.reported(&port.name_on(TARGET)).as_deref() == Some("up");
     wait::until(PREPARED, "all targets are up", || ports.iter().all(is_up));
-    let marks: Vec<_> = fabric.watches().into_iter().map(|(_, watch)| watch.mark()).collect();
+    let marks = fabric.marks();
 
     let begin = Instant::now();
     for (port, qemu) in ports.iter().zip(&arriving) {
@@ -65,10 +66,10 @@ fn move_all(shape: Shape, judge: impl Fn(&str, &History, IpNet)) {
             .collect();
         own.len() == routed.len() && own.iter().all(|metric| *metric == ELEVATED)
     });
-    for ((name, watch), mark) in fabric.watches().into_iter().zip(marks) {
-        let history = watch.since(mark);
+    for (router, mark) in fabric.routers().into_iter().zip(marks) {
+        let history = router.watch.since(mark);
         for to in &routed {
-            judge(name, &history, *to);
+            judge(router.name(), &history, *to);
         }
     }
 }

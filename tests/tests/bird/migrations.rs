@@ -1,7 +1,7 @@
 //! A migration from the first to the last priority, in each shape of fabric, and one that fails.
 
-use crate::judging::{assert_answers, assert_reachable, assert_reachable_in_a_mesh, wait_tables};
-use cutover_tests::fabric::{BGP_METRIC, CONVERGED, Fabric, Leads, Place, Shape, leads};
+use crate::judging::{assert_answers, assert_reachable, assert_reachable_in_a_mesh};
+use cutover_tests::fabric::{BGP_METRIC, CONVERGED, Daemon, Fabric, Leads, Place, Shape, leads};
 use cutover_tests::route_history::History;
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
 use cutover_tests::{RouteWatch, frames, probe, wait};
@@ -10,17 +10,17 @@ use std::time::Duration;
 
 #[test]
 fn in_a_full_mesh() {
-    migrate(&mut Fabric::new(Shape::Mesh), assert_reachable_in_a_mesh);
+    migrate(&mut Fabric::new(Daemon::Bird, Shape::Mesh), assert_reachable_in_a_mesh);
 }
 
 #[test]
 fn through_a_reflector() {
-    migrate(&mut Fabric::new(Shape::Reflector), assert_reachable);
+    migrate(&mut Fabric::new(Daemon::Bird, Shape::Reflector), assert_reachable);
 }
 
 #[test]
 fn through_a_tor() {
-    let mut fabric = Fabric::new(Shape::Tor);
+    let mut fabric = Fabric::new(Daemon::Bird, Shape::Tor);
     migrate(&mut fabric, assert_reachable);
     let behind = fabric.behind.as_ref().unwrap();
     for to in fabric.port().routed() {
@@ -32,9 +32,9 @@ fn through_a_tor() {
 }
 
 fn migrate(fabric: &mut Fabric, judge: impl Fn(&str, &History, IpNet)) {
-    wait_tables(fabric, NORMAL);
+    fabric.wait_tables(NORMAL);
     assert_answers(fabric);
-    let marks: Vec<_> = fabric.watches().into_iter().map(|(_, watch)| watch.mark()).collect();
+    let marks = fabric.marks();
 
     fabric.scene.start_migration();
     assert!(fabric.is_at(Place::Source), "nobody hears of the target before the VM runs there");
@@ -42,7 +42,7 @@ fn migrate(fabric: &mut Fabric, judge: impl Fn(&str, &History, IpNet)) {
     let mac = fabric.port().mac;
     fabric.scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
     fabric.wait_at_target();
-    wait_tables(fabric, ELEVATED);
+    fabric.wait_tables(ELEVATED);
     for to in fabric.port().routed() {
         let metrics = |watch: &RouteWatch| watch.metrics_to(to);
         assert_eq!(
@@ -59,12 +59,12 @@ fn migrate(fabric: &mut Fabric, judge: impl Fn(&str, &History, IpNet)) {
     fabric.scene.driver.unbind(SOURCE);
     fabric.scene.driver.withdraw(TARGET);
     fabric.scene.target.wait_metrics(fabric.port(), &[NORMAL]);
-    wait_tables(fabric, NORMAL);
+    fabric.wait_tables(NORMAL);
     assert!(fabric.is_at(Place::Target));
     assert_answers(fabric);
 
-    for ((name, watch), mark) in fabric.watches().into_iter().zip(marks) {
-        let history = watch.since(mark);
+    for (router, mark) in fabric.routers().into_iter().zip(marks) {
+        let (name, history) = (router.name(), router.watch.since(mark));
         for to in fabric.port().routed() {
             judge(name, &history, to);
             let expected: &[&[u32]] = match name {
@@ -96,19 +96,20 @@ fn migrate(fabric: &mut Fabric, judge: impl Fn(&str, &History, IpNet)) {
 #[test]
 fn a_failed_migration_reaches_nobody() {
     for shape in [Shape::Mesh, Shape::Tor] {
-        let fabric = Fabric::new(shape);
-        wait_tables(&fabric, NORMAL);
-        let marks: Vec<_> = fabric.watches().into_iter().map(|(_, watch)| watch.mark()).collect();
+        let fabric = Fabric::new(Daemon::Bird, shape);
+        fabric.wait_tables(NORMAL);
+        let marks = fabric.marks();
         fabric.scene.start_migration();
         fabric.scene.driver.roll_back(SOURCE, TARGET);
         fabric.scene.target.wait_state(fabric.port(), "Base");
         // Longer than the grace of an endpoint that vanished.
         wait::throughout(Duration::from_secs(4), "at the source", || fabric.is_at(Place::Source));
-        for ((name, watch), mark) in fabric.watches().into_iter().zip(marks) {
+        for (router, mark) in fabric.routers().into_iter().zip(marks) {
             for to in fabric.port().routed() {
-                assert_eq!(watch.since(mark).moments(to).len(), 1, "{name}: a route to {to} has changed");
+                let moments = router.watch.since(mark).moments(to);
+                assert_eq!(moments.len(), 1, "{}: a route to {to} has changed", router.name());
             }
         }
-        wait_tables(&fabric, NORMAL);
+        fabric.wait_tables(NORMAL);
     }
 }

@@ -1,7 +1,7 @@
 //! BIRD is killed and started again, or restarts, on each router in each state of a migration.
 
-use crate::judging::{assert_reachable, wait_tables};
-use cutover_tests::fabric::{BGP_METRIC, Fabric, Place, Shape};
+use crate::judging::assert_reachable;
+use cutover_tests::fabric::{BGP_METRIC, Daemon, Fabric, Place, Shape, Who};
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
 use cutover_tests::{Bird, frames};
 
@@ -21,7 +21,9 @@ fn restarted_gracefully_in_each_state() {
 /// Kernels and tables say the same before and after, and nobody is without a route in between.
 fn in_each_state(restart: impl Fn(&mut Bird)) {
     // States last as long as the test wants them to.
-    let mut fabric = Fabric::with(Shape::Mesh, |agent| agent.set("LiveMigrationRouteConvergenceTime", 3600));
+    let mut fabric = Fabric::with(Daemon::Bird, Shape::Mesh, |agent| {
+        agent.set("LiveMigrationRouteConvergenceTime", 3600);
+    });
     each(&mut fabric, &restart, Place::Source, NORMAL, "normal");
 
     fabric.scene.start_migration();
@@ -39,24 +41,21 @@ fn in_each_state(restart: impl Fn(&mut Bird)) {
 }
 
 fn each(fabric: &mut Fabric, restart: &impl Fn(&mut Bird), place: Place, metric: u32, state: &str) {
-    for who in 0..3 {
-        wait_tables(fabric, metric);
-        let marks: Vec<_> = fabric.watches().into_iter().map(|(_, watch)| watch.mark()).collect();
-        restart(match who {
-            0 => &mut fabric.source,
-            1 => &mut fabric.target,
-            _ => &mut fabric.third.bird,
-        });
+    for who in [Who::Source, Who::Target, Who::Third] {
+        fabric.wait_tables(metric);
+        let marks = fabric.marks();
+        restart(fabric.speaker(who).bird_mut());
         fabric.wait_established();
-        wait_tables(fabric, metric);
+        fabric.wait_tables(metric);
         assert!(
             fabric.is_at(place),
-            "{state}, router {who}: {:#?}",
-            fabric.third.watch.routes_to(fabric.port().ipv4())
+            "{state}, {who:?}: {:#?}",
+            fabric.router(Who::Third).watch.routes_to(fabric.port().ipv4())
         );
-        for ((name, watch), mark) in fabric.watches().into_iter().zip(marks) {
+        for (router, mark) in fabric.routers().into_iter().zip(marks) {
+            let name = format!("{state}, {who:?}, on {}", router.name());
             for to in fabric.port().routed() {
-                assert_reachable(&format!("{state}, router {who}, on {name}"), &watch.since(mark), to);
+                assert_reachable(&name, &router.watch.since(mark), to);
             }
         }
     }
