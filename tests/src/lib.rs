@@ -1,7 +1,7 @@
 //! The lab: whole compute hosts on one machine, and the means to look at what an agent does to them.
 //!
 //! A [`Lab`] owns a bridge; each [`Host`] is a network namespace with an uplink on it, [`Tap`]s as Nova plugs
-//! them, [`Qemu`] processes played by the test that open them, and [`Vm`]s that move between them. An
+//! them, [`OpenTap`]s with which a test plays their hypervisor, and [`Vm`]s that move between them. An
 //! [`Agent`] is the real binary in the namespace of a host. [`RouteWatch`] records what happens to the routes
 //! with a decoder of its own, so a bug of the agent's netlink code cannot hide itself.
 //!
@@ -50,5 +50,5 @@ pub use lab::Lab;
 pub use resources::{Directory, Port};
 pub use route_watch::RouteWatch;
 pub use scene::Scene;
-pub use tap::{Qemu, Tap};
+pub use tap::{OpenTap, Tap};
 pub use vm::Vm;

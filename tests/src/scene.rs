@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::resources::{Directory, Port};
 use crate::route_history::Neighbour;
 use crate::route_watch::{RouteWatch, dump_neighbours};
-use crate::tap::{Qemu, Tap};
+use crate::tap::{OpenTap, Tap};
 use crate::vm::Vm;
 use crate::wait;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub struct Node {
     /// Recording since before the agent started.
     pub watch: RouteWatch,
     /// A hypervisor that has the tap open.
-    pub qemu: Option<Qemu>,
+    pub qemu: Option<OpenTap>,
     /// The tap, unless a test took it away.
     pub tap: Option<Tap>,
     /// The host.
@@ -60,7 +60,7 @@ impl Node {
     ///
     /// # Panics
     /// When the tap is not there.
-    pub fn open(&mut self) -> &Qemu {
+    pub fn open(&mut self) -> &OpenTap {
         let qemu = self.tap().open();
         self.qemu.insert(qemu)
     }
@@ -232,7 +232,7 @@ impl Scene {
     ///
     /// # Panics
     /// When the tap of the target is not there.
-    pub fn move_vm(&mut self, announce: impl FnOnce(&Qemu)) {
+    pub fn move_vm(&mut self, announce: impl FnOnce(&OpenTap)) {
         let at_target = self.target.tap().open();
         drop(self.vm.pause());
         announce(&at_target);

@@ -1,5 +1,5 @@
-//! Taps. [`Tap`] is the device as Nova plugs it into the host; [`Qemu`] is the process that opens it, which is
-//! what gives it a carrier. A frame that Qemu sends arrives on the host's tap as a guest's frame does.
+//! Taps. [`Tap`] is the device as Nova plugs it into the host; [`OpenTap`] is its other end in the hands of the test,
+//! which plays the hypervisor: that gives it a carrier, and a frame sent there arrives on the host's tap as a guest's does.
 
 use crate::frames::Frame;
 use crate::namespace::Namespace;
@@ -67,15 +67,15 @@ impl Tap {
         self.ifindex
     }
 
-    /// A process opens it: it has a carrier from now on, until the last [`Qemu`] goes.
+    /// A process opens it: it has a carrier from now on, until the [`OpenTap`] goes.
     ///
     /// # Panics
     /// When it is open already, or gone.
     #[must_use]
-    pub fn open(&self) -> Qemu {
+    pub fn open(&self) -> OpenTap {
         let file = self.namespace.run(|| open(&self.name)).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         wait::until(wait::SOON, format_args!("carrier of {}", self.name), || self.has_carrier());
-        Qemu { file }
+        OpenTap { file }
     }
 
     /// Whether something is at the other end.
@@ -96,11 +96,11 @@ impl Tap {
 
 /// The other end of a tap.
 #[derive(Debug)]
-pub struct Qemu {
+pub struct OpenTap {
     file: File,
 }
 
-impl Qemu {
+impl OpenTap {
     /// Sends a frame as the guest does.
     ///
     /// # Panics
@@ -128,14 +128,14 @@ impl Qemu {
     }
 }
 
-impl Qemu {
+impl OpenTap {
     /// For copying frames without allocating.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 }
 
-impl AsFd for Qemu {
+impl AsFd for OpenTap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

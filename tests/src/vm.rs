@@ -4,7 +4,7 @@
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::resources::Port;
-use crate::tap::{self, Qemu};
+use crate::tap::{self, OpenTap};
 use cutover_common::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
@@ -26,7 +26,7 @@ pub struct Vm {
 #[derive(Debug)]
 struct Running {
     stop: io::PipeWriter,
-    pump: JoinHandle<Qemu>,
+    pump: JoinHandle<OpenTap>,
 }
 
 #[derive(Debug)]
@@ -70,23 +70,23 @@ impl Vm {
         &self.namespace
     }
 
-    /// Runs on the host whose tap this process has open. Frames flow from now on.
+    /// Runs on the host of this tap. Frames flow from now on.
     ///
     /// # Panics
     /// When it is running already.
-    pub fn resume(&mut self, qemu: Qemu) {
+    pub fn resume(&mut self, tap: OpenTap) {
         assert!(self.running.is_none(), "a virtual machine runs in one place at a time");
         let (until_closed, stop) = io::pipe().expect("a pipe");
         let interface = Arc::clone(&self.interface);
         let pump = std::thread::spawn(move || {
-            pump(&interface, &qemu, &until_closed);
-            qemu
+            pump(&interface, &tap, &until_closed);
+            tap
         });
         self.running = Some(Running { stop, pump });
     }
 
-    /// Stops running and says which process it ran in, whose tap keeps its carrier until that goes, too.
-    pub fn pause(&mut self) -> Option<Qemu> {
+    /// Stops running and gives the tap back, which keeps its carrier until that is dropped.
+    pub fn pause(&mut self) -> Option<OpenTap> {
         let Running { stop, pump } = self.running.take()?;
         drop(stop);
         pump.join().ok()
@@ -104,12 +104,12 @@ impl Drop for Vm {
 }
 
 /// Copies frames both ways until the pipe is closed.
-fn pump(guest: &File, qemu: &Qemu, until_closed: &io::PipeReader) {
+fn pump(guest: &File, tap: &OpenTap, until_closed: &io::PipeReader) {
     let mut buffer = vec![0; 65_536];
     loop {
         let mut ready = [
             PollFd::new(guest.as_fd(), PollFlags::POLLIN),
-            PollFd::new(qemu.as_fd(), PollFlags::POLLIN),
+            PollFd::new(tap.as_fd(), PollFlags::POLLIN),
             PollFd::new(until_closed.as_fd(), PollFlags::POLLIN),
         ];
         if poll(&mut ready, PollTimeout::NONE).is_err() {
@@ -121,10 +121,10 @@ fn pump(guest: &File, qemu: &Qemu, until_closed: &io::PipeReader) {
             return;
         }
         if from_guest {
-            copy(guest, qemu.file(), &mut buffer);
+            copy(guest, tap.file(), &mut buffer);
         }
         if from_host {
-            copy(qemu.file(), guest, &mut buffer);
+            copy(tap.file(), guest, &mut buffer);
         }
     }
 }

@@ -8,7 +8,7 @@ use cutover_tests::driver::{Driver, Pace};
 use cutover_tests::route_history::{Change, History};
 use cutover_tests::scene::{ELEVATED, Node, SOURCE, TARGET};
 use cutover_tests::statistics::{Distribution, Micros};
-use cutover_tests::{Lab, Port, Qemu, frames};
+use cutover_tests::{Lab, OpenTap, Port, frames};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::thread::sleep;
@@ -62,7 +62,7 @@ fn one_agent(spin_micros: u32, migrations: usize) -> Result<Distribution> {
     Ok(Distribution::of(times))
 }
 
-fn one_migration(node: &Node, driver: &Driver, port: &Port, guest: &Qemu) -> Result<Duration> {
+fn one_migration(node: &Node, driver: &Driver, port: &Port, guest: &OpenTap) -> Result<Duration> {
     let _uid = driver.start(SOURCE, TARGET);
     node.wait_armed(port);
     sleep(SETTLING);

@@ -6,7 +6,7 @@ use cutover_common::MacAddr;
 use cutover_engine::BootTime;
 use cutover_engine::wanted::WantedRoute;
 use cutover_tests::frames::{self, Frame};
-use cutover_tests::{Host, Qemu, Tap};
+use cutover_tests::{Host, OpenTap, Tap};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,7 @@ pub(crate) const PROTOCOL: u8 = 3;
 /// The tap, its guest, and the addresses of the guest.
 pub(crate) struct Lane {
     tap: Tap,
-    guest: Qemu,
+    guest: OpenTap,
     pub(crate) mac: MacAddr,
     pub(crate) addresses: Vec<IpAddr>,
     announcement: Frame,

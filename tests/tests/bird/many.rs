@@ -5,7 +5,7 @@ use cutover_tests::driver::Pace;
 use cutover_tests::fabric::{CONVERGED, Daemon, Fabric, Shape, Who};
 use cutover_tests::route_history::History;
 use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
-use cutover_tests::{Driver, Host, Port, Qemu, frames, wait};
+use cutover_tests::{Driver, Host, OpenTap, Port, frames, wait};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -74,6 +74,6 @@ fn move_all(shape: Shape, judge: impl Fn(&str, &History, IpNet)) {
     }
 }
 
-fn open_all(host: &Host, ports: &[Port]) -> Vec<Qemu> {
+fn open_all(host: &Host, ports: &[Port]) -> Vec<OpenTap> {
     ports.iter().map(|port| host.plug(&port.interface, port.tap_mac()).open()).collect()
 }

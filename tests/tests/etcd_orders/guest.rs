@@ -7,7 +7,7 @@ use cutover_common::MacAddr;
 use cutover_engine::BootTime;
 use cutover_tests::etcd::Write;
 use cutover_tests::resources::new_uid;
-use cutover_tests::{Port, Qemu, Tap};
+use cutover_tests::{OpenTap, Port, Tap};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +36,7 @@ pub(crate) struct Guest {
     pub(crate) script: Script,
     pub(crate) port: Port,
     pub(crate) taps: BTreeMap<HostNumber, Tap>,
-    pub(crate) open: Option<Qemu>,
+    pub(crate) open: Option<OpenTap>,
     pub(crate) stays: Vec<Stay>,
     /// When the migration to a host was removed last.
     pub(crate) ended_at: BTreeMap<HostNumber, BootTime>,

@@ -5,7 +5,7 @@ use crate::site::{HOST, RECOVERY, Site, endpoint_key, migration_key};
 use cutover_agent::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
-use cutover_tests::{Port, Qemu, Tap, frames, wait};
+use cutover_tests::{OpenTap, Port, Tap, frames, wait};
 use std::time::Duration;
 
 /// From where every migration comes.
@@ -20,7 +20,7 @@ const CONVERGENCE: Duration = Duration::from_secs(40);
 struct Machine {
     port: Port,
     tap: Tap,
-    qemu: Option<Qemu>,
+    qemu: Option<OpenTap>,
 }
 
 /// One machine in each state: at home, awaited, arrived, and arrived with its migration over.

@@ -4,7 +4,7 @@
 use cutover_tests::fabric::{CONVERGED, Daemon, FRR_PRIORITIES, Fabric, Place, Router, Shape, Who};
 use cutover_tests::namespace::Namespace;
 use cutover_tests::route_watch::Mark;
-use cutover_tests::{Frr, Qemu, wait};
+use cutover_tests::{Frr, OpenTap, wait};
 use ipnet::IpNet;
 use std::net::{IpAddr, UdpSocket};
 
@@ -20,8 +20,8 @@ pub(crate) const HOSTS: [Who; 3] = [Who::Source, Who::Target, Who::Third];
 
 /// A fabric without agents; the machine's routes are on the source.
 pub(crate) struct ByHand {
-    pub at_source: Qemu,
-    pub at_target: Qemu,
+    pub at_source: OpenTap,
+    pub at_target: OpenTap,
     pub fabric: Fabric,
 }
 

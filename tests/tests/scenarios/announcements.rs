@@ -15,7 +15,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(400);
 
 /// A target whose tap is armed and open.
 struct Armed {
-    qemu: cutover_tests::Qemu,
+    qemu: cutover_tests::OpenTap,
     node: Node,
     port: Port,
     _lab: Lab,

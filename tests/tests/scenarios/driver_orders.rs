@@ -4,13 +4,13 @@
 use cutover_tests::driver::Pace;
 use cutover_tests::resources::new_uid;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
-use cutover_tests::{Qemu, frames, wait};
+use cutover_tests::{OpenTap, frames, wait};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// As QEMU: RARP at the resume, then the rounds.
-fn announce_as_qemu(mac: cutover_common::MacAddr) -> impl FnOnce(&Qemu) {
+fn announce_as_qemu(mac: cutover_common::MacAddr) -> impl FnOnce(&OpenTap) {
     move |qemu| (0..3).for_each(|_| qemu.send(&frames::rarp(mac)))
 }
 

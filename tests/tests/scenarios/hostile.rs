@@ -3,7 +3,7 @@
 use cutover_common::MacAddr;
 use cutover_tests::driver::Pace;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
-use cutover_tests::{Driver, Lab, Port, Qemu, frames, wait};
+use cutover_tests::{Driver, Lab, OpenTap, Port, frames, wait};
 use std::time::Duration;
 
 /// How many frames a flood has.
@@ -24,7 +24,7 @@ fn armed() -> (Lab, Driver, Port, Node) {
 }
 
 /// Sends a flood. A full queue of the kernel loses frames, which is the guest's problem.
-fn flood(qemu: &Qemu, mut frame: impl FnMut(u64) -> frames::Frame) {
+fn flood(qemu: &OpenTap, mut frame: impl FnMut(u64) -> frames::Frame) {
     for number in 0..FLOOD {
         let _ = qemu.try_send(&frame(number));
     }

@@ -3,7 +3,7 @@
 use cutover_tests::route_history::Neighbour;
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::NORMAL;
-use cutover_tests::{Agent, Etcd, Host, Lab, Port, Qemu, RouteWatch, Tap, frames, wait};
+use cutover_tests::{Agent, Etcd, Host, Lab, OpenTap, Port, RouteWatch, Tap, frames, wait};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ pub(crate) struct Member {
     /// Recording since before the agent started.
     pub(crate) watch: RouteWatch,
     /// Hypervisors by the name of their tap.
-    guests: BTreeMap<String, Qemu>,
+    guests: BTreeMap<String, OpenTap>,
     taps: BTreeMap<String, Tap>,
     pub(crate) host: Host,
     etcd: Arc<Etcd>,
