@@ -109,6 +109,17 @@ impl Speaker {
     /// When it is FRR.
     #[must_use]
     #[track_caller]
+    pub fn bird(&self) -> &Bird {
+        let Self::Bird(bird) = self else { panic!("this host has FRR") };
+        bird
+    }
+
+    /// BIRD.
+    ///
+    /// # Panics
+    /// When it is FRR.
+    #[must_use]
+    #[track_caller]
     pub fn bird_mut(&mut self) -> &mut Bird {
         let Self::Bird(bird) = self else { panic!("this host has FRR") };
         bird

@@ -2,7 +2,6 @@
 
 use cutover_tests::fabric::{Fabric, Who, gaps};
 use cutover_tests::route_history::History;
-use cutover_tests::scene::{SOURCE, TARGET};
 use cutover_tests::{probe, wait};
 use ipnet::IpNet;
 use std::time::Duration;
@@ -32,18 +31,4 @@ pub(crate) fn assert_reachable(name: &str, history: &History, to: IpNet) {
     };
     let is_there = history.moments(to).last().is_some_and(|moment| !moment.routes.is_empty());
     assert!(is_right && is_there, "{name}: no route to {to} for {gaps:?}: {:#?}", history.moments(to));
-}
-
-/// LIMIT: between two messages of two hosts, on a loaded machine.
-const OUT_OF_ORDER: Duration = Duration::from_secs(1);
-
-/// The source takes its routes back when it hears of the target's. In a full mesh a third host can hear the one before the
-/// other, and has no route in between; a reflector and a ToR tell in order.
-#[track_caller]
-pub(crate) fn assert_reachable_in_a_mesh(name: &str, history: &History, to: IpNet) {
-    if [SOURCE, TARGET].contains(&name) {
-        return assert_reachable(name, history, to);
-    }
-    let gaps = gaps(history, to);
-    assert!(gaps.iter().all(|gap| *gap < OUT_OF_ORDER), "{name}: no route to {to} for {gaps:?}");
 }

@@ -3,5 +3,6 @@
 
 mod judging;
 mod many;
+mod mesh;
 mod migrations;
 mod restarts;

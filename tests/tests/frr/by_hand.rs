@@ -61,6 +61,11 @@ impl ByHand {
         self.change(at, "add", addresses, metric);
     }
 
+    /// Removes them.
+    pub(crate) fn remove_all(&self, at: Place, addresses: impl IntoIterator<Item = IpNet>, metric: u32) {
+        self.change(at, "del", addresses, metric);
+    }
+
     /// Adds the routes of the machine.
     pub(crate) fn install(&self, at: Place, metric: u32) {
         self.install_all(at, self.machine(), metric);
@@ -68,7 +73,7 @@ impl ByHand {
 
     /// Removes the routes of the machine.
     pub(crate) fn remove(&self, at: Place, metric: u32) {
-        self.change(at, "del", self.machine(), metric);
+        self.remove_all(at, self.machine(), metric);
     }
 
     fn change(&self, at: Place, verb: &str, addresses: impl IntoIterator<Item = IpNet>, metric: u32) {

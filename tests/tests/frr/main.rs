@@ -6,5 +6,6 @@ mod agents;
 mod by_hand;
 mod ebgp;
 mod ibgp;
+mod mesh;
 mod mixed;
 mod restarts;

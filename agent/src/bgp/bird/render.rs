@@ -8,9 +8,14 @@ use std::fmt::{self, Display, Formatter, Write};
 /// How often BIRD reads the kernel's routes again. It is told of changes anyway.
 const SCAN_S: u32 = 10;
 
-/// How long routes outlive a daemon that is being restarted, and not a host that is gone.
+/// How long a silent peer counts as there.
 ///
-/// LIMIT: a restart takes seconds; a dead host's routes attract traffic for as long as this.
+/// LIMIT: keepalives come every 8 s, and it takes three lost ones to give up a peer on a loaded host.
+const HOLD_S: u32 = 24;
+
+/// How long routes outlive a daemon that is being restarted.
+///
+/// LIMIT: a restart takes seconds.
 const RESTART_S: u32 = 30;
 
 /// Which BIRD reads it.
@@ -331,12 +336,24 @@ protocol kernel kernel{digit} {{
         let theirs = peer.autonomous_system.unwrap_or(own);
         let address = peer.address;
         let filters = |indent: &str| {
+            // Between ASes there is somebody in the middle, who tells everybody in order.
+            let all_paths = match self.parameters.peering {
+                Peering::Ibgp => format!(
+                    "\
+{indent}# While this host sends to where a machine has arrived, it goes on announcing the route that it still has itself
+{indent}# (RFC 7911). Otherwise, without a reflector, a third host can hear of its end before it hears of the new one.
+{indent}# With a reflector that does not do the same, this changes nothing.
+{indent}add paths on;
+"
+                ),
+                Peering::Ebgp => String::new(),
+            };
             format!(
                 "\
 {indent}import filter cutover_import{digit};
 {indent}export filter cutover_export{digit};
 {indent}next hop self;
-"
+{all_paths}"
             )
         };
         let name = match self.dialect {
@@ -352,8 +369,10 @@ protocol bgp {name} {{
   connect delay time 1;
   connect retry time 5;
   error wait time 1, 10;
-  hold time 90;
-  # Routes outlive a restart of BIRD on either side; those of a dead host attract traffic that long.
+  # What a dead host has announced attracts traffic that long. It is less than elevated priority lasts
+  # (LiveMigrationRouteConvergenceTime, 30 s): a source that has died does not come back into play.
+  hold time {HOLD_S};
+  # Routes outlive a restart of BIRD on either side.
   graceful restart on;
   graceful restart time {RESTART_S};
 "
