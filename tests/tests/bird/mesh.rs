@@ -4,7 +4,7 @@
 use cutover_agent::bgp::PREFERENCE_OF_METRIC_0;
 use cutover_tests::fabric::{CONVERGED, Daemon, Fabric, Router, Shape, Who, gaps};
 use cutover_tests::scene::{ELEVATED, NORMAL};
-use cutover_tests::{Qemu, wait};
+use cutover_tests::{OpenTap, wait};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -68,7 +68,7 @@ fn a_source_that_dies_leaves_nothing() {
 
 /// A full mesh in which the machines run on the source.
 struct Mesh {
-    _running: [Qemu; 2],
+    _running: [OpenTap; 2],
     fabric: Fabric,
 }
 
