@@ -157,7 +157,6 @@ impl Engine {
     #[must_use]
     pub fn next_deadline(&self) -> Option<BootTime> {
         let in_sync_since = self.in_sync_since?;
-        let grace = self.policy.grace;
         let leftovers =
             (!self.wanted.leftovers_may_go && self.complete).then_some(in_sync_since + self.policy.grace);
         self.locals
@@ -165,7 +164,7 @@ impl Engine {
             .flat_map(|(key, local)| {
                 // What waits for an answer has no time.
                 let held = self.held_until(local).filter(|_| !self.absences.is_asked(key));
-                let machine = local.machine.deadline(grace).filter(|_| !self.awaits_source(local));
+                let machine = self.machine_deadline(local).filter(|_| !self.awaits_source(local));
                 [held, machine]
             })
             .chain([leftovers])
@@ -181,8 +180,7 @@ impl Engine {
     /// What has to survive the death of the agent.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let living = self.locals.active().filter(|(_, local)| !local.machine.is_idle());
-        let living = living.map(|(key, local)| Remembered {
+        let living = self.locals.active().map(|(key, local)| Remembered {
             key: EndpointKey::clone(key),
             endpoint: local.endpoint.clone(),
             machine: Machine::clone(&local.machine),
@@ -224,6 +222,19 @@ impl Engine {
         Some(since + self.policy.grace)
     }
 
+    /// When its machine goes on by itself.
+    ///
+    /// An endpoint that may be gone for good is either given up or back before anybody guesses how its migration ended.
+    fn machine_deadline(&self, local: &Local) -> Option<BootTime> {
+        let is_in_doubt = local.machine.unresolved.is_some() && self.held_until(local).is_some();
+        local.machine.deadline(self.policy.grace).filter(|_| !is_in_doubt)
+    }
+
+    fn is_machine_due(&self, key: &EndpointKey, at: BootTime) -> bool {
+        let deadline = self.locals.get(key).and_then(|local| self.machine_deadline(local));
+        deadline.is_some_and(|deadline| deadline <= at)
+    }
+
     fn leftovers_may_go(&self, now: BootTime) -> bool {
         self.complete && self.in_sync_since.is_some_and(|since| since + self.policy.grace <= now)
     }
@@ -239,7 +250,7 @@ impl Engine {
             }
         }
         for key in &active {
-            while self.locals.get(key).is_some_and(|local| local.machine.is_due(now, grace)) {
+            while self.is_machine_due(key, now) {
                 if !self.is_source_known_absent(key) {
                     break;
                 }

@@ -191,6 +191,9 @@ pub struct Machine {
     /// As a source: something took the port out of service, and it is not yet known whether the virtual machine stays.
     #[serde(default)]
     pub disturbed: bool,
+    /// Since when a migration away from here is over without a word about whether the virtual machine stays.
+    #[serde(default)]
+    pub undecided_since: Option<BootTime>,
     /// Times of the phases.
     pub phases: Phases,
 }
@@ -199,7 +202,14 @@ impl Machine {
     /// Whether there is nothing to remember. A target in Base is one whose migration is known to be over.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.state == State::Base && !self.not_here && self.role != Role::Target
+        let has_news = self.not_here || self.disturbed || self.undecided_since.is_some();
+        self.state == State::Base && self.role != Role::Target && !has_news
+    }
+
+    /// Whether the virtual machine may have left, or may be about to: then a tap that nothing holds open says nothing.
+    #[must_use]
+    pub fn may_have_left(&self) -> bool {
+        self.role == Role::Source || self.undecided_since.is_some()
     }
 
     /// Whether routes have elevated priority; `None` if there are to be no routes.
@@ -216,11 +226,19 @@ impl Machine {
     /// The earliest time at which something happens by itself.
     #[must_use]
     pub fn deadline(&self, grace: Duration) -> Option<BootTime> {
-        match self.state {
+        let of_state = match self.state {
             State::TimeWait => self.elevated_until,
             State::Target => self.unresolved.and_then(|unresolved| unresolved.success_at(grace)),
             State::Base | State::Live => None,
-        }
+        };
+        of_state.into_iter().chain(self.decided_at(grace)).min()
+    }
+
+    /// When the end of a migration away from here counts as one after which the virtual machine has stayed.
+    ///
+    /// A driver removes or rewrites the endpoint within half a second (recorded).
+    fn decided_at(&self, grace: Duration) -> Option<BootTime> {
+        self.undecided_since.map(|since| since + grace)
     }
 
     /// The role is, from now on, this one. `source_present` says whether the source's endpoint exists.
@@ -265,11 +283,13 @@ impl Machine {
                     self.step(Input::Source, now, convergence)
                 };
                 self.not_here = false;
+                self.undecided_since = None;
                 // Nova waits for the next target; a write from here would end its wait.
                 self.report_due_since = None;
                 transition
             }
             Role::None if role_before == Role::Source => {
+                self.undecided_since = Some(now);
                 // What a target that has failed did to the port while it was one.
                 if core::mem::take(&mut self.disturbed) {
                     self.port_disturbed(now);
@@ -306,6 +326,7 @@ impl Machine {
         self.unresolved = None;
         self.not_here = false;
         self.disturbed = false;
+        self.undecided_since = None;
     }
 
     /// An announcement was accepted on the tap.
@@ -329,6 +350,7 @@ impl Machine {
     /// Our own endpoint was written again.
     pub fn endpoint_written(&mut self) {
         self.not_here = false;
+        self.undecided_since = None;
         if let Some(unresolved) = &mut self.unresolved {
             unresolved.rewritten = true;
         }
@@ -399,6 +421,10 @@ impl Machine {
         convergence: Duration,
     ) -> Option<Transition> {
         if !self.is_due(now, grace) {
+            return None;
+        }
+        if self.decided_at(grace).is_some_and(|at| at <= now) {
+            self.undecided_since = None;
             return None;
         }
         let input = match self.unresolved {

@@ -7,7 +7,7 @@ use cutover_common::MacAddr;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The memory of every machine that is not idle. The agent keeps it in a file.
+/// The memory of every machine that is not idle, and every endpoint that is held. The agent keeps it in a file.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// One entry for each endpoint that has something to remember.

@@ -107,6 +107,21 @@ pub struct LiveMigration {
     pub target: Option<MigrationTarget>,
 }
 
+impl LiveMigration {
+    /// The endpoints that it names one by one.
+    pub fn endpoints(&self) -> impl Iterator<Item = &EndpointKey> {
+        let source = match &self.source {
+            Some(MigrationSource::Endpoint(key)) => Some(key),
+            _ => None,
+        };
+        let target = match &self.target {
+            Some(MigrationTarget::Endpoint(key)) => Some(key),
+            _ => None,
+        };
+        source.into_iter().chain(target)
+    }
+}
+
 /// Which frames count as announcements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Trigger {

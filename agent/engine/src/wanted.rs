@@ -25,7 +25,8 @@ pub struct Wanted {
     pub watches: SharedMap<u32, WantedWatch>,
     /// Interface settings by ifindex.
     pub interfaces: SharedMap<u32, WantedInterface>,
-    /// Status of each endpoint of this host that is to be reported. What is not here has its status removed.
+    /// Status of each endpoint of this host that is to be reported, and of each port that is migrating, here or elsewhere:
+    /// there it stays as reported if there is no such endpoint here. What is not here has its status removed.
     pub statuses: SharedMap<Arc<EndpointKey>, WantedStatus>,
     /// Endpoints about which the ready command has not said yet that they are ready. None without a command.
     pub checks: SharedMap<Arc<EndpointKey>, WantedCheck>,

@@ -68,7 +68,6 @@ pub(crate) fn judge(guest: &Guest, told: &Told) -> Result<(), String> {
     let mut in_service = false;
     let mut waiting: Option<Waiting> = None;
     let mut targets = BTreeSet::new();
-    let mut given_up = BTreeSet::new();
     for event in told {
         match event {
             Event::Migration { to, is_there: true } => {
@@ -80,7 +79,6 @@ pub(crate) fn judge(guest: &Guest, told: &Told) -> Result<(), String> {
             }
             Event::Migration { to, is_there: false } => {
                 targets.remove(to);
-                given_up.insert(to.clone());
                 if waiting.as_ref().is_some_and(|waiting| waiting.to == *to) {
                     in_service = false;
                     waiting = None;
@@ -89,11 +87,11 @@ pub(crate) fn judge(guest: &Guest, told: &Told) -> Result<(), String> {
             Event::Status { host, value: Some(value) } => {
                 in_service = value == UP;
                 if !in_service {
-                    // Nothing is at the other end of the tap: the machine has left, or nobody has said yet that it is to come.
-                    let left =
-                        guest.stays.iter().any(|stay| stay.to.is_some() && host_name(stay.host) == *host);
+                    // Nothing is at the other end of the tap: the machine has stopped, or nobody has said yet that it is to come.
+                    let last = guest.stays.last().filter(|stay| stay.to.is_some());
+                    let stopped = last.is_some_and(|stay| host_name(stay.host) == *host);
                     let unaware = guest.unaware.iter().any(|(on, ..)| host_name(*on) == *host);
-                    if (left || unaware) && value == DOWN {
+                    if (stopped || unaware) && value == DOWN {
                         continue;
                     }
                     return Err(format!("{host} reported {value}"));
@@ -111,9 +109,8 @@ pub(crate) fn judge(guest: &Guest, told: &Told) -> Result<(), String> {
                 if home.as_ref() == Some(host) && guest.stays.len() == 1 {
                     return Err(format!("{host} removed the status of a machine that stayed there"));
                 }
-                // LIMIT: a target that was given up for another one takes its status back although Nova waits for the other.
                 let aborts = waiting.as_ref().is_some_and(|waiting| !waiting.ready);
-                if aborts && moves_once && !given_up.contains(host) {
+                if aborts && moves_once {
                     return Err(format!("{host} made Nova's wait fail"));
                 }
             }

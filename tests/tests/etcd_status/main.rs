@@ -4,6 +4,7 @@
 mod clock;
 mod cloud;
 mod heartbeat;
+mod leaving;
 mod migrate;
 mod regions;
 mod statuses;

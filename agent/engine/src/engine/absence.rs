@@ -81,10 +81,8 @@ impl Engine {
             self.remove_local(now, key);
         }
         if let Some(target) = self.target_from(key)
-            && self
-                .locals
-                .get(&target)
-                .is_some_and(|it| unresolved_source(it).is_some() && it.machine.is_due(at, grace))
+            && self.locals.get(&target).is_some_and(|local| unresolved_source(local).is_some())
+            && self.is_machine_due(&target, at)
         {
             let transition =
                 self.locals.change(&target, |local| local.machine.time_passed(now, grace, convergence));

@@ -262,7 +262,7 @@ impl Engine {
     /// Takes out of the wanted sets what an endpoint had and does not have any more.
     fn withdraw(&mut self, key: &Arc<EndpointKey>, now: Option<&Part>) {
         if now.is_none() {
-            self.wanted.statuses.remove(key.as_ref());
+            self.withdraw_status(key);
         }
         if now.is_none_or(|now| now.check.is_none()) {
             self.wanted.checks.remove(key.as_ref());
@@ -284,6 +284,17 @@ impl Engine {
         }
         if now.is_none() {
             self.placed.remove(key);
+        }
+    }
+
+    /// Neutron takes the removal of any host's status for a failure of the port, and Nova, which waits for the port while it is
+    /// migrating, gives up. So what was reported stays as long as the port migrates anywhere.
+    fn withdraw_status(&mut self, key: &Arc<EndpointKey>) {
+        let kept = WantedStatus::of(Status::AsReported);
+        if !self.is_migrating(key) {
+            self.wanted.statuses.remove(key.as_ref());
+        } else if self.wanted.statuses.get(key.as_ref()) != Some(&kept) {
+            self.wanted.statuses.insert(Arc::clone(key), kept);
         }
     }
 

@@ -177,6 +177,11 @@ impl Locals {
         self.dirty.extend(self.interfaces.of(name).map(|rank| Arc::clone(&rank.key)));
     }
 
+    /// Something about one that may not even be there changed.
+    pub(super) fn touch(&mut self, key: EndpointKey) {
+        self.dirty.insert(Arc::new(key));
+    }
+
     /// Something that all of them depend on changed.
     pub(super) fn touch_all(&mut self) {
         self.dirty.extend(self.by_key.keys().cloned());

@@ -30,7 +30,7 @@ impl Engine {
         if self.is_local(&key) {
             return;
         }
-        let here = EndpointKey { host: self.policy.hostname.clone(), ..key };
+        let here = self.same_port_here(&key);
         self.locals.change(&here, |local| local.machine.port_disturbed(now));
     }
 }

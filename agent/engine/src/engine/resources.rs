@@ -83,7 +83,7 @@ impl Engine {
     /// The endpoint of this host that is, or was last, the target of a migration from `source`.
     pub(super) fn target_from(&self, source: &EndpointKey) -> Option<EndpointKey> {
         // A migration moves a port: both of its sides have the same name on different hosts.
-        let here = EndpointKey { host: self.policy.hostname.clone(), ..source.clone() };
+        let here = self.same_port_here(source);
         let comes_from = self.locals.get(&here)?.machine.source.as_ref();
         (comes_from == Some(source)).then_some(here)
     }
@@ -114,8 +114,10 @@ impl Engine {
             return;
         }
         self.notices.push(Notice::MigrationWritten { name: name.clone(), migration: migration.clone() });
+        self.touch_ports(&migration);
         let mut concerned = self.concerned(&migration);
         if let Some(before) = self.migrations.insert(name, migration) {
+            self.touch_ports(&before);
             concerned.extend(self.concerned(&before));
         }
         self.assign_roles(now, concerned);
@@ -124,8 +126,26 @@ impl Engine {
     pub(super) fn migration_removed(&mut self, now: BootTime, name: &str) {
         let Some(migration) = self.migrations.remove(name) else { return };
         self.notices.push(Notice::MigrationRemoved { name: name.to_owned(), uid: migration.uid.clone() });
+        self.touch_ports(&migration);
         let concerned = self.concerned(&migration);
         self.assign_roles(now, concerned);
+    }
+
+    /// What this host has reported about a port may stay only because the port is migrating.
+    fn touch_ports(&mut self, migration: &LiveMigration) {
+        for endpoint in migration.endpoints() {
+            self.locals.touch(self.same_port_here(endpoint));
+        }
+    }
+
+    /// Whether a migration is about the port of `key`, from whichever host to whichever other.
+    pub(super) fn is_migrating(&self, key: &EndpointKey) -> bool {
+        self.migrations.values().flat_map(LiveMigration::endpoints).any(|endpoint| endpoint.is_same_port(key))
+    }
+
+    /// The endpoint that this host has, would have or has had for a port.
+    pub(super) fn same_port_here(&self, endpoint: &EndpointKey) -> EndpointKey {
+        EndpointKey { host: self.policy.hostname.clone(), ..endpoint.clone() }
     }
 
     /// Endpoints of this host whose role a migration can change.

@@ -7,6 +7,7 @@ mod fleet;
 mod held;
 mod host;
 mod incremental;
+mod leaving;
 mod orders;
 mod ready;
 mod recordings;

@@ -67,7 +67,8 @@ impl Engine {
     ///
     /// A virtual machine that is on its way needs no carrier to be welcome (W5). One that has arrived is up.
     /// Until the interface was looked at nothing is said: after a restart, `down` would take the ports of all
-    /// running virtual machines down.
+    /// running virtual machines down. Nor is it where a virtual machine leaves: its hypervisor lets go of the tap
+    /// before the migration is over, and Neutron would take that for the port that is in use elsewhere by then.
     fn status(&self, local: &Local, link: Option<&Link>) -> Status {
         let configured = link.and_then(|link| self.configured.get(&link.ifindex)).copied();
         match local.machine.state {
@@ -78,7 +79,6 @@ impl Engine {
                 Some(false) => Status::Down,
                 None => Status::AsReported,
             },
-            State::Base => Status::Down,
             State::Target
                 if configured == Some(true)
                     && local.armed.is_some()
@@ -88,7 +88,10 @@ impl Engine {
             }
             State::Target => Status::AsReported,
             State::Live | State::TimeWait if link.is_some() => Status::Up,
-            State::Live | State::TimeWait => Status::Down,
+            State::Base | State::Live | State::TimeWait if local.machine.may_have_left() => {
+                Status::AsReported
+            }
+            State::Base | State::Live | State::TimeWait => Status::Down,
         }
     }
 }

@@ -1,12 +1,14 @@
-//! The endpoints of other hosts that matter here: the other side of every migration from or to this host.
+//! The endpoints of other hosts that matter here: those of every port that migrates from or to this host.
 //!
-//! The source's endpoint is evidence of how a migration ended (W34), and the removal of the other host's status is a
-//! reason to report again (W35). Both come after the migration is gone, so an endpoint is followed for some time after.
+//! The source's endpoint is evidence of how a migration ended (W34), and the removal of another host's status is a
+//! reason to report again (W35). Both come after the migration is gone, so an endpoint is followed for some time after. A host
+//! that the port migrated from or to a moment ago removes its status only when the port has come to rest, so these
+//! are followed, too.
 
 use super::feed::WatchId;
 use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use cutover_engine::{BootTime, Fact};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// LIMIT: a driver that lost its database or its etcd in the middle of a migration needs minutes, not hours.
@@ -17,6 +19,10 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 pub(super) struct Others {
     /// By migration.
     named: BTreeMap<String, EndpointKey>,
+    /// Sides of all migrations of the cluster, by migration.
+    sides: BTreeMap<String, Vec<EndpointKey>>,
+    /// Sides of migrations that are over, and since when; nothing if that was not looked at yet.
+    former: BTreeMap<EndpointKey, Option<BootTime>>,
     followed: BTreeMap<EndpointKey, Followed>,
 }
 
@@ -34,7 +40,7 @@ impl Others {
     /// With endpoints that matter although no migration says so, because of the agent's last life.
     pub(super) fn new(remembered: impl IntoIterator<Item = EndpointKey>) -> Self {
         let followed = remembered.into_iter().map(|key| (key, Followed::default())).collect();
-        Self { named: BTreeMap::new(), followed }
+        Self { followed, ..Self::default() }
     }
 
     /// The other side of a migration, if this host is one side of it.
@@ -48,23 +54,38 @@ impl Others {
         }
     }
 
-    /// Takes note of a migration; returns an endpoint that has to be followed from now on.
-    pub(super) fn note(&mut self, host: &str, fact: &Fact) -> Option<EndpointKey> {
+    /// Takes note of a migration; returns the endpoints that have to be followed from now on.
+    pub(super) fn note(&mut self, host: &str, fact: &Fact) -> Vec<EndpointKey> {
         match fact {
             Fact::MigrationRemoved(name) => {
                 self.named.remove(name);
-                None
+                self.end(name);
+                Vec::new()
             }
             Fact::MigrationWritten(name, migration) => {
+                self.end(name);
+                self.sides.insert(name.clone(), migration.endpoints().cloned().collect());
                 let Some(other) = Self::other_side(host, migration) else {
                     self.named.remove(name);
-                    return None;
+                    return Vec::new();
                 };
                 self.named.insert(name.clone(), other.clone());
-                (!self.followed.contains_key(&other)).then_some(other)
+                self.of_port(host, &other)
             }
-            _ => None,
+            _ => Vec::new(),
         }
+    }
+
+    fn end(&mut self, name: &str) {
+        self.former.extend(self.sides.remove(name).into_iter().flatten().map(|side| (side, None)));
+    }
+
+    /// The endpoints of a port on other hosts that are not followed yet.
+    fn of_port(&self, host: &str, port: &EndpointKey) -> Vec<EndpointKey> {
+        let sides = self.sides.values().flatten().chain(self.former.keys());
+        let of_port = sides.filter(|side| side.is_same_port(port) && side.host != host);
+        let new: BTreeSet<_> = of_port.filter(|side| !self.followed.contains_key(*side)).collect();
+        new.into_iter().cloned().collect()
     }
 
     /// Every endpoint that is followed.
@@ -95,8 +116,9 @@ impl Others {
         now: BootTime,
         matters: impl Fn(&EndpointKey) -> bool,
     ) -> Vec<(EndpointKey, Followed)> {
+        self.former.retain(|_, since| now.since(*since.get_or_insert(now)) < FORGET_AFTER);
         for (key, followed) in &mut self.followed {
-            if self.named.values().any(|named| named == key) || matters(key) {
+            if self.named.values().any(|named| named.is_same_port(key)) || matters(key) {
                 followed.idle_since = None;
             } else {
                 followed.idle_since.get_or_insert(now);
@@ -143,12 +165,48 @@ mod tests {
     #[test]
     fn the_other_side_is_followed_once() {
         let mut others = Others::default();
-        assert_eq!(others.note("here", &written("a", "b")), None, "between strangers");
-        assert_eq!(others.note("here", &written("here", "here")), None, "from and to here");
-        assert_eq!(others.note("here", &written("here", "b")), Some(key("b")));
-        assert_eq!(others.note("here", &written("a", "here")), Some(key("a")));
+        assert_eq!(others.note("here", &written("here", "here")), [], "from and to here");
+        assert_eq!(others.note("here", &written("here", "b")), [key("b")]);
+        others.follow(key("b"));
+        assert_eq!(others.note("here", &written("a", "here")), [key("a")]);
         others.follow(key("a"));
-        assert_eq!(others.note("here", &written("a", "here")), None, "it is followed already");
+        assert_eq!(others.note("here", &written("a", "here")), [], "it is followed already");
+    }
+
+    /// It was on its way somewhere else before: that host has a status to remove, too.
+    #[test]
+    fn hosts_of_earlier_migrations_of_the_port_are_followed() {
+        let mut others = Others::default();
+        assert_eq!(others.note("here", &written("a", "b")), [], "between strangers");
+        others.note("here", &Fact::MigrationRemoved("to-b".into()));
+        assert_eq!(others.note("here", &written("a", "here")), [key("a"), key("b")]);
+        let mut stranger = written("c", "d");
+        if let Fact::MigrationWritten(_, migration) = &mut stranger {
+            migration.source = None;
+            let port = EndpointKey { endpoint: "another".into(), ..key("d") };
+            migration.target = Some(MigrationTarget::Endpoint(port));
+        }
+        others.note("here", &stranger);
+        assert_eq!(others.note("here", &written("a", "here")), [key("a"), key("b")], "of this port only");
+
+        assert!(others.expire(at(10_000), |_| false).is_empty());
+        others.expire(at(10_600), |_| false);
+        assert_eq!(others.note("here", &written("a", "here")), [key("a")], "it was long ago");
+    }
+
+    #[test]
+    fn a_host_of_an_earlier_migration_is_followed_until_the_port_is_at_rest() {
+        let mut others = Others::default();
+        others.note("here", &written("here", "b"));
+        others.follow(key("b"));
+        others.note("here", &Fact::MigrationRemoved("to-b".into()));
+        others.note("here", &written("here", "c"));
+        others.follow(key("c"));
+        others.expire(at(10_000), |_| false);
+        assert!(others.expire(at(20_000), |_| false).is_empty());
+        others.note("here", &Fact::MigrationRemoved("to-c".into()));
+        others.expire(at(30_000), |_| false);
+        assert_eq!(others.expire(at(30_600), |_| false).len(), 2);
     }
 
     #[test]

@@ -341,7 +341,7 @@ impl Reader {
 
     /// The other sides that these facts name for the first time.
     fn named(&mut self, facts: &[Fact]) -> Vec<EndpointKey> {
-        facts.iter().filter_map(|fact| self.others.note(self.keys.host(), fact)).collect()
+        facts.iter().flat_map(|fact| self.others.note(self.keys.host(), fact)).collect()
     }
 
     fn other_sides(&self, migrations: &BTreeMap<Key, Found>) -> Vec<EndpointKey> {

@@ -189,3 +189,36 @@ fn notices_of_an_unresolved_migration_and_its_failure() {
     });
     assert_eq!(finished, Some(("u1", false)));
 }
+
+/// A port that is deleted in mid-migration is given up before its outcome is guessed: there is none.
+#[test]
+fn w34_an_endpoint_that_may_be_gone_is_never_advertised() {
+    // The longest grace, and the last moment of the ordinary one.
+    for (grace, gone_after) in [(ms(60_000), ms(100)), (ms(2_000), ms(4_900))] {
+        for is_rewritten in [false, true] {
+            let mut host = Host::target("b");
+            let policy = crate::model::Policy { grace, ..host.engine.policy.clone() };
+            host.tell(Fact::PolicyChanged(Box::new(policy)));
+            host.tell(migration_removed("b"));
+            if is_rewritten {
+                host.tell(written("b"));
+                host.pass(gone_after).tell(removed("a")).pass(ms(1_900)).tell(removed("b"));
+            } else {
+                host.tell(removed("a")).pass(gone_after).tell(removed("b"));
+            }
+            assert!(host.held());
+            stays_suppressed(&mut host, 70_000);
+            assert!(host.engine.locals.is_empty());
+        }
+    }
+}
+
+#[test]
+fn w34_what_was_held_beyond_the_bound_and_is_back_is_a_success() {
+    let mut host = Host::target("b");
+    host.tell(migration_removed("b")).tell(removed("a")).pass(ms(4_900)).tell(removed("b"));
+    host.pass(ms(1_500));
+    assert_eq!(host.state(), State::Target);
+    host.tell(written("b"));
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+}

@@ -277,6 +277,7 @@ impl World {
             local.held_since.is_some()
                 || local.machine.state == State::TimeWait
                 || local.machine.unresolved.is_some_and(|it| it.source_absent_since.is_some())
+                || local.machine.undecided_since.is_some()
         });
         let due = engine.next_deadline();
         assert_eq!(
@@ -289,8 +290,7 @@ impl World {
 
     /// A restart changes nothing that is wanted, in whatever order the datastore is read again.
     ///
-    /// Not said of an endpoint that is only held: an idle one is not remembered (its routes stay because
-    /// leftovers may not go yet), and the grace time of any starts again.
+    /// Not said of an endpoint that is only held: its grace time starts again.
     fn check_restart(&self) {
         let Some(wanted) = self.host.engine.wanted().filter(|_| !self.host.held()) else { return };
         // A new life does not know which interfaces have been an endpoint's in the one before.
@@ -349,8 +349,9 @@ impl World {
             let unresolved =
                 machine.unresolved.map(|u| (age(u.since), u.rewritten, u.source_absent_since.map(age)));
             let known = (machine.not_here, machine.phases.announced_at.is_some(), &machine.source);
+            let undecided = machine.undecided_since.map(age);
             format!(
-                "{:?}{:?}{}{arming:?}{left:?}{unresolved:?}{known:?}",
+                "{:?}{:?}{}{arming:?}{left:?}{unresolved:?}{undecided:?}{known:?}",
                 machine.state, machine.role, machine.uid
             )
         };

@@ -4,7 +4,7 @@
 use crate::Engine;
 use crate::engine::locals::Local;
 use crate::engine::wants;
-use crate::model::EndpointKey;
+use crate::model::{EndpointKey, LiveMigration};
 use crate::wanted::{Status, Wanted, WantedStatus};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -32,6 +32,12 @@ impl Engine {
                 self.add(&mut wanted, &mut taken, key, local);
             } else {
                 wanted.statuses.insert(Arc::clone(key), WantedStatus::of(Status::AsReported));
+            }
+        }
+        for endpoint in self.migrations.values().flat_map(LiveMigration::endpoints) {
+            let here = self.same_port_here(endpoint);
+            if wanted.statuses.get(&here).is_none() {
+                wanted.statuses.insert(Arc::new(here), WantedStatus::of(Status::AsReported));
             }
         }
         wanted
