@@ -199,7 +199,7 @@ impl Agent {
         if !self.engine.take_memory_changed() && self.remembered {
             return true;
         }
-        let result = self.state_file.save(&self.engine.memory());
+        let result = self.state_file.save(self.engine.memory());
         if let Err(error) = &result {
             error!(%error, "cannot write state.json; watches stay armed, because what they saw is all that a restart would know");
         }

@@ -48,7 +48,7 @@ pub async fn run(
     if wanted.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    let mut is_first = true;
+    let (mut is_first, mut is_failing) = (true, false);
     let mut back_off = BackOff::new();
     let mut next_at = started_at + FIRST_AFTER;
     loop {
@@ -70,11 +70,16 @@ pub async fn run(
             Ok(()) => {
                 debug!(first_update = is_first, "Heartbeat sent");
                 is_first = false;
+                is_failing = false;
                 back_off.reset();
                 interval
             }
             Err(error) => {
-                warn!(%error, "no heartbeat; it is tried again");
+                if std::mem::replace(&mut is_failing, true) {
+                    debug!(%error, "still no heartbeat");
+                } else {
+                    warn!(%error, "no heartbeat; it is tried again");
+                }
                 back_off.next_pause().min(interval)
             }
         };

@@ -3,10 +3,15 @@
 //! Lives in /run, because everything in it is void after a reboot: deadlines are on the boot clock, and the
 //! kernel has forgotten the routes, too. A file of another boot is ignored. A file that cannot be read is set
 //! aside for people to look at and never stops the agent.
+//!
+//! Everything is written each time something changes, so that there is never more than one truth. What that costs is mostly
+//! turning machines into text, so the text of those that did not change is kept.
 
 use crate::clock;
-use cutover_engine::memory::Memory;
-use serde::{Deserialize, Serialize};
+use cutover_engine::EndpointKey;
+use cutover_engine::memory::{Memory, Remembered};
+use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// Layout of the file; another number is another layout.
 const VERSION: u32 = 1;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Document {
     version: u32,
     boot_id: String,
@@ -23,12 +28,15 @@ struct Document {
     memory: Memory,
 }
 
-/// The file, and what was last written to it.
+/// The file, and what it is to hold.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
     boot_id: String,
-    last: Option<Vec<u8>>,
+    /// Each with its text.
+    entries: BTreeMap<EndpointKey, (Remembered, String)>,
+    /// The file holds just that.
+    is_written: bool,
 }
 
 /// What was found at start.
@@ -48,7 +56,8 @@ impl StateFile {
     /// # Errors
     /// The kernel's boot identifier cannot be read.
     pub fn new(run_dir: &Path) -> io::Result<Self> {
-        Ok(Self { path: run_dir.join("state.json"), boot_id: clock::boot_id()?, last: None })
+        let path = run_dir.join("state.json");
+        Ok(Self { path, boot_id: clock::boot_id()?, entries: BTreeMap::new(), is_written: false })
     }
 
     /// Reads what the last life left.
@@ -79,12 +88,45 @@ impl StateFile {
     ///
     /// # Errors
     /// The file cannot be written; the one before is still there.
-    pub fn save(&mut self, memory: &Memory) -> io::Result<()> {
-        let document = Document { version: VERSION, boot_id: self.boot_id.clone(), memory: memory.clone() };
-        let text = serde_json::to_vec_pretty(&document).map_err(io::Error::other)?;
-        if self.last.as_ref() == Some(&text) {
+    pub fn save(&mut self, memory: Memory) -> io::Result<()> {
+        let has_changed = self.take(memory)?;
+        if self.is_written && !has_changed {
             return Ok(());
         }
+        self.is_written = false;
+        self.replace(self.text()?.as_bytes())?;
+        self.is_written = true;
+        Ok(())
+    }
+
+    /// Takes the memory over. Says whether it is another one.
+    fn take(&mut self, memory: Memory) -> io::Result<bool> {
+        let mut before = std::mem::take(&mut self.entries);
+        let mut has_changed = false;
+        for entry in memory.endpoints {
+            let known = before.remove(&entry.key).filter(|(known, _)| *known == entry);
+            has_changed |= known.is_none();
+            let text = match known {
+                Some((_, text)) => text,
+                None => serde_json::to_string(&entry).map_err(io::Error::other)?,
+            };
+            self.entries.insert(entry.key.clone(), (entry, text));
+        }
+        Ok(has_changed || !before.is_empty())
+    }
+
+    fn text(&self) -> io::Result<String> {
+        let boot_id = serde_json::to_string(&self.boot_id).map_err(io::Error::other)?;
+        let mut text = format!("{{\"version\":{VERSION},\"boot_id\":{boot_id},\"endpoints\":[");
+        for (position, (_, entry)) in self.entries.values().enumerate() {
+            text.push_str(if position == 0 { "\n" } else { ",\n" });
+            text.push_str(entry);
+        }
+        text.push_str("\n]}\n");
+        Ok(text)
+    }
+
+    fn replace(&self, text: &[u8]) -> io::Result<()> {
         let beside = self.path.with_extension("json.new");
         // One that a crash left behind would keep its mode.
         match fs::remove_file(&beside) {
@@ -92,19 +134,16 @@ impl StateFile {
             _ => {}
         }
         let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;
-        file.write_all(&text)?;
-        fs::rename(&beside, &self.path)?;
-        self.last = Some(text);
-        Ok(())
+        file.write_all(text)?;
+        fs::rename(&beside, &self.path)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cutover_engine::Endpoint;
     use cutover_engine::machine::{Machine, State};
-    use cutover_engine::memory::Remembered;
-    use cutover_engine::{Endpoint, EndpointKey};
 
     fn memory() -> Memory {
         let key = EndpointKey {
@@ -128,7 +167,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = StateFile::new(dir.path()).unwrap();
         assert_eq!(file.load().unwrap(), Found::Nothing);
-        file.save(&memory()).unwrap();
+        file.save(memory()).unwrap();
         assert_eq!(StateFile::new(dir.path()).unwrap().load().unwrap(), Found::Memory(memory()));
     }
 
@@ -137,7 +176,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("state.json.new"), "half").unwrap();
-        StateFile::new(dir.path()).unwrap().save(&memory()).unwrap();
+        StateFile::new(dir.path()).unwrap().save(memory()).unwrap();
         let mode = fs::metadata(dir.path().join("state.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -147,7 +186,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = StateFile::new(dir.path()).unwrap();
         file.boot_id = "another".into();
-        file.save(&memory()).unwrap();
+        file.save(memory()).unwrap();
         assert_eq!(StateFile::new(dir.path()).unwrap().load().unwrap(), Found::Nothing);
     }
 
@@ -159,5 +198,51 @@ mod tests {
         let Found::SetAside(aside, _) = file.load().unwrap() else { panic!("not set aside") };
         assert!(fs::read_to_string(aside).unwrap().starts_with("{\"version\""));
         assert_eq!(file.load().unwrap(), Found::Nothing);
+    }
+
+    fn three() -> Memory {
+        let entry = |number: u8| {
+            let mut entry = memory().endpoints.remove(0);
+            entry.key.endpoint = format!("port{number}");
+            entry
+        };
+        Memory { endpoints: (1..=3).map(entry).collect() }
+    }
+
+    #[test]
+    fn holds_what_was_saved_last_whatever_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(dir.path()).unwrap();
+        let [all, mut changed, mut fewer] = [three(), three(), three()];
+        changed.endpoints[1].machine.state = State::TimeWait;
+        fewer.endpoints.remove(0);
+        for memory in [&all, &changed, &fewer, &all, &Memory::default(), &changed] {
+            file.save(memory.clone()).unwrap();
+            assert_eq!(file.load().unwrap(), Found::Memory(memory.clone()));
+        }
+    }
+
+    #[test]
+    fn is_not_written_again_with_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(dir.path()).unwrap();
+        file.save(three()).unwrap();
+        fs::remove_file(dir.path().join("state.json")).unwrap();
+        file.save(three()).unwrap();
+        assert_eq!(file.load().unwrap(), Found::Nothing);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_the_next_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(dir.path()).unwrap();
+        file.save(memory()).unwrap();
+        let in_the_way = dir.path().join("state.json.new");
+        fs::create_dir(&in_the_way).unwrap();
+        file.save(three()).unwrap_err();
+        assert_eq!(file.load().unwrap(), Found::Memory(memory()));
+        fs::remove_dir(&in_the_way).unwrap();
+        file.save(three()).unwrap();
+        assert_eq!(file.load().unwrap(), Found::Memory(three()));
     }
 }

@@ -59,6 +59,12 @@ impl Log {
         Mark(self.lines().len())
     }
 
+    /// Everything from `mark` on.
+    #[must_use]
+    pub fn since(&self, Mark(first): Mark) -> Vec<Line> {
+        self.lines().split_off(first)
+    }
+
     /// Lines so far that contain every one of `parts`.
     #[must_use]
     pub fn matching(&self, parts: &[&str]) -> Vec<Line> {

@@ -22,6 +22,7 @@ pub type WantedReceiver = watch::Receiver<Option<Arc<Wanted>>>;
 #[derive(Debug)]
 pub struct BackOff {
     pause: Duration,
+    longest: Duration,
 }
 
 impl BackOff {
@@ -33,13 +34,19 @@ impl BackOff {
     /// Starts with the shortest pause.
     #[must_use]
     pub const fn new() -> Self {
-        Self { pause: Self::FIRST }
+        Self::up_to(Self::LAST)
+    }
+
+    /// The same, but no pause is longer than `longest`.
+    #[must_use]
+    pub const fn up_to(longest: Duration) -> Self {
+        Self { pause: Self::FIRST, longest }
     }
 
     /// The pause before the next attempt; each is twice the one before.
     pub fn next_pause(&mut self) -> Duration {
         let pause = self.pause;
-        self.pause = (pause * 2).min(Self::LAST);
+        self.pause = (pause * 2).min(self.longest);
         pause
     }
 

@@ -55,6 +55,9 @@ pub enum OwnStatus {
 /// LIMIT: a member that could be followed for this long was worth it; the next one is tried without a pause.
 const WORTH_IT_AFTER: Duration = Duration::from_secs(10);
 
+/// LIMIT: how long after the end of an outage it may go unnoticed; a thousand hosts look for their cluster three hundred times a second.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
 /// A running etcd datastore.
 #[derive(Debug)]
 pub struct Etcd {
@@ -128,7 +131,7 @@ fn number(host: &str) -> usize {
 
 async fn run(mut reader: Reader, cluster: Cluster, mut next: usize) {
     let members = cluster.endpoints().len();
-    let mut back_off = BackOff::new();
+    let mut back_off = BackOff::up_to(PAUSE_MAX);
     let mut failed = 0;
     // What was logged since the datastore was followed last.
     let mut said = BTreeSet::new();

@@ -3,6 +3,11 @@
 //! A round ends when every agent has acted on everything in it, which a sentinel shows: an endpoint on each host that is
 //! written last and whose tap is plugged last. Agents take etcd in the order of revisions, and links in that of the kernel.
 
+mod picture;
+mod queue;
+
+pub(crate) use queue::Queue;
+
 use super::guest::{Arrival, Guest, Stay};
 use super::judge;
 use super::orders::{HostNumber, Script, Segment, Step};
@@ -10,15 +15,11 @@ use cutover_agent::clock;
 use cutover_common::MacAddr;
 use cutover_tests::etcd::Write;
 use cutover_tests::resources::felix_configuration;
-use cutover_tests::route_history::Route;
 use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Tap, frames, wait};
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use picture::{Picture, not_calm};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -51,33 +52,6 @@ const LONG: Duration = Duration::from_secs(30);
 
 pub(crate) fn host_name(host: HostNumber) -> String {
     format!("compute{}", host + 1)
-}
-
-/// Scripts that are still to be played, for several stages.
-pub(crate) struct Queue {
-    scripts: Mutex<Vec<Script>>,
-    /// How many may still go back.
-    patience: AtomicUsize,
-}
-
-impl Queue {
-    pub(crate) fn new(scripts: Vec<Script>) -> Self {
-        assert!(!scripts.is_empty(), "no script");
-        let patience = AtomicUsize::new(3 * scripts.len());
-        Self { scripts: Mutex::new(scripts), patience }
-    }
-
-    fn take(&self, most: usize) -> Vec<Script> {
-        let mut scripts = self.scripts.lock().expect("nobody panics with the lock");
-        let left = scripts.len().saturating_sub(most);
-        scripts.split_off(left)
-    }
-
-    fn put_back(&self, late: Vec<Script>) {
-        let enough = self.patience.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(late.len()));
-        assert!(enough.is_ok(), "this machine is too slow to say anything");
-        self.scripts.lock().expect("nobody panics with the lock").extend(late);
-    }
 }
 
 /// A compute host.
@@ -422,71 +396,4 @@ fn arrive(guest: &mut Guest, host: HostNumber, how: Arrival) {
         qemu.send(&frames::rarp(guest.port.mac));
     }
     guest.open = Some(qemu);
-}
-
-/// What one host shows at one time.
-struct Picture {
-    endpoints: BTreeMap<String, Value>,
-    routes: BTreeMap<IpNet, Vec<u32>>,
-}
-
-impl Picture {
-    fn of(node: &Node) -> Self {
-        let status = ask_status(&node.agent);
-        let shown = status["endpoints"].as_array().into_iter().flatten();
-        let name = |endpoint: &Value| endpoint["name"].as_str().unwrap_or_default().to_owned();
-        let endpoints = shown.map(|endpoint| (name(endpoint), endpoint.clone())).collect();
-        let mut routes: BTreeMap<IpNet, Vec<u32>> = BTreeMap::new();
-        for Route { destination, metric, .. } in node.watch.routes() {
-            routes.entry(destination).or_default().push(metric);
-        }
-        Self { endpoints, routes }
-    }
-
-    fn of_guest(&self, guest: &Guest, host: HostNumber) -> Option<&Value> {
-        self.endpoints.get(&guest.port.name_on(&host_name(host)))
-    }
-
-    fn metrics(&self, to: &IpNet) -> &[u32] {
-        self.routes.get(to).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// What `cutover status` asks, without a process for each question.
-fn ask_status(agent: &Agent) -> Value {
-    let mut socket = UnixStream::connect(agent.run_dir().join("cutover.sock")).expect("the agent listens");
-    socket.write_all(b"status\n").expect("the agent listens");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("the agent answers");
-    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer}"))
-}
-
-/// What is still to happen for a machine before its next phase begins.
-fn not_calm(guest: &Guest, pictures: &[Picture]) -> Option<String> {
-    for (host, picture) in pictures.iter().enumerate() {
-        let has_any = guest.port.routed().iter().any(|to| !picture.metrics(to).is_empty());
-        let has_all = guest.port.routed().iter().all(|to| !picture.metrics(to).is_empty());
-        let shown = picture.of_guest(guest, host);
-        let reported = shown.is_some_and(|shown| shown["status"] == "up" && shown["status_due"] == false);
-        let armed = shown.is_some_and(|shown| shown["watch"].is_u64());
-        let is_held = shown.is_some_and(|shown| shown["held"] == true);
-        let wanted = if guest.awaited_on(host) {
-            (!has_any && armed && reported, "armed, reported, and without routes")
-        } else if guest.lives_on(host) {
-            (has_all && reported && !is_held, "routed and reported")
-        } else if !guest.endpoints.contains_key(&host) {
-            (!has_any && shown.is_none(), "gone")
-        } else {
-            continue;
-        };
-        if let (false, what) = wanted {
-            return Some(format!(
-                "{} on {} is not {what}: {shown:#?}\n{:?}",
-                guest.number,
-                host_name(host),
-                guest.script
-            ));
-        }
-    }
-    None
 }

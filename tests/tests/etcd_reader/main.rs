@@ -4,4 +4,5 @@ mod access;
 mod outages;
 mod reading;
 mod site;
+mod slowness;
 mod states;

@@ -3,6 +3,7 @@
 
 mod clock;
 mod cloud;
+mod full_host;
 mod heartbeat;
 mod leaving;
 mod migrate;

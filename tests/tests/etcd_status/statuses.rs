@@ -9,6 +9,9 @@ use std::time::Duration;
 /// A member is given up after two seconds; if it was the leader, the others elect another one first.
 const MEMBER_LOST: Duration = Duration::from_secs(20);
 
+/// Once a second at most, and then what a write takes on a loaded machine.
+const PUT_RIGHT: Duration = Duration::from_secs(5);
+
 #[test]
 fn status_is_where_the_driver_looks_for_it_and_w14_a_restart_writes_nothing() {
     let mut cloud = Cloud::new();
@@ -53,6 +56,24 @@ fn w14_what_went_wrong_while_the_agent_was_away_is_put_right() {
         wait::until(wait::SOON, "the key of no endpoint goes", || cloud.etcd.value(&left).is_none());
         assert!(cloud.etcd.value(&foreign).is_some(), "another host's key was removed");
     }
+}
+
+/// Only as soon as etcd tells: the net under it is a minute wide.
+#[test]
+fn what_somebody_else_does_to_a_status_is_put_right_at_once() {
+    let mut cloud = Cloud::new();
+    cloud.source.agent.start_in_sync();
+    cloud.wait_status(SOURCE, "up");
+    for damage in [None, Some("{\"status\":\"down\"}"), Some("rubbish"), None] {
+        let key = cloud.status_key(SOURCE);
+        match damage {
+            None => cloud.etcd.delete(&key),
+            Some(value) => cloud.etcd.put(&key, value),
+        }
+        let is_right = || cloud.status(SOURCE).as_deref() == Some("{\"status\":\"up\"}");
+        wait::until(PUT_RIGHT, format_args!("the end of {damage:?}"), is_right);
+    }
+    assert_eq!(cloud.status_pair(SOURCE).writes, 1, "the last damage was a removal");
 }
 
 #[test]
