@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// LIMIT: the shortest pause between attempts that BIRD knows is a second, and neighbours do not start together.
 const ESTABLISHED_WITHIN: Duration = Duration::from_secs(40);
+/// LIMIT: a daemon that hangs must not hang its test.
+const ANSWERS_WITHIN_S: &str = "10";
 
 /// BIRD of one host, running or not.
 #[derive(Debug)]
@@ -136,8 +138,12 @@ impl Bird {
     /// When birdc is not installed.
     #[must_use]
     pub fn ask(&self, question: &[&str]) -> String {
-        let mut command = self.namespace.command("birdc");
-        command.arg("-s").arg(self.file("ctl")).args(question).stdin(Stdio::null());
+        let mut command = self.namespace.command("timeout");
+        command
+            .args([ANSWERS_WITHIN_S, "birdc", "-s"])
+            .arg(self.file("ctl"))
+            .args(question)
+            .stdin(Stdio::null());
         let output = command.output().expect("bird2 has birdc");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }

@@ -22,6 +22,8 @@ const DAEMONS: &str = "/usr/lib/frr";
 const ZEBRA_OPTIONS: [&str; 6] = ["-s", "90000000", "--v6-rr-semantics", "--retain", "-K", "60"];
 /// LIMIT: sessions are tried again every second; only failing tests wait this long.
 const CONVERGENCE: Duration = Duration::from_secs(40);
+/// LIMIT: a daemon that hangs must not hang its test.
+const ANSWERS_WITHIN_S: &str = "10";
 
 /// FRR of one host.
 #[derive(Debug)]
@@ -148,8 +150,8 @@ impl Frr {
     /// When vtysh is not installed.
     #[must_use]
     pub fn vtysh(&self, arguments: &[&str]) -> String {
-        let output = Command::new("vtysh")
-            .arg("--vty_socket")
+        let output = Command::new("timeout")
+            .args([ANSWERS_WITHIN_S, "vtysh", "--vty_socket"])
             .arg(self.folder.path())
             .args(arguments)
             .output()

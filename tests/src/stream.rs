@@ -243,7 +243,11 @@ fn unspecified(like: IpAddr) -> IpAddr {
     if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
-fn sleep_until(time: BootTime) {
+/// Sleeps until a time on CLOCK_BOOTTIME, or a little less.
+///
+/// # Panics
+/// Never in this century.
+pub fn sleep_until(time: BootTime) {
     let time = TimeSpec::nanoseconds(i64::try_from(time.0).expect("a time of this century"));
     // Woken early by a signal, a datagram is sent early; nothing depends on that.
     let _ = clock_nanosleep(ClockId::CLOCK_BOOTTIME, ClockNanosleepFlags::TIMER_ABSTIME, &time);

@@ -9,6 +9,9 @@ use clap::Args;
 pub(crate) struct Options {
     /// What to measure; everything, written to docs/benchmarks.md, when nothing is named
     what: Vec<String>,
+    /// Write what is named to docs/benchmarks.md, too, in place of what it says about that
+    #[arg(long)]
+    write: bool,
     #[command(flatten)]
     setup: RunOptions,
 }
@@ -24,10 +27,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
         .run()?;
     let bench =
         Step::cargo().args(["bench", "--locked", "--package", "cutover-tests", "--bench", "cutover", "--"]);
-    if options.what.is_empty() {
-        let report = workspace::root().join("docs/benchmarks.md");
-        bench.args(["--report".as_ref(), report.as_os_str()]).run()
-    } else {
-        bench.args(options.what).run()
-    }
+    let report = workspace::root().join("docs/benchmarks.md");
+    let report = ["--report".as_ref(), report.as_os_str()];
+    let bench = if options.write || options.what.is_empty() { bench.args(report) } else { bench };
+    bench.args(options.what).run()
 }

@@ -7,25 +7,49 @@ use std::process::Command;
 
 /// Appends a table with the machine, the kernel, the versions and the date.
 pub(crate) fn describe(text: &mut String) -> Result<()> {
+    text.push_str("| | |\n|---|---|\n");
+    for line in lines()? {
+        writeln!(text, "{line}")?;
+    }
+    for (name, value) in
+        [("command", "cargo xtask bench".to_owned()), ("load average at the end", load()?), ("date", date()?)]
+    {
+        writeln!(text, "{}", row(name, &value))?;
+    }
+    Ok(())
+}
+
+/// The rows that are the same in every run on this machine with this compiler and this version.
+pub(crate) fn lines() -> Result<[String; 4]> {
     let cpus = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
-    let load = fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
     let model = field(&cpus, "model name").unwrap_or("unknown");
     let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let is_virtual = field(&cpus, "flags").is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor"));
-    let rows = [
-        ("processor", format!("{count} × {model}{}", if is_virtual { ", virtual machine" } else { "" })),
-        ("kernel", fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?.trim().to_owned()),
-        ("compiler", answer("rustc", &["--version"])?),
-        ("cutover", env!("CARGO_PKG_VERSION").to_owned()),
-        ("command", "cargo xtask bench".to_owned()),
-        ("load average at the end", load.split(' ').take(3).collect::<Vec<_>>().join(" ")),
-        ("date", answer("date", &["--utc", "+%Y-%m-%d"])?),
-    ];
-    text.push_str("| | |\n|---|---|\n");
-    for (name, value) in rows {
-        writeln!(text, "| {name} | {value} |")?;
-    }
-    Ok(())
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
+    Ok([
+        row("processor", &format!("{count} × {model}{}", if is_virtual { ", virtual machine" } else { "" })),
+        row("kernel", kernel.trim()),
+        row("compiler", &answer("rustc", &["--version"])?),
+        row("cutover", env!("CARGO_PKG_VERSION")),
+    ])
+}
+
+/// When this is, and what else the machine does.
+pub(crate) fn moment() -> Result<String> {
+    Ok(format!("{}, load average at the end {}", date()?, load()?))
+}
+
+fn load() -> Result<String> {
+    let load = fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
+    Ok(load.split(' ').take(3).collect::<Vec<_>>().join(" "))
+}
+
+fn date() -> Result<String> {
+    answer("date", &["--utc", "+%Y-%m-%d"])
+}
+
+fn row(name: &str, value: &str) -> String {
+    format!("| {name} | {value} |")
 }
 
 fn field<'a>(cpus: &'a str, name: &str) -> Option<&'a str> {

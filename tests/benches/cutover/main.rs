@@ -6,7 +6,9 @@
 mod addresses;
 mod agent;
 mod announcement;
+mod bgp;
 mod contender;
+mod drawing;
 mod lane;
 mod machine;
 mod program;
@@ -19,7 +21,7 @@ mod vm;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use report::Section;
+use report::{Report, Section};
 use std::path::PathBuf;
 
 #[derive(Parser)]
@@ -30,7 +32,7 @@ struct Cli {
     /// Announcements for each contender
     #[arg(long, default_value_t = 1000)]
     announcements: usize,
-    /// Write the results to this file, too
+    /// Write the results to this file, too; what is not measured now stays in it as it is
     #[arg(long)]
     report: Option<PathBuf>,
     /// Passed by `cargo bench`
@@ -50,6 +52,8 @@ enum Bench {
     Agent,
     /// Ten thousand endpoints on one host, with etcd
     Etcd,
+    /// From the announcement through BIRD and FRR to the other hosts
+    Bgp,
     /// Live migration of real guests, against other ways
     Vm,
 }
@@ -63,6 +67,7 @@ impl Bench {
             // A migration takes a hundred times as long as an announcement.
             Self::Agent => agent::measure(announcements.div_ceil(10)),
             Self::Etcd => scale::measure(announcements.div_ceil(5)),
+            Self::Bgp => bgp::measure(announcements.div_ceil(5)),
             Self::Vm => vm::measure(announcements.div_ceil(40)),
         }
     }
@@ -70,15 +75,20 @@ impl Bench {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let chosen = if cli.what.is_empty() { Bench::value_variants().to_vec() } else { cli.what };
+    let is_everything = cli.what.is_empty();
+    let chosen = if is_everything { Bench::value_variants().to_vec() } else { cli.what };
+    // What is wrong with the file is better known before everything is measured.
+    let report =
+        cli.report.map(|path| if is_everything { Ok(Report::new(path)) } else { Report::open(path) });
+    let report = report.transpose()?;
     let mut sections = Vec::new();
     for bench in chosen {
         let section = bench.measure(cli.announcements)?;
         println!("{section}");
         sections.push(section);
     }
-    if let Some(path) = cli.report {
-        report::write(&path, &sections)?;
+    if let Some(report) = report {
+        report.write(&sections)?;
     }
     Ok(())
 }

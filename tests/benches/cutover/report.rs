@@ -1,10 +1,10 @@
 //! Results as Markdown: one section for each thing that was measured, with its goals and whether they are met.
 
 use crate::machine;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// What was measured.
 pub(crate) struct Section {
@@ -99,22 +99,81 @@ fn table(f: &mut fmt::Formatter<'_>, columns: &[&str], rows: &[Vec<String>]) -> 
     Ok(())
 }
 
-/// Writes all sections to a file, with what one has to know about the machine.
-pub(crate) fn write(path: &Path, sections: &[Section]) -> Result<()> {
-    let mut text = String::from(
-        "# Benchmarks\n\n\
-         Written by `cargo xtask bench`, which anybody can run again: nothing here is typed in. Times depend on the \
-         machine and on what else it does, so the goals are ratios between things that were measured in turns, in \
-         one run.\n\n",
-    );
-    machine::describe(&mut text)?;
-    for section in sections {
-        write!(text, "\n{section}")?;
-        if let Some(picture) = &section.picture {
-            let path = path.with_file_name(picture.file);
+/// The file that results are written to.
+pub(crate) struct Report {
+    path: PathBuf,
+    /// What is in it already, if that stays.
+    kept: Option<Kept>,
+}
+
+/// A report in parts, each as it is written.
+struct Kept {
+    head: String,
+    sections: Vec<String>,
+}
+
+impl Report {
+    /// One that says everything anew.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, kept: None }
+    }
+
+    /// One that is there, of which some sections are replaced. It has to be of this machine.
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} could not be read: measure everything first", path.display()))?;
+        let mut parts = text.split("\n## ");
+        let head = parts.next().unwrap_or_default().to_owned();
+        let sections = parts.map(|part| format!("## {part}")).collect();
+        if let Some(other) = machine::lines()?.into_iter().find(|line| !head.contains(line.as_str())) {
+            bail!(
+                "{} does not say `{other}`, so it is of another machine: measure everything",
+                path.display()
+            );
+        }
+        Ok(Self { path, kept: Some(Kept { head, sections }) })
+    }
+
+    /// Writes the sections, with what one has to know about the machine, and their pictures beside it.
+    pub(crate) fn write(self, measured: &[Section]) -> Result<()> {
+        let text = match self.kept {
+            None => {
+                let mut text = String::from(
+                    "# Benchmarks\n\n\
+                     Written by `cargo xtask bench`, which anybody can run again: nothing here is typed in. Times depend on the \
+                     machine and on what else it does, so the goals are ratios between things that were measured in turns, in \
+                     one run.\n\n",
+                );
+                machine::describe(&mut text)?;
+                for section in measured {
+                    write!(text, "\n{section}")?;
+                }
+                text
+            }
+            Some(kept) => kept.replaced(measured, &machine::moment()?),
+        };
+        for picture in measured.iter().filter_map(|section| section.picture.as_ref()) {
+            let path = self.path.with_file_name(picture.file);
             fs::write(&path, &picture.svg)
                 .with_context(|| format!("{} could not be written", path.display()))?;
         }
+        fs::write(&self.path, text).with_context(|| format!("{} could not be written", self.path.display()))
     }
-    fs::write(path, text).with_context(|| format!("{} could not be written", path.display()))
+}
+
+impl Kept {
+    /// The text with these sections in the places of the old ones, or at the end.
+    fn replaced(self, measured: &[Section], moment: &str) -> String {
+        let Self { head, mut sections } = self;
+        for section in measured {
+            let heading = format!("## {}\n", section.title);
+            let text = format!("{section}\nMeasured by itself: {moment}.\n");
+            match sections.iter_mut().find(|old| old.starts_with(&heading)) {
+                Some(old) => *old = text,
+                None => sections.push(text),
+            }
+        }
+        let sections = sections.iter().map(|section| format!("\n\n{}", section.trim_end()));
+        format!("{}{}\n", head.trim_end(), sections.collect::<String>())
+    }
 }
