@@ -26,7 +26,7 @@ const STUCK: Duration = Duration::from_millis(100);
 /// A datagram: whether it is one of IPv4, and its number among those.
 type Number = (bool, u64);
 
-/// When each datagram first came out on a tap.
+/// When each datagram first came out on the target's tap.
 type Caught = BTreeMap<Number, BootTime>;
 
 /// A stream under way.
@@ -34,16 +34,18 @@ pub(super) struct Stream {
     stop: Arc<AtomicBool>,
     sender: Option<JoinHandle<Vec<(Number, BootTime)>>>,
     until_closed: Option<io::PipeWriter>,
-    catcher: Option<JoinHandle<[Caught; 2]>>,
+    catcher: Option<JoinHandle<Caught>>,
+    arriving: Arc<Arriving>,
 }
+
+/// Whether datagrams of IPv6 and of IPv4 come out on the source's tap.
+type Arriving = [AtomicBool; 2];
 
 /// One datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Datagram {
     pub(super) is_ipv4: bool,
     pub(super) sent_at: BootTime,
-    /// Whether the hypervisor on the source had it in its hands.
-    pub(super) is_at_source: bool,
     /// When that on the target had it.
     pub(super) delivered_at: Option<BootTime>,
 }
@@ -60,13 +62,21 @@ impl Stream {
         let (source, target) = (Arc::clone(at_source), Arc::clone(at_target));
         // What was there before the stream is not of the stream.
         while source.receive().is_some() || target.receive().is_some() {}
-        let catcher = std::thread::spawn(move || catch(&source, &target, &closed));
+        let arriving = Arc::new(Arriving::default());
+        let arrived = Arc::clone(&arriving);
+        let catcher = std::thread::spawn(move || catch(&source, &target, &arrived, &closed));
         let sockets: Vec<_> =
             to.iter().map(|to| Ok((open(namespace, *to)?, *to))).collect::<io::Result<_>>()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let sender = std::thread::spawn(move || send(&sockets, &stopped));
-        Ok(Self { stop, sender: Some(sender), until_closed: Some(until_closed), catcher: Some(catcher) })
+        let (sender, until_closed, catcher) = (Some(sender), Some(until_closed), Some(catcher));
+        Ok(Self { stop, sender, until_closed, catcher, arriving })
+    }
+
+    /// Whether both families come out on the source's tap, as they do until the announcement.
+    pub(super) fn is_at_source(&self) -> bool {
+        self.arriving.iter().all(|family| family.load(Ordering::Relaxed))
     }
 
     /// Stops, and says what became of every datagram, in the order of sending.
@@ -76,12 +86,11 @@ impl Stream {
         sleep(IN_FLIGHT);
         drop(self.until_closed.take());
         let caught = self.catcher.take().map(|thread| thread.join().expect("the catcher"));
-        let [at_source, at_target] = caught.unwrap_or_default();
+        let caught = caught.unwrap_or_default();
         let datagram = |(number, sent_at): (Number, BootTime)| Datagram {
             is_ipv4: number.0,
             sent_at,
-            is_at_source: at_source.contains_key(&number),
-            delivered_at: at_target.get(&number).copied(),
+            delivered_at: caught.get(&number).copied(),
         };
         sent.into_iter().map(datagram).collect()
     }
@@ -123,8 +132,8 @@ fn send(sockets: &[(UdpSocket, IpAddr)], stop: &AtomicBool) -> Vec<(Number, Boot
 }
 
 /// Takes everything from both taps until the pipe is closed.
-fn catch(source: &OpenTap, target: &OpenTap, closed: &io::PipeReader) -> [Caught; 2] {
-    let mut caught = [Caught::new(), Caught::new()];
+fn catch(source: &OpenTap, target: &OpenTap, arriving: &Arriving, closed: &io::PipeReader) -> Caught {
+    let mut caught = Caught::new();
     loop {
         let mut ready = [
             PollFd::new(target.as_fd(), PollFlags::POLLIN),
@@ -137,12 +146,15 @@ fn catch(source: &OpenTap, target: &OpenTap, closed: &io::PipeReader) -> [Caught
         if ready[2].revents().is_some_and(|events| !events.is_empty()) {
             return caught;
         }
-        for (tap, caught) in [source, target].into_iter().zip(&mut caught) {
-            while let Some(frame) = tap.receive() {
-                let at = clock::now();
-                if let Some(number) = number(&frame) {
-                    caught.entry(number).or_insert(at);
-                }
+        while let Some(frame) = target.receive() {
+            let at = clock::now();
+            if let Some(number) = number(&frame) {
+                caught.entry(number).or_insert(at);
+            }
+        }
+        while let Some(frame) = source.receive() {
+            if let Some((is_ipv4, _)) = number(&frame) {
+                arriving[usize::from(is_ipv4)].store(true, Ordering::Relaxed);
             }
         }
     }
