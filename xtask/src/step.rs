@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Tells the user, on standard error, so that the output of a chore can be piped.
@@ -40,6 +41,12 @@ impl Step {
         self
     }
 
+    /// Started in this folder instead.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.0.current_dir(folder);
+        self
+    }
+
     /// Runs to the end with the output going where ours goes.
     pub(crate) fn run(mut self) -> Result<()> {
         say(format_args!("{self}"));
@@ -72,7 +79,7 @@ impl Step {
 /// The command as one would type it: the name of the program without its folder, then the arguments.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let program = std::path::Path::new(self.0.get_program());
+        let program = Path::new(self.0.get_program());
         let name = if program.starts_with(crate::workspace::root()) {
             program.strip_prefix(crate::workspace::root()).unwrap_or(program).as_os_str()
         } else {

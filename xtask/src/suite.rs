@@ -21,7 +21,7 @@ pub(crate) fn full(options: RunOptions) -> Result<()> {
             "the tests make network namespaces and load BPF programs: run them as root, or `cargo xtask test --quick`"
         );
     }
-    setup::for_running(setup::FOR_TESTS, options.consent())?;
+    setup::for_testing(options.consent())?;
     // The lab starts the daemon as a process; cargo builds binaries only for tests of their own package.
     Step::cargo().args(["build", "--locked", "--package", "cutover-agent", "--bin", "cutover"]).run()?;
     let before = Residue::found();

@@ -6,6 +6,7 @@
 
 mod bpffs;
 mod cargo_tool;
+mod daemons;
 mod packages;
 mod toolchain;
 
@@ -17,7 +18,7 @@ use anyhow::Result;
 
 /// The `setup` chore: everything that building, the demo and the tests need.
 pub(crate) fn run(consent: Consent) -> Result<()> {
-    for_running(FOR_TESTS, consent)?;
+    for_testing(consent)?;
     say(format_args!("set up: {NIGHTLY} for the kernel program, {}", cargo_tool::BPF_LINKER));
     Ok(())
 }
@@ -33,6 +34,13 @@ pub(crate) fn for_running(needed: &[packages::Needed], consent: Consent) -> Resu
     for_building()?;
     packages::install(needed, consent)?;
     bpffs::mount()
+}
+
+/// What the tests need: also daemons of other versions, as far as they can be had.
+pub(crate) fn for_testing(consent: Consent) -> Result<()> {
+    for_running(FOR_TESTS, consent)?;
+    daemons::fetch();
+    Ok(())
 }
 
 /// What the checks need on top of building.

@@ -1,0 +1,222 @@
+//! BGP daemons of other versions than the one that is installed, for tests: Debian packages of other suites with the
+//! libraries that they need, unpacked below the build folder.
+//!
+//! Nothing is installed and the machine's list of sources stays as it is: apt-get works with a configuration, an index and a
+//! folder of its own, and accepts only what Debian has signed. What cannot be had is said and left out; tests that want it
+//! say so, too.
+
+use crate::step::{Step, say};
+use crate::workspace::{has_program, target};
+use anyhow::{Context as _, Result, bail};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Who signs the index.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// One version of a daemon.
+struct Release {
+    /// Its folder, which tests know it by.
+    name: &'static str,
+    suite: &'static str,
+    /// What tests run, as the package has it.
+    programs: &'static [&'static str],
+    /// The package and the libraries that it needs.
+    packages: &'static [&'static str],
+}
+
+const BIRD: &[&str] = &["usr/sbin/bird", "usr/sbin/birdc"];
+
+const RELEASES: [Release; 4] = [
+    Release {
+        name: "bird-1.6",
+        suite: "bullseye",
+        programs: &["usr/sbin/bird", "usr/sbin/birdc", "usr/sbin/bird6", "usr/sbin/birdc6"],
+        packages: &["bird", "libc6", "libreadline8", "libtinfo6"],
+    },
+    Release { name: "bird-2.17", suite: "trixie", programs: BIRD, packages: &with_libraries("bird2") },
+    Release { name: "bird-3", suite: "trixie", programs: BIRD, packages: &with_libraries("bird3") },
+    Release {
+        name: "frr-10",
+        suite: "trixie",
+        programs: &["usr/lib/frr/zebra", "usr/lib/frr/bgpd", "usr/bin/vtysh"],
+        packages: &[
+            "frr",
+            "libaudit1",
+            "libc6",
+            "libcap-ng0",
+            "libcap2",
+            "libcares2",
+            "libcrypt1",
+            "libelf1t64",
+            "libgcc-s1",
+            "libjson-c5",
+            "liblua5.3-0",
+            "liblzma5",
+            "libpam0g",
+            "libpcre2-8-0",
+            "libprotobuf-c1",
+            "libreadline8t64",
+            "libssl3t64",
+            "libsystemd0",
+            "libtinfo6",
+            "libunwind8",
+            "libxxhash0",
+            "libyang3",
+            "libzstd1",
+            "zlib1g",
+        ],
+    },
+];
+
+/// BIRD of trixie and the libraries of its RPKI over SSH.
+const fn with_libraries(package: &'static str) -> [&'static str; 14] {
+    [
+        package,
+        "libc6",
+        "libcom-err2",
+        "libgcc-s1",
+        "libgssapi-krb5-2",
+        "libk5crypto3",
+        "libkeyutils1",
+        "libkrb5-3",
+        "libkrb5support0",
+        "libreadline8t64",
+        "libssh-4",
+        "libssl3t64",
+        "libtinfo6",
+        "zlib1g",
+    ]
+}
+
+/// Unpacks what is not there yet. Never fails: without these daemons there are fewer tests.
+pub(super) fn fetch() {
+    let missing: Vec<&Release> = RELEASES.iter().filter(|release| !release.folder().is_dir()).collect();
+    for release in missing {
+        if let Err(error) = release.unpack() {
+            let Release { name, suite, .. } = release;
+            say(format_args!("SKIPPED {name} from Debian {suite}, and the tests that run it: {error:#}"));
+        }
+    }
+}
+
+impl Release {
+    fn folder(&self) -> PathBuf {
+        folder().join(self.name)
+    }
+
+    fn downloads(&self) -> PathBuf {
+        folder().join("downloads").join(self.name)
+    }
+
+    fn unpack(&self) -> Result<()> {
+        let archives = self.download()?;
+        let partial = folder().join(format!("{}.partial", self.name));
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(&partial)?;
+        for archive in &archives {
+            // Not said one by one: there are dozens.
+            let words = ["--extract".as_ref(), archive.as_os_str(), partial.as_os_str()];
+            let unpacked = Step::new("dpkg-deb").args(words).answer();
+            unpacked.with_context(|| format!("{} could not be unpacked", archive.display()))?;
+        }
+        for program in self.programs {
+            start_with_own_libraries(&partial, program)?;
+        }
+        // ORDER: a folder of this name is whole.
+        fs::rename(&partial, self.folder()).context("the unpacked packages could not be moved")?;
+        let _ = fs::remove_dir_all(self.downloads());
+        Ok(())
+    }
+
+    /// The packages as files.
+    fn download(&self) -> Result<Vec<PathBuf>> {
+        if !has_program("apt-get") || !has_program("dpkg-deb") || !Path::new(KEYRING).is_file() {
+            bail!("this is no Debian");
+        }
+        let configuration = index(self.suite)?;
+        let downloads = self.downloads();
+        let _ = fs::remove_dir_all(&downloads);
+        fs::create_dir_all(&downloads)?;
+        let apt = Step::new("apt-get").env("APT_CONFIG", &configuration).within(&downloads);
+        apt.args(["--quiet=2", "download"]).args(self.packages).run()?;
+        let archives: std::io::Result<_> = fs::read_dir(&downloads)?.map(|entry| Ok(entry?.path())).collect();
+        Ok(archives?)
+    }
+}
+
+/// Fetches the list of a suite's packages, and returns the configuration with which apt-get uses it.
+fn index(suite: &str) -> Result<PathBuf> {
+    let state = folder().join("apt").join(suite);
+    fs::create_dir_all(state.join("lists/partial"))?;
+    fs::create_dir_all(state.join("archives/partial"))?;
+    // No package is installed, as far as this apt-get knows.
+    fs::write(state.join("status"), "")?;
+    fs::write(state.join("sources.list"), format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n"))?;
+    let configuration = state.join("apt.conf");
+    fs::write(&configuration, apt_configuration(&state))?;
+    Step::new("apt-get").env("APT_CONFIG", &configuration).args(["--quiet=2", "update"]).run()?;
+    Ok(configuration)
+}
+
+/// What the machine's own configuration says besides, such as a proxy, holds here, too.
+fn apt_configuration(state: &Path) -> String {
+    let state = state.display();
+    format!(
+        "\
+Dir::State \"{state}\";
+Dir::State::lists \"{state}/lists\";
+Dir::State::status \"{state}/status\";
+Dir::Cache \"{state}\";
+Dir::Cache::archives \"{state}/archives\";
+Dir::Etc::sourcelist \"{state}/sources.list\";
+Dir::Etc::sourceparts \"-\";
+Acquire::Languages \"none\";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";
+Acquire::http::Timeout \"20\";
+APT::Sandbox::User \"root\";
+// An index that could not be fetched is an error, not a warning.
+APT::Update::Error-Mode \"any\";
+"
+    )
+}
+
+/// Puts a script into the folder that runs the program with the loader and the libraries that came with it.
+fn start_with_own_libraries(folder: &Path, program: &str) -> Result<()> {
+    // Before Debian 12, libraries of the base system are not below /usr.
+    let libraries = ["lib", "usr/lib"].map(|parent| {
+        let triplet = entry(&folder.join(parent), |name| name.ends_with("-linux-gnu")).ok()?;
+        Some(format!("{parent}/{triplet}"))
+    });
+    let libraries: Vec<String> = libraries.into_iter().flatten().collect();
+    let is_loader = |name: &str| name.starts_with("ld-linux") && name.contains(".so");
+    let loader = libraries.iter().find_map(|libraries| {
+        Some(format!("{libraries}/{}", entry(&folder.join(libraries), is_loader).ok()?))
+    });
+    let loader = loader.context("there is no loader among the packages")?;
+    let name = program.rsplit('/').next().unwrap_or(program);
+    let mut path = String::new();
+    for libraries in &libraries {
+        path += &format!("$here/{libraries}:$here/{libraries}/frr:");
+    }
+    let script = format!(
+        "#!/bin/sh\nhere=$(dirname \"$0\")\nexec \"$here/{loader}\" --library-path \"{path}\" \"$here/{program}\" \"$@\"\n"
+    );
+    let path = folder.join(name);
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// The name of the first entry that is the right one.
+fn entry(folder: &Path, is_right: impl Fn(&str) -> bool) -> Result<String> {
+    let names = fs::read_dir(folder).with_context(|| folder.display().to_string())?.flatten();
+    let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.find(|name| is_right(name)).with_context(|| format!("{} lacks what is needed", folder.display()))
+}
+
+fn folder() -> PathBuf {
+    target().join("daemons")
+}
