@@ -1,4 +1,4 @@
-//! BIRD on a host of the lab: Debian's daemon with the configuration that it is given. Starts, kills, stops and
+//! BIRD on a host of the lab: a release of Debian's daemon with the configuration that it is given. Starts, kills, stops and
 //! questions it; knows no routes.
 //!
 //! Socket and log are in the lab's folder, so that nothing of the machine's own BIRD is touched.
@@ -6,13 +6,14 @@
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::namespace::Namespace;
+use crate::release::Release;
 use crate::wait;
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ const ANSWERS_WITHIN_S: &str = "10";
 /// BIRD of one host, running or not.
 #[derive(Debug)]
 pub struct Bird {
+    release: Release,
     namespace: Arc<Namespace>,
     child: Option<Child>,
     /// Of the files, without their ends.
@@ -49,15 +51,15 @@ impl Bird {
     /// Starts it.
     ///
     /// # Panics
-    /// When Debian's bird2 is not installed, or refuses the configuration.
+    /// When the release is not there, or refuses the configuration.
     #[must_use]
     #[track_caller]
-    pub fn start(lab: &Lab, host: &Host, configuration: &str) -> Self {
+    pub fn start(lab: &Lab, host: &Host, configuration: &str, release: Release) -> Self {
         let path = lab.folder().join(format!("bird-{}", host.name()));
-        let mut bird = Self { namespace: host.namespace_shared(), child: None, path };
+        let mut bird = Self { release, namespace: host.namespace_shared(), child: None, path };
         fs::write(bird.file("conf"), configuration).expect("space on the disk");
-        let check = bird.namespace.command("bird").arg("-p").arg("-c").arg(bird.file("conf")).output();
-        let check = check.expect("Debian's bird2 is installed");
+        let check = bird.command("bird").arg("-p").arg("-c").arg(bird.file("conf")).output();
+        let check = check.expect("BIRD is there");
         let said = String::from_utf8_lossy(&check.stderr);
         assert!(check.status.success(), "bird -p on {}: {said}\n{configuration}", host.name());
         bird.spawn(&[]);
@@ -78,10 +80,10 @@ impl Bird {
         assert!(self.child.is_none(), "BIRD is running");
         let log =
             File::options().create(true).append(true).open(self.file("log")).expect("space on the disk");
-        let mut command = self.namespace.command("bird");
+        let mut command = self.command("bird");
         command.arg("-f").arg("-c").arg(self.file("conf")).arg("-s").arg(self.file("ctl")).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.child = Some(command.spawn().expect("Debian's bird2 is installed"));
+        self.child = Some(command.spawn().expect("BIRD is there"));
     }
 
     /// SIGKILL: no chance to say good-bye.
@@ -135,17 +137,17 @@ impl Bird {
     /// What birdc prints.
     ///
     /// # Panics
-    /// When birdc is not installed.
+    /// When birdc is not there.
     #[must_use]
     pub fn ask(&self, question: &[&str]) -> String {
         let mut command = self.namespace.command("timeout");
-        command
-            .args([ANSWERS_WITHIN_S, "birdc", "-s"])
-            .arg(self.file("ctl"))
-            .args(question)
-            .stdin(Stdio::null());
-        let output = command.output().expect("bird2 has birdc");
+        command.arg(ANSWERS_WITHIN_S).arg(self.release.program("birdc")).arg("-s").arg(self.file("ctl"));
+        let output = command.args(question).stdin(Stdio::null()).output().expect("BIRD has birdc");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn command(&self, program: &str) -> Command {
+        self.namespace.command(self.release.program(program))
     }
 
     fn file(&self, end: &str) -> PathBuf {

@@ -72,7 +72,7 @@ impl Daemons {
     /// Hosts have the same priorities; those of FRR suit BIRD, too.
     fn priorities(self) -> Priorities {
         let compute = [self.source, self.target, self.third];
-        if compute.contains(&Daemon::Frr) { FRR_PRIORITIES } else { DEFAULT_PRIORITIES }
+        if compute.into_iter().any(Daemon::is_frr) { FRR_PRIORITIES } else { DEFAULT_PRIORITIES }
     }
 }
 

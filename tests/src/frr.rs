@@ -1,23 +1,23 @@
-//! FRR on a host of the lab: the real zebra and bgpd of Debian's package, with a configuration that is read as
+//! FRR on a host of the lab: the real zebra and bgpd of a release of Debian's package, with a configuration that is read as
 //! `vtysh -b` reads it. Starts, kills, stops and questions them; knows no routes.
 //!
 //! Sockets and files are in a folder of the lab, so that nothing of the machine's own FRR is touched.
 
 use crate::lab::Lab;
 use crate::namespace::Namespace;
+use crate::release::Release;
 use crate::wait;
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
-const DAEMONS: &str = "/usr/lib/frr";
 /// As the head of a generated configuration asks for, and the size of the netlink buffer that Debian sets.
 const ZEBRA_OPTIONS: [&str; 6] = ["-s", "90000000", "--v6-rr-semantics", "--retain", "-K", "60"];
 /// LIMIT: sessions are tried again every second; only failing tests wait this long.
@@ -28,6 +28,7 @@ const ANSWERS_WITHIN_S: &str = "10";
 /// FRR of one host.
 #[derive(Debug)]
 pub struct Frr {
+    release: Release,
     namespace: Arc<Namespace>,
     zebra: Option<Child>,
     bgpd: Option<Child>,
@@ -52,16 +53,16 @@ impl Frr {
     /// Both daemons, configured.
     ///
     /// # Panics
-    /// When Debian's frr is not installed, or refuses the configuration.
+    /// When the release is not there, or refuses the configuration.
     #[must_use]
     #[track_caller]
-    pub fn start(lab: &Lab, namespace: Arc<Namespace>, configuration: &str) -> Self {
+    pub fn start(lab: &Lab, namespace: Arc<Namespace>, configuration: &str, release: Release) -> Self {
         let folder = tempfile::Builder::new().prefix(lab.prefix()).tempdir().expect("a temporary folder");
         let user = User::from_name("frr").expect("a user database").expect("Debian's frr is installed");
         chown(folder.path(), Some(user.uid), Some(user.gid)).expect("it is ours");
         let path = folder.path().join("frr.conf");
         fs::write(&path, configuration).expect("the folder is new");
-        let mut frr = Self { namespace, zebra: None, bgpd: None, configuration: path, folder };
+        let mut frr = Self { release, namespace, zebra: None, bgpd: None, configuration: path, folder };
         frr.start_again();
         frr
     }
@@ -151,7 +152,9 @@ impl Frr {
     #[must_use]
     pub fn vtysh(&self, arguments: &[&str]) -> String {
         let output = Command::new("timeout")
-            .args([ANSWERS_WITHIN_S, "vtysh", "--vty_socket"])
+            .arg(ANSWERS_WITHIN_S)
+            .arg(self.release.program("vtysh"))
+            .arg("--vty_socket")
             .arg(self.folder.path())
             .args(arguments)
             .output()
@@ -165,7 +168,7 @@ impl Frr {
         // A socket of the last life would look like that of the next one.
         let _ = fs::remove_file(folder.join(format!("{daemon}.vty")));
         self.namespace
-            .command(Path::new(DAEMONS).join(daemon))
+            .command(self.release.program(daemon))
             .args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout", "-i"])
             .arg(folder.join(format!("{daemon}.pid")))
             .arg("-z")

@@ -5,25 +5,47 @@ use crate::bird::Bird;
 use crate::frr::Frr;
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::release::Release;
 use cutover_agent::bgp::PREFERENCE_OF_METRIC_0;
 use ipnet::IpNet;
 
 /// Which daemon speaks BGP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Daemon {
-    /// Debian's bird2.
+    /// Debian's bird2, which is installed.
     Bird,
-    /// Debian's frr.
+    /// BIRD 2.17.
+    Bird217,
+    /// BIRD 3.
+    Bird3,
+    /// Debian's frr, which is installed.
     Frr,
+    /// FRR 10.
+    Frr10,
 }
 
 impl Daemon {
     /// As `cutover bgp` calls it.
     #[must_use]
     pub const fn name(self) -> &'static str {
+        if self.is_frr() { "frr" } else { "bird" }
+    }
+
+    /// Whether it is FRR.
+    #[must_use]
+    pub const fn is_frr(self) -> bool {
+        matches!(self, Self::Frr | Self::Frr10)
+    }
+
+    /// Its programs.
+    #[must_use]
+    pub const fn release(self) -> Release {
         match self {
-            Self::Bird => "bird",
-            Self::Frr => "frr",
+            Self::Bird => Release::Bird2,
+            Self::Bird217 => Release::Bird217,
+            Self::Bird3 => Release::Bird3,
+            Self::Frr => Release::Frr8,
+            Self::Frr10 => Release::Frr10,
         }
     }
 }
@@ -53,10 +75,11 @@ pub struct Path {
 impl Speaker {
     #[track_caller]
     pub(super) fn start(daemon: Daemon, lab: &Lab, host: &Host, configuration: &str) -> Self {
-        match daemon {
-            Daemon::Bird => Self::Bird(Bird::start(lab, host, configuration)),
-            Daemon::Frr => Self::Frr(Frr::start(lab, host.namespace_shared(), configuration)),
+        let release = daemon.release();
+        if daemon.is_frr() {
+            return Self::Frr(Frr::start(lab, host.namespace_shared(), configuration, release));
         }
+        Self::Bird(Bird::start(lab, host, configuration, release))
     }
 
     /// Waits until this many sessions are established.

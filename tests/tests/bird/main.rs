@@ -1,8 +1,10 @@
 //! Route priority between hosts with BIRD: the real daemon with the configuration that `cutover bgp bird` prints, real
 //! agents, and every router's kernel and table. docs/bgp-bird.md states what is asserted here.
 
+mod accepted;
 mod judging;
 mod many;
 mod mesh;
 mod migrations;
+mod releases;
 mod restarts;

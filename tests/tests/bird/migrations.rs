@@ -29,7 +29,7 @@ fn through_a_tor() {
     }
 }
 
-fn migrate(fabric: &mut Fabric) {
+pub(crate) fn migrate(fabric: &mut Fabric) {
     fabric.wait_tables(NORMAL);
     assert_answers(fabric);
     let marks = fabric.marks();
