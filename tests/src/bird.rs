@@ -166,15 +166,17 @@ fn parse(text: &str) -> Option<Best> {
     // 10.65.0.2/32  unicast [peer4_1 06:20:01.123] * (200) [i]
     let route = text.lines().find(|line| line.contains(" unicast ["))?;
     let protocol = route.split_once('[')?.1.split(' ').next()?;
-    let attribute = |name: &str| {
-        text.lines().find_map(|line| line.trim().strip_prefix(name)).map(|value| value.trim().to_owned())
+    // BIRD 3 calls everything otherwise.
+    let attribute = |names: [&str; 2]| {
+        let mut lines = text.lines().filter_map(|line| line.trim().split_once(':'));
+        lines.find(|(name, _)| names.contains(name)).map(|(_, value)| value.trim().to_owned())
     };
     Some(Best {
         protocol: protocol.to_owned(),
-        kernel_metric: attribute("Kernel.metric:").and_then(|value| value.parse().ok()),
-        local_pref: attribute("BGP.local_pref:").and_then(|value| value.parse().ok()),
-        communities: attribute("BGP.community:").unwrap_or_default(),
-        autonomous_systems: attribute("BGP.as_path:").unwrap_or_default(),
+        kernel_metric: attribute(["Kernel.metric", "krt_metric"]).and_then(|value| value.parse().ok()),
+        local_pref: attribute(["BGP.local_pref", "bgp_local_pref"]).and_then(|value| value.parse().ok()),
+        communities: attribute(["BGP.community", "bgp_community"]).unwrap_or_default(),
+        autonomous_systems: attribute(["BGP.as_path", "bgp_path"]).unwrap_or_default(),
     })
 }
 
@@ -195,6 +197,11 @@ mod tests {
             communities: "(65000,100)".to_owned(),
             autonomous_systems: "64512 64513".to_owned(),
         };
+        assert_eq!(parse(text), Some(expected));
+        let text = "BIRD 3.1.7 ready.\nTable master4:\n\
+            10.65.0.2/32         unicast [kernel4 10:24:41.866] * (150)\n\tdev tapx\n\tpreference: 150\n\tsource: inherit\n\
+            \tkrt_source: 3\n\tkrt_metric: 1024\n\tInternal route handling values: 1024L 3G 1S id 1\n";
+        let expected = Best { protocol: "kernel4".to_owned(), kernel_metric: Some(1024), ..Best::default() };
         assert_eq!(parse(text), Some(expected));
         let own = "10.65.0.2/32         unicast [kernel4 06:20:01.123] * (210)\n\tdev tapport1\n\tType: inherit univ\n\
             \tKernel.source: 3\n\tKernel.metric: 1024\n\tKernel.scope: 253\n";

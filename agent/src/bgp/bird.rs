@@ -22,14 +22,34 @@ pub struct NoMetricBetween {
     value: u32,
 }
 
+/// Which BIRD reads a configuration with both families. Either takes the other's; what is good for the one is not for the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Version {
+    /// BIRD 2
+    #[default]
+    #[value(name = "2")]
+    Two,
+    /// BIRD 3
+    #[value(name = "3")]
+    Three,
+}
+
 /// bird.conf of a host with BIRD 2 or 3.
 ///
 /// # Errors
 /// When the priorities leave no metric for routes from BGP.
-pub fn configuration(parameters: &Parameters, metric: KernelMetric) -> Result<String, NoMetricBetween> {
+pub fn configuration(
+    parameters: &Parameters,
+    metric: KernelMetric,
+    version: Version,
+) -> Result<String, NoMetricBetween> {
+    let dialect = match version {
+        Version::Two => Dialect::Two,
+        Version::Three => Dialect::Three,
+    };
     let families = [Family::Ipv4, Family::Ipv6];
     let families = families.into_iter().filter(|family| parameters.priorities(*family).is_some()).collect();
-    render(&File { parameters, families, dialect: Dialect::Two, metric })
+    render(&File { parameters, families, dialect, metric })
 }
 
 /// bird.conf (IPv4) or bird6.conf (IPv6) of a host with BIRD 1.6.

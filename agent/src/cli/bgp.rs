@@ -18,8 +18,15 @@ pub struct BgpArguments {
 /// The daemons that there are configurations for.
 #[derive(Debug, Subcommand)]
 pub enum Daemon {
-    /// Prints bird.conf for BIRD 2 and 3, both families in one file
-    Bird(BirdArguments),
+    /// Prints bird.conf for BIRD 2 or 3, both families in one file
+    Bird {
+        /// Which BIRD reads it; with iBGP they differ in what a peer is told
+        #[arg(long, value_enum, value_name = "VERSION", default_value = "2")]
+        bird_version: bird::Version,
+        /// The host.
+        #[command(flatten)]
+        bird: BirdArguments,
+    },
     /// Prints bird.conf or bird6.conf for BIRD 1.6
     Bird1 {
         /// What to print: bird.conf has IPv4, bird6.conf has IPv6
@@ -73,8 +80,8 @@ pub struct HostArguments {
 /// The settings cannot be used, or the arguments contradict each other.
 pub fn run(arguments: &BgpArguments) -> Result<(), Failure> {
     match &arguments.daemon {
-        Daemon::Bird(BirdArguments { kernel_metric, host }) => {
-            print(&possible(bird::configuration(&parameters(host)?, *kernel_metric))?)
+        Daemon::Bird { bird_version, bird: BirdArguments { kernel_metric, host } } => {
+            print(&possible(bird::configuration(&parameters(host)?, *kernel_metric, *bird_version))?)
         }
         Daemon::Bird1 { family, bird: BirdArguments { kernel_metric, host } } => {
             let parameters = parameters(host)?;

@@ -80,6 +80,9 @@ pub(super) fn configuration(
     let both = [true, false];
     let mut arguments: Vec<String> = ["bgp", daemon.name(), "--router-id"].map(str::to_owned).to_vec();
     arguments.push(own.ipv4().to_string());
+    if daemon == Daemon::Bird3 {
+        arguments.extend(["--bird-version", "3"].map(str::to_owned));
+    }
     let peers: Vec<String> = match (shape, middle) {
         (Shape::Tor, _) => {
             arguments.extend(["--peering", "ebgp", "--as"].map(str::to_owned));

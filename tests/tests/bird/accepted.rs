@@ -1,6 +1,6 @@
 //! The daemons' own check (`bird -p`) of every sort of configuration that `cutover bgp bird` and `bird1` print.
 
-use cutover_agent::bgp::bird::{configuration, configuration_1};
+use cutover_agent::bgp::bird::{Version, configuration, configuration_1};
 use cutover_agent::bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities};
 use cutover_tests::Release;
 use std::io::Write as _;
@@ -15,7 +15,9 @@ fn bird_2_and_3_accept_every_combination() {
             continue;
         }
         for (parameters, metric) in combinations() {
-            assert_accepted(release, "bird", &configuration(&parameters, metric).unwrap());
+            for version in [Version::Two, Version::Three] {
+                assert_accepted(release, "bird", &configuration(&parameters, metric, version).unwrap());
+            }
         }
         assert!(
             !check(release, "bird", "protocol bgp { nonsense; }\n").status.success(),
@@ -37,7 +39,8 @@ fn bird_1_accepts_every_combination() {
             }
         }
     }
-    let of_bird_2 = configuration(&combinations().next().unwrap().0, KernelMetric::Fixed).unwrap();
+    let of_bird_2 =
+        configuration(&combinations().next().unwrap().0, KernelMetric::Fixed, Version::Two).unwrap();
     assert!(!check(release, "bird", &of_bird_2).status.success(), "the check can fail");
 }
 

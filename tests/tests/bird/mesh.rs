@@ -20,13 +20,34 @@ const GONE: Duration = Duration::from_secs(24 + 16);
 
 #[test]
 fn a_third_host_always_has_a_route() {
-    let mesh = Mesh::new();
+    go_to_and_fro(Daemon::Bird, 2);
+}
+
+#[test]
+fn a_third_host_always_has_a_route_with_bird_2_17() {
+    if Daemon::Bird217.release().is_there("machines that go to and fro") {
+        go_to_and_fro(Daemon::Bird217, 2);
+    }
+}
+
+/// BIRD 3 tells only its best path, and has not been seen to tell out of order.
+#[test]
+fn a_third_host_always_has_a_route_with_bird_3() {
+    if Daemon::Bird3.release().is_there("machines that go to and fro") {
+        go_to_and_fro(Daemon::Bird3, 1);
+    }
+}
+
+/// A third host knows so many paths to a machine that has arrived, while its source has a route still.
+#[track_caller]
+fn go_to_and_fro(daemon: Daemon, paths: usize) {
+    let mesh = Mesh::new(daemon);
     let [mut from, mut to] = [mesh.source(), mesh.target()];
     let marks = mesh.fabric.marks();
     for _ in 0..ROUNDS {
         change(to, "add", ELEVATED);
         wait_sends(mesh.third(), to);
-        mesh.wait_paths(2, ELEVATED);
+        mesh.wait_paths(paths, ELEVATED);
         wait_sends(from, to);
         change(from, "del", NORMAL);
         mesh.wait_paths(1, ELEVATED);
@@ -46,7 +67,7 @@ fn a_third_host_always_has_a_route() {
 /// The route that a source still announces when it dies is gone before the target's is no better.
 #[test]
 fn a_source_that_dies_leaves_nothing() {
-    let mesh = Mesh::new();
+    let mesh = Mesh::new(Daemon::Bird);
     let (target, third) = (mesh.target(), mesh.third());
     let mark = third.watch.mark();
     change(target, "add", ELEVATED);
@@ -74,8 +95,8 @@ struct Mesh {
 
 impl Mesh {
     #[track_caller]
-    fn new() -> Self {
-        let mut fabric = Fabric::new(Daemon::Bird, Shape::Mesh);
+    fn new(daemon: Daemon) -> Self {
+        let mut fabric = Fabric::new(daemon, Shape::Mesh);
         // They would take away what is not theirs.
         fabric.scene.source.agent.kill();
         fabric.scene.target.agent.kill();

@@ -2,7 +2,7 @@
 
 use crate::{only, problems, report};
 use cutover_tests::scene::{NORMAL, Node, SOURCE};
-use cutover_tests::{Directory, Driver, Host, Lab, Port, Release, wait};
+use cutover_tests::{Directory, Driver, Host, Lab, Port, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -90,8 +90,8 @@ fn what_cutover_prints_is_right_and_what_breaks_it_is_found() {
     let site = Site::new();
     let (own, peer) = (&site.node.host, &site.peer);
     let right = site.printed(own, peer);
-    let other = Bird::start(&site.lab, peer, &site.printed(peer, own), Release::Bird2);
-    let bird = Bird::start(&site.lab, own, &right, Release::Bird2);
+    let other = Bird::start(&site.lab, peer, &site.printed(peer, own));
+    let bird = Bird::start(&site.lab, own, &right);
     site.wait_problems(&[]);
     let report = report(&site.node, &[]);
     let findings = report["findings"].as_array().expect("findings");
@@ -100,7 +100,7 @@ fn what_cutover_prints_is_right_and_what_breaks_it_is_found() {
 
     drop(other);
     site.wait_problems(&["bgp.running"]);
-    let _other = Bird::start(&site.lab, peer, &site.printed(peer, own), Release::Bird2);
+    let _other = Bird::start(&site.lab, peer, &site.printed(peer, own));
     site.wait_problems(&[]);
     drop(bird);
 
@@ -112,7 +112,7 @@ fn what_cutover_prints_is_right_and_what_breaks_it_is_found() {
         ("then preference = 200;", "then preference = 100;", &["bgp.remote-elevated-wins"]),
     ] {
         assert!(right.contains(from), "{from:?} is not in {right}");
-        let bird = Bird::start(&site.lab, own, &right.replace(from, to), Release::Bird2);
+        let bird = Bird::start(&site.lab, own, &right.replace(from, to));
         site.wait_problems(expected);
         drop(bird);
     }

@@ -8,4 +8,5 @@ mod ebgp;
 mod ibgp;
 mod mesh;
 mod mixed;
+mod releases;
 mod restarts;

@@ -31,7 +31,7 @@ fn from_bird_to_frr_through_a_tor() {
 }
 
 /// The third host has the target's daemon, the middle the source's.
-fn migrate(source: Daemon, target: Daemon, shape: Shape) {
+pub(crate) fn migrate(source: Daemon, target: Daemon, shape: Shape) {
     let mut fabric = Fabric::new(Daemons { source, target, third: target, middle: source }, shape);
     fabric.wait_tables(NORMAL);
     assert_answers(&fabric);

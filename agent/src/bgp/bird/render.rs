@@ -23,8 +23,10 @@ const RESTART_S: u32 = 30;
 pub(super) enum Dialect {
     /// 1.6
     One,
-    /// 2 and 3
+    /// 2
     Two,
+    /// 3
+    Three,
 }
 
 /// The whole file.
@@ -59,7 +61,8 @@ impl Display for File<'_> {
 impl File<'_> {
     fn head(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (path, command, versions) = match (self.dialect, self.families.as_slice()) {
-            (Dialect::Two, _) => ("/etc/bird/bird.conf", "bird", "BIRD 2 and 3"),
+            (Dialect::Two, _) => ("/etc/bird/bird.conf", "bird", "BIRD 2"),
+            (Dialect::Three, _) => ("/etc/bird/bird.conf", "bird --bird-version 3", "BIRD 3"),
             (Dialect::One, [Family::Ipv6]) => ("/etc/bird/bird6.conf", "bird1 --family ipv6", "BIRD 1.6"),
             (Dialect::One, _) => ("/etc/bird/bird.conf", "bird1 --family ipv4", "BIRD 1.6"),
         };
@@ -259,7 +262,7 @@ filter cutover_install{digit} {{
             self.parameters.interface_prefixes.iter().map(|prefix| format!("-\"{prefix}*\", ")).collect();
         let channels = match self.dialect {
             Dialect::One => String::new(),
-            Dialect::Two => {
+            Dialect::Two | Dialect::Three => {
                 self.families.iter().map(|family| format!("  ipv{};\n", family.digit())).collect()
             }
         };
@@ -289,7 +292,7 @@ protocol direct {{
 ";
         let metric = self.parameters.priorities(family).map(|priorities| self.metric_option(priorities));
         // BIRD 1 takes krt_metric without the option, and has none for 0.
-        let metric = metric.filter(|_| self.dialect == Dialect::Two || self.metric == KernelMetric::Fixed);
+        let metric = metric.filter(|_| self.dialect != Dialect::One || self.metric == KernelMetric::Fixed);
         let metric = metric.unwrap_or_default();
         match self.dialect {
             Dialect::One => write!(
@@ -303,7 +306,7 @@ protocol kernel {{
 
 "
             ),
-            Dialect::Two => write!(
+            Dialect::Two | Dialect::Three => write!(
                 f,
                 "\
 protocol kernel kernel{digit} {{
@@ -330,24 +333,36 @@ protocol kernel kernel{digit} {{
         text.trim_end().lines().try_for_each(|line| writeln!(f, "# {line}"))
     }
 
+    /// Whether a peer is told of more than the best path. Between ASes there is somebody in the middle, who tells everybody in
+    /// order.
+    fn all_paths(&self, indent: &str) -> String {
+        match (self.parameters.peering, self.dialect) {
+            (Peering::Ebgp, _) => String::new(),
+            (Peering::Ibgp, Dialect::Three) => format!(
+                "\
+{indent}# Take all paths (RFC 7911), tell only the best one: BIRD 3 has a path for each metric in the kernel, and would tell
+{indent}# of the end of the elevated one before it tells of the normal one.
+{indent}add paths rx;
+"
+            ),
+            (Peering::Ibgp, Dialect::One | Dialect::Two) => format!(
+                "\
+{indent}# While this host sends to where a machine has arrived, it goes on announcing the route that it still has itself
+{indent}# (RFC 7911). Otherwise, without a reflector, a third host can hear of its end before it hears of the new one.
+{indent}# With a reflector that does not do the same, this changes nothing.
+{indent}add paths on;
+"
+            ),
+        }
+    }
+
     fn peer(&self, f: &mut impl Write, family: Family, number: usize, peer: &Peer) -> fmt::Result {
         let digit = family.digit();
         let own = self.parameters.autonomous_system;
         let theirs = peer.autonomous_system.unwrap_or(own);
         let address = peer.address;
         let filters = |indent: &str| {
-            // Between ASes there is somebody in the middle, who tells everybody in order.
-            let all_paths = match self.parameters.peering {
-                Peering::Ibgp => format!(
-                    "\
-{indent}# While this host sends to where a machine has arrived, it goes on announcing the route that it still has itself
-{indent}# (RFC 7911). Otherwise, without a reflector, a third host can hear of its end before it hears of the new one.
-{indent}# With a reflector that does not do the same, this changes nothing.
-{indent}add paths on;
-"
-                ),
-                Peering::Ebgp => String::new(),
-            };
+            let all_paths = self.all_paths(indent);
             format!(
                 "\
 {indent}import filter cutover_import{digit};
@@ -358,7 +373,7 @@ protocol kernel kernel{digit} {{
         };
         let name = match self.dialect {
             Dialect::One => format!("peer{number}"),
-            Dialect::Two => format!("peer{digit}_{number}"),
+            Dialect::Two | Dialect::Three => format!("peer{digit}_{number}"),
         };
         write!(
             f,
@@ -379,7 +394,7 @@ protocol bgp {name} {{
         )?;
         match self.dialect {
             Dialect::One => f.write_str(&filters("  "))?,
-            Dialect::Two => write!(f, "  ipv{digit} {{\n{}  }};\n", filters("    "))?,
+            Dialect::Two | Dialect::Three => write!(f, "  ipv{digit} {{\n{}  }};\n", filters("    "))?,
         }
         f.write_str("}\n\n")
     }

@@ -38,7 +38,7 @@ fn assert_golden(name: &str, text: &str) {
 }
 
 fn two(peering: Peering, metric: KernelMetric) -> String {
-    configuration(&host(peering), metric).unwrap()
+    configuration(&host(peering), metric, Version::Two).unwrap()
 }
 
 #[test]
@@ -53,6 +53,23 @@ fn ebgp() {
     assert_golden("ebgp_mapped", &two(Peering::Ebgp, Mapped));
 }
 
+/// The rest is the same.
+#[test]
+fn bird_3_tells_only_its_best_path() {
+    let text = |peering, version| configuration(&host(peering), Fixed, version).unwrap();
+    let (two, three) = (text(Peering::Ibgp, Version::Two), text(Peering::Ibgp, Version::Three));
+    assert_eq!(two.matches("\n    add paths on;\n").count(), 3);
+    assert_eq!(three.matches("\n    add paths rx;\n").count(), 3);
+    let lines = |text: &str| -> Vec<String> {
+        let lines =
+            text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.contains("add paths"));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(lines(&two), lines(&three));
+    let (two, three) = (text(Peering::Ebgp, Version::Two), text(Peering::Ebgp, Version::Three));
+    assert!(!two.contains("add paths") && lines(&two) == lines(&three));
+}
+
 #[test]
 fn the_first_version_has_two_files() {
     let text = |peering, metric, family| configuration_1(&host(peering), metric, family).unwrap();
@@ -65,7 +82,7 @@ fn without_peers_there_is_one_to_fill_in() {
     let mut host = host(Peering::Ebgp);
     host.peers.clear();
     host.router_id = None;
-    assert_golden("no_peers", &configuration(&host, Fixed).unwrap());
+    assert_golden("no_peers", &configuration(&host, Fixed, Version::Two).unwrap());
 }
 
 #[test]
@@ -76,7 +93,7 @@ fn every_number_follows_the_parameters() {
     host.community = Community(64900, 7);
     host.interface_prefixes = vec!["vm".to_owned()];
     for (metric, is_there) in [(Fixed, "metric 250;"), (Mapped, "krt_metric = 200")] {
-        let text = configuration(&host, metric).unwrap();
+        let text = configuration(&host, metric, Version::Two).unwrap();
         for gone in ["1024", " 512;", "768", "65000", "tap", "cali", "ipv6", "2001:db8"] {
             assert!(!text.contains(gone), "{gone} in\n{text}");
         }
@@ -90,8 +107,8 @@ fn every_number_follows_the_parameters() {
 fn priorities_side_by_side_leave_no_room() {
     let mut host = host(Peering::Ibgp);
     host.ipv6 = Some(Priorities { normal: 513, elevated: 512 });
-    let error = configuration(&host, Fixed).unwrap_err().to_string();
+    let error = configuration(&host, Fixed, Version::Two).unwrap_err().to_string();
     assert!(error.contains("IPv6ElevatedRoutePriority = 512") && !error.contains('\n'), "{error}");
-    assert!(configuration(&host, Mapped).is_ok());
+    assert!(configuration(&host, Mapped, Version::Two).is_ok());
     assert_eq!(Priorities { normal: 514, elevated: 512 }.between(), Some(513));
 }

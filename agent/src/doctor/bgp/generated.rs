@@ -1,6 +1,7 @@
 //! What `cutover bgp` prints has nothing wrong with it, and each of its corrections is missed when it is taken away.
 
 use super::{Family, Files, Wanted, daemons, examine};
+use crate::bgp::bird::Version;
 use crate::bgp::{self, Community, KernelMetric, Parameters, Peer, Peering, Priorities};
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::processes::{Process, Processes};
@@ -64,8 +65,12 @@ fn judged(daemon: Daemon, texts: &[String], settings: &Settings) -> Vec<Finding>
 
 fn printed(daemon: Daemon, parameters: &Parameters) -> Vec<String> {
     match daemon {
-        Daemon::Bird => vec![bgp::bird::configuration(parameters, KernelMetric::Fixed).unwrap()],
-        Daemon::BirdMapped => vec![bgp::bird::configuration(parameters, KernelMetric::Mapped).unwrap()],
+        Daemon::Bird => {
+            vec![bgp::bird::configuration(parameters, KernelMetric::Fixed, Version::Two).unwrap()]
+        }
+        Daemon::BirdMapped => {
+            vec![bgp::bird::configuration(parameters, KernelMetric::Mapped, Version::Two).unwrap()]
+        }
         Daemon::Bird1 => {
             let family =
                 |family| bgp::bird::configuration_1(parameters, KernelMetric::Fixed, family).unwrap();
