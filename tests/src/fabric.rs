@@ -13,6 +13,7 @@ pub use speaker::{Daemon, Path, Speaker};
 use crate::agent::Agent;
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::release::Release;
 use crate::resources::Port;
 use crate::route_watch::{Mark, RouteWatch};
 use crate::scene::{self, Scene};
@@ -53,18 +54,24 @@ pub enum Shape {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Daemons {
     /// Where the VM runs at first.
-    pub source: Daemon,
+    pub source: Release,
     /// Where it goes.
-    pub target: Daemon,
+    pub target: Release,
     /// A compute host that has nothing to do with the VM.
-    pub third: Daemon,
+    pub third: Release,
     /// The reflector or the ToR.
-    pub middle: Daemon,
+    pub middle: Release,
 }
 
 impl From<Daemon> for Daemons {
     fn from(daemon: Daemon) -> Self {
-        Self { source: daemon, target: daemon, third: daemon, middle: daemon }
+        Release::from(daemon).into()
+    }
+}
+
+impl From<Release> for Daemons {
+    fn from(release: Release) -> Self {
+        Self { source: release, target: release, third: release, middle: release }
     }
 }
 
@@ -72,7 +79,11 @@ impl Daemons {
     /// Hosts have the same priorities; those of FRR suit BIRD, too.
     fn priorities(self) -> Priorities {
         let compute = [self.source, self.target, self.third];
-        if compute.into_iter().any(Daemon::is_frr) { FRR_PRIORITIES } else { DEFAULT_PRIORITIES }
+        if compute.into_iter().any(|release| release.daemon() == Daemon::Frr) {
+            FRR_PRIORITIES
+        } else {
+            DEFAULT_PRIORITIES
+        }
     }
 }
 
@@ -117,9 +128,9 @@ struct Bystander {
 
 impl Bystander {
     #[track_caller]
-    fn start(daemon: Daemon, lab: &Lab, host: Host, configuration: &str) -> Self {
+    fn start(release: Release, lab: &Lab, host: Host, configuration: &str) -> Self {
         let watch = RouteWatch::start(host.namespace());
-        Self { speaker: Speaker::start(daemon, lab, &host, configuration), watch, host }
+        Self { speaker: Speaker::start(release, lab, &host, configuration), watch, host }
     }
 
     fn router(&self) -> Router<'_> {
@@ -188,11 +199,12 @@ impl Fabric {
             wiring::connect(tor, behind, 9);
         }
         let of_hosts = [(daemons.source, 1), (daemons.target, 2), (daemons.third, 3)];
-        let texts = of_hosts.map(|(daemon, number)| {
+        let texts = of_hosts.map(|(release, number)| {
             let agent = &scene.source.agent;
-            wiring::configuration(daemon, agent, shape, number, hosts, middle.as_ref())
+            wiring::configuration(release, agent, shape, number, hosts, middle.as_ref())
         });
-        let of_middle = middle.as_ref().map(|host| middle::configuration(daemons.middle, shape, host, hosts));
+        let of_middle =
+            middle.as_ref().map(|host| middle::configuration(daemons.middle.daemon(), shape, host, hosts));
         let source = Speaker::start(daemons.source, &scene.lab, &scene.source.host, &texts[0]);
         let target = Speaker::start(daemons.target, &scene.lab, &scene.target.host, &texts[1]);
         let third = Bystander::start(daemons.third, &scene.lab, third, &texts[2]);

@@ -2,6 +2,7 @@
 //! folder. Owns where their programs are; fetches nothing. What is not there is said so that nobody can miss it, and left
 //! out by the test that wants it.
 
+use crate::fabric::Daemon;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,15 @@ impl Release {
     pub const BIRDS: [Self; 3] = [Self::Bird2, Self::Bird217, Self::Bird3];
     /// Every FRR.
     pub const FRRS: [Self; 2] = [Self::Frr8, Self::Frr10];
+
+    /// What it is a release of.
+    #[must_use]
+    pub const fn daemon(self) -> Daemon {
+        match self {
+            Self::Bird16 | Self::Bird2 | Self::Bird217 | Self::Bird3 => Daemon::Bird,
+            Self::Frr8 | Self::Frr10 => Daemon::Frr,
+        }
+    }
 
     /// Its folder below `target/daemons`, unless it is installed.
     const fn folder(self) -> Option<&'static str> {

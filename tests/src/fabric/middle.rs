@@ -34,7 +34,10 @@ pub(super) fn configuration(daemon: Daemon, shape: Shape, own: &Host, hosts: [&H
             })
         })
         .collect();
-    if daemon.is_frr() { frr(shape, own, &neighbours) } else { bird(shape, own, &neighbours) }
+    match daemon {
+        Daemon::Bird => bird(shape, own, &neighbours),
+        Daemon::Frr => frr(shape, own, &neighbours),
+    }
 }
 
 /// A reflector needs nothing special, because LOCAL_PREF passes. A ToR prefers what has the community, and passes it on.

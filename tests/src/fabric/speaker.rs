@@ -9,43 +9,31 @@ use crate::release::Release;
 use cutover_agent::bgp::PREFERENCE_OF_METRIC_0;
 use ipnet::IpNet;
 
-/// Which daemon speaks BGP.
+/// Which daemon speaks BGP. As a release, the one that is installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Daemon {
-    /// Debian's bird2, which is installed.
+    /// BIRD.
     Bird,
-    /// BIRD 2.17.
-    Bird217,
-    /// BIRD 3.
-    Bird3,
-    /// Debian's frr, which is installed.
+    /// FRR.
     Frr,
-    /// FRR 10.
-    Frr10,
 }
 
 impl Daemon {
     /// As `cutover bgp` calls it.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        if self.is_frr() { "frr" } else { "bird" }
-    }
-
-    /// Whether it is FRR.
-    #[must_use]
-    pub const fn is_frr(self) -> bool {
-        matches!(self, Self::Frr | Self::Frr10)
-    }
-
-    /// Its programs.
-    #[must_use]
-    pub const fn release(self) -> Release {
         match self {
-            Self::Bird => Release::Bird2,
-            Self::Bird217 => Release::Bird217,
-            Self::Bird3 => Release::Bird3,
-            Self::Frr => Release::Frr8,
-            Self::Frr10 => Release::Frr10,
+            Self::Bird => "bird",
+            Self::Frr => "frr",
+        }
+    }
+}
+
+impl From<Daemon> for Release {
+    fn from(daemon: Daemon) -> Self {
+        match daemon {
+            Daemon::Bird => Self::Bird2,
+            Daemon::Frr => Self::Frr8,
         }
     }
 }
@@ -74,12 +62,11 @@ pub struct Path {
 
 impl Speaker {
     #[track_caller]
-    pub(super) fn start(daemon: Daemon, lab: &Lab, host: &Host, configuration: &str) -> Self {
-        let release = daemon.release();
-        if daemon.is_frr() {
-            return Self::Frr(Frr::start(lab, host.namespace_shared(), configuration, release));
+    pub(super) fn start(release: Release, lab: &Lab, host: &Host, configuration: &str) -> Self {
+        match release.daemon() {
+            Daemon::Bird => Self::Bird(Bird::start(lab, host, configuration, release)),
+            Daemon::Frr => Self::Frr(Frr::start(lab, host.namespace_shared(), configuration, release)),
         }
-        Self::Bird(Bird::start(lab, host, configuration, release))
     }
 
     /// Waits until this many sessions are established.

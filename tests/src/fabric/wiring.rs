@@ -1,8 +1,9 @@
 //! Addresses and cables of a fabric, and what each compute host is told about its peers. Starts nothing.
 
-use super::{Daemon, Shape};
+use super::Shape;
 use crate::agent::Agent;
 use crate::host::Host;
+use crate::release::Release;
 use std::net::IpAddr;
 
 /// The AS of everybody with iBGP, of the ToR with eBGP; the hosts' are the numbers after it.
@@ -69,7 +70,7 @@ pub(super) fn addresses(host: &Host) -> Vec<IpAddr> {
 /// What `cutover bgp` prints for one of the hosts, from the agents' settings.
 #[track_caller]
 pub(super) fn configuration(
-    daemon: Daemon,
+    release: Release,
     agent: &Agent,
     shape: Shape,
     number: u8,
@@ -78,9 +79,10 @@ pub(super) fn configuration(
 ) -> String {
     let own = hosts[usize::from(number) - 1];
     let both = [true, false];
-    let mut arguments: Vec<String> = ["bgp", daemon.name(), "--router-id"].map(str::to_owned).to_vec();
+    let mut arguments: Vec<String> =
+        ["bgp", release.daemon().name(), "--router-id"].map(str::to_owned).to_vec();
     arguments.push(own.ipv4().to_string());
-    if daemon == Daemon::Bird3 {
+    if release == Release::Bird3 {
         arguments.extend(["--bird-version", "3"].map(str::to_owned));
     }
     let peers: Vec<String> = match (shape, middle) {

@@ -2,9 +2,9 @@
 //! and again. The part of the agents is played by `ip`, in their order, because rounds have to be short.
 
 use cutover_agent::bgp::PREFERENCE_OF_METRIC_0;
-use cutover_tests::fabric::{CONVERGED, Daemon, Fabric, Router, Shape, Who, gaps};
+use cutover_tests::fabric::{CONVERGED, Fabric, Router, Shape, Who, gaps};
 use cutover_tests::scene::{ELEVATED, NORMAL};
-use cutover_tests::{OpenTap, wait};
+use cutover_tests::{OpenTap, Release, wait};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,28 +20,28 @@ const GONE: Duration = Duration::from_secs(24 + 16);
 
 #[test]
 fn a_third_host_always_has_a_route() {
-    go_to_and_fro(Daemon::Bird, 2);
+    go_to_and_fro(Release::Bird2, 2);
 }
 
 #[test]
 fn a_third_host_always_has_a_route_with_bird_2_17() {
-    if Daemon::Bird217.release().is_there("machines that go to and fro") {
-        go_to_and_fro(Daemon::Bird217, 2);
+    if Release::Bird217.is_there("machines that go to and fro") {
+        go_to_and_fro(Release::Bird217, 2);
     }
 }
 
 /// BIRD 3 tells only its best path, and has not been seen to tell out of order.
 #[test]
 fn a_third_host_always_has_a_route_with_bird_3() {
-    if Daemon::Bird3.release().is_there("machines that go to and fro") {
-        go_to_and_fro(Daemon::Bird3, 1);
+    if Release::Bird3.is_there("machines that go to and fro") {
+        go_to_and_fro(Release::Bird3, 1);
     }
 }
 
 /// A third host knows so many paths to a machine that has arrived, while its source has a route still.
 #[track_caller]
-fn go_to_and_fro(daemon: Daemon, paths: usize) {
-    let mesh = Mesh::new(daemon);
+fn go_to_and_fro(release: Release, paths: usize) {
+    let mesh = Mesh::new(release);
     let [mut from, mut to] = [mesh.source(), mesh.target()];
     let marks = mesh.fabric.marks();
     for _ in 0..ROUNDS {
@@ -67,7 +67,7 @@ fn go_to_and_fro(daemon: Daemon, paths: usize) {
 /// The route that a source still announces when it dies is gone before the target's is no better.
 #[test]
 fn a_source_that_dies_leaves_nothing() {
-    let mesh = Mesh::new(Daemon::Bird);
+    let mesh = Mesh::new(Release::Bird2);
     let (target, third) = (mesh.target(), mesh.third());
     let mark = third.watch.mark();
     change(target, "add", ELEVATED);
@@ -95,8 +95,8 @@ struct Mesh {
 
 impl Mesh {
     #[track_caller]
-    fn new(daemon: Daemon) -> Self {
-        let mut fabric = Fabric::new(daemon, Shape::Mesh);
+    fn new(release: Release) -> Self {
+        let mut fabric = Fabric::new(release, Shape::Mesh);
         // They would take away what is not theirs.
         fabric.scene.source.agent.kill();
         fabric.scene.target.agent.kill();

@@ -1,30 +1,31 @@
 //! A whole migration with other versions of BIRD than the installed one.
 
 use crate::migrations::migrate;
-use cutover_tests::fabric::{Daemon, Fabric, Shape};
+use cutover_tests::Release;
+use cutover_tests::fabric::{Fabric, Shape};
 
 #[test]
 fn bird_3_in_a_full_mesh() {
-    with(Daemon::Bird3, Shape::Mesh);
+    with(Release::Bird3, Shape::Mesh);
 }
 
 #[test]
 fn bird_3_through_a_reflector() {
-    with(Daemon::Bird3, Shape::Reflector);
+    with(Release::Bird3, Shape::Reflector);
 }
 
 #[test]
 fn bird_3_through_a_tor() {
-    with(Daemon::Bird3, Shape::Tor);
+    with(Release::Bird3, Shape::Tor);
 }
 
 #[test]
 fn bird_2_17_in_a_full_mesh() {
-    with(Daemon::Bird217, Shape::Mesh);
+    with(Release::Bird217, Shape::Mesh);
 }
 
-fn with(daemon: Daemon, shape: Shape) {
-    if daemon.release().is_there("a migration") {
-        migrate(&mut Fabric::new(daemon, shape));
+fn with(release: Release, shape: Shape) {
+    if release.is_there("a migration") {
+        migrate(&mut Fabric::new(release, shape));
     }
 }

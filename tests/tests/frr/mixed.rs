@@ -3,7 +3,7 @@
 use crate::by_hand::{ELEVATED, NORMAL};
 use cutover_tests::fabric::{Daemon, Daemons, Fabric, Place, Shape, Who, gaps};
 use cutover_tests::scene::{SOURCE, TARGET};
-use cutover_tests::{frames, probe, wait};
+use cutover_tests::{Release, frames, probe, wait};
 use std::time::Duration;
 
 /// LIMIT: BIRD replaces an IPv6 route by two writes, and in a mesh a third host can hear that the source has none before
@@ -31,7 +31,8 @@ fn from_bird_to_frr_through_a_tor() {
 }
 
 /// The third host has the target's daemon, the middle the source's.
-pub(crate) fn migrate(source: Daemon, target: Daemon, shape: Shape) {
+pub(crate) fn migrate(source: impl Into<Release>, target: impl Into<Release>, shape: Shape) {
+    let (source, target) = (source.into(), target.into());
     let mut fabric = Fabric::new(Daemons { source, target, third: target, middle: source }, shape);
     fabric.wait_tables(NORMAL);
     assert_answers(&fabric);

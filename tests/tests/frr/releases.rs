@@ -1,7 +1,8 @@
 //! A whole migration with another version of FRR than the installed one.
 
 use crate::mixed::migrate;
-use cutover_tests::fabric::{Daemon, Shape};
+use cutover_tests::Release;
+use cutover_tests::fabric::Shape;
 
 #[test]
 fn frr_10_in_a_full_mesh() {
@@ -14,7 +15,7 @@ fn frr_10_through_a_tor() {
 }
 
 fn with_frr_10(shape: Shape) {
-    if Daemon::Frr10.release().is_there("a migration") {
-        migrate(Daemon::Frr10, Daemon::Frr10, shape);
+    if Release::Frr10.is_there("a migration") {
+        migrate(Release::Frr10, Release::Frr10, shape);
     }
 }
