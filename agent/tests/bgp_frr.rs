@@ -52,9 +52,37 @@ fn priorities_come_from_file_and_datastore() {
 }
 
 #[test]
-fn the_default_priorities_are_refused_with_the_setting_to_change() {
-    refused(&frr("", "", &[HOST, PEER]), 78, "set IPv4NormalRoutePriority = 100665344 ");
-    refused(&frr("", "", &[HOST, &["--peer", "fd00::1"]]), 78, "set IPv6NormalRoutePriority = 100665344 ");
+fn the_default_priorities_work_with_a_warning_that_names_the_setting_to_change() {
+    for (peer, setting) in [("10.0.1.1", "IPv4NormalRoutePriority"), ("fd00::1", "IPv6NormalRoutePriority")] {
+        let output = frr("", "", &[HOST, &["--peer", peer]]);
+        assert!(output.status.success(), "{output:?}");
+        let text = str::from_utf8(&output.stderr).unwrap();
+        let change = format!("set {setting} = 100665344 ");
+        assert!(text.starts_with("cutover: warning: ") && text.contains(&change), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(str::from_utf8(&output.stdout).unwrap().contains("\n! WARNING: "), "{output:?}");
+    }
+}
+
+/// Nothing listens on port 9 of the loopback: what FelixConfigurations say is not known, and the file says so.
+#[test]
+fn what_could_not_be_read_is_said_in_the_file() {
+    for (daemon, comment) in [("bird", '#'), ("frr", '!')] {
+        let output = Command::new(env!("CARGO_BIN_EXE_cutover"))
+            .env_clear()
+            .env("FELIX_EtcdEndpoints", "http://127.0.0.1:9")
+            .args(["bgp", daemon])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = str::from_utf8(&output.stdout).unwrap();
+        assert!(text.starts_with(&format!("{comment} WARNING: the settings may not be all")), "{text}");
+        assert!(str::from_utf8(&output.stderr).unwrap().starts_with("cutover: warning: "), "{output:?}");
+    }
+}
+
+#[test]
+fn priorities_that_no_numbers_can_carry_are_refused() {
     let far = FITTING.replace("IPv4ElevatedRoutePriority = 10", "IPv4ElevatedRoutePriority = 16777300");
     refused(&frr(&far, "", &[HOST, PEER]), 78, "set IPv4ElevatedRoutePriority = 10 ");
 }

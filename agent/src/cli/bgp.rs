@@ -4,6 +4,7 @@ use super::{ConfigFile, Failure, accept, check_config, print};
 use crate::bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities, bird, frr};
 use crate::settings::Settings;
 use clap::{Args, Subcommand};
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 
@@ -81,43 +82,74 @@ pub struct HostArguments {
 pub fn run(arguments: &BgpArguments) -> Result<(), Failure> {
     match &arguments.daemon {
         Daemon::Bird { bird_version, bird: BirdArguments { kernel_metric, host } } => {
-            print(&possible(bird::configuration(&parameters(host)?, *kernel_metric, *bird_version))?)
+            let given = Given::by(host)?;
+            let text = bird::configuration(&given.parameters, *kernel_metric, *bird_version);
+            given.print('#', &possible(text)?)
         }
         Daemon::Bird1 { family, bird: BirdArguments { kernel_metric, host } } => {
-            let parameters = parameters(host)?;
-            if parameters.priorities(*family).is_none() {
+            let given = Given::by(host)?;
+            if given.parameters.priorities(*family).is_none() {
                 return Err(Failure::usage(
                     "--family ipv6: Ipv6Support is false in the settings; set it to true first",
                 ));
             }
-            print(&possible(bird::configuration_1(&parameters, *kernel_metric, *family))?)
+            given.print('#', &possible(bird::configuration_1(&given.parameters, *kernel_metric, *family))?)
         }
-        Daemon::Frr(host) => print(&possible(frr::configuration(&parameters(host)?))?),
+        Daemon::Frr(host) => {
+            let given = Given::by(host)?;
+            let frr::Configuration { text, shortcomings } = possible(frr::configuration(&given.parameters))?;
+            shortcomings.iter().for_each(|shortcoming| warn(shortcoming));
+            given.print('!', &text)
+        }
     }
 }
 
 /// A text, unless the daemon cannot carry the priorities.
-fn possible<E: std::error::Error>(text: Result<String, E>) -> Result<String, Failure> {
-    text.map_err(|refusal| Failure::configuration(refusal.to_string()))
+fn possible<T, E: std::error::Error>(configuration: Result<T, E>) -> Result<T, Failure> {
+    configuration.map_err(|refusal| Failure::configuration(refusal.to_string()))
 }
 
-fn parameters(arguments: &HostArguments) -> Result<Parameters, Failure> {
-    let (loaded, unusable) = check_config::with_resources(&arguments.file.sources()?);
-    for problem in unusable {
-        // Nobody is left to tell if standard error is closed.
-        let _ = writeln!(io::stderr(), "cutover: warning: {problem}");
-    }
-    let settings = accept(loaded)?.settings;
-    for peer in &arguments.peers {
-        check(arguments.peering, arguments.autonomous_system, peer)?;
-        if peer.address.is_ipv6() && !settings.ipv6_support {
-            return Err(Failure::usage(format!(
-                "--peer {}: Ipv6Support is false in the settings, so no IPv6 routes are exchanged; leave the peer out or set it to true",
-                peer.address
-            )));
+fn warn(problem: &dyn Display) {
+    // Nobody is left to tell if standard error is closed.
+    let _ = writeln!(io::stderr(), "cutover: warning: {problem}");
+}
+
+/// What the configuration is made of.
+struct Given {
+    parameters: Parameters,
+    /// What could not be read, and might have said something else.
+    unread: Vec<String>,
+}
+
+impl Given {
+    fn by(arguments: &HostArguments) -> Result<Self, Failure> {
+        let (loaded, unread) = check_config::with_resources(&arguments.file.sources()?);
+        unread.iter().for_each(|problem| warn(problem));
+        let settings = accept(loaded)?.settings;
+        for peer in &arguments.peers {
+            check(arguments.peering, arguments.autonomous_system, peer)?;
+            if peer.address.is_ipv6() && !settings.ipv6_support {
+                return Err(Failure::usage(format!(
+                    "--peer {}: Ipv6Support is false in the settings, so no IPv6 routes are exchanged; leave the peer out or set it to true",
+                    peer.address
+                )));
+            }
         }
+        Ok(Self { parameters: from_settings(arguments, &settings), unread })
     }
-    Ok(from_settings(arguments, &settings))
+
+    /// What was not read is in the file, too: whoever installs it may never see what this command said.
+    fn print(&self, comment: char, text: &str) -> Result<(), Failure> {
+        let mut whole = String::new();
+        for problem in &self.unread {
+            let problem = problem.replace(char::is_control, " ");
+            whole.push_str(&format!(
+                "{comment} WARNING: the settings may not be all that there are: {problem}\n"
+            ));
+        }
+        whole.push_str(text);
+        print(&whole)
+    }
 }
 
 fn from_settings(arguments: &HostArguments, settings: &Settings) -> Parameters {

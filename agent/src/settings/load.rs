@@ -175,8 +175,10 @@ impl Loader {
             match (setting.apply)(&mut self.loaded.settings, &given.text) {
                 Ok(()) => {
                     if setting.effect == Effect::NotYet {
+                        let is_missed = !given.text.eq_ignore_ascii_case(setting.default);
+                        let severity = if is_missed { Severity::Warning } else { Severity::Notice };
                         let text = "this version has no use for it, it has no effect";
-                        self.problem(Severity::Notice, setting.name, &given.origin, text.to_owned());
+                        self.problem(severity, setting.name, &given.origin, text.to_owned());
                     }
                     self.loaded.origins.insert(setting.name, given.origin);
                     return;

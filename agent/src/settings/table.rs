@@ -398,7 +398,7 @@ settings! {
         PLAIN, NotYet, "How long the data plane may be silent before it counts as dead.";
     ip_forwarding: Switch, "IPForwarding",
         Choice { words: &[("Enabled", Switch::Enabled), ("Disabled", Switch::Disabled)], none: None }, "Enabled",
-        PLAIN, NotYet, "Whether the host is made to forward.";
+        LOCAL, AtStart, "Whether the host is made to forward.";
     interface_exclude: Vec<String>, "InterfaceExclude",
         List { item: Text { rule: interface_pattern, description: "an interface name or a /regular expression/" } }, "kube-ipvs0",
         PLAIN, NotYet, "Interfaces that are nobody's.";

@@ -143,14 +143,11 @@ fn members_of_resources_are_mapped_to_settings() {
         "interfacePrefix": "tap,cali", "ipv6Support": false, "deviceRouteProtocol": 80,
         "netlinkTimeout": "1500ms", "reportingInterval": "1m", "reportingTTL": "2m", "endpointReportingDelay": "0",
         "deviceRouteSourceAddress": "192.0.2.1", "deviceRouteSourceAddressIPv6": "2001:db8::1",
-        "logSeverityScreen": "Debug", "cutoverEndpointGrace": 3, "ipForwarding": "Disabled",
+        "logSeverityScreen": "Debug", "cutoverEndpointGrace": 3,
         "bpfEnabled": true, "routeTableRanges": [{"min": 1}],
     });
     let loaded = load(&sources(&[], ""), &[configuration("default", spec)]);
-    assert!(warnings(&loaded).is_empty(), "{:?}", loaded.problems);
-    let notices: Vec<_> = loaded.problems.iter().map(|problem| problem.setting.as_str()).collect();
-    let without_effect = ["IPForwarding"];
-    assert_eq!(notices, without_effect);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
     let settings = loaded.settings;
     assert_eq!(settings.interface_prefix, ["tap", "cali"]);
     assert!(!settings.ipv6_support);
@@ -163,7 +160,14 @@ fn members_of_resources_are_mapped_to_settings() {
     assert_eq!(settings.device_route_source_address_ipv6, Some("2001:db8::1".parse().unwrap()));
     assert_eq!(settings.log_severity_screen, LogSeverity::Debug);
     assert_eq!(settings.cutover_endpoint_grace, Duration::from_secs(3));
-    assert_eq!(settings.ip_forwarding, Switch::Disabled);
+}
+
+#[test]
+fn what_has_no_effect_is_a_warning_if_it_was_asked_for() {
+    let loaded = load(&sources(&[], "RouteSyncDisabled = true\nHealthEnabled = false\n"), &[]);
+    let found: Vec<_> =
+        loaded.problems.iter().map(|problem| (problem.setting.as_str(), problem.severity)).collect();
+    assert_eq!(found, [("HealthEnabled", Severity::Notice), ("RouteSyncDisabled", Severity::Warning)]);
 }
 
 #[test]

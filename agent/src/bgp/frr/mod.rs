@@ -8,23 +8,33 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub use recipe::Refusal;
+pub use recipe::{Refusal, Shortcoming};
 
 use super::{Family, Parameters};
 use recipe::Recipe;
 use render::{Exchange, File};
 
+/// A text for FRR, and what it cannot do with these priorities; the text says that, too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Configuration {
+    /// `/etc/frr/frr.conf`.
+    pub text: String,
+    /// One at most for each family.
+    pub shortcomings: Vec<Shortcoming>,
+}
+
 /// The configuration of a host.
 ///
 /// # Errors
 /// When FRR cannot carry these priorities; the error names the setting to change.
-pub fn configuration(parameters: &Parameters) -> Result<String, Refusal> {
+pub fn configuration(parameters: &Parameters) -> Result<Configuration, Refusal> {
     if let value @ (11 | 42 | 186..=198) = parameters.route_protocol {
         return Err(Refusal::RouteProtocol { value });
     }
     let families = [Family::Ipv4, Family::Ipv6].into_iter().filter_map(|family| exchange(parameters, family));
-    let families = families.collect::<Result<_, _>>()?;
-    Ok(File { parameters, families }.to_string())
+    let families = families.collect::<Result<Vec<_>, _>>()?;
+    let shortcomings = families.iter().filter_map(Exchange::shortcoming).collect();
+    Ok(Configuration { text: File { parameters, families }.to_string(), shortcomings })
 }
 
 /// How a family is exchanged, if there is somebody to exchange it with or nobody was named at all.
@@ -33,10 +43,28 @@ fn exchange(parameters: &Parameters, family: Family) -> Option<Result<Exchange, 
     if !parameters.peers.is_empty() {
         parameters.peers_of(family).next()?;
     }
-    let (normal, elevated) = match family {
-        Family::Ipv4 => ("IPv4NormalRoutePriority", "IPv4ElevatedRoutePriority"),
-        Family::Ipv6 => ("IPv6NormalRoutePriority", "IPv6ElevatedRoutePriority"),
+    let elevated = match family {
+        Family::Ipv4 => "IPv4ElevatedRoutePriority",
+        Family::Ipv6 => "IPv6ElevatedRoutePriority",
     };
+    let normal = normal_setting(family);
     let recipe = Recipe::new((normal, priorities.normal), (elevated, priorities.elevated));
     Some(recipe.map(|recipe| Exchange { family, recipe }))
+}
+
+impl Exchange {
+    fn shortcoming(&self) -> Option<Shortcoming> {
+        let setting = normal_setting(self.family);
+        match self.recipe.remote_distance {
+            Some(_) => None,
+            None => Some(Shortcoming::KeepsOwnRoute { setting, value: self.recipe.normal }),
+        }
+    }
+}
+
+const fn normal_setting(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "IPv4NormalRoutePriority",
+        Family::Ipv6 => "IPv6NormalRoutePriority",
+    }
 }

@@ -1,5 +1,5 @@
 //! The numbers by which FRR lets a remote elevated route win over a local normal one, and what is refused
-//! because no numbers could. Pure; [`super::render`] writes them down.
+//! because no numbers could, or falls short with those that are set. Pure; [`super::render`] writes them down.
 
 use crate::bgp::PREFERENCE_OF_METRIC_0;
 use thiserror::Error;
@@ -22,18 +22,6 @@ pub(super) const SUGGESTED_ELEVATED: u32 = 10;
 /// Why priorities cannot be carried by FRR. `setting` is the one to change.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
-    /// zebra would give the local route the distance 0, and nothing from BGP can win over that.
-    #[error(
-        "{setting} = {value}: zebra takes the high octet of a kernel metric for the distance, and 0 wins over \
-         every route from BGP, so the host that a machine is leaving would keep its own route; \
-         set {setting} = {SUGGESTED_NORMAL} (6 x 2^24 + 2048) in the FelixConfiguration of all hosts"
-    )]
-    NormalWithoutDistance {
-        /// Its name.
-        setting: &'static str,
-        /// Its value.
-        value: u32,
-    },
     /// There is no distance left between an elevated remote route and a normal local one, or none above it.
     #[error(
         "{setting} = {value}: its high octet, which zebra takes for the distance, is {distance}; it must be \
@@ -85,6 +73,24 @@ pub enum Refusal {
     },
 }
 
+/// What priorities that FRR can carry leave to be desired. `setting` is the one to change.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Shortcoming {
+    /// zebra gives the local normal route the distance 0, and nothing from BGP can win over that.
+    #[error(
+        "{setting} = {value}: zebra takes the high octet of a kernel metric for the distance, and 0 wins over \
+         every route from BGP, so the host that a machine leaves keeps its own route until the migration is \
+         completed, and only the other hosts follow at once; \
+         set {setting} = {SUGGESTED_NORMAL} (6 x 2^24 + 2048) in the FelixConfiguration of all hosts"
+    )]
+    KeepsOwnRoute {
+        /// Its name.
+        setting: &'static str,
+        /// Its value.
+        value: u32,
+    },
+}
+
 /// The numbers of one family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Recipe {
@@ -94,8 +100,8 @@ pub(super) struct Recipe {
     pub elevated: u32,
     /// zebra's distance for the local normal route.
     pub local_distance: u32,
-    /// Distance for elevated routes from BGP: just better than that.
-    pub remote_distance: u32,
+    /// Distance for elevated routes from BGP: just better than that, if there is a better one.
+    pub remote_distance: Option<u32>,
     /// What bgpd sees of the normal metric.
     pub normal_seen: u32,
 }
@@ -108,10 +114,7 @@ impl Recipe {
     ) -> Result<Self, Refusal> {
         let local_distance = normal >> DISTANCE_SHIFT;
         let normal_seen = normal & METRIC_MASK;
-        if local_distance == 0 {
-            return Err(Refusal::NormalWithoutDistance { setting: normal_setting, value: normal });
-        }
-        if !(2..EBGP_DISTANCE).contains(&local_distance) {
+        if local_distance != 0 && !(2..EBGP_DISTANCE).contains(&local_distance) {
             let setting = normal_setting;
             return Err(Refusal::NormalDistance { setting, value: normal, distance: local_distance });
         }
@@ -121,7 +124,8 @@ impl Recipe {
         if normal_seen == elevated {
             return Err(Refusal::SameMetric { setting: normal_setting, value: normal, low: normal_seen });
         }
-        Ok(Self { normal, elevated, local_distance, remote_distance: local_distance - 1, normal_seen })
+        let remote_distance = local_distance.checked_sub(1);
+        Ok(Self { normal, elevated, local_distance, remote_distance, normal_seen })
     }
 
     /// LOCAL_PREF of normal routes.
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn the_suggestion_works_and_is_ahead_of_zebra() {
         let recipe = recipe(SUGGESTED_NORMAL, SUGGESTED_ELEVATED).unwrap();
-        assert_eq!((recipe.local_distance, recipe.remote_distance, recipe.normal_seen), (6, 5, 2048));
+        assert_eq!((recipe.local_distance, recipe.remote_distance, recipe.normal_seen), (6, Some(5), 2048));
         assert_eq!(
             (recipe.normal_preference(), recipe.elevated_preference()),
             (2_046_818_303, 2_147_483_637)
@@ -164,11 +168,11 @@ mod tests {
         for distance in 0..=127 {
             let normal = (distance << DISTANCE_SHIFT) + 2048;
             match recipe(normal, 512) {
-                Ok(recipe) => {
+                Ok(Recipe { remote_distance: None, .. }) => assert_eq!(distance, 0),
+                Ok(Recipe { remote_distance: Some(remote), local_distance, .. }) => {
                     assert!((2..=19).contains(&distance));
-                    assert!(recipe.remote_distance >= 1 && recipe.remote_distance < recipe.local_distance);
+                    assert!(remote >= 1 && remote < local_distance);
                 }
-                Err(Refusal::NormalWithoutDistance { .. }) => assert_eq!(distance, 0),
                 Err(Refusal::NormalDistance { .. }) => assert!(distance == 1 || distance >= 20),
                 Err(other) => panic!("{other}"),
             }
@@ -178,7 +182,6 @@ mod tests {
     #[test]
     fn refusals_name_the_setting_and_its_new_value() {
         let refused = [
-            (1024, 512, "IPv4NormalRoutePriority = 100665344"),
             ((1 << 24) + 2048, 512, "IPv4NormalRoutePriority = 100665344"),
             (SUGGESTED_NORMAL, (1 << 24) + 5, "IPv4ElevatedRoutePriority = 10"),
             (SUGGESTED_NORMAL, 2048, "IPv4NormalRoutePriority = 100665344"),
@@ -188,6 +191,8 @@ mod tests {
             assert!(text.contains(&format!("set {change} ")), "{text}");
             assert!(!text.contains('\n'), "{text}");
         }
+        let text = Shortcoming::KeepsOwnRoute { setting: "IPv4NormalRoutePriority", value: 1024 }.to_string();
+        assert!(text.contains("set IPv4NormalRoutePriority = 100665344 ") && !text.contains('\n'), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The text of FRR's configuration. Owns every line and the reason that stands above it; decides nothing.
 
-use super::recipe::{Recipe, ZEBRA_METRIC};
+use super::recipe::{Recipe, SUGGESTED_ELEVATED, SUGGESTED_NORMAL, ZEBRA_METRIC};
 use crate::bgp::{Family, Parameters, Peering};
 use std::fmt::{self, Display, Formatter};
 
@@ -70,13 +70,32 @@ impl File<'_> {
             let Recipe { normal, elevated, local_distance, remote_distance, normal_seen } = recipe;
             let digit = family.digit();
             writeln!(f, "!   IPv{digit}  local elevated   {elevated:<10}  distance 0")?;
-            writeln!(f, "!         remote elevated  from BGP    distance {remote_distance}")?;
+            if let Some(distance) = remote_distance {
+                writeln!(f, "!         remote elevated  from BGP    distance {distance}")?;
+            }
             writeln!(
                 f,
                 "!         local normal     {normal:<10}  distance {local_distance}, metric {normal_seen} \
                  ({local_distance} x 2^24 + {normal_seen})"
             )?;
-            writeln!(f, "!         remote normal    from BGP    distance 20 or 200")?;
+            let remote = if remote_distance.is_some() { "remote normal " } else { "remote, either" };
+            writeln!(f, "!         {remote}   from BGP    distance 20 or 200")?;
+            if remote_distance.is_none() {
+                write!(
+                    f,
+                    "\
+!
+! WARNING: this is not the whole of what Cutover can do. With IPv{digit}NormalRoutePriority = {normal} a local route
+! has distance 0, and nothing from BGP can win over that: the host that a machine leaves keeps its own route, and
+! sends to where the machine no longer is, until the migration is completed. The other hosts follow at once.
+! In the FelixConfiguration of all hosts, set
+!   ipv{digit}NormalRoutePriority: {SUGGESTED_NORMAL}
+!   ipv{digit}ElevatedRoutePriority: {SUGGESTED_ELEVATED}
+! and print this file again.
+!
+"
+                )?;
+            }
             if !recipe.wins_at_once() {
                 write!(
                     f,
@@ -191,6 +210,10 @@ exit
 !
 "
         )?;
+        let preferred = match remote_distance {
+            Some(distance) => format!(" set distance {distance}\n"),
+            None => String::new(),
+        };
         let elevated_is = match self.parameters.peering {
             Peering::Ibgp => format!(" match local-preference {elevated_preference}\n"),
             Peering::Ebgp => {
@@ -202,8 +225,7 @@ exit
             "\
 route-map CUTOVER-IN{digit} permit 10
  match {ip} address prefix-list CUTOVER-VM{digit}
-{elevated_is} set distance {remote_distance}
-exit
+{elevated_is}{preferred}exit
 route-map CUTOVER-IN{digit} permit 20
 exit
 !

@@ -35,12 +35,12 @@ fn assert_golden(name: &str, text: &str) {
 
 #[test]
 fn ibgp() {
-    assert_golden("ibgp", &configuration(&host(Peering::Ibgp)).unwrap());
+    assert_golden("ibgp", &configuration(&host(Peering::Ibgp)).unwrap().text);
 }
 
 #[test]
 fn ebgp() {
-    assert_golden("ebgp", &configuration(&host(Peering::Ebgp)).unwrap());
+    assert_golden("ebgp", &configuration(&host(Peering::Ebgp)).unwrap().text);
 }
 
 #[test]
@@ -50,17 +50,18 @@ fn other_numbers_and_one_family() {
     host.community = Community(64900, 7);
     host.ipv4 = Priorities { normal: (9 << 24) + 300, elevated: 200 };
     host.ipv6 = None;
-    assert_golden("other_numbers", &configuration(&host).unwrap());
+    assert_golden("other_numbers", &configuration(&host).unwrap().text);
 }
 
 #[test]
 fn a_family_without_peers_is_left_out_and_not_judged() {
     let mut host = host(Peering::Ibgp);
     host.ipv6 = Some(Priorities { normal: 1024, elevated: 512 });
-    assert!(matches!(configuration(&host), Err(Refusal::NormalWithoutDistance { setting, .. })
-        if setting == "IPv6NormalRoutePriority"));
+    let falls_short = [Shortcoming::KeepsOwnRoute { setting: "IPv6NormalRoutePriority", value: 1024 }];
+    assert_eq!(configuration(&host).unwrap().shortcomings, falls_short);
     host.peers.retain(|peer| peer.address.is_ipv4());
-    let text = configuration(&host).unwrap();
+    let Configuration { text, shortcomings } = configuration(&host).unwrap();
+    assert_eq!(shortcomings, []);
     assert!(!text.contains("address-family ipv6") && text.contains("address-family ipv4"));
 }
 
@@ -68,7 +69,7 @@ fn a_family_without_peers_is_left_out_and_not_judged() {
 fn each_family_has_its_own_priorities() {
     let mut host = host(Peering::Ibgp);
     host.ipv6 = Some(Priorities { normal: (7 << 24) + 3000, elevated: 15 });
-    let text = configuration(&host).unwrap();
+    let text = configuration(&host).unwrap().text;
     let map = |name: &str| {
         let from = text.find(&format!("route-map {name} permit 10")).unwrap();
         text[from..from + 400].to_owned()
@@ -83,9 +84,26 @@ fn each_family_has_its_own_priorities() {
 fn an_elevated_priority_behind_zebra_is_accepted_with_a_note() {
     let mut host = host(Peering::Ibgp);
     let note = "IPv4ElevatedRoutePriority is 512.";
-    assert!(!configuration(&host).unwrap().contains(note));
+    assert!(!configuration(&host).unwrap().text.contains(note));
     host.ipv4.elevated = 512;
-    assert!(configuration(&host).unwrap().contains(note));
+    assert!(configuration(&host).unwrap().text.contains(note));
+}
+
+/// What comes without any setting carries the priority to the other hosts, and says what it does not do.
+#[test]
+fn the_default_priorities_are_carried_with_a_warning() {
+    let mut host = host(Peering::Ibgp);
+    host.ipv4 = Priorities { normal: 1024, elevated: 512 };
+    host.ipv6 = Some(host.ipv4);
+    let Configuration { text, shortcomings } = configuration(&host).unwrap();
+    assert_eq!(shortcomings.len(), 2);
+    assert_eq!(text.matches("! WARNING: ").count(), 2);
+    assert!(!text.contains("set distance"));
+    assert!(text.contains("match metric 512\n set local-preference 2147483135\n"));
+    assert!(text.contains("match metric 1024\n set local-preference 2147482623\n"));
+    host.ipv4 = Priorities { normal: NORMAL, elevated: 10 };
+    let Configuration { text, shortcomings } = configuration(&host).unwrap();
+    assert_eq!((shortcomings.len(), text.matches("! WARNING: ").count()), (1, 1));
 }
 
 #[test]

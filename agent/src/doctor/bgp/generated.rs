@@ -76,7 +76,7 @@ fn printed(daemon: Daemon, parameters: &Parameters) -> Vec<String> {
                 |family| bgp::bird::configuration_1(parameters, KernelMetric::Fixed, family).unwrap();
             vec![family(bgp::Family::Ipv4), family(bgp::Family::Ipv6)]
         }
-        Daemon::Frr => vec![bgp::frr::configuration(parameters).unwrap()],
+        Daemon::Frr => vec![bgp::frr::configuration(parameters).unwrap().text],
     }
 }
 
