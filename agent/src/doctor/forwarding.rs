@@ -35,8 +35,14 @@ static ACCEPT_RA: Check = Check {
     wants: "Uplinks that learn their default route from router advertisements have accept_ra 2",
     why: "A host that forwards IPv6 ignores router advertisements if accept_ra is 1, and loses its default route when the agent turns forwarding on.",
 };
+static GATEWAY_ROUTE: Check = Check {
+    area: Area::Network,
+    name: "gateway-route",
+    wants: "There is an IPv4 default route out of an uplink",
+    why: "With proxy_arp, Linux answers a VM that asks for its gateway only if it has a route to that address out of another interface. Without one the VM never finds its gateway.",
+};
 
-pub(super) static CHECKS: &[&Check] = &[&IPV4, &IPV6, &RP_FILTER, &TCP_LOOSE, &ACCEPT_RA];
+pub(super) static CHECKS: &[&Check] = &[&IPV4, &IPV6, &RP_FILTER, &TCP_LOOSE, &ACCEPT_RA, &GATEWAY_ROUTE];
 
 /// Sysctls as they are; nothing for those that do not exist.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -48,6 +54,8 @@ pub(super) struct Seen {
     pub(super) rp_filter_all: Option<String>,
     pub(super) tcp_loose: Option<String>,
     pub(super) uplinks: Vec<Uplink>,
+    /// Interfaces of IPv4 default routes; nothing if the table could not be read.
+    pub(super) default_routes: Option<Vec<String>>,
 }
 
 /// An interface that is not a workload's.
@@ -91,6 +99,9 @@ impl Seen {
             rp_filter_all: read("ipv4/conf/all/rp_filter"),
             tcp_loose: read("netfilter/nf_conntrack_tcp_loose"),
             uplinks,
+            default_routes: fs::read_to_string(proc.join("thread-self/net/route"))
+                .ok()
+                .map(|table| default_routes(&table)),
         }
     }
 }
@@ -110,6 +121,20 @@ fn default_routes_learnt(table: &str) -> Vec<String> {
     table.lines().filter_map(learnt).collect()
 }
 
+/// Interfaces of IPv4 default routes.
+///
+/// KERNEL: a line of route has interface, destination, next hop, flags, three counters, and the mask as its eighth word.
+///
+/// LIMIT: the main table only.
+fn default_routes(table: &str) -> Vec<String> {
+    let of_line = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_default = fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000");
+        is_default.then(|| fields[0].to_owned())
+    };
+    table.lines().filter_map(of_line).collect()
+}
+
 pub(super) fn judge(seen: &Seen, agent_runs: bool) -> Vec<Finding> {
     let mut findings =
         vec![forwarding(&IPV4, "net.ipv4.ip_forward", seen.ipv4_forwarding.as_deref(), seen, agent_runs)];
@@ -119,6 +144,7 @@ pub(super) fn judge(seen: &Seen, agent_runs: bool) -> Vec<Finding> {
         findings.extend(accept_ra(&seen.uplinks));
     }
     findings.extend(rp_filter(seen));
+    findings.extend(gateway_route(seen));
     findings.push(match seen.tcp_loose.as_deref() {
         Some("0") => TCP_LOOSE.warning(
             "net.netfilter.nf_conntrack_tcp_loose is 0",
@@ -172,6 +198,17 @@ fn rp_filter(seen: &Seen) -> Vec<Finding> {
     )]
 }
 
+fn gateway_route(seen: &Seen) -> Option<Finding> {
+    let of_uplinks = |name: &&String| seen.uplinks.iter().any(|uplink| uplink.name == **name);
+    match seen.default_routes.as_ref()?.iter().find(of_uplinks) {
+        Some(name) => Some(GATEWAY_ROUTE.ok(format!("the IPv4 default route leads through {name}"))),
+        None => Some(GATEWAY_ROUTE.warning(
+            "no IPv4 default route leads through an uplink",
+            "ip route add default via GATEWAY, and the same where the host's network is configured; nothing, if another route through an uplink covers the gateways of all VMs",
+        )),
+    }
+}
+
 fn accept_ra(uplinks: &[Uplink]) -> Vec<Finding> {
     let loses = |uplink: &&Uplink| uplink.has_learnt_default && uplink.accept_ra.as_deref() == Some("1");
     let findings: Vec<Finding> = uplinks
@@ -213,6 +250,7 @@ mod tests {
             rp_filter_all: value("0"),
             tcp_loose: value("1"),
             uplinks: vec![uplink("2", "1", false)],
+            default_routes: Some(vec!["eth0".to_owned()]),
         }
     }
 
@@ -238,6 +276,13 @@ mod tests {
             ),
             (Seen { uplinks: vec![uplink("1", "1", false)], ..healthy() }, true, "rp-filter", Level::Warning),
             (Seen { uplinks: vec![uplink("2", "1", true)], ..healthy() }, true, "accept-ra", Level::Warning),
+            (Seen { default_routes: Some(vec![]), ..healthy() }, true, "gateway-route", Level::Warning),
+            (
+                Seen { default_routes: Some(vec!["tap1".to_owned()]), ..healthy() },
+                true,
+                "gateway-route",
+                Level::Warning,
+            ),
         ] {
             let found = judge(&seen, agent_runs);
             let problems: Vec<_> = found
@@ -250,6 +295,7 @@ mod tests {
         for fine in [
             healthy(),
             Seen { tcp_loose: None, ..healthy() },
+            Seen { default_routes: None, ..healthy() },
             // The higher value counts: loose everywhere.
             Seen { rp_filter_all: value("2"), uplinks: vec![uplink("1", "1", false)], ..healthy() },
             Seen { uplinks: vec![uplink("2", "2", true)], ..healthy() },
@@ -280,5 +326,15 @@ mod tests {
             default_routes_learnt(&line("20010db8000000000000000000000000", "40", "00440001")).is_empty()
         );
         assert!(default_routes_learnt("nonsense\n").is_empty());
+    }
+
+    #[test]
+    fn default_routes_are_read() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth1\t00000000\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0\n\
+            tap1\t0200410A\t00000000\t0005\t0\t0\t1024\tFFFFFFFF\t0\t0\t0\n";
+        assert_eq!(default_routes(table), ["eth0"]);
+        assert!(default_routes("").is_empty());
     }
 }

@@ -17,6 +17,7 @@ mod nova;
 mod oslo;
 mod privileges;
 mod processes;
+mod ready_command;
 pub mod reference;
 mod report;
 mod run_dir;
@@ -34,8 +35,9 @@ use std::path::{Path, PathBuf};
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 11] = [
+    let areas: [&[&Check]; 12] = [
         settings::CHECKS,
+        ready_command::CHECKS,
         kernel::CHECKS,
         privileges::CHECKS,
         agents::CHECKS,
@@ -93,6 +95,8 @@ pub fn examine(subject: &Subject) -> Report {
             (&built_in, false)
         }
     };
+    let ready_command = ready_command::Seen::look(settings);
+    findings.extend(ready_command::judge(ready_command, settings.cutover_ready_command.as_deref()));
     let proc = Path::new("/proc");
     let processes = Processes::of_this_namespace(proc);
     let running = control::ask(&settings.cutover_run_dir);

@@ -1,6 +1,6 @@
 //! A host whose VMs are announced by a real BIRD: with the configuration that `cutover bgp` prints, and with broken ones.
 
-use crate::{only, problems, report};
+use crate::{only, problems, report, route_out};
 use cutover_tests::scene::{NORMAL, Node, SOURCE};
 use cutover_tests::{Directory, Driver, Host, Lab, Port, wait};
 use nix::sys::signal::{Signal, kill};
@@ -57,6 +57,7 @@ impl Site {
         let mut node = Node::new(&lab, SOURCE, &directory, &port);
         let peer = lab.host("peer");
         node.open();
+        route_out(&node.host);
         Driver::new(&directory, &port).bind(SOURCE);
         node.agent.start_in_sync();
         node.wait_metrics(&port, &[NORMAL]);

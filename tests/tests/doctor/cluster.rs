@@ -1,6 +1,6 @@
 //! The etcd cluster: members, permissions, the ready flag, the name of the host.
 
-use crate::{only, problems, report};
+use crate::{only, problems, report, route_out};
 use cutover_tests::etcd::Security;
 use cutover_tests::scene::Node;
 use cutover_tests::{Etcd, Lab, Port};
@@ -23,6 +23,7 @@ fn site(members: usize, security: Security) -> Site {
     let port = Port::new(1);
     let mut node = Node::new(&lab, HOST, &lab.directory(), &port);
     node.open();
+    route_out(&node.host);
     node.agent.set("DatastoreType", "etcdv3");
     node.agent.set("EtcdEndpoints", etcd.endpoints());
     node.agent.set("EndpointReportingEnabled", true);

@@ -1,6 +1,6 @@
 //! Sysctls, interfaces and the agent.
 
-use crate::{only, problems, report};
+use crate::{only, problems, report, route_out};
 use cutover_tests::scene::{NORMAL, Node, SOURCE};
 use cutover_tests::{Directory, Driver, Lab, Port, residue};
 
@@ -17,6 +17,7 @@ fn site() -> Site {
     let (directory, port) = (lab.directory(), Port::new(1));
     let mut node = Node::new(&lab, SOURCE, &directory, &port);
     node.open();
+    route_out(&node.host);
     Driver::new(&directory, &port).bind(SOURCE);
     node.agent.start_in_sync();
     node.wait_metrics(&port, &[NORMAL]);
@@ -82,6 +83,26 @@ fn each_wrong_sysctl_is_found() {
     }
 }
 
+/// KERNEL: without it, no proxy ARP for an address that is behind it.
+#[test]
+fn a_host_without_a_default_route_is_found() {
+    let site = site();
+    site.node.host.namespace().ip("route del default");
+    assert_eq!(problems(&site.node, &[]), only(&["network.gateway-route"]));
+}
+
+#[test]
+fn a_ready_command_that_cannot_be_run_is_found() {
+    let mut site = site();
+    let command = site.lab.folder().join("ready");
+    site.node.agent.set("CutoverReadyCommand", command.display());
+    assert_eq!(problems(&site.node, &[]), only(&["settings.ready-command"]));
+    std::fs::write(&command, "#!/bin/sh\n").expect("space");
+    assert_eq!(problems(&site.node, &[]), only(&["settings.ready-command"]));
+    std::process::Command::new("chmod").arg("+x").arg(&command).status().expect("chmod");
+    assert_eq!(problems(&site.node, &[]), only(&[]));
+}
+
 #[test]
 fn interfaces_that_do_not_fit_are_found() {
     let mut site = site();
@@ -90,9 +111,11 @@ fn interfaces_that_do_not_fit_are_found() {
     assert_eq!(problems(&site.node, &[]), only(&["network.tap-carrier"]));
     namespace.ip(&format!("link set {} up", site.port.interface));
     site.node.agent.terminate();
-    for (prefix, expected) in
-        [("cali", only(&["network.interface-prefix"])), ("tap,eth", only(&[])), ("tap", only(&[]))]
-    {
+    for (prefix, expected) in [
+        ("cali", only(&["network.interface-prefix"])),
+        ("tap,eth", only(&["network.gateway-route"])),
+        ("tap", only(&[])),
+    ] {
         site.node.agent.set("InterfacePrefix", prefix);
         assert_eq!(problems(&site.node, &[]), expected, "{prefix}");
     }

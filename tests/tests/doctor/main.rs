@@ -2,8 +2,10 @@
 
 mod bird;
 mod cluster;
+mod frr;
 mod host;
 
+use cutover_tests::Host;
 use cutover_tests::scene::Node;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -30,6 +32,11 @@ fn report(node: &Node, arguments: &[&str]) -> Value {
     let nova = nova.display().to_string();
     let output = node.agent.run(&[&["doctor", "--json", "--nova-conf", &nova], arguments].concat());
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// A default route, as every host has one.
+fn route_out(host: &Host) {
+    host.namespace().ip("route replace default dev eth0");
 }
 
 fn only(checks: &[&str]) -> BTreeSet<String> {
