@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::process::Command;
 
 /// Endpoints of the host.
 pub(crate) const LOCAL_ENDPOINTS: usize = 10_000;
@@ -63,8 +64,17 @@ impl Cluster {
         self.host.namespace().ip(&script);
     }
 
-    /// What the agent should do, done by iproute2.
-    pub(crate) fn add_routes_with_ip(&self) {
+    /// What the agent should do, to be done by iproute2.
+    pub(crate) fn ip_batch(&self) -> Command {
+        if !self.routes.exists() {
+            self.write_routes();
+        }
+        let mut ip = self.host.namespace().command("ip");
+        ip.arg("-batch").arg(&self.routes);
+        ip
+    }
+
+    fn write_routes(&self) {
         let mut script = String::new();
         for number in 0..LOCAL_ENDPOINTS {
             for to in port(number).addresses {
@@ -73,18 +83,19 @@ impl Cluster {
             }
         }
         fs::write(&self.routes, script).expect("space on the disk");
-        let mut ip = self.host.namespace().command("ip");
-        let status = ip.arg("-batch").arg(&self.routes).status().expect("iproute2");
-        assert!(status.success(), "ip -batch: {status}");
     }
 
-    /// Takes the routes away again.
-    pub(crate) fn flush(&self) {
+    /// Takes routes and neighbours away.
+    pub(crate) fn empty(&self) {
         for family in ["-4", "-6"] {
-            let mut ip = self.host.namespace().command("ip");
-            let status = ip.args([family, "route", "flush", "proto", "3"]).status().expect("iproute2");
-            assert!(status.success(), "ip route flush: {status}");
+            self.ip(&[family, "route", "flush", "proto", "3"]);
+            self.ip(&[family, "neighbour", "flush", "nud", "permanent"]);
         }
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        let status = self.host.namespace().command("ip").args(arguments).status().expect("iproute2");
+        assert!(status.success(), "ip {arguments:?}: {status}");
     }
 
     /// A migration to an endpoint of the host.
