@@ -1,23 +1,24 @@
 //! Following one member: wait until the datastore is ready, read everything at one revision, take every later change.
 
+mod other_hosts;
+mod snapshot;
+
 use super::OwnStatus;
 use super::connection::{Member, RequestError};
 use super::feed::{Change, Extent, Feed};
 use super::keys::{Key, Keys};
 use super::others::Others;
-use super::view::{Found, History, News, View, interpret};
+use super::view::{Found, News, View, interpret};
 use crate::clock;
 use crate::datastore::resource::Resource;
 use crate::datastore::{Event, Quarantine};
 use cutover_engine::Fact;
 use cutover_engine::model::EndpointKey;
 use etcd_client::{GetOptions, GetResponse, KeyValue};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Keys read by one request. LIMIT: some hundred kilobytes, so that other clients of the member are not held up.
-const PAGE: i64 = 500;
 /// LIMIT: how late an endpoint that does not matter any more is dropped; it costs two watches until then.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
@@ -143,71 +144,6 @@ impl Reader {
             }
             while feed.next().await?.key != key.as_bytes() {}
         }
-    }
-
-    /// Reads everything at one revision and tells the difference. False if it is not ready any more.
-    async fn read_everything(&mut self, member: &Member, feed: &mut Feed) -> Result<bool, Stop> {
-        // ORDER: the other sides of migrations are watched before the revision is chosen.
-        let (migrations, _) = self.range(member, feed, &self.keys.migrations(), None).await?;
-        for other in self.other_sides(&migrations) {
-            if !self.others.keys().contains(&other) {
-                self.watch_other(feed, &other).await?;
-            }
-        }
-        let answer = get(member, feed, &self.keys.cluster(), GetOptions::new()).await?;
-        if !is_ready(answer.kvs().first()) {
-            return Ok(false);
-        }
-        let (cluster, revision) =
-            answer.header().map_or((0, 0), |header| (header.cluster_id(), header.revision()));
-        let mut snapshot = BTreeMap::new();
-        for prefix in [self.keys.own_endpoints(), self.keys.migrations(), self.keys.configurations()] {
-            let (found, _) = self.range(member, feed, &prefix, Some(revision)).await?;
-            snapshot.extend(found);
-        }
-        for other in self.others.keys() {
-            let at = || GetOptions::new().with_revision(revision);
-            let answer = get(member, feed, &self.keys.endpoint(&other), at()).await?;
-            snapshot.extend(answer.kvs().first().map(|kv| (Key::Endpoint(other.clone()), found(kv))));
-            let answer = get(member, feed, &self.keys.status(&other), at()).await?;
-            self.note_status(&other, !answer.kvs().is_empty());
-        }
-        let history = match self.seen {
-            Some((before, last)) if before != cluster || last > revision => History::Replaced,
-            _ => History::Continued,
-        };
-        if history == History::Replaced {
-            tracing::warn!(
-                revision,
-                "Datastore was set back or replaced; only what differs in content counts"
-            );
-        }
-        self.seen = Some((cluster, revision));
-        let keys = snapshot.len();
-        let mut news = self.view.replace(snapshot, history);
-        if self.times_read > 0 {
-            // The publisher may be off.
-            let _ = self.outputs.own_statuses.send(OwnStatus::Unknown);
-            news.facts.push(Fact::DatastoreFollowed);
-        }
-        // ORDER: before the news are sent. Whoever asked will ask again; whoever asks from now on is answered.
-        while self.questions.try_recv().is_ok() {}
-        feed.skip_to(revision);
-        self.times_read += 1;
-        tracing::info!(
-            endpoint = member.endpoint(),
-            revision,
-            keys,
-            quarantined = self.view.quarantined(),
-            news = news.facts.len(),
-            "Datastore read"
-        );
-        let named = self.named(&news.facts);
-        self.send(news).await?;
-        for other in named {
-            self.follow_other(member, feed, &other, revision).await?;
-        }
-        Ok(true)
     }
 
     /// Takes changes as they come. Returns when the datastore is not ready any more, or when everything has to be read again.
@@ -339,126 +275,12 @@ impl Reader {
         self.take(member, feed, &Key::Migration(name), &change, news).await
     }
 
-    /// The other sides that these facts name for the first time.
-    fn named(&mut self, facts: &[Fact]) -> Vec<EndpointKey> {
-        facts.iter().flat_map(|fact| self.others.note(self.keys.host(), fact)).collect()
-    }
-
-    fn other_sides(&self, migrations: &BTreeMap<Key, Found>) -> Vec<EndpointKey> {
-        let sides = migrations.iter().filter_map(|(key, found)| match interpret(key, &found.value).ok()?.0 {
-            Resource::Migration(_, migration) => Others::other_side(self.keys.host(), &migration),
-            _ => None,
-        });
-        sides.collect()
-    }
-
-    async fn watch_other(&mut self, feed: &mut Feed, other: &EndpointKey) -> Result<(), Stop> {
-        let endpoint = feed.add(&self.keys.endpoint(other), Extent::Exact).await?;
-        let status = feed.add(&self.keys.status(other), Extent::Exact).await?;
-        self.others.follow(other.clone()).watches = vec![endpoint, status];
-        Ok(())
-    }
-
-    /// Begins to follow an endpoint of another host in the middle of the stream, at `revision` of it.
-    async fn follow_other(
-        &mut self,
-        member: &Member,
-        feed: &mut Feed,
-        other: &EndpointKey,
-        revision: i64,
-    ) -> Result<(), Stop> {
-        self.watch_other(feed, other).await?;
-        let answer = get(member, feed, &self.keys.endpoint(other), GetOptions::new()).await?;
-        if let Some(kv) = answer.kvs().first() {
-            let change =
-                Change { key: kv.key().to_vec(), revision: kv.mod_revision(), found: Some(found(kv)) };
-            if kv.mod_revision() <= revision {
-                let mut news = News::default();
-                self.view.put(&Key::Endpoint(other.clone()), &found(kv), &mut news);
-                self.send(news).await?;
-            } else {
-                feed.insert(change);
-            }
-        }
-        let answer = get(member, feed, &self.keys.status(other), GetOptions::new()).await?;
-        self.note_status(other, !answer.kvs().is_empty());
-        Ok(())
-    }
-
     /// Nothing here depends on it, nor on its order among the others.
     fn note_own_status(&self, change: Change) {
         let key = String::from_utf8_lossy(&change.key).into_owned();
         let value = change.found.map(|found| found.value);
         // The publisher may be off.
         let _ = self.outputs.own_statuses.send(OwnStatus::Seen { key, value });
-    }
-
-    /// A status that came and went before everything is read again would never have been there.
-    fn note_skipped(&mut self, change: &Change) {
-        if change.found.is_some()
-            && let Some(Key::Status(other)) = self.parse(&change.key)
-        {
-            self.others.status_written(&other);
-        }
-    }
-
-    fn note_status(&mut self, other: &EndpointKey, is_there: bool) {
-        if is_there {
-            self.others.status_written(other);
-        } else if self.others.status_removed(other) {
-            // The publisher may be off.
-            let _ = self.outputs.removals.send(other.clone());
-        }
-    }
-
-    /// Stops following endpoints that do not matter any more.
-    async fn tidy(&mut self, feed: &mut Feed, news: &mut News) -> Result<(), Stop> {
-        let (view, host) = (&self.view, self.keys.host());
-        let matters = |other: &EndpointKey| {
-            let here = EndpointKey { host: host.to_owned(), ..other.clone() };
-            view.knows(&Key::Endpoint(other.clone())) && view.knows(&Key::Endpoint(here))
-        };
-        for (other, followed) in self.others.expire(clock::now(), matters) {
-            for id in followed.watches {
-                feed.cancel(id).await?;
-            }
-            self.view.forget(&Key::Endpoint(other), news);
-        }
-        Ok(())
-    }
-
-    async fn range(
-        &mut self,
-        member: &Member,
-        feed: &mut Feed,
-        prefix: &str,
-        revision: Option<i64>,
-    ) -> Result<(BTreeMap<Key, Found>, i64), Stop> {
-        let end = prefix_end(prefix);
-        let mut from = prefix.as_bytes().to_vec();
-        let mut entries = BTreeMap::new();
-        let mut at = revision;
-        loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
-            let options = at.map_or_else(|| options.clone(), |at| options.clone().with_revision(at));
-            let mut kv = member.kv();
-            let answer = feed.meanwhile("read", kv.get(from.clone(), Some(options))).await?;
-            // Pages belong together only at one revision.
-            let pinned =
-                *at.get_or_insert_with(|| answer.header().map_or(0, etcd_client::ResponseHeader::revision));
-            for kv in answer.kvs() {
-                if let Some(key) = self.parse(kv.key()) {
-                    entries.insert(key, found(kv));
-                }
-            }
-            match answer.kvs().last() {
-                Some(last) if answer.more() => {
-                    from = last.key().to_vec();
-                    from.push(0);
-                }
-                _ => return Ok((entries, pinned)),
-            }
-        }
     }
 
     fn parse(&mut self, key: &[u8]) -> Option<Key> {
@@ -498,14 +320,4 @@ pub(super) fn is_ready(kv: Option<&KeyValue>) -> bool {
 
 fn says_ready(value: &[u8]) -> bool {
     matches!(interpret(&Key::Cluster, value), Ok((Resource::Cluster(cluster), _)) if cluster.ready)
-}
-
-/// The first key after all that begin with `prefix`.
-fn prefix_end(prefix: &str) -> Vec<u8> {
-    let mut end = prefix.as_bytes().to_vec();
-    // INVARIANT: prefixes end with a slash or a dash, never with the last byte there is.
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    end
 }
