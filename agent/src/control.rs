@@ -4,6 +4,7 @@
 //! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;
 //! it passes requests to the agent loop and the answers back.
 
+use crate::allocator;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +24,9 @@ pub const SOCKET: &str = "cutover.sock";
 const REQUEST_BYTES_MAX: u64 = 64;
 /// LIMIT: a client that neither asks nor reads must not keep a task forever.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// LIMIT: what it took to write an answer of this size is worth giving back, which takes milliseconds. It is that of some hundred
+/// endpoints.
+const LARGE_BYTES: usize = 256 << 10;
 
 /// A request with the way back for its answer.
 pub type Request = oneshot::Sender<Status>;
@@ -104,7 +108,11 @@ impl Server {
                     let requests = requests.clone();
                     tokio::spawn(async move {
                         match tokio::time::timeout(PATIENCE, answer(stream, requests)).await {
-                            Ok(Ok(())) => {}
+                            Ok(Ok(bytes)) if bytes >= LARGE_BYTES => {
+                                // Nothing depends on it.
+                                drop(tokio::task::spawn_blocking(allocator::give_back));
+                            }
+                            Ok(Ok(_)) => {}
                             Ok(Err(error)) => debug!(%error, "control connection ended early"),
                             Err(_) => debug!("control connection timed out"),
                         }
@@ -127,15 +135,18 @@ impl Drop for SocketFile {
     }
 }
 
-async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Result<()> {
+/// Answers one request. Returns the size of the answer.
+async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Result<usize> {
     if stream.peer_cred()?.uid() != 0 {
-        return stream.write_all(b"{\"error\":\"only root may ask\"}\n").await;
+        stream.write_all(b"{\"error\":\"only root may ask\"}\n").await?;
+        return Ok(0);
     }
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
     if line.trim() != "status" {
-        return writer.write_all(b"{\"error\":\"unknown request; known: status\"}\n").await;
+        writer.write_all(b"{\"error\":\"unknown request; known: status\"}\n").await?;
+        return Ok(0);
     }
     let (reply, answer) = oneshot::channel();
     let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the agent is stopping");
@@ -143,7 +154,8 @@ async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::
     let status = answer.await.map_err(|_| gone())?;
     let mut text = serde_json::to_vec(&status).map_err(io::Error::other)?;
     text.push(b'\n');
-    writer.write_all(&text).await
+    writer.write_all(&text).await?;
+    Ok(text.len())
 }
 
 /// Asks the running agent for its status.
