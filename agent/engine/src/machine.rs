@@ -347,6 +347,12 @@ impl Machine {
         self.step(Input::Announcement { role_gone }, now, convergence)
     }
 
+    /// What was done about the announcement, told after the announcement itself.
+    pub fn acted_on(&mut self, seen: &AnnouncementSeen) {
+        self.phases.taken_at = seen.taken_at;
+        self.phases.routed_at = seen.routed_at;
+    }
+
     /// Our own endpoint was written again.
     pub fn endpoint_written(&mut self) {
         self.not_here = false;

@@ -63,7 +63,13 @@ impl Engine {
             self.early.push(seen);
             return;
         }
-        let Some(key) = self.locals.by_generation(seen.generation) else { return };
+        let Some(key) = self.locals.by_generation(seen.generation) else {
+            // Two tell of an announcement: who looks at the evidence, and the fast path, which has acted on it.
+            if let Some(key) = self.locals.known_by_evidence(seen.seen_at) {
+                self.locals.change(&key, |local| local.machine.acted_on(&seen));
+            }
+            return;
+        };
         let local = &self.locals[&key];
         if self.ifindex(&local.endpoint.interface) != local.machine.arming.map(|arming| arming.ifindex) {
             // What was on the tap that is gone is gone with it.

@@ -134,6 +134,15 @@ impl Locals {
         self.active().find(|(_, local)| has_it(local)).map(|(key, _)| Arc::clone(key))
     }
 
+    /// The one whose machine was announced at this moment, of which only the latched evidence has told so far.
+    pub(super) fn known_by_evidence(&self, announced_at: BootTime) -> Option<Arc<EndpointKey>> {
+        let is_it = |local: &Local| {
+            let phases = &local.machine.phases;
+            phases.announced_at == Some(announced_at) && phases.taken_at.is_none()
+        };
+        self.active().find(|(_, local)| is_it(local)).map(|(key, _)| Arc::clone(key))
+    }
+
     /// The only way to change one.
     pub(super) fn change<R>(&mut self, key: &EndpointKey, change: impl FnOnce(&mut Local) -> R) -> Option<R> {
         let key = Arc::clone(self.by_key.get_key_value(key)?.0);

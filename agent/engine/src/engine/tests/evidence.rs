@@ -1,9 +1,10 @@
 //! How it is found out what became of a migration (W2, W34).
 
 use super::host::*;
-use crate::fact::Fact;
+use crate::fact::{AnnouncementSeen, Fact};
 use crate::machine::{Outcome, State, UNRESOLVED_BOUND};
 use crate::notice::Notice;
+use crate::time::BootTime;
 
 fn unresolved() -> Host {
     let mut host = Host::target("b");
@@ -221,4 +222,25 @@ fn w34_what_was_held_beyond_the_bound_and_is_back_is_a_success() {
     assert_eq!(host.state(), State::Target);
     host.tell(written("b"));
     assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+}
+
+#[test]
+fn what_the_fast_path_did_counts_also_if_the_evidence_was_told_first() {
+    let mut host = Host::target("b");
+    let generation = host.watch().unwrap().generation;
+    let seen_at = host.now;
+    host.tell(announcement(generation, seen_at));
+    assert_eq!(host.state(), State::Live);
+    let by_fast_path = |seen_at| {
+        let (taken_at, routed_at) = (Some(seen_at + ms(1)), Some(seen_at + ms(2)));
+        let kind = cutover_common::AnnouncementKind::Rarp;
+        Fact::AnnouncementSeen(AnnouncementSeen { generation, kind, seen_at, taken_at, routed_at })
+    };
+    // Of an earlier migration.
+    host.tell(by_fast_path(BootTime(seen_at.0 - 1)));
+    assert_eq!(host.phases().routed_at, None);
+    host.tell(by_fast_path(seen_at));
+    assert_eq!((host.state(), host.phases().announced_at), (State::Live, Some(seen_at)));
+    assert_eq!(host.phases().taken_at, Some(seen_at + ms(1)));
+    assert_eq!(host.phases().routed_at, Some(seen_at + ms(2)));
 }

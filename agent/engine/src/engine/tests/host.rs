@@ -4,7 +4,7 @@
 
 use crate::Engine;
 use crate::fact::{AnnouncementSeen, Fact, Link};
-use crate::machine::State;
+use crate::machine::{Phases, State};
 use crate::memory::{Found, Memory};
 use crate::model::{Endpoint, EndpointKey, Labels, LiveMigration, MigrationSource, MigrationTarget, Policy};
 use crate::time::BootTime;
@@ -245,6 +245,10 @@ impl Host {
     /// State of this host's endpoint; Base if there is none.
     pub(super) fn state(&self) -> State {
         self.engine.locals.get(&self.key()).map_or(State::Base, |local| local.machine.state)
+    }
+
+    pub(super) fn phases(&self) -> Phases {
+        self.engine.locals.get(&self.key()).map(|local| local.machine.phases).unwrap_or_default()
     }
 
     pub(super) fn not_here(&self) -> bool {
