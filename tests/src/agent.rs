@@ -17,11 +17,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// How long an agent may take from its start until it answers on its socket.
 const START: Duration = Duration::from_secs(15);
+
+/// LIMIT: far longer than what a command may wait for by itself. One that is stuck fails its test and does not hang it.
+const COMMAND: Duration = Duration::from_secs(120);
 
 /// An agent, running or not.
 #[derive(Debug)]
@@ -257,7 +260,7 @@ impl Agent {
         for (name, value) in &self.settings {
             command.env(format!("FELIX_{}", name.to_uppercase()), value);
         }
-        command.stdin(Stdio::null()).output().expect("a process")
+        output_within(COMMAND, &mut command)
     }
 
     /// Starts another `cutover` command on a terminal, with the same settings. The caller waits for its end.
@@ -362,6 +365,28 @@ impl Drop for Agent {
             assert!(!self.pin_path.exists(), "cleanup left {}", self.pin_path.display());
         } else {
             eprint_log(self);
+        }
+    }
+}
+
+/// What a command prints until it ends.
+///
+/// # Panics
+/// When it does not end in time; it is killed then.
+#[track_caller]
+fn output_within(limit: Duration, command: &mut Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("a process");
+    // It keeps its number until the thread has waited for it.
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    match receiver.recv_timeout(limit) {
+        Ok(output) => output.expect("its output"),
+        Err(_) => {
+            // It may have ended just now.
+            let _ = kill(pid, Signal::SIGKILL);
+            panic!("after {limit:?} still running: {command:?}");
         }
     }
 }

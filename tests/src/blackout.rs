@@ -13,6 +13,8 @@ pub struct Blackout {
     pub paused_at: BootTime,
     /// The target's QEMU runs the guest.
     pub resumed_at: BootTime,
+    /// The first frame of the guest came to the target's tap.
+    pub on_tap_at: Option<BootTime>,
     /// The kernel program on the target's tap saw the announcement.
     pub announced_at: Option<BootTime>,
     /// The agent had the acknowledgements of all elevated routes.
@@ -38,6 +40,7 @@ impl Blackout {
         Self {
             paused_at,
             resumed_at,
+            on_tap_at: None,
             announced_at: None,
             acknowledged_at: None,
             routed_at: None,
@@ -80,6 +83,7 @@ impl Blackout {
             ("last answer from the source", self.last_answer_at),
             ("guest paused", Some(self.paused_at)),
             ("guest runs on the target", Some(self.resumed_at)),
+            ("first frame on the tap", self.on_tap_at),
             ("announcement seen by the kernel program", self.announced_at),
             ("elevated routes acknowledged", self.acknowledged_at),
             ("route on the target", self.routed_at),
@@ -125,6 +129,7 @@ mod tests {
             answered_at: Some(us(22_700)),
             last_answer_at: Some(us(9_100)),
             announced_at: Some(us(21_300)),
+            on_tap_at: Some(us(21_295)),
             ..Blackout::new(us(10_000), us(21_000))
         }
     }
@@ -136,7 +141,7 @@ mod tests {
         assert_eq!(blackout.added(), Some(Duration::from_micros(900)));
         assert_eq!(blackout.silence(), Some(Duration::from_micros(13_600)));
         let offsets: Vec<i64> = blackout.steps().iter().map(|(_, offset)| offset.0).collect();
-        assert_eq!(offsets, [-11_900, -11_000, 0, 300, 350, 380, 900, 1700]);
+        assert_eq!(offsets, [-11_900, -11_000, 0, 295, 300, 350, 380, 900, 1700]);
     }
 
     #[test]

@@ -1,20 +1,22 @@
-//! A small cloud with real virtual machines: two compute hosts with agents on one etcd, a client, BIRD on all three,
-//! and Nova's part in a live migration, in Nova's order. [`Hypervisor`]s are real, the orchestrator is
+//! A small cloud with real virtual machines: two compute hosts with agents on one etcd, a client, on all three BIRD with
+//! the configuration that `cutover bgp bird` prints, and Nova's part in a live migration, in Nova's order. [`Hypervisor`]s are real, the orchestrator is
 //! `cutover migrate`. Judges nothing.
 
 mod compute;
-mod router;
 mod traffic;
 
 pub use compute::Compute;
-pub use router::{KERNEL_METRIC, Router};
 pub use traffic::{Heard, Traffic};
 
 use crate::agent::Agent;
+use crate::bird::Bird;
 use crate::etcd::Etcd;
+use crate::fabric::{self, BGP_METRIC};
 use crate::host::Host;
 use crate::hypervisor::{Guest, Hypervisor};
 use crate::lab::Lab;
+use crate::packet::PacketSocket;
+use crate::release::Release;
 use crate::resources::{Port, felix_configuration, new_uid};
 use crate::route_watch::{Mark, RouteWatch};
 use crate::scene::{NORMAL, SOURCE, TARGET};
@@ -26,8 +28,12 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long routes stay elevated: longer than BIRD takes, and short, because tests wait for the end of it.
-const CONVERGENCE_S: u32 = 1;
+/// How long routes stay elevated, in seconds: short, because tests wait for the end of it, but longer than Nova takes to
+/// remove the source's tap. Were the target normal while the source still has a route, the client would go back there.
+pub const CONVERGENCE_S: u32 = 3;
+
+/// Sessions of each host: one for each family with each of the two others.
+const SESSIONS: usize = 4;
 
 /// How long agents may take until a target is ready, on a loaded machine.
 const READY_S: &str = "30";
@@ -41,6 +47,8 @@ pub struct Cloud {
     pub hosts: [Compute; 2],
     /// Absent in a cloud without agents.
     datastore: Option<Datastore>,
+    /// KERNEL: frames get times only from some time after somebody has asked for them, so somebody always does.
+    _keeps_times: PacketSocket,
     lab: Lab,
 }
 
@@ -55,7 +63,7 @@ struct Datastore {
 pub struct Client {
     /// Its routes.
     pub watch: RouteWatch,
-    router: Router,
+    bird: Bird,
     /// The host.
     pub host: Host,
 }
@@ -80,10 +88,21 @@ pub struct Migration {
     pub arrival: Hypervisor,
     /// The uid of each port's LiveMigration.
     pub uids: Vec<String>,
-    /// Up to here, the routes on the client were what they were before.
-    pub client_mark: Mark,
-    /// The same on the target.
-    pub target_mark: Mark,
+    /// From when on everything is recorded.
+    pub lookout: Lookout,
+}
+
+/// Where recordings were before a migration, and who looks on.
+#[derive(Debug)]
+pub struct Lookout {
+    /// On the client.
+    pub client: Mark,
+    /// On the host that the guest comes from.
+    pub source: Mark,
+    /// On the host that it goes to.
+    pub target: Mark,
+    /// At its taps there, in the order of the ports.
+    pub taps: Vec<PacketSocket>,
 }
 
 impl Cloud {
@@ -132,17 +151,16 @@ impl Cloud {
         let mut hosts = [SOURCE, TARGET].map(|name| Compute::new(&lab, name));
         let client = lab.host("client");
         keep_redirects_out(&client);
-        let [first, second] = &hosts;
-        let routers = [
-            Router::start(&lab, &first.host, &[&second.host, &client]),
-            Router::start(&lab, &second.host, &[&first.host, &client]),
-        ];
-        let router = Router::start(&lab, &client, &[&first.host, &second.host]);
-        for (compute, router) in hosts.iter_mut().zip(routers) {
-            compute.router = Some(router);
+        let everybody = [&hosts[0].host, &hosts[1].host, &client];
+        let configurations = fabric::bird_mesh(&lab, everybody);
+        let [of_first, of_second, bird] =
+            std::array::from_fn(|number| start_bird(&lab, everybody[number], &configurations[number]));
+        for (compute, bird) in hosts.iter_mut().zip([of_first, of_second]) {
+            compute.bird = Some(bird);
         }
-        let client = Client { watch: RouteWatch::start(client.namespace()), router, host: client };
-        Self { client, hosts, datastore: None, lab }
+        let client = Client { watch: RouteWatch::start(client.namespace()), bird, host: client };
+        let keeps_times = PacketSocket::bind(client.host.namespace(), "lo").with_times();
+        Self { client, hosts, datastore: None, _keeps_times: keeps_times, lab }
     }
 
     /// Nova spawns a virtual machine on the first host. Returns when the client reaches all of its addresses.
@@ -179,7 +197,7 @@ impl Cloud {
     #[track_caller]
     pub fn wait_booted(&self, instance: &Instance) {
         instance.hypervisor.wait_booted();
-        self.client.router.wait_established();
+        self.client.bird.wait_established(SESSIONS);
         self.wait_reached(&instance.guest);
     }
 
@@ -193,9 +211,20 @@ impl Cloud {
     }
 
     /// A process on one of the hosts that waits for a guest.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[track_caller]
     #[must_use]
     pub fn expect_arrival(&self, guest: &Guest, to: usize) -> Hypervisor {
-        Hypervisor::expect_arrival(&self.lab, &self.hosts[to].host, guest)
+        let arrival = Hypervisor::expect_arrival(&self.lab, &self.hosts[to].host, guest);
+        // KERNEL: a tap that was opened drops what the host sends to it until a kernel thread has noticed the carrier and
+        // given it a queue (linkwatch). A real copy takes longer than that, one of the lab's may not.
+        for port in &guest.ports {
+            let tap = self.hosts[to].tap(port);
+            wait::until(wait::SOON, format_args!("carrier of {}", tap.name()), || tap.has_carrier());
+        }
+        arrival
     }
 
     /// Waits until the client reaches every address of a guest.
@@ -204,7 +233,7 @@ impl Cloud {
     /// When it does not; the message has the routes of the client.
     #[track_caller]
     pub fn wait_reached(&self, guest: &Guest) {
-        self.client.router.wait_established();
+        self.client.bird.wait_established(SESSIONS);
         for address in guest.addresses() {
             let answers = || probe::answers(self.client.host.namespace(), address);
             if !wait::holds_within(wait::SOON, answers) {
@@ -224,10 +253,7 @@ impl Cloud {
     #[track_caller]
     #[must_use]
     pub fn prepare(&mut self, instance: &Instance) -> Migration {
-        let to = 1 - instance.at;
-        let client_mark = self.client.watch.mark();
-        let target_mark = self.hosts[to].watch.mark();
-        self.hosts[to].plug(&instance.guest);
+        let (to, lookout) = self.plug_target(instance);
         let mut uids = Vec::new();
         for port in &instance.guest.ports {
             self.migrate(port, &["begin", "--to", self.hosts[to].host.name()]);
@@ -238,15 +264,29 @@ impl Cloud {
             assert!(!self.hosts[to].tap(port).has_carrier(), "ready before there is a hypervisor");
         }
         let arrival = self.expect_arrival(&instance.guest, to);
-        Migration { to, arrival, uids, client_mark, target_mark }
+        Migration { to, arrival, uids, lookout }
+    }
+
+    /// Nova plugs the taps on the other host. Says which one that is.
+    #[must_use]
+    pub fn plug_target(&mut self, instance: &Instance) -> (usize, Lookout) {
+        let to = 1 - instance.at;
+        let (client, source) = (self.client.watch.mark(), self.hosts[instance.at].watch.mark());
+        let target = self.hosts[to].watch.mark();
+        self.hosts[to].plug(&instance.guest);
+        let namespace = self.hosts[to].host.namespace();
+        let look = |port: &Port| PacketSocket::bind(namespace, &port.interface).with_times();
+        let taps = instance.guest.ports.iter().map(look).collect();
+        (to, Lookout { client, source, target, taps })
     }
 
     /// Nova ends a migration that has succeeded: the source's process has gone, the driver's writes, the source's taps go.
+    /// Gives back what can be asked about it.
     ///
     /// # Panics
     /// When the driver's part fails.
     #[track_caller]
-    pub fn complete(&mut self, instance: &mut Instance, migration: Migration) {
+    pub fn complete(&mut self, instance: &mut Instance, migration: Migration) -> Lookout {
         let from = instance.at;
         drop(std::mem::replace(&mut instance.hypervisor, migration.arrival));
         instance.at = migration.to;
@@ -254,19 +294,22 @@ impl Cloud {
             self.migrate(port, &["complete"]);
         }
         self.hosts[from].unplug(&instance.guest);
+        migration.lookout
     }
 
-    /// Nova rolls a migration back: the target's process has gone, the driver's writes, the target's taps go.
+    /// Nova rolls a migration back: the target's process has gone, the driver's writes, the target's taps go. Gives back
+    /// what can be asked about it.
     ///
     /// # Panics
     /// When the driver's part fails.
     #[track_caller]
-    pub fn roll_back(&mut self, instance: &Instance, migration: Migration) {
+    pub fn roll_back(&mut self, instance: &Instance, migration: Migration) -> Lookout {
         drop(migration.arrival);
         for port in &instance.guest.ports {
             self.migrate(port, &["abort"]);
         }
         self.hosts[migration.to].unplug(&instance.guest);
+        migration.lookout
     }
 
     /// Waits until a guest has its routes with normal priority on its host and nowhere else, and the
@@ -280,7 +323,7 @@ impl Cloud {
             compute.wait_local_metrics(&instance.guest, if number == instance.at { &[NORMAL] } else { &[] });
         }
         for to in instance.guest.routed() {
-            let wanted = [(KERNEL_METRIC, self.hosts[instance.at].address_like(to.addr()))];
+            let wanted = [(BGP_METRIC, self.hosts[instance.at].address_like(to.addr()))];
             let settled = wait::holds_within(wait::SOON, || self.client.ways_to(to) == wanted);
             assert!(settled, "the client has {:?} to {to}, wanted {wanted:?}", self.client.ways_to(to));
         }
@@ -335,6 +378,17 @@ impl Client {
         moments.iter().rev().take_while(leads).last().and_then(|moment| moment.since)
     }
 
+    /// Where the best way to `destination` has led since `mark`, one place after the other. Between two of them there may
+    /// have been a moment without any.
+    #[must_use]
+    pub fn led_through(&self, mark: Mark, destination: IpNet) -> Vec<IpAddr> {
+        let moments = self.watch.since(mark).moments(destination);
+        let best = moments.iter().filter_map(|moment| moment.routes.first());
+        let mut hops: Vec<IpAddr> = best.filter_map(|route| route.gateway).collect();
+        hops.dedup();
+        hops
+    }
+
     /// Waits until the best way to `destination` leads through `next_hop`.
     ///
     /// # Panics
@@ -357,6 +411,16 @@ fn keep_redirects_out(client: &Host) {
             client.namespace().set_sysctl(&format!("net/{family}/conf/{name}/accept_redirects"), "0");
         }
     }
+}
+
+fn start_bird(lab: &Lab, host: &Host, configuration: &str) -> Bird {
+    // Without it, the second of two updates in a row may come 40 ms late: see docs/bgp.md.
+    host.namespace().ip(&format!(
+        "route change 192.168.77.0/24 dev eth0 proto kernel scope link src {} quickack 1\n\
+         route change fd00:77::/64 dev eth0 proto kernel metric 256 quickack 1",
+        host.ipv4()
+    ));
+    Bird::start(lab, host, configuration, Release::Bird2)
 }
 
 fn set_up_datastore(etcd: &Etcd, keys: &Keys) {

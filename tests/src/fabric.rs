@@ -39,6 +39,14 @@ const COMMUNITY: &str = "65000:100";
 const CONVERGENCE_S: u32 = 4;
 const GRACE_S: u32 = 1;
 
+/// What `cutover bgp bird` prints for each of three hosts in a full mesh, with default priorities.
+#[track_caller]
+pub(crate) fn bird_mesh(lab: &Lab, hosts: [&Host; 3]) -> [String; 3] {
+    // It prints from settings; nobody starts it.
+    let agent = Agent::named(lab, hosts[0], &lab.directory(), "bgp");
+    [1, 2, 3].map(|number| wiring::configuration(Release::Bird2, &agent, Shape::Mesh, number, hosts, None))
+}
+
 /// Who talks to whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod bird;
 pub mod blackout;
+mod clocks;
 pub mod cloud;
 pub mod driver;
 pub mod etcd;

@@ -1,13 +1,19 @@
 //! A packet socket: sends frames on any interface of a namespace, and takes the ones that pass. For guests
 //! behind a veth, for frames that the host itself sends towards a guest, and for looking on.
 
+use crate::clocks::Clocks;
 use crate::frames::Frame;
 use crate::namespace::Namespace;
+use cutover_common::MacAddr;
+use cutover_engine::BootTime;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, send, setsockopt,
+    socket, sockopt,
 };
-use std::io;
+use nix::sys::time::TimeSpec;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
 
 /// A raw socket bound to one interface.
 #[derive(Debug)]
@@ -66,11 +72,76 @@ impl PacketSocket {
         buffer.truncate(length);
         Some(buffer)
     }
+
+    /// From now on the kernel notes when each frame came to the interface.
+    ///
+    /// # Panics
+    /// Never for a socket.
+    #[must_use]
+    pub fn with_times(self) -> Self {
+        setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true).expect("a socket");
+        self
+    }
+
+    /// When the first frame came from `mac`, of those that nobody has taken yet. Takes everything up to it.
+    ///
+    /// # Panics
+    /// Without [`Self::with_times`].
+    #[must_use]
+    pub fn first_from(&self, mac: MacAddr) -> Option<BootTime> {
+        let mut head = [0; 14];
+        loop {
+            let mut control = nix::cmsg_space!(TimeSpec);
+            let mut parts = [IoSliceMut::new(&mut head)];
+            let flags = MsgFlags::empty();
+            let message =
+                recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags).ok()?;
+            let time = message.cmsgs().ok()?.find_map(|part| match part {
+                ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
+                _ => None,
+            });
+            let clocks = Clocks::read();
+            if head[6..12] == mac.0 {
+                return Some(clocks.on_boot_clock(time.expect("it was asked for")));
+            }
+        }
+    }
 }
 
 /// For reading it in another way than [`PacketSocket::receive`].
 impl From<PacketSocket> for OwnedFd {
     fn from(packets: PacketSocket) -> Self {
         packets.socket
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Lab, frames, wait};
+    use cutover_agent::clock;
+
+    #[test]
+    fn the_kernel_knows_when_a_frame_came_and_from_whom() {
+        let lab = Lab::new();
+        let host = lab.host("compute1");
+        let [ours, other] = ["fa:16:3e:00:00:01", "fa:16:3e:00:00:02"].map(|mac| mac.parse().unwrap());
+        let tap = host.plug("tapport1", "fe:16:3e:00:00:01".parse().unwrap());
+        let onlooker = PacketSocket::bind(host.namespace(), "tapport1").with_times();
+        let open = tap.open();
+        open.send(&frames::rarp(other));
+        assert_eq!(onlooker.first_from(ours), None);
+        let before = clock::now();
+        open.send(&frames::rarp(ours));
+        let after = clock::now();
+        open.send(&frames::rarp(ours));
+        let came_at = wait::for_some(wait::SOON, "the frame", || onlooker.first_from(ours));
+        // The two clocks are read one after the other.
+        let slack = Duration::from_micros(50);
+        assert!(
+            before.0 <= (came_at + slack).0 && came_at <= after + slack,
+            "{before:?} {came_at:?} {after:?}"
+        );
+        assert!(onlooker.first_from(ours).is_some_and(|next| next > came_at), "each frame is taken once");
     }
 }

@@ -59,8 +59,8 @@ enum Bench {
 }
 
 impl Bench {
-    fn measure(self, announcements: usize) -> Result<Section> {
-        match self {
+    fn measure(self, announcements: usize) -> Result<Vec<Section>> {
+        let section = match self {
             Self::Announcement => announcement::measure(announcements),
             Self::Addresses => addresses::measure(announcements),
             Self::Program => program::measure(50),
@@ -68,8 +68,9 @@ impl Bench {
             Self::Agent => agent::measure(announcements.div_ceil(10)),
             Self::Etcd => scale::measure(announcements.div_ceil(5)),
             Self::Bgp => bgp::measure(announcements.div_ceil(5)),
-            Self::Vm => vm::measure(announcements.div_ceil(40)),
-        }
+            Self::Vm => return vm::measure(announcements.div_ceil(40)),
+        };
+        Ok(vec![section?])
     }
 }
 
@@ -83,9 +84,10 @@ fn main() -> Result<()> {
     let report = report.transpose()?;
     let mut sections = Vec::new();
     for bench in chosen {
-        let section = bench.measure(cli.announcements)?;
-        println!("{section}");
-        sections.push(section);
+        for section in bench.measure(cli.announcements)? {
+            println!("{section}");
+            sections.push(section);
+        }
     }
     if let Some(report) = report {
         report.write(&sections)?;

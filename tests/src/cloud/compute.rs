@@ -1,14 +1,16 @@
 //! A compute host of the cloud: its agent, its BIRD, the taps of the guests that run on it or will.
 
-use super::Router;
 use crate::agent::Agent;
+use crate::bird::Bird;
 use crate::host::Host;
 use crate::hypervisor::Guest;
 use crate::lab::Lab;
 use crate::resources::{Directory, Port};
-use crate::route_watch::RouteWatch;
+use crate::route_history::Moment;
+use crate::route_watch::{Mark, RouteWatch};
 use crate::tap::Tap;
 use crate::wait;
+use cutover_engine::BootTime;
 use cutover_engine::machine::Phases;
 use ipnet::IpNet;
 use serde_json::Value;
@@ -22,7 +24,7 @@ pub struct Compute {
     agent: Option<Agent>,
     /// Recording since before the agent started.
     pub watch: RouteWatch,
-    pub(super) router: Option<Router>,
+    pub(super) bird: Option<Bird>,
     taps: BTreeMap<String, Tap>,
     /// The host.
     pub host: Host,
@@ -34,7 +36,7 @@ impl Compute {
         // KERNEL: a host answers ARP requests for the guests' gateway only if it knows a way there (arp_fwd_proxy).
         host.namespace().ip("route add default via 192.168.77.254 dev eth0");
         let watch = RouteWatch::start(host.namespace());
-        Self { agent: None, watch, router: None, taps: BTreeMap::new(), host }
+        Self { agent: None, watch, bird: None, taps: BTreeMap::new(), host }
     }
 
     pub(super) fn start_agent(
@@ -103,6 +105,52 @@ impl Compute {
     pub fn local_metrics(&self, destination: IpNet) -> Vec<u32> {
         let routes = self.watch.routes_to(destination);
         routes.iter().filter(|route| route.gateway.is_none()).map(|route| route.metric).collect()
+    }
+
+    /// What [`Self::local_metrics`] has been since `mark`, one thing after the other.
+    #[must_use]
+    pub fn local_metrics_since(&self, mark: Mark, destination: IpNet) -> Vec<Vec<u32>> {
+        let moments = self.watch.since(mark).moments(destination);
+        let local = |moment: &Moment| {
+            let routes = moment.routes.iter().filter(|route| route.gateway.is_none());
+            routes.map(|route| route.metric).collect()
+        };
+        let mut metrics: Vec<Vec<u32>> = moments.iter().map(local).collect();
+        metrics.dedup();
+        metrics
+    }
+
+    /// When the first route to `destination` that leads to a guest here was added since `mark`.
+    #[must_use]
+    pub fn local_route_since(&self, mark: Mark, destination: IpNet) -> Option<BootTime> {
+        let moments = self.watch.since(mark).moments(destination);
+        let is_local = |moment: &&Moment| moment.routes.iter().any(|route| route.gateway.is_none());
+        moments.iter().find(is_local).and_then(|moment| moment.since)
+    }
+
+    /// Since when, after `mark`, all routes to `destination` have led to a guest here without a break.
+    #[must_use]
+    pub fn led_to_tap_since(&self, mark: Mark, destination: IpNet) -> Option<BootTime> {
+        let moments = self.watch.since(mark).moments(destination);
+        let is_local = |moment: &&Moment| {
+            !moment.routes.is_empty() && moment.routes.iter().all(|route| route.gateway.is_none())
+        };
+        moments.iter().rev().take_while(is_local).last().and_then(|moment| moment.since)
+    }
+
+    /// Waits until the agent says that the guest's ports are in this state.
+    ///
+    /// # Panics
+    /// When they are not; the message has the log of the agent.
+    #[track_caller]
+    pub fn wait_state(&self, guest: &Guest, state: &str) {
+        for port in &guest.ports {
+            let is = || self.agent().status_of(port).map(|endpoint| endpoint["state"].clone());
+            if !wait::holds_within(wait::SOON, || is().is_some_and(|is| is == state)) {
+                let (name, is) = (&port.endpoint, is());
+                panic!("{name} is in {is:?}, wanted {state}:\n{}", self.agent().log_text());
+            }
+        }
     }
 
     /// Waits until the metrics of the routes to a guest here are these.

@@ -1,7 +1,7 @@
 //! QEMU's monitor: commands and their answers, and the events that come in between (QEMU's docs/interop/qmp-spec).
 
+use crate::clocks::Clocks;
 use crate::wait;
-use cutover_agent::clock;
 use cutover_engine::BootTime;
 use serde_json::{Value, json};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// LIMIT: QEMU's main loop answers between two things that it does; on a loaded machine that may take a while.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -45,6 +45,8 @@ pub struct Qmp {
 struct Commands {
     stream: UnixStream,
     answers: mpsc::Receiver<Value>,
+    /// How many were sent; each has its number as its id, or an answer that came too late would be the next one's.
+    count: u64,
 }
 
 impl Qmp {
@@ -55,12 +57,13 @@ impl Qmp {
     #[must_use]
     pub fn connect(socket: &Path) -> Self {
         let stream = wait::for_some(wait::SOON, "QEMU's monitor", || UnixStream::connect(socket).ok());
+        stream.set_write_timeout(Some(ANSWER)).expect("a socket");
         let reader = BufReader::new(stream.try_clone().expect("a descriptor"));
         let (sender, answers) = mpsc::channel();
         let events = Arc::default();
         let recorded = Arc::clone(&events);
         thread::spawn(move || read(reader, &sender, &recorded));
-        let qmp = Self { commands: Mutex::new(Commands { stream, answers }), events };
+        let qmp = Self { commands: Mutex::new(Commands { stream, answers, count: 0 }), events };
         qmp.must("qmp_capabilities", json!({}));
         qmp
     }
@@ -71,11 +74,20 @@ impl Qmp {
     /// QEMU refused it or has gone.
     pub fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let mut commands = lock(&self.commands);
-        let mut line = json!({"execute": command, "arguments": arguments}).to_string();
+        commands.count += 1;
+        let id = commands.count;
+        let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         line.push('\n');
         let sent: io::Result<()> = commands.stream.write_all(line.as_bytes());
         sent.map_err(|_| QmpError::Silent)?;
-        let answer = commands.answers.recv_timeout(ANSWER).map_err(|_| QmpError::Silent)?;
+        let deadline = Instant::now() + ANSWER;
+        let answer = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = commands.answers.recv_timeout(left).map_err(|_| QmpError::Silent)?;
+            if answer["id"] == id {
+                break answer;
+            }
+        };
         match answer.get("error") {
             Some(error) => Err(QmpError::Refused(error["desc"].as_str().unwrap_or_default().to_owned())),
             None => Ok(answer["return"].clone()),
@@ -130,27 +142,6 @@ fn read(reader: BufReader<UnixStream>, answers: &mpsc::Sender<Value>, events: &M
     }
 }
 
-/// Both clocks at one moment.
-#[derive(Clone, Copy)]
-struct Clocks {
-    wall: Duration,
-    boot: BootTime,
-}
-
-impl Clocks {
-    fn read() -> Self {
-        let (before, wall, after) = (clock::now(), clock::wall(), clock::now());
-        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { wall, boot: before + after.since(before) / 2 }
-    }
-
-    /// The boot clock when the wall clock said `wall`, if nobody has set it since.
-    fn on_boot_clock(self, wall: Duration) -> BootTime {
-        let ago = self.wall.saturating_sub(wall);
-        BootTime(self.boot.0.saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)))
-    }
-}
-
 fn event(message: &Value, clocks: Clocks) -> Option<Event> {
     let name = message.get("event")?.as_str()?.to_owned();
     let time = &message["timestamp"];
@@ -162,20 +153,18 @@ fn event(message: &Value, clocks: Clocks) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cutover_agent::clock;
+    use std::time::UNIX_EPOCH;
 
     #[test]
     fn events_and_answers_are_told_apart_and_events_are_on_the_boot_clock() {
-        let message = json!({"timestamp": {"seconds": 1000, "microseconds": 500_000}, "event": "STOP"});
-        let clocks = Clocks { wall: Duration::from_millis(1_000_750), boot: BootTime(7_000_000_000) };
-        let found = event(&message, clocks).unwrap();
-        assert_eq!((found.name.as_str(), found.at), ("STOP", BootTime(6_750_000_000)));
-        assert_eq!(event(&json!({"return": {}}), clocks), None);
-    }
-
-    #[test]
-    fn the_clocks_are_read_at_one_moment() {
-        let (before, clocks, after) = (clock::now(), Clocks::read(), clock::now());
-        assert!(before <= clocks.boot && clocks.boot <= after);
-        assert_eq!(clocks.on_boot_clock(clocks.wall), clocks.boot);
+        let (now, wall) = (clock::now(), clock::wall().duration_since(UNIX_EPOCH).unwrap());
+        let timestamp = json!({"seconds": wall.as_secs(), "microseconds": wall.subsec_micros()});
+        let message = json!({"timestamp": timestamp, "event": "STOP"});
+        let found = event(&message, Clocks::read()).unwrap();
+        assert_eq!(found.name, "STOP");
+        let apart = now.since(found.at).max(found.at.since(now));
+        assert!(apart < Duration::from_millis(100), "{apart:?}");
+        assert_eq!(event(&json!({"return": {}}), Clocks::read()), None);
     }
 }

@@ -1,8 +1,7 @@
 //! Guests that announce themselves less than they could, or not at all.
 
-use crate::trip::{UNTHROTTLED, complete, move_guest};
+use crate::trip::{Journey, UNTHROTTLED, move_guest};
 use cutover_common::AnnouncementKind;
-use cutover_tests::cloud::Traffic;
 use cutover_tests::hypervisor::{Announcing, Guest};
 use cutover_tests::scene::ELEVATED;
 use cutover_tests::{Cloud, Port, wait};
@@ -36,16 +35,15 @@ fn a_guest_that_says_nothing_has_its_routes_when_nova_has_completed_the_migratio
     let mut cloud = Cloud::new();
     let guest = Guest::new(&Port::new(1)).announced_by(Announcing::Silent);
     let mut instance = cloud.spawn(&guest);
-    let traffic = Traffic::start(cloud.client.host.namespace(), &guest);
-    let migration = cloud.prepare(&instance);
-    instance.hypervisor.begin_migration(&migration.arrival, UNTHROTTLED);
+    let journey = Journey::begin(&mut cloud, &instance, UNTHROTTLED);
     let migrated = instance.hypervisor.wait_migrated();
-    migration.arrival.qmp().wait_event(wait::SOON, "RESUME");
-    let target = &cloud.hosts[migration.to];
+    journey.migration.arrival.qmp().wait_event(wait::SOON, "RESUME");
+    let target = &cloud.hosts[journey.migration.to];
     wait::throughout(Duration::from_millis(300), "nobody knows that it is there", || {
         guest.routed().into_iter().all(|net| target.local_metrics(net).is_empty())
     });
-    let trip = complete(&mut cloud, &mut instance, migration, traffic, migrated);
+    target.wait_state(&guest, "Target");
+    let trip = journey.complete(&mut cloud, &mut instance, migrated);
     assert_eq!((trip.phases[0].kind, trip.phases[0].announced_at), (None, None));
     for (net, blackout) in &trip.blackouts {
         let routed_at = blackout.routed_at.expect("the route was elevated");

@@ -1,8 +1,7 @@
 //! The target's agent dies at the two worst moments.
 
-use crate::trip::{THROTTLED, UNTHROTTLED, arrive, complete};
+use crate::trip::{Journey, THROTTLED, UNTHROTTLED};
 use cutover_agent::clock;
-use cutover_tests::cloud::Traffic;
 use cutover_tests::hypervisor::Guest;
 use cutover_tests::scene::ELEVATED;
 use cutover_tests::{Cloud, Port, wait};
@@ -11,16 +10,15 @@ use cutover_tests::{Cloud, Port, wait};
 fn killed_in_pre_copy_it_finds_what_was_announced_in_the_meantime() {
     let mut cloud = Cloud::new();
     let mut instance = cloud.spawn(&Guest::new(&Port::new(1)));
-    let traffic = Traffic::start(cloud.client.host.namespace(), &instance.guest);
-    let migration = cloud.prepare(&instance);
-    instance.hypervisor.begin_migration(&migration.arrival, THROTTLED);
+    let journey = Journey::begin(&mut cloud, &instance, THROTTLED);
+    let to = journey.migration.to;
     wait::until(wait::SOON, "some of its memory is over there", || instance.hypervisor.copied() > 1 << 20);
-    cloud.hosts[migration.to].agent_mut().kill();
+    cloud.hosts[to].agent_mut().kill();
     let migrated = instance.hypervisor.wait_migrated();
-    migration.arrival.qmp().wait_event(wait::SOON, "RESUME");
+    journey.migration.arrival.qmp().wait_event(wait::SOON, "RESUME");
     let started_at = clock::now();
-    cloud.hosts[migration.to].agent_mut().spawn();
-    let trip = arrive(&mut cloud, &mut instance, migration, traffic, migrated);
+    cloud.hosts[to].agent_mut().spawn();
+    let trip = journey.arrive(&mut cloud, &mut instance, migrated);
     let announced_at = trip.phases[0].announced_at.expect("the kernel has kept it");
     assert!(announced_at < started_at, "announced while no agent was there: {:?}", trip.phases);
 }
@@ -29,15 +27,10 @@ fn killed_in_pre_copy_it_finds_what_was_announced_in_the_meantime() {
 fn killed_between_announcement_and_completion_it_leaves_the_routes_and_goes_on() {
     let mut cloud = Cloud::new();
     let mut instance = cloud.spawn(&Guest::new(&Port::new(1)));
-    let traffic = Traffic::start(cloud.client.host.namespace(), &instance.guest);
-    let migration = cloud.prepare(&instance);
-    instance.hypervisor.begin_migration(&migration.arrival, UNTHROTTLED);
+    let journey = Journey::begin(&mut cloud, &instance, UNTHROTTLED);
     let migrated = instance.hypervisor.wait_migrated();
-    for net in instance.guest.routed() {
-        let target = cloud.hosts[migration.to].address_like(net.addr());
-        cloud.client.wait_led_through(wait::SOON, net, target);
-    }
-    let target = &mut cloud.hosts[migration.to];
+    journey.wait_followed(&cloud, &instance);
+    let target = &mut cloud.hosts[journey.migration.to];
     target.agent_mut().kill();
     let mark = target.watch.mark();
     target.agent_mut().start_in_sync();
@@ -45,7 +38,7 @@ fn killed_between_announcement_and_completion_it_leaves_the_routes_and_goes_on()
         assert_eq!(target.local_metrics(net), [ELEVATED]);
         target.watch.since(mark).assert_never_without(net);
     }
-    let trip = complete(&mut cloud, &mut instance, migration, traffic, migrated);
+    let trip = journey.complete(&mut cloud, &mut instance, migrated);
     assert!(trip.phases[0].announced_at.is_some(), "{:?}", trip.phases);
     for net in instance.guest.routed() {
         cloud.hosts[instance.at].watch.since(mark).assert_never_without(net);

@@ -5,4 +5,5 @@ mod failing;
 mod journeys;
 mod kills;
 mod shapes;
+mod timeline;
 mod trip;

@@ -1,7 +1,6 @@
 //! Guests of every shape.
 
-use crate::trip::{UNTHROTTLED, arrive, move_guest};
-use cutover_tests::cloud::Traffic;
+use crate::trip::{Journey, UNTHROTTLED, move_guest};
 use cutover_tests::hypervisor::Guest;
 use cutover_tests::{Cloud, Port};
 use ipnet::IpNet;
@@ -55,15 +54,12 @@ fn five_guests_at_once() {
     let mut cloud = Cloud::new();
     let guests: Vec<Guest> = (1..=5).map(|number| Guest::new(&only_ipv4(number))).collect();
     let mut instances = cloud.spawn_all(&guests);
-    let traffic: Vec<Traffic> =
-        guests.iter().map(|guest| Traffic::start(cloud.client.host.namespace(), guest)).collect();
-    let migrations: Vec<_> = instances.iter().map(|instance| cloud.prepare(instance)).collect();
-    for (instance, migration) in instances.iter().zip(&migrations) {
-        instance.hypervisor.begin_migration(&migration.arrival, UNTHROTTLED);
+    let journeys: Vec<_> = instances.iter().map(|instance| Journey::prepare(&mut cloud, instance)).collect();
+    for (instance, journey) in instances.iter().zip(&journeys) {
+        instance.hypervisor.begin_migration(&journey.migration.arrival, UNTHROTTLED);
     }
     let migrated: Vec<_> = instances.iter().map(|instance| instance.hypervisor.wait_migrated()).collect();
-    let journeys = instances.iter_mut().zip(migrations).zip(traffic.into_iter().zip(migrated));
-    for ((instance, migration), (traffic, migrated)) in journeys {
-        arrive(&mut cloud, instance, migration, traffic, migrated).assert_seamless();
+    for ((instance, journey), migrated) in instances.iter_mut().zip(journeys).zip(migrated) {
+        journey.arrive(&mut cloud, instance, migrated).assert_seamless();
     }
 }

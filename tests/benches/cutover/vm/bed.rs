@@ -3,6 +3,7 @@
 use super::port;
 use anyhow::Result;
 use cutover_tests::Cloud;
+use cutover_tests::blackout::Blackout;
 use cutover_tests::cloud::{Instance, Migration};
 use cutover_tests::hypervisor::Guest;
 
@@ -23,8 +24,9 @@ pub(super) trait Bed {
     /// Called when the migration has begun: does what is to be done when it switches over.
     fn follow(&mut self, migration: &Migration) -> Result<()>;
 
-    /// Everything from the switch-over to the time when nothing of the migration is left.
-    fn complete(&mut self, migration: Migration) -> Result<()>;
+    /// Everything from the switch-over to the time when nothing of the migration is left. Puts into `blackout` what only
+    /// the contender itself knows.
+    fn complete(&mut self, migration: Migration, blackout: &mut Blackout) -> Result<()>;
 }
 
 /// Agents on both hosts, and `cutover migrate`.
@@ -63,11 +65,12 @@ impl Bed for WithAgents {
         Ok(())
     }
 
-    fn complete(&mut self, migration: Migration) -> Result<()> {
+    fn complete(&mut self, migration: Migration, blackout: &mut Blackout) -> Result<()> {
         let uids = migration.uids.clone();
-        self.cloud.complete(&mut self.instance, migration);
+        let _lookout = self.cloud.complete(&mut self.instance, migration);
         for uid in uids {
-            let _phases = self.cloud.hosts[self.instance.at].wait_recorded(&uid);
+            let phases = self.cloud.hosts[self.instance.at].wait_recorded(&uid);
+            *blackout = blackout.with_phases(&phases);
         }
         self.cloud.wait_settled(&self.instance);
         Ok(())

@@ -5,6 +5,7 @@ use super::bed::Bed;
 use super::port;
 use crate::contender::{self, Listener, Threads};
 use anyhow::{Result, ensure};
+use cutover_tests::blackout::Blackout;
 use cutover_tests::cloud::{Instance, Migration};
 use cutover_tests::hypervisor::Guest;
 use cutover_tests::scene::{ELEVATED, NORMAL};
@@ -38,12 +39,10 @@ impl Bare {
     }
 
     fn prepare(&mut self) -> Migration {
-        let to = 1 - self.instance.at;
-        let (client_mark, target_mark) = (self.cloud.client.watch.mark(), self.cloud.hosts[to].watch.mark());
-        self.cloud.hosts[to].plug(&self.instance.guest);
+        let (to, lookout) = self.cloud.plug_target(&self.instance);
         self.prepare_tap(to);
         let arrival = self.cloud.expect_arrival(&self.instance.guest, to);
-        Migration { to, arrival, uids: Vec::new(), client_mark, target_mark }
+        Migration { to, arrival, uids: Vec::new(), lookout }
     }
 
     /// What an agent has ready before the guest comes.
@@ -115,7 +114,7 @@ impl Bed for OnCompletion {
         Ok(())
     }
 
-    fn complete(&mut self, migration: Migration) -> Result<()> {
+    fn complete(&mut self, migration: Migration, _: &mut Blackout) -> Result<()> {
         self.0.complete(migration);
         Ok(())
     }
@@ -159,7 +158,7 @@ impl Bed for OnAnnouncement {
         Ok(())
     }
 
-    fn complete(&mut self, migration: Migration) -> Result<()> {
+    fn complete(&mut self, migration: Migration, _: &mut Blackout) -> Result<()> {
         let listener = self.listener.take().expect("it was prepared");
         listener.finished()?;
         drop(listener);

@@ -1,22 +1,24 @@
 //! What one migration cost.
 
 use anyhow::{Context as _, Result};
-use cutover_engine::BootTime;
+use cutover_tests::blackout::Blackout;
 use cutover_tests::cloud::Heard;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// The guest ran nowhere.
-    pub(super) downtime: Duration,
+    /// When everything was.
+    pub(super) blackout: Blackout,
     /// The guest ran, and the client's route led elsewhere.
     pub(super) added: Duration,
     /// From then to the first answer.
     pub(super) answered_after: Duration,
     /// Datagrams that nobody answered.
     pub(super) lost: usize,
+    /// Those of them that were sent when the guest had been heard on the target's tap.
+    pub(super) lost_announced: usize,
     /// Those of them that were sent when the client's route led to the target.
-    pub(super) lost_late: usize,
+    pub(super) lost_routed: usize,
     /// The longest time without anything on the TCP connection.
     pub(super) tcp_silence: Duration,
     retransmission_timeout: Duration,
@@ -25,18 +27,22 @@ pub(super) struct Sample {
 impl Sample {
     pub(super) fn of(
         heard: &Heard,
-        (paused_at, resumed_at): (BootTime, BootTime),
-        routed_at: BootTime,
+        mut blackout: Blackout,
         retransmission_timeout: Duration,
     ) -> Result<Self> {
         let (_, record) = heard.datagrams.first().context("datagrams")?;
+        let on_tap_at = blackout.on_tap_at.context("nobody heard the guest on the target's tap")?;
+        let routed_at = blackout.client_routed_at.context("the client's route never led to the target")?;
         let answered_at = record.first_answer_to_sent_since(routed_at).context("the guest has gone")?;
+        blackout.answered_at = record.first_answer_since(blackout.resumed_at);
+        blackout.last_answer_at = blackout.answered_at.and_then(|at| record.last_answer_before(at));
         Ok(Self {
-            downtime: resumed_at.since(paused_at),
-            added: routed_at.since(resumed_at),
+            blackout,
+            added: routed_at.since(blackout.resumed_at),
             answered_after: answered_at.since(routed_at),
             lost: record.lost().count(),
-            lost_late: record.lost_since(routed_at),
+            lost_announced: record.lost_since(on_tap_at),
+            lost_routed: record.lost_since(routed_at),
             tcp_silence: heard.bytes.longest_silence(),
             retransmission_timeout,
         })
@@ -44,6 +50,7 @@ impl Sample {
 
     /// How much of what the goal allows TCP was silent.
     pub(super) fn tcp_ratio(&self) -> f64 {
-        self.tcp_silence.as_secs_f64() / (self.downtime + self.retransmission_timeout).as_secs_f64()
+        let allowed = self.blackout.downtime() + self.retransmission_timeout;
+        self.tcp_silence.as_secs_f64() / allowed.as_secs_f64()
     }
 }
