@@ -29,6 +29,7 @@ use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use parts::Parts;
 use reporting::Reporting;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -76,7 +77,12 @@ struct Agent {
     in_sync: Option<bool>,
     /// The state file holds the engine's memory.
     remembered: bool,
+    /// When to write it again after it could not be written, if nothing new is to be remembered before.
+    remember_again: Option<BootTime>,
 }
+
+/// LIMIT: a full disk is looked at this often, and said to be full once.
+const REMEMBER_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// When what the start took is given back: what reading the datastore took, then what preparing a full host took.
 const GIVE_BACK_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
@@ -87,6 +93,11 @@ async fn give_memory_back() {
         // Nothing depends on it.
         let _: Result<(), _> = tokio::task::spawn_blocking(allocator::give_back).await;
     }
+}
+
+/// What is there already; not waited for.
+async fn at_once<T>(something: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(Duration::ZERO, something).await.ok()
 }
 
 /// Goes on wanting the watches of before, without anything to install: removing a watch removes what it saw.
@@ -107,13 +118,8 @@ impl Agent {
         loop {
             if passed_over >= PASSED_OVER_MAX {
                 passed_over = 0;
-                if let Ok(event) = tokio::time::timeout(Duration::ZERO, inputs.datastore.next()).await {
-                    // ORDER: as below.
-                    while let Ok(fact) = inputs.facts.try_recv() {
-                        facts.push(fact);
-                    }
-                    facts.extend(self.take_event(event)?);
-                    self.take(facts.drain(..));
+                if self.take_passed_over(&mut inputs, &mut signals).await?.is_break() {
+                    return Ok(());
                 }
             }
             passed_over += 1;
@@ -136,21 +142,60 @@ impl Agent {
                     passed_over = 0;
                     facts = self.take_event(event)?;
                 }
-                Some(request) = inputs.requests.recv() => {
-                    // Whoever asked may have gone away; that is his business.
-                    let _: Result<(), _> = request.send(self.status());
-                }
-                signal = signals.next() => match signal {
-                    start::Signal::Stop => {
-                        info!("Stopping; routes, neighbours and armed watches stay as they are");
+                Some(request) = inputs.requests.recv() => self.answer(request),
+                signal = signals.next() => {
+                    if self.obey(signal, &mut facts).is_break() {
                         return Ok(());
                     }
-                    start::Signal::Reload => facts.extend(self.reread()),
-                },
+                }
                 () = tokio::time::sleep(pause) => facts.push(Fact::TimePassed),
             }
             self.take(facts.drain(..).chain(links.drain(..)).chain(interfaces.drain(..)));
         }
+    }
+
+    /// What has waited behind a stream of news about links: the operator first.
+    async fn take_passed_over(
+        &mut self,
+        inputs: &mut Inputs,
+        signals: &mut start::Signals,
+    ) -> Result<ControlFlow<()>, PartEnded> {
+        let mut facts = Vec::new();
+        if let Some(signal) = at_once(signals.next()).await
+            && self.obey(signal, &mut facts).is_break()
+        {
+            return Ok(ControlFlow::Break(()));
+        }
+        while let Ok(request) = inputs.requests.try_recv() {
+            self.answer(request);
+        }
+        if let Some(event) = at_once(inputs.datastore.next()).await {
+            // ORDER: announcements and kernel facts before resources, as in `follow`.
+            while let Ok(fact) = inputs.facts.try_recv() {
+                facts.push(fact);
+            }
+            facts.extend(self.take_event(event)?);
+        }
+        self.take(facts.into_iter());
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn obey(&mut self, signal: start::Signal, facts: &mut Vec<Fact>) -> ControlFlow<()> {
+        match signal {
+            start::Signal::Stop => {
+                info!("Stopping; routes, neighbours and armed watches stay as they are");
+                ControlFlow::Break(())
+            }
+            start::Signal::Reload => {
+                facts.extend(self.reread());
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    fn answer(&self, request: control::Request) {
+        // Whoever asked may have gone away; that is his business.
+        let _: Result<(), _> = request.send(self.status());
     }
 
     /// What the datastore says, as facts.
@@ -168,7 +213,13 @@ impl Agent {
     /// How long nothing will happen by itself.
     fn pause(&self) -> Duration {
         let now = clock::now();
-        self.engine.next_deadline().map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX))
+        let deadlines = [self.engine.next_deadline(), self.remember_again];
+        deadlines
+            .into_iter()
+            .flatten()
+            .map(|deadline| deadline.since(now))
+            .min()
+            .map_or(SLEEP_MAX, |pause| pause.min(SLEEP_MAX))
     }
 
     /// One round: facts in, everything else out.
@@ -187,7 +238,7 @@ impl Agent {
             let _ = self.questions.as_ref().map(|questions| questions.send(endpoint));
         }
         // ORDER: memory before wanted sets, see `StateFile::save`.
-        let remembered = self.remember();
+        let remembered = self.remember(now);
         let was_remembered = std::mem::replace(&mut self.remembered, remembered);
         if changed || remembered != was_remembered || self.wanted.borrow().is_none() {
             self.publish();
@@ -195,15 +246,27 @@ impl Agent {
     }
 
     /// Whether the state file holds the engine's memory now.
-    fn remember(&mut self) -> bool {
-        if !self.engine.take_memory_changed() && self.remembered {
-            return true;
+    fn remember(&mut self, now: BootTime) -> bool {
+        let is_new = self.engine.take_memory_changed();
+        let is_due = self.remember_again.is_some_and(|due| due <= now);
+        if !is_new && !is_due {
+            return self.remembered;
         }
-        let result = self.state_file.save(self.engine.memory());
-        if let Err(error) = &result {
-            error!(%error, "cannot write state.json; watches stay armed, because what they saw is all that a restart would know");
+        match self.state_file.save(self.engine.memory()) {
+            Ok(()) => {
+                if self.remember_again.take().is_some() {
+                    info!("state.json is written again");
+                }
+                true
+            }
+            Err(error) => {
+                if self.remember_again.is_none() {
+                    error!(%error, "cannot write state.json; watches stay armed, because what they saw is all that a restart would know");
+                }
+                self.remember_again = Some(now + REMEMBER_AGAIN_AFTER);
+                false
+            }
         }
-        result.is_ok()
     }
 
     fn publish(&self) {

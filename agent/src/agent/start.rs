@@ -204,6 +204,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         reporting,
         in_sync: None,
         remembered: true,
+        remember_again: None,
     };
     agent.take(first_facts.into_iter());
     let inputs = Inputs { parts, datastore, facts, links, interface_facts, requests };

@@ -5,6 +5,7 @@ use cutover_agent::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
 use cutover_tests::{frames, wait};
+use std::fs;
 use std::time::Duration;
 
 /// Everything that an agent does at its start it does within this; "no write" is checked until then.
@@ -117,7 +118,7 @@ fn live_survives_a_kill_and_the_loss_of_the_state_file() {
     scene.target.wait_metrics(&scene.port, &[ELEVATED]);
     let mark = scene.target.watch.mark();
     scene.target.agent.kill();
-    std::fs::remove_file(scene.target.agent.run_dir().join("state.json")).expect("a state file");
+    fs::remove_file(scene.target.agent.run_dir().join("state.json")).expect("a state file");
     scene.target.agent.start_in_sync();
     assert_untouched(&scene.target, mark);
 }
@@ -205,12 +206,37 @@ fn nothing_is_removed_before_the_datastore_is_in_sync() {
     scene.source.agent.kill();
     let path = scene.directory.path().to_owned();
     let away = path.with_extension("away");
-    std::fs::rename(&path, &away).expect("a rename");
+    fs::rename(&path, &away).expect("a rename");
     scene.source.agent.spawn();
     assert_untouched(&scene.source, mark);
     // It may wait for the folder or give up; either way the routes stay, also when the folder comes back.
-    std::fs::rename(&away, &path).expect("a rename");
+    fs::rename(&away, &path).expect("a rename");
     scene.source.agent.kill();
     scene.source.agent.start_in_sync();
     assert_untouched(&scene.source, mark);
+}
+
+/// A state file that cannot be written costs nothing but what a restart would know: it is said once however much
+/// happens meanwhile, and the file is written as soon as it can be.
+#[test]
+fn a_state_file_in_the_way_is_said_once_and_written_again() {
+    let mut scene = Scene::new();
+    let state = scene.target.agent.run_dir().join("state.json");
+    // There is one only if there was something to remember.
+    fs::remove_file(&state).ok();
+    fs::create_dir_all(state.join("in the way")).unwrap();
+    scene.start_migration();
+    scene.target.wait_armed(&scene.port);
+    for _ in 0..20 {
+        // Every change of carrier is a round of the loop.
+        drop(scene.target.tap().open());
+    }
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    let log = scene.target.agent.log();
+    wait::throughout(SETTLED, "said once", || log.matching(&["cannot write state.json"]).len() == 1);
+    fs::remove_dir_all(&state).unwrap();
+    log.wait(wait::SOON, &["state.json is written again"]);
+    assert!(state.is_file());
 }
