@@ -207,8 +207,7 @@ impl InterfaceApplier {
     async fn prepare_dirty(&mut self) -> bool {
         let now = clock::now();
         self.last_attempt_at = now;
-        let due = self.dirty.iter().copied().filter(|item| !self.retries.holds(item, now));
-        let (awaited, others): (Vec<Item>, Vec<Item>) = due.partition(|item| self.is_awaited(item));
+        let (awaited, others) = self.due(now);
         self.preparer.be_loud(awaited.len() + others.len() <= LOGGED_AT_ONCE_MAX);
         let at_once = if *self.may_begin.borrow() { OTHERS_AT_ONCE } else { 0 };
         for item in awaited.into_iter().chain(others.iter().copied().take(at_once)) {
@@ -219,6 +218,16 @@ impl InterfaceApplier {
             tokio::task::yield_now().await;
         }
         others.len() > at_once
+    }
+
+    /// What a migration waits for, and the first ones of the others: enough of them to know whether they are too many.
+    fn due(&self, now: BootTime) -> (Vec<Item>, Vec<Item>) {
+        let is_due = |item: &Item| !self.retries.holds(item, now);
+        let watched = self.taken.watches.keys().copied().map(Item::Interface);
+        let awaited = std::iter::once(Item::Host).chain(watched);
+        let awaited = awaited.filter(|item| self.dirty.contains(item) && is_due(item)).collect();
+        let others = self.dirty.iter().copied().filter(|item| !self.is_awaited(item) && is_due(item));
+        (awaited, others.take(OTHERS_AT_ONCE.max(LOGGED_AT_ONCE_MAX) + 1).collect())
     }
 
     /// A migration to here waits for everything that has a watch.
