@@ -12,6 +12,7 @@ mod drawing;
 mod lane;
 mod machine;
 mod program;
+mod quiet;
 mod report;
 mod rounds;
 mod scale;
@@ -84,6 +85,7 @@ fn main() -> Result<()> {
     let report = report.transpose()?;
     let mut sections = Vec::new();
     for bench in chosen {
+        quiet::wait()?;
         for section in bench.measure(cli.announcements)? {
             println!("{section}");
             sections.push(section);
