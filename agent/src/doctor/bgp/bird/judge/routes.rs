@@ -1,0 +1,95 @@
+//! The routes that are sent through BIRD's filters: of a VM here, of one elsewhere, and what of them reaches a peer.
+
+use super::super::protocol::{Bgp, Kernel};
+use super::super::run::{Route, Value};
+use super::Judge;
+use std::collections::BTreeSet;
+
+impl Judge<'_> {
+    /// A route of a VM here, as the kernel protocol learns it.
+    pub(super) fn local(&self, metric: u32, kernel: &Kernel) -> Route {
+        let interface = format!("{}0a1b2c3d", self.wanted.prefixes.first().map_or("tap", String::as_str));
+        let mut route = self.route();
+        route.extend([
+            ("source".into(), Value::Symbol("RTS_INHERIT".into())),
+            ("proto".into(), Value::Text(kernel.name.clone())),
+            ("ifname".into(), Value::Text(interface)),
+            ("preference".into(), Value::Number(kernel.preference)),
+            ("krt_metric".into(), Value::Number(metric.into())),
+            ("krt_source".into(), Value::Number(self.wanted.protocol.into())),
+            ("bgp_local_pref".into(), Value::Undefined),
+            ("bgp_path".into(), Value::Undefined),
+        ]);
+        route
+    }
+
+    /// A route of a VM elsewhere, as a peer announces it.
+    pub(super) fn remote(&self, peer: &Bgp, wire: &Wire) -> Route {
+        let communities = match wire.communities.len() {
+            0 => Value::Undefined,
+            _ => Value::Communities(wire.communities.clone()),
+        };
+        let (local_pref, path) = if peer.is_external {
+            (peer.default_local_pref, wire.path + 1)
+        } else {
+            (wire.local_pref, wire.path)
+        };
+        let mut route = self.route();
+        route.extend([
+            ("source".into(), Value::Symbol("RTS_BGP".into())),
+            ("proto".into(), Value::Text(peer.name.clone())),
+            ("ifname".into(), Value::Text(UPLINK.into())),
+            ("preference".into(), Value::Number(peer.preference)),
+            ("krt_metric".into(), Value::Undefined),
+            ("krt_source".into(), Value::Undefined),
+            ("bgp_local_pref".into(), Value::Number(local_pref)),
+            ("bgp_path".into(), Value::Path(path)),
+            ("bgp_community".into(), communities),
+            ("bgp_med".into(), Value::Number(wire.med)),
+        ]);
+        route
+    }
+
+    /// What all routes of VMs have in common.
+    fn route(&self) -> Route {
+        let net = self.family.sample.map_or(Value::Host(self.family.is_ipv6), Value::Net);
+        Route::from([
+            ("net".into(), net),
+            ("bgp_community".into(), Value::Undefined),
+            ("bgp_med".into(), Value::Undefined),
+        ])
+    }
+}
+
+/// A name that no VM's interface has.
+pub(super) const UPLINK: &str = "eth0";
+
+/// What of a route reaches the peer.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Wire {
+    pub(super) local_pref: i64,
+    pub(super) communities: BTreeSet<(i64, i64)>,
+    pub(super) path: i64,
+    pub(super) med: i64,
+}
+
+impl Wire {
+    /// Nothing if something of it cannot be known.
+    pub(super) fn of(route: &Route, peer: &Bgp) -> Option<Self> {
+        let or = |name: &str, default: i64| match route.get(name)? {
+            Value::Number(number) | Value::Path(number) => Some(*number),
+            Value::Undefined => Some(default),
+            _ => None,
+        };
+        Some(Self {
+            local_pref: or("bgp_local_pref", peer.default_local_pref)?,
+            path: or("bgp_path", 0)?,
+            med: or("bgp_med", 0)?,
+            communities: match route.get("bgp_community")? {
+                Value::Communities(all) => all.clone(),
+                Value::Undefined => BTreeSet::new(),
+                _ => return None,
+            },
+        })
+    }
+}
