@@ -21,6 +21,7 @@ use crate::datastore::resource::FelixConfiguration;
 use crate::datastore::{Datastore, Event, Quarantine};
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
+use crate::presence::Presence;
 use crate::run_dir::RunDir;
 use crate::settings::{self, Loaded, Settings, Sources};
 use crate::state_file::StateFile;
@@ -67,6 +68,7 @@ struct Agent {
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     state_file: StateFile,
     run_dir: RunDir,
+    presence: Option<Presence>,
     kernel: SharedKernel,
     monitor: MonitorHandle,
     route_report: RouteReport,
@@ -328,7 +330,11 @@ impl Agent {
         }
         info!("Settings changed");
         let before = self.settings.policy();
+        let protocol_before = self.settings.device_route_protocol;
         self.settings = self.settings.reloaded(settings);
+        if self.settings.device_route_protocol != protocol_before {
+            self.presence = start::show(&self.settings);
+        }
         self.monitor.configure(monitor_settings(&self.settings));
         self.reporting.configure(&self.settings);
         let policy = self.settings.policy();

@@ -21,6 +21,7 @@ pub mod heartbeat;
 pub mod logging;
 pub mod migrations;
 pub mod netlink;
+pub mod presence;
 pub mod run_dir;
 pub mod settings;
 pub mod state_file;

@@ -145,6 +145,12 @@ impl Agent {
         self.child.as_ref().map(|child| child.id().cast_signed())
     }
 
+    /// The program that its process runs.
+    #[must_use]
+    pub fn executable(&self) -> Option<PathBuf> {
+        fs::read_link(format!("/proc/{}/exe", self.pid()?)).ok()
+    }
+
     /// Starts it and returns at once.
     ///
     /// # Panics

@@ -24,6 +24,7 @@ use crate::netlink::monitor::{
     Monitor, MonitorError, MonitorHandle, MonitorSettings, RECEIVE_BUFFER_BYTES, Streams,
 };
 use crate::netlink::socket;
+use crate::presence::Presence;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{
     Attach, DatastoreType, Loaded, LogSeverity, Problem, Settings, Severity, Sources, Switch,
@@ -101,6 +102,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     problems.iter().for_each(log_problem);
     let signals = Signals::listen().map_err(io_error("listen to signals"))?;
     let run_dir = RunDir::lock(&settings.cutover_run_dir)?;
+    let presence = show(&settings);
     info!(version = env!("CARGO_PKG_VERSION"), hostname = %settings.felix_hostname, "Cutover starting");
 
     let state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
@@ -198,6 +200,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         wanted,
         state_file,
         run_dir,
+        presence,
         kernel,
         monitor: monitor_handle,
         route_report,
@@ -211,6 +214,13 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let ended = agent.follow(inputs, signals).await;
     commands.stop();
     Ok(ended?)
+}
+
+/// Shows `cutover cleanup` that an agent is running. Without that the locks of the paths are still there.
+pub(super) fn show(settings: &Settings) -> Option<Presence> {
+    Presence::show(settings.device_route_protocol)
+        .inspect_err(|error| warn!(%error, "cleanup with other paths cannot see that this agent is running"))
+        .ok()
 }
 
 fn level(severity: LogSeverity) -> tracing_subscriber::filter::LevelFilter {

@@ -85,7 +85,8 @@ impl WatchApplier {
     fn apply(&mut self, wanted: &Wanted) -> Option<Duration> {
         // ORDER: first nothing more is installed, then the kernel forgets.
         self.forget_unwanted(wanted);
-        let clean = self.disarm_unwanted(wanted) & self.arm_wanted(wanted);
+        let pinned = wanted.watches.is_empty() || self.restore_pins();
+        let clean = pinned & self.disarm_unwanted(wanted) & self.arm_wanted(wanted);
         self.report_evidence(wanted);
         if clean {
             self.back_off.reset();
@@ -97,6 +98,22 @@ impl WatchApplier {
 
     fn kernel(&self) -> std::sync::MutexGuard<'_, Kernel> {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether everything is pinned, be it again.
+    fn restore_pins(&self) -> bool {
+        let restored = self.kernel().restore_pins();
+        match restored {
+            Ok(false) => true,
+            Ok(true) => {
+                warn!("somebody removed pins of a running agent; pinned again");
+                true
+            }
+            Err(error) => {
+                warn!(error = %crate::logging::one_line(&error), "cannot pin again what somebody removed; will try again");
+                false
+            }
+        }
     }
 
     fn armed(&self) -> Option<BTreeMap<u32, Watch>> {

@@ -211,6 +211,9 @@ pub enum CleanupError {
         #[source]
         error: io::Error,
     },
+    /// Somebody works with the pins, or they cannot be locked.
+    #[error(transparent)]
+    Locked(#[from] Box<OpenError>),
     /// A filter or qdisc of tc cannot be read or removed.
     #[error(transparent)]
     Clsact(#[from] ClsactError),

@@ -31,6 +31,7 @@ use nix::net::if_::if_nametoindex;
 use object::Object;
 use pins::Pins;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// How the program is loaded.
@@ -51,6 +52,8 @@ pub struct Kernel {
     object: Object,
     maps: Maps,
     attacher: Attacher,
+    /// To pin them again.
+    pinned_maps: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Kernel {
@@ -67,7 +70,8 @@ impl Kernel {
         let mut object = Object::load(&pins, options.debug_log)?;
         let maps = Maps::of(&mut object)?;
         let attacher = Attacher::choose(options.attach)?;
-        let mut kernel = Self { pins, object, maps, attacher };
+        let pinned_maps = Object::open_pinned_maps(&pins)?;
+        let mut kernel = Self { pins, object, maps, attacher, pinned_maps };
         let armed: Vec<u32> = kernel.maps.watches()?.into_iter().map(|(ifindex, _)| ifindex).collect();
         kernel.attacher.take_over(&mut kernel.object, &kernel.pins, &armed)?;
         // ORDER: after the links, so that what is pinned by name is what runs.
@@ -82,6 +86,30 @@ impl Kernel {
     /// When the map cannot be read.
     pub fn armed(&self) -> Result<Vec<(u32, Watch)>, ReadError> {
         Ok(self.maps.watches()?)
+    }
+
+    /// Pins maps and programs again that somebody removed the pins of, so that another agent can take them over. Says
+    /// whether that was so; what was attached by a link is attached again when it is armed the next time.
+    ///
+    /// # Errors
+    /// When the folders cannot be made or locked, or the kernel refuses.
+    pub fn restore_pins(&mut self) -> Result<bool, OpenError> {
+        if Object::is_pinned(&self.pins) {
+            return Ok(false);
+        }
+        self.pins.make_again()?;
+        for (name, map) in &self.pinned_maps {
+            let path = self.pins.map(name);
+            if !path.exists() {
+                syscall::pin(map, &path).map_err(|error| OpenError::Pins {
+                    step: "cannot pin",
+                    path,
+                    error,
+                })?;
+            }
+        }
+        self.object.pin(&self.pins)?;
+        Ok(true)
     }
 
     /// Watches a tap. Arming it again with the same watch changes nothing; with another generation it is a new

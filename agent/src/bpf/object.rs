@@ -3,6 +3,7 @@
 use super::error::OpenError;
 use super::layout::MAPS;
 use super::pins::{self, Pins};
+use super::syscall;
 use aya::maps::Map;
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -10,7 +11,8 @@ use aya_log::EbpfLogger;
 use cutover_common::names::{PROGRAM_TC, PROGRAM_XDP};
 use log::Log;
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// The kernel object as it is loaded unless the agent logs at debug.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf"));
@@ -45,6 +47,24 @@ impl Object {
         xdp_of(&mut ebpf)?.load().map_err(refused(PROGRAM_XDP))?;
         let log = if debug_log { Some(KernelLog { logger: EbpfLogger::init(&mut ebpf)? }) } else { None };
         Ok(Self { ebpf, log })
+    }
+
+    /// The pinned maps, kept open to pin them again.
+    pub(super) fn open_pinned_maps(pins: &Pins) -> Result<Vec<(&'static str, OwnedFd)>, OpenError> {
+        let open = |name| {
+            let path = pins.map(name);
+            let failed = |error| OpenError::Pins { step: "cannot open", path: path.clone(), error };
+            let map = syscall::open(&path).map_err(failed)?;
+            map.map(|map| (name, map)).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+        };
+        MAPS.into_iter().map(open).collect()
+    }
+
+    /// Whether everything that is pinned by a fixed name is where it was.
+    pub(super) fn is_pinned(pins: &Pins) -> bool {
+        let maps = MAPS.into_iter().map(|name| pins.map(name));
+        let programs = [PROGRAM_TC, PROGRAM_XDP].map(|name| pins.program(name));
+        maps.chain(programs).chain(pins.folders()).all(|path| path.exists())
     }
 
     /// Pins the programs in the place of those of an earlier agent.

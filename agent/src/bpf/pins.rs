@@ -8,9 +8,9 @@ use cutover_common::names::{PIN_DIR_LINKS, PIN_DIR_MAPS, PIN_DIR_PROGRAMS};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// Sub-folder that remembers, as an empty folder named after the interface number, which clsact qdiscs are
@@ -32,8 +32,8 @@ fn lock(root: &Path) -> Result<Flock<File>, OpenError> {
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
-    /// Held by the agent that works with these pins; goes with the process, however it ends.
-    _lock: Option<Flock<File>>,
+    /// Held by whoever works with these pins; goes with the process, however it ends.
+    lock: Option<Flock<File>>,
 }
 
 impl Pins {
@@ -41,15 +41,43 @@ impl Pins {
     pub(super) fn create(root: &Path) -> Result<Self, OpenError> {
         Self::check(root)?;
         let mut pins = Self::at(root);
-        for folder in pins.folders() {
+        pins.make_folders()?;
+        pins.lock = Some(lock(root)?);
+        Ok(pins)
+    }
+
+    /// Makes the folders again that somebody removed, and takes the lock if that went with them.
+    pub(super) fn make_again(&mut self) -> Result<(), OpenError> {
+        Self::check(&self.root)?;
+        self.make_folders()?;
+        if !self.holds_root() {
+            self.lock = Some(lock(&self.root)?);
+        }
+        Ok(())
+    }
+
+    /// Takes the lock of pins that are there, to remove them.
+    pub(super) fn lock_existing(root: &Path) -> Result<Self, OpenError> {
+        let lock = if root.exists() { Some(lock(root)?) } else { None };
+        Ok(Self { root: root.to_owned(), lock })
+    }
+
+    fn make_folders(&self) -> Result<(), OpenError> {
+        for folder in self.folders() {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&folder)
                 .map_err(|error| OpenError::Pins { step: "cannot make", path: folder, error })?;
         }
-        pins._lock = Some(lock(root)?);
-        Ok(pins)
+        Ok(())
+    }
+
+    /// Whether what is locked is the folder that has its name now.
+    fn holds_root(&self) -> bool {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let locked = self.lock.as_ref().and_then(|lock| lock.metadata().ok()).map(identity);
+        locked.is_some() && locked == fs::metadata(&self.root).ok().map(identity)
     }
 
     /// Whether the folders can be there.
@@ -66,7 +94,7 @@ impl Pins {
 
     /// Without making anything.
     pub(super) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), _lock: None }
+        Self { root: root.to_owned(), lock: None }
     }
 
     pub(super) fn root(&self) -> &Path {

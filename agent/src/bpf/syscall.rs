@@ -142,7 +142,8 @@ pub(super) fn load_btf(btf: &[u32]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
+/// Opens what is pinned at `path`, if there is a pin.
+pub(super) fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
     let pathname = CString::new(path.as_os_str().as_bytes())?;
     let attributes = ObjectPath { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     match bpf(BPF_OBJ_GET, &attributes) {

@@ -21,9 +21,10 @@ pub fn leftovers(pin_path: &Path) -> Result<Vec<String>, CleanupError> {
 /// frames first, and maps go last. What does not exist is no error.
 ///
 /// # Errors
-/// At the first thing that cannot be read or removed.
+/// An agent works with these pins; or at the first thing that cannot be read or removed.
 pub fn cleanup(pin_path: &Path, dry_run: bool) -> Result<Vec<String>, CleanupError> {
-    let pins = Pins::at(pin_path);
+    // Looking is harmless while an agent works with them.
+    let pins = if dry_run { Pins::at(pin_path) } else { Pins::lock_existing(pin_path).map_err(Box::new)? };
     let mut said = Vec::new();
     let [links, qdiscs, programs, maps] = pins.folders();
     for path in list(&links)? {

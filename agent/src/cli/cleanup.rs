@@ -1,15 +1,16 @@
 //! `cutover cleanup`: removes everything that the agent left in the kernel and on disk.
 //!
-//! Only without a running agent. What is ours is told by the same code that the agent itself uses: pins under the pin
+//! Only without a running agent: one that has the run directory, the pins, or our routes in this network namespace. What is ours is told by the same code that the agent itself uses: pins under the pin
 //! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls stay:
 //! those of taps go with the taps, and nobody knows what they were; forwarding is the host's.
 
 use super::check_config::effective;
 use super::{ConfigFile, Failure, print};
 use crate::agent::monitor_settings;
-use crate::bpf;
+use crate::bpf::{self, CleanupError, OpenError};
 use crate::netlink::monitor::{Monitor, NeighbourEvent, RouteEvent, Streams};
 use crate::netlink::{Neighbour, NeighbourChange, Owner, RouteChange, RouteSocket, neighbour, route};
+use crate::presence;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::Settings;
 use cutover_engine::wanted::WantedRoute;
@@ -41,9 +42,8 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
         return Err(Failure::privilege("only root can remove routes and BPF programs; use sudo"));
     }
     // Looking is harmless while an agent runs.
-    let lock = if arguments.dry_run { None } else { lock(&settings.cutover_run_dir)? };
-    let mut removed = bpf::cleanup(&settings.cutover_pin_path, arguments.dry_run)
-        .map_err(|error| Failure::other(error.to_string()))?;
+    let lock = if arguments.dry_run { None } else { lock(&settings)? };
+    let mut removed = bpf::cleanup(&settings.cutover_pin_path, arguments.dry_run).map_err(refused)?;
     removed.extend(clean_network(&settings, arguments.dry_run)?);
     removed.extend(clean_disk(&settings.cutover_run_dir, arguments.dry_run)?);
     drop(lock);
@@ -51,7 +51,19 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
 }
 
 /// Holds the lock of the run directory while it exists, so that no agent starts meanwhile.
-fn lock(run_dir: &Path) -> Result<Option<RunDir>, Failure> {
+///
+/// The pins have a lock of their own. Routes and neighbours belong to whoever runs here, whatever its paths.
+fn lock(settings: &Settings) -> Result<Option<RunDir>, Failure> {
+    let protocol = settings.device_route_protocol;
+    let agent = presence::running(protocol)
+        .map_err(|error| Failure::other(format!("cannot see whether an agent is running: {error}")))?;
+    if let Some(pid) = agent {
+        return Err(Failure::unavailable(format!(
+            "an agent with DeviceRouteProtocol {protocol} is running in this network namespace (process {pid}); \
+             stop it first"
+        )));
+    }
+    let run_dir = &settings.cutover_run_dir;
     if !run_dir.exists() {
         return Ok(None);
     }
@@ -61,6 +73,19 @@ fn lock(run_dir: &Path) -> Result<Option<RunDir>, Failure> {
         }
         RunDirError::Unusable { .. } => Failure::other(error.to_string()),
     })
+}
+
+fn refused(error: CleanupError) -> Failure {
+    match error {
+        CleanupError::Locked(error) => match *error {
+            OpenError::Taken { path } => Failure::unavailable(format!(
+                "{}: an agent is running with these pins; stop it first",
+                path.display()
+            )),
+            error => Failure::other(error.to_string()),
+        },
+        error => Failure::other(error.to_string()),
+    }
 }
 
 fn clean_network(settings: &Settings, dry_run: bool) -> Result<Vec<String>, Failure> {

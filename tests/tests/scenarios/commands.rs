@@ -2,7 +2,7 @@
 
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
-use cutover_tests::{Driver, Lab, Port, frames, wait};
+use cutover_tests::{Agent, Driver, Lab, Port, frames, wait};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -290,6 +290,76 @@ fn cleanup_takes_everything_away() {
     assert_eq!(files_below(node.agent.run_dir()), Vec::<String>::new());
     // Twice does no harm.
     node.agent.run_ok(&["cleanup"]);
+}
+
+/// Whatever the paths in its configuration are: the folders of the agent, of others, or none that exist.
+#[test]
+fn cleanup_leaves_a_running_agent_alone() {
+    let scene = Scene::new();
+    let uid = scene.start_migration();
+    let node = &scene.target;
+    let pins = node.agent.pin_path().to_owned();
+    let elsewhere = pins.with_file_name(format!("{}x", pins.file_name().expect("a name").display()));
+    let run_dir = scene.lab.folder().join("no-such-run");
+    let own = node.agent.run_dir().to_owned();
+    let before = node.agent.run_ok(&["cleanup", "--dry-run"]);
+    let [source, target] = [&scene.source, node].map(|node| node.watch.mark());
+    // 3 is that of the agent; nothing but the lock of the pins tells the last one.
+    for (run_dir, pin_path, protocol, expected) in [
+        (&own, &pins, 3, "is running"),
+        (&run_dir, &pins, 3, "is running"),
+        (&own, &elsewhere, 3, "is running"),
+        (&run_dir, &elsewhere, 3, "DeviceRouteProtocol 3"),
+        (&run_dir, &pins, 99, "with these pins"),
+        (&own, &elsewhere, 99, "is running"),
+    ] {
+        let path = scene.lab.folder().join("other.cfg");
+        let text = format!(
+            "[global]\nInterfacePrefix = tap\nFelixHostname = {TARGET}\nDeviceRouteProtocol = {protocol}\n\
+             CutoverRunDir = {}\nCutoverPinPath = {}\n",
+            run_dir.display(),
+            pin_path.display()
+        );
+        std::fs::write(&path, text).expect("space on the disk");
+        let output = cleanup_with(node, &path);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{run_dir:?} {pin_path:?} {protocol}: {error}");
+        assert!(error.contains(expected) && error.contains("stop it first"), "{error}");
+        assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    }
+    assert_eq!(node.agent.run_ok(&["cleanup", "--dry-run"]), before, "nothing is gone");
+    // Nor was it gone for a moment.
+    let taps = [&scene.source, node].map(|node| node.tap().ifindex());
+    assert_eq!(scene.source.watch.since(source).writes_to(taps[0]), Vec::<&_>::new());
+    assert_eq!(node.watch.since(target).writes_to(taps[1]), Vec::<&_>::new());
+    assert_eq!(node.agent.status_of(&scene.port).expect("it is known")["migration_uid"], uid);
+}
+
+/// `cutover cleanup` on the host of a node, with nothing but this file.
+fn cleanup_with(node: &Node, configuration: &Path) -> std::process::Output {
+    let binary = node.agent.executable().expect("the agent is running");
+    node.host
+        .namespace()
+        .command(binary)
+        .args(["cleanup", "-c"])
+        .arg(configuration)
+        .output()
+        .expect("a process")
+}
+
+/// Two agents may share a namespace if their route protocols differ, and a killed one shows nothing any more.
+#[test]
+fn cleanup_does_not_mind_an_agent_with_another_protocol() {
+    let lab = Lab::new();
+    let mut node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    let directory = lab.directory();
+    let mut other = Agent::named(&lab, &node.host, &directory, "other");
+    other.set("DeviceRouteProtocol", 80);
+    node.agent.start();
+    other.start();
+    other.kill();
+    other.run_ok(&["cleanup"]);
+    assert!(!other.pin_path().exists() && node.agent.pin_path().exists());
 }
 
 fn files_below(folder: &Path) -> Vec<String> {

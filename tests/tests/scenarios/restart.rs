@@ -4,8 +4,9 @@
 use cutover_agent::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
-use cutover_tests::{frames, wait};
+use cutover_tests::{Port, frames, wait};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Everything that an agent does at its start it does within this; "no write" is checked until then.
@@ -239,4 +240,64 @@ fn a_state_file_in_the_way_is_said_once_and_written_again() {
     fs::remove_dir_all(&state).unwrap();
     log.wait(wait::SOON, &["state.json is written again"]);
     assert!(state.is_file());
+}
+
+/// Removes every pin below a folder, and the folder, as somebody would do by hand.
+fn remove_pins(folder: &Path) {
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() { remove_pins(&entry) } else { fs::remove_file(&entry).expect("it is there") }
+    }
+    fs::remove_dir(folder).expect("it is empty");
+}
+
+fn link_of(node: &Node, port: &Port) -> PathBuf {
+    node.agent.pin_path().join("links").join(&port.interface)
+}
+
+/// The announcement comes while no agent runs, so it is seen only if what was pinned again is what the program uses.
+#[track_caller]
+fn assert_survives_with_its_pins(scene: &mut Scene) {
+    let Scene { target, port, .. } = &*scene;
+    // Another agent must not have them.
+    let pins = fs::File::open(target.agent.pin_path()).expect("a folder");
+    let taken = nix::fcntl::Flock::lock(pins, nix::fcntl::FlockArg::LockExclusiveNonblock);
+    assert_eq!(taken.expect_err("it is locked").1, nix::errno::Errno::EWOULDBLOCK);
+    assert!(link_of(target, port).exists());
+    scene.target.agent.kill();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.agent.start();
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_state(&scene.port, "Live");
+}
+
+#[test]
+fn pins_that_are_removed_before_a_migration_are_made_again() {
+    let mut scene = Scene::new();
+    remove_pins(scene.target.agent.pin_path());
+    scene.start_migration();
+    assert_survives_with_its_pins(&mut scene);
+}
+
+#[test]
+fn pins_that_are_removed_from_an_armed_tap_are_made_again() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let log = scene.target.agent.log().mark();
+    remove_pins(scene.target.agent.pin_path());
+    scene.target.agent.log().wait_after(log, wait::SOON, &["WARN", "removed pins"]);
+    let link = link_of(&scene.target, &scene.port);
+    wait::until(wait::SOON, "the link is pinned again", || link.exists());
+    assert_survives_with_its_pins(&mut scene);
+}
+
+/// A part of them only: nothing but a restart would notice.
+#[test]
+fn maps_that_lose_their_pins_are_pinned_again() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let log = scene.target.agent.log().mark();
+    remove_pins(&scene.target.agent.pin_path().join("maps"));
+    scene.target.agent.log().wait_after(log, wait::SOON, &["WARN", "removed pins"]);
+    assert_survives_with_its_pins(&mut scene);
 }
