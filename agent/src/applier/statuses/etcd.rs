@@ -5,8 +5,8 @@
 //! agent runs it if its datastore is etcd; nothing is written while `EndpointReportingEnabled` is off,
 //! or the datastore is not ready.
 
-use super::plan::{Observed, Planner};
-use super::publisher::{Publisher, Store};
+use super::plan::Planner;
+use super::publisher::{Page, Publisher, Store};
 use super::{Inputs, parse};
 use crate::datastore::etcd::{Keys, Member, RequestError, Writer};
 use cutover_engine::Fact;
@@ -37,32 +37,21 @@ struct StatusKeys {
 impl Store for StatusKeys {
     type Error = RequestError;
 
-    async fn read(&self) -> Result<Observed, RequestError> {
-        let mut observed = Observed::new();
-        let mut from = self.prefix.clone();
-        let end = end_of(&self.prefix);
-        loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
-            let key = from.clone();
-            let page: GetResponse = self
-                .writer
-                .request("read the reported statuses", |member| async move {
-                    member.kv().get(key, Some(options)).await
-                })
-                .await?;
-            for pair in page.kvs() {
-                // A key that is not text cannot be one of ours.
-                let Ok(name) = pair.key_str() else { continue };
-                observed.insert(name.to_owned(), parse(pair.value()));
-            }
-            match page.kvs().last() {
-                Some(last) if page.more() => {
-                    from = String::from_utf8_lossy(last.key()).into_owned();
-                    from.push('\0');
-                }
-                _ => return Ok(observed),
-            }
+    async fn page(&self, from: Option<String>) -> Result<Page, RequestError> {
+        let from = from.unwrap_or_else(|| self.prefix.clone());
+        let options = GetOptions::new().with_range(end_of(&self.prefix)).with_limit(PAGE);
+        let get = |member: Member| async move { member.kv().get(from, Some(options)).await };
+        let answer: GetResponse = self.writer.request("read the reported statuses", get).await?;
+        let mut page = Page::default();
+        for pair in answer.kvs() {
+            // A key that is not text cannot be one of ours.
+            let Ok(name) = pair.key_str() else { continue };
+            page.statuses.insert(name.to_owned(), parse(pair.value()));
         }
+        if let (true, Some(last)) = (answer.more(), answer.kvs().last()) {
+            page.next = Some(format!("{}\0", String::from_utf8_lossy(last.key())));
+        }
+        Ok(page)
     }
 
     async fn write(&self, name: String, value: String) -> Result<(), RequestError> {

@@ -33,13 +33,21 @@ const READ_EVERY: Duration = Duration::from_secs(60);
 /// LIMIT: an agent that is still there by mistake and writes the same statuses must not make two of a loop.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Some of what a store holds.
+#[derive(Default)]
+pub(super) struct Page {
+    pub statuses: Observed,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}
+
 /// Where statuses are kept.
 pub(super) trait Store: Clone + Send + 'static {
     /// Why the store did not do what was asked.
     type Error: std::error::Error + Send + 'static;
 
-    /// Every status of this host.
-    fn read(&self) -> impl Future<Output = Result<Observed, Self::Error>> + Send;
+    /// Statuses of this host, from a place that the page before named, or from the first one on.
+    fn page(&self, from: Option<String>) -> impl Future<Output = Result<Page, Self::Error>> + Send;
 
     /// Writes a value.
     fn write(&self, name: String, value: String) -> impl Future<Output = Result<(), Self::Error>> + Send;
@@ -86,6 +94,12 @@ pub(super) struct Publisher<S: Store> {
     read_at: BootTime,
     was_read_at: BootTime,
     read_back_off: BackOff,
+    /// A read that is under way.
+    reading: JoinSet<Result<Observed, RequestError<S::Error>>>,
+    /// Something was written since that began, so that what it brings may be older than what is known.
+    is_outdated: bool,
+    /// The last read failed, and this was said.
+    is_unread: bool,
     retries: Retries<String>,
     running: JoinSet<Ended<S::Error>>,
     in_flight: BTreeSet<String>,
@@ -103,6 +117,9 @@ impl<S: Store> Publisher<S> {
             read_at: clock::now(),
             was_read_at: BootTime::default(),
             read_back_off: BackOff::new(),
+            reading: JoinSet::new(),
+            is_outdated: false,
+            is_unread: false,
             retries: Retries::default(),
             running: JoinSet::new(),
             in_flight: BTreeSet::new(),
@@ -116,11 +133,12 @@ impl<S: Store> Publisher<S> {
             let active =
                 *inputs.enabled.borrow() && *inputs.ready.borrow() && inputs.wanted.borrow().is_some();
             if active {
-                self.read_if_due().await;
+                self.start_read_if_due();
                 self.plan(&inputs.wanted);
             } else {
                 // What somebody else does in the meantime is read when it goes on.
                 (self.observed, self.read_at) = (None, clock::now());
+                self.reading = JoinSet::new();
                 self.planner.forget();
             }
             self.paced.forget_before(clock::now(), *inputs.delay.borrow());
@@ -130,6 +148,10 @@ impl<S: Store> Publisher<S> {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
                     Ok((step, result)) => self.finished(&step, result),
                     // A defect ends the publisher, which ends the agent.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                Some(ended) = self.reading.join_next(), if !self.reading.is_empty() => match ended {
+                    Ok(result) => self.was_read(result),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 changed = inputs.wanted.changed() => if changed.is_err() { return },
@@ -151,8 +173,9 @@ impl<S: Store> Publisher<S> {
             return READ_EVERY;
         }
         let now = clock::now();
-        // LIMIT: a comparison is also due while writes are under way; it waits for their end.
-        let read = if self.running.is_empty() { self.read_at.since(now) } else { READ_EVERY };
+        // LIMIT: a comparison is also due while requests are under way; it waits for their end.
+        let is_idle = self.running.is_empty() && self.reading.is_empty();
+        let read = if is_idle { self.read_at.since(now) } else { READ_EVERY };
         let retry = self.retries.next_after(now).map_or(READ_EVERY, |due| due.since(now));
         let paced = self.paced.next_after(delay).map_or(READ_EVERY, |due| due.since(now));
         read.min(retry).min(paced).max(Duration::from_millis(1))
@@ -175,24 +198,36 @@ impl<S: Store> Publisher<S> {
     }
 
     /// ORDER: only while nothing is under way, or what is read could be older than what is known.
-    async fn read_if_due(&mut self) {
-        if self.read_at > clock::now() || !self.running.is_empty() {
+    fn start_read_if_due(&mut self) {
+        if self.read_at > clock::now() || !self.running.is_empty() || !self.reading.is_empty() {
             return;
         }
-        let pause = match limited(self.store.read()).await {
+        self.is_outdated = false;
+        self.reading.spawn(read(self.store.clone()));
+    }
+
+    fn was_read(&mut self, result: Result<Observed, RequestError<S::Error>>) {
+        self.was_read_at = clock::now();
+        let pause = match result {
+            Ok(_) if self.is_outdated => Duration::ZERO,
             Ok(observed) => {
                 debug!(statuses = observed.len(), "Statuses read");
                 self.observed = Some(observed);
                 self.planner.forget();
                 self.read_back_off.reset();
+                self.is_unread = false;
                 self.read_every
             }
             Err(error) => {
-                warn!(error = %one_line(&error), "cannot read the reported statuses; it is tried again");
+                let error = one_line(&error);
+                if std::mem::replace(&mut self.is_unread, true) {
+                    debug!(error = %error, "the reported statuses still cannot be read");
+                } else {
+                    warn!(error = %error, "cannot read the reported statuses; it is tried again");
+                }
                 self.read_back_off.next_pause()
             }
         };
-        self.was_read_at = clock::now();
         self.read_at = self.was_read_at + pause;
     }
 
@@ -206,7 +241,8 @@ impl<S: Store> Publisher<S> {
     fn next_step(&self) -> Option<Step> {
         let now = clock::now();
         let can_start = |name: &String| !self.in_flight.contains(name) && !self.retries.holds(name, now);
-        let is_soon = |name: &String| self.paced.holds(name);
+        // Somebody waits for some; the others can be told once what the store holds is known again.
+        let is_soon = |name: &String| !self.reading.is_empty() || self.paced.holds(name);
         let mut left = self.planner.left();
         left.find(|left| can_start(left.name) && !(left.can_wait() && is_soon(left.name)))
             .map(|left| left.to_step())
@@ -216,6 +252,7 @@ impl<S: Store> Publisher<S> {
         while self.running.len() < AT_ONCE {
             let Some(step) = self.next_step() else { return };
             self.in_flight.insert(step.name.clone());
+            self.is_outdated = true;
             let (store, name) = (self.store.clone(), step.name.clone());
             self.running.spawn(async move {
                 let result = match step.action {
@@ -248,6 +285,20 @@ impl<S: Store> Publisher<S> {
                     warn!(key = %step.name, error = %one_line(&error), "cannot report an endpoint status; it is tried again");
                 }
             }
+        }
+    }
+}
+
+/// Every status that the store holds.
+async fn read<S: Store>(store: S) -> Result<Observed, RequestError<S::Error>> {
+    let mut observed = Observed::new();
+    let mut from = None;
+    loop {
+        let page = limited(store.page(from)).await?;
+        observed.extend(page.statuses);
+        from = page.next;
+        if from.is_none() {
+            return Ok(observed);
         }
     }
 }

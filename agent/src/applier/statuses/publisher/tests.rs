@@ -30,13 +30,16 @@ struct Fake {
     inside: Arc<Mutex<Inside>>,
     /// A write takes one of these.
     permits: Arc<Semaphore>,
+    /// A read takes one of these.
+    read_permits: Arc<Semaphore>,
 }
 
 impl Fake {
     fn with<const N: usize>(values: [(&str, &str); N]) -> Self {
         let values = values.map(|(name, status)| (name.to_owned(), Some(status.to_owned())));
         let inside = Inside { values: values.into(), ..Inside::default() };
-        Self { inside: Arc::new(Mutex::new(inside)), permits: Arc::new(Semaphore::new(1_000_000)) }
+        let many = || Arc::new(Semaphore::new(1_000_000));
+        Self { inside: Arc::new(Mutex::new(inside)), permits: many(), read_permits: many() }
     }
 
     fn inside<T>(&self, look: impl FnOnce(&mut Inside) -> T) -> T {
@@ -79,11 +82,20 @@ impl Fake {
 impl Store for Fake {
     type Error = OutOfOrder;
 
-    async fn read(&self) -> Result<Observed, OutOfOrder> {
-        self.inside(|inside| {
-            inside.reads += 1;
-            if inside.broken.contains("read") { Err(OutOfOrder) } else { Ok(inside.values.clone()) }
-        })
+    /// One name a page, so that there are many.
+    async fn page(&self, from: Option<String>) -> Result<Page, OutOfOrder> {
+        let page = self.inside(|inside| {
+            inside.reads += usize::from(from.is_none());
+            if inside.broken.contains("read") {
+                return Err(OutOfOrder);
+            }
+            let mut left = inside.values.range(from.unwrap_or_default()..);
+            let statuses = left.next().map(|(name, status)| (name.clone(), status.clone()));
+            let next = left.next().map(|(name, _)| name.clone());
+            Ok(Page { statuses: statuses.into_iter().collect(), next })
+        });
+        self.read_permits.acquire().await.unwrap().forget();
+        page
     }
 
     async fn write(&self, name: String, value: String) -> Result<(), OutOfOrder> {
@@ -202,6 +214,24 @@ async fn who_is_waited_for_does_not_stand_in_the_queue() {
     assert_eq!(position, AT_ONCE, "the first one after those that were under way");
     assert_eq!(bench.store.inside(|inside| inside.most_at_once), AT_ONCE);
     assert_eq!(bench.settled().await.len(), 201, "each once");
+}
+
+/// What a read brings that began before a write is older than what is known, and is not believed.
+#[tokio::test]
+async fn who_is_waited_for_does_not_wait_for_a_read() {
+    let bench = Bench::reading_every(Duration::from_millis(20), Fake::with([("a", "up")]));
+    bench.want([(key("a"), UP)].into());
+    bench.store.wait("it was read", |inside| inside.reads > 0).await;
+    bench.store.read_permits.forget_permits(1_000_000);
+    let reads = bench.store.inside(|inside| inside.reads);
+    bench.store.wait("a read that is not answered", |inside| inside.reads > reads).await;
+    let awaited = WantedStatus { is_awaited: true, due_since: Some(BootTime(1)), ..UP };
+    bench.want([(key("a"), UP), (key("b"), UP), (key("target"), awaited)].into());
+    bench.store.wait("the target", |inside| inside.values.contains_key("target")).await;
+    assert_eq!(bench.log(), ["target=up"]);
+    bench.store.read_permits.add_permits(1_000_000);
+    bench.store.wait("the other one", |inside| inside.values.contains_key("b")).await;
+    assert_eq!(bench.settled().await, ["target=up", "b=up"], "each once");
 }
 
 #[tokio::test]
