@@ -16,9 +16,9 @@ use crate::allocator;
 use crate::applier::routes::RouteReport;
 use crate::applier::watches::SharedKernel;
 use crate::clock;
-use crate::control::{self, KernelRoute, Status};
+use crate::control::{self, KernelRoute, Status, Trouble};
 use crate::datastore::resource::FelixConfiguration;
-use crate::datastore::{Datastore, Event, Quarantine};
+use crate::datastore::{Datastore, Event, Quarantine, Standing};
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
 use crate::presence::Presence;
@@ -76,6 +76,7 @@ struct Agent {
     /// Where to ask whether an endpoint is there.
     questions: Option<mpsc::UnboundedSender<EndpointKey>>,
     quarantine: Quarantine,
+    standing: Standing,
     in_sync: Option<bool>,
     /// The state file holds the engine's memory.
     remembered: bool,
@@ -363,11 +364,16 @@ impl Agent {
                 Default::default()
             }
         };
+        let datastore_trouble = self.standing.reason().map(|(reason, duration)| Trouble {
+            reason,
+            for_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        });
         Status {
             hostname: self.settings.felix_hostname.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            in_sync: self.in_sync.is_some(),
+            in_sync: self.in_sync.is_some() && datastore_trouble.is_none(),
+            datastore_trouble,
             complete: self.in_sync == Some(true),
             quarantine: self.quarantine.list(),
             attach: kernel.attachment().to_string(),

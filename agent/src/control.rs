@@ -40,8 +40,11 @@ pub struct Status {
     pub version: String,
     /// Process number of the agent.
     pub pid: u32,
-    /// Whether the datastore has delivered everything that it holds.
+    /// Whether the datastore has delivered everything that it holds, and is followed now.
     pub in_sync: bool,
+    /// Why the datastore is not followed, if it is not.
+    #[serde(default)]
+    pub datastore_trouble: Option<Trouble>,
     /// Whether all of it could be read.
     pub complete: bool,
     /// What of it could not be read, by name, each with the reason.
@@ -57,6 +60,15 @@ pub struct Status {
     pub announcements: BTreeMap<String, u64>,
     /// Route changes sent to the kernel since the agent started.
     pub route_writes: u64,
+}
+
+/// What is the matter with the datastore.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Trouble {
+    /// In words.
+    pub reason: String,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
 }
 
 /// A route of ours as the kernel shows it.

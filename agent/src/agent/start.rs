@@ -193,6 +193,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         engine,
         questions,
         quarantine: datastore.quarantine(),
+        standing: datastore.standing(),
         settings,
         sources,
         config_file,

@@ -60,12 +60,20 @@ pub(super) fn heading(status: &Status) -> String {
         status.version,
         status.pid,
         status.attach,
-        match (status.in_sync, status.complete) {
-            (false, _) => "not in sync",
-            (true, false) => "in sync, with unreadable resources",
-            (true, true) => "in sync",
-        }
+        datastore(status)
     )
+}
+
+fn datastore(status: &Status) -> String {
+    if let Some(trouble) = &status.datastore_trouble {
+        return format!("{} (for {} s)", trouble.reason, trouble.for_ms / 1000);
+    }
+    let text = match (status.in_sync, status.complete) {
+        (false, _) => "not in sync",
+        (true, false) => "in sync, with unreadable resources",
+        (true, true) => "in sync",
+    };
+    text.to_owned()
 }
 
 /// The table for people.
@@ -209,6 +217,7 @@ mod tests {
             version: "0.1.0".into(),
             pid: 1,
             in_sync: true,
+            datastore_trouble: None,
             complete: true,
             quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
             attach: "tcx".into(),

@@ -20,7 +20,7 @@ pub use keys::{Key, Keys};
 pub use look::{MemberLook, Permission, look, look_at_hosts};
 pub use writer::Writer;
 
-use super::{EVENTS_MAX, Event, Quarantine};
+use super::{EVENTS_MAX, Event, Quarantine, Standing};
 use crate::applier::BackOff;
 use crate::clock;
 use cutover_engine::model::EndpointKey;
@@ -65,6 +65,7 @@ pub struct Etcd {
     questions: mpsc::UnboundedSender<EndpointKey>,
     ready: watch::Receiver<bool>,
     quarantine: Quarantine,
+    standing: Standing,
     task: JoinHandle<()>,
 }
 
@@ -83,12 +84,18 @@ impl Etcd {
         let (questions, questions_out) = mpsc::unbounded_channel();
         let (ready_in, ready) = watch::channel(false);
         let (own_in, own_statuses) = mpsc::unbounded_channel();
-        let outputs =
-            Outputs { events: sender, removals: removals_in, own_statuses: own_in, ready: ready_in };
+        let standing = Standing::default();
+        let outputs = Outputs {
+            events: sender,
+            removals: removals_in,
+            own_statuses: own_in,
+            ready: ready_in,
+            standing: standing.clone(),
+        };
         let reader = Reader::new(keys, remembered, outputs, questions_out);
         let quarantine = reader.quarantine();
-        let task = tokio::spawn(run(reader, cluster, first));
-        (Self { events, questions, ready, quarantine, task }, (removals, own_statuses))
+        let task = tokio::spawn(run(reader, cluster, first, standing.clone()));
+        (Self { events, questions, ready, quarantine, standing, task }, (removals, own_statuses))
     }
 
     /// Where to send endpoints of which the datastore has to say whether it has them. The answers are facts; there is none
@@ -102,6 +109,12 @@ impl Etcd {
     #[must_use]
     pub fn quarantine(&self) -> Quarantine {
         self.quarantine.clone()
+    }
+
+    /// Why the cluster is not followed, if it is not.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing.clone()
     }
 
     /// Whether the datastore said last that it is ready. It stays so while no member can be reached.
@@ -129,7 +142,7 @@ fn number(host: &str) -> usize {
     usize::try_from(hasher.finish() >> 33).unwrap_or(0)
 }
 
-async fn run(mut reader: Reader, cluster: Cluster, mut next: usize) {
+async fn run(mut reader: Reader, cluster: Cluster, mut next: usize, standing: Standing) {
     let members = cluster.endpoints().len();
     let mut back_off = BackOff::up_to(PAUSE_MAX);
     let mut failed = 0;
@@ -151,6 +164,7 @@ async fn run(mut reader: Reader, cluster: Cluster, mut next: usize) {
             Stop::NobodyListens => return,
             Stop::Lost(error) => {
                 let line = error.to_string();
+                standing.is_bad(format!("lost: {line}"));
                 if said.insert(line.clone()) {
                     tracing::warn!(error = %line, "Datastore lost; everything stays as it is while it is looked for");
                 }

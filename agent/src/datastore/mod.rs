@@ -9,11 +9,13 @@ mod documents;
 pub mod etcd;
 mod quarantine;
 pub mod resource;
+mod standing;
 mod store;
 mod tree;
 
 pub use documents::{Document, read_file};
 pub use quarantine::Quarantine;
+pub use standing::Standing;
 pub use store::ResourceId;
 pub use tree::{ListError, resource_files};
 
@@ -49,6 +51,15 @@ impl Datastore {
         match self {
             Self::Directory(directory) => directory.quarantine(),
             Self::Etcd(etcd) => etcd.quarantine(),
+        }
+    }
+
+    /// Why it is not followed, if it is not. Files always are: what cannot be read of them is in the quarantine.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self {
+            Self::Directory(_) => Standing::default(),
+            Self::Etcd(etcd) => etcd.standing(),
         }
     }
 

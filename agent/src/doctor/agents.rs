@@ -37,6 +37,14 @@ fn running(agent: &io::Result<Status>, host: &str) -> Finding {
         }
     };
     let this = env!("CARGO_PKG_VERSION");
+    if let Some(trouble) = &status.datastore_trouble {
+        let what = format!(
+            "the agent runs, but has not followed the datastore for {} s, which is {}",
+            trouble.for_ms / 1000,
+            trouble.reason
+        );
+        return RUNNING.warning(what, "see the findings about the datastore");
+    }
     if !status.in_sync {
         let what = "the agent runs, but has not read the datastore yet";
         return RUNNING.warning(what, "see what it logs, and the findings about the datastore");
@@ -102,6 +110,7 @@ fn others(processes: &Processes, agent: Option<u32>) -> Vec<Finding> {
 mod tests {
     use super::super::finding::Level;
     use super::*;
+    use crate::control::Trouble;
     use std::collections::BTreeMap;
 
     fn status() -> Status {
@@ -110,6 +119,7 @@ mod tests {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: 5,
             in_sync: true,
+            datastore_trouble: None,
             complete: true,
             quarantine: Default::default(),
             attach: "tcx".into(),
@@ -127,6 +137,13 @@ mod tests {
         for (answer, expected) in [
             (Ok(status()), Level::Ok),
             (Ok(Status { in_sync: false, ..status() }), Level::Warning),
+            (
+                Ok(Status {
+                    datastore_trouble: Some(Trouble { reason: "lost".into(), for_ms: 2000 }),
+                    ..status()
+                }),
+                Level::Warning,
+            ),
             (Ok(Status { complete: false, ..status() }), Level::Warning),
             (Ok(Status { hostname: "host2".into(), ..status() }), Level::Warning),
             (Ok(Status { version: "0.0.1".into(), ..status() }), Level::Notice),

@@ -305,6 +305,7 @@ mod tests {
             version: "0.1.0".into(),
             pid: 1,
             in_sync: true,
+            datastore_trouble: None,
             complete: true,
             quarantine: Default::default(),
             attach: "tcx".into(),

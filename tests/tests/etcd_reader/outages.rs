@@ -17,8 +17,15 @@ fn one_member_is_restarted() {
     let mark = site.node.watch.mark();
     site.etcd.kill(0);
     site.node.agent.log().wait(RECOVERY, &["Datastore lost"]);
+    let status = site.node.agent.status();
+    assert_eq!(status["in_sync"], false);
+    let reason = status["datastore_trouble"]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("lost: "), "{reason}");
+    assert!(site.node.agent.run_ok(&["status"]).contains("datastore lost: "));
     site.etcd.restart(0);
     site.etcd.wait_answering();
+    wait::until(RECOVERY, "in sync", || site.node.agent.status()["in_sync"] == true);
+    assert!(site.node.agent.status()["datastore_trouble"].is_null());
     let (second, _tap) = site.plug(2);
     site.put_endpoint(&second, HOST, "u2");
     site.wait_after_outage(&second, &[NORMAL]);

@@ -88,6 +88,7 @@ impl Feed {
         while !self.created.contains(&id) {
             self.receive().await?;
         }
+        self.created.retain(|created| *created != id);
         Ok(())
     }
 

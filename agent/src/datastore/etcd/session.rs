@@ -11,7 +11,7 @@ use super::others::Others;
 use super::view::{Found, News, View, interpret};
 use crate::clock;
 use crate::datastore::resource::Resource;
-use crate::datastore::{Event, Quarantine};
+use crate::datastore::{Event, Quarantine, Standing};
 use cutover_engine::Fact;
 use cutover_engine::model::EndpointKey;
 use etcd_client::{GetOptions, GetResponse, KeyValue};
@@ -21,6 +21,9 @@ use tokio::sync::{mpsc, watch};
 
 /// LIMIT: how late an endpoint that does not matter any more is dropped; it costs two watches until then.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
+
+/// LIMIT: names that are remembered to have been refused; nobody reads the lines of more.
+const STRANGE_MAX: usize = 1000;
 
 /// Why a member is no longer followed.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub(super) struct Outputs {
     pub(super) own_statuses: mpsc::UnboundedSender<OwnStatus>,
     /// The ready flag.
     pub(super) ready: watch::Sender<bool>,
+    /// Why the datastore is not followed.
+    pub(super) standing: Standing,
 }
 
 /// What outlives a connection.
@@ -136,6 +141,9 @@ impl Reader {
                 }
                 return Ok(());
             }
+            self.outputs
+                .standing
+                .is_bad("not ready: ClusterInformation default is missing or its datastoreReady is not true");
             if !std::mem::replace(&mut self.unready_logged, true) {
                 tracing::warn!(
                     endpoint = member.endpoint(),
@@ -207,15 +215,18 @@ impl Reader {
     async fn look_up(&mut self, member: &Member, feed: &mut Feed, endpoint: EndpointKey) -> Result<(), Stop> {
         let at = clock::now();
         let answer = get(member, feed, &self.keys.endpoint(&endpoint), GetOptions::new()).await?;
-        let exists = answer.kvs().first().map(|kv| {
-            // It may have been created again, and the watch be late with it.
+        let exists = answer.kvs().first().is_some();
+        if let Some(kv) = answer.kvs().first()
+            && self.seen.is_some_and(|(_, seen)| kv.mod_revision() > seen)
+        {
+            // It was created again, and the watch is late with it. What is older has been taken.
             feed.insert(Change {
                 key: kv.key().to_vec(),
                 revision: kv.mod_revision(),
                 found: Some(found(kv)),
             });
-        });
-        let fact = Fact::EndpointLookedUp { endpoint, at, exists: exists.is_some() };
+        }
+        let fact = Fact::EndpointLookedUp { endpoint, at, exists };
         self.outputs.events.send(Event::Facts(vec![fact])).await.map_err(|_| Stop::NobodyListens)
     }
 
@@ -286,7 +297,10 @@ impl Reader {
     fn parse(&mut self, key: &[u8]) -> Option<Key> {
         let text = String::from_utf8_lossy(key);
         let parsed = self.keys.parse(&text);
-        if parsed.is_none() && self.strange.insert(text.clone().into_owned()) {
+        if parsed.is_none()
+            && self.strange.len() < STRANGE_MAX
+            && self.strange.insert(text.clone().into_owned())
+        {
             tracing::error!(key = %text, "key refused: its name is not one that a driver writes");
         }
         parsed

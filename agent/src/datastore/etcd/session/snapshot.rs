@@ -72,6 +72,7 @@ impl Reader {
         );
         let named = self.named(&news.facts);
         self.send(news).await?;
+        self.outputs.standing.is_good();
         for other in named {
             self.follow_other(member, feed, &other, revision).await?;
         }
