@@ -14,7 +14,7 @@ pub(crate) use start::{attach, monitor_settings};
 
 use crate::allocator;
 use crate::applier::routes::RouteReport;
-use crate::applier::watches::SharedKernel;
+use crate::applier::watches::{SharedKernel, Unarmed};
 use crate::clock;
 use crate::control::{self, KernelRoute, Status, Trouble};
 use crate::datastore::resource::FelixConfiguration;
@@ -70,6 +70,7 @@ struct Agent {
     run_dir: RunDir,
     presence: Option<Presence>,
     kernel: SharedKernel,
+    unarmed: Unarmed,
     monitor: MonitorHandle,
     route_report: RouteReport,
     reporting: Reporting,
@@ -368,7 +369,9 @@ impl Agent {
             reason,
             for_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         });
+        let unarmed = self.unarmed.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
+            unarmed: unarmed.values().cloned().collect(),
             hostname: self.settings.felix_hostname.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

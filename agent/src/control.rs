@@ -50,6 +50,9 @@ pub struct Status {
     /// What of it could not be read, by name, each with the reason.
     #[serde(default)]
     pub quarantine: BTreeMap<String, String>,
+    /// Watches that are wanted and cannot be armed, by interface, each with the reason.
+    #[serde(default)]
+    pub unarmed: BTreeMap<String, String>,
     /// How programs are attached: `tcx`, `tc` or `xdp`.
     pub attach: String,
     /// Endpoints of this host.

@@ -145,12 +145,6 @@ impl Agent {
         self.child.as_ref().map(|child| child.id().cast_signed())
     }
 
-    /// The program that its process runs.
-    #[must_use]
-    pub fn executable(&self) -> Option<PathBuf> {
-        fs::read_link(format!("/proc/{}/exe", self.pid()?)).ok()
-    }
-
     /// Starts it and returns at once.
     ///
     /// # Panics
@@ -267,6 +261,15 @@ impl Agent {
             command.env(format!("FELIX_{}", name.to_uppercase()), value);
         }
         output_within(COMMAND, &mut command)
+    }
+
+    /// As [`Self::run`], with nothing but what the arguments say.
+    ///
+    /// # Panics
+    /// When there is no binary.
+    #[must_use]
+    pub fn run_by_file(&self, arguments: &[&str]) -> Output {
+        output_within(COMMAND, &mut self.command(arguments))
     }
 
     /// Starts another `cutover` command on a terminal, with the same settings. The caller waits for its end.

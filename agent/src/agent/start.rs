@@ -174,6 +174,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     parts.start("the fast path", fast_path.ended());
     let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in.clone());
+    let unarmed = watch_applier.unarmed();
     parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
 
     let commands = Running::default();
@@ -203,6 +204,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         run_dir,
         presence,
         kernel,
+        unarmed,
         monitor: monitor_handle,
         route_report,
         reporting,

@@ -35,6 +35,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The kernel's side, shared with `cutover status`, which reads the counters.
 pub type SharedKernel = Arc<Mutex<Kernel>>;
 
+/// Watches that are wanted and cannot be armed, by ifindex: the interface and why. For `cutover status`.
+pub type Unarmed = Arc<Mutex<BTreeMap<u32, (String, String)>>>;
+
 /// The applier.
 #[derive(Debug)]
 pub struct WatchApplier {
@@ -46,12 +49,13 @@ pub struct WatchApplier {
     /// Generations whose evidence was reported.
     reported: BTreeSet<u64>,
     back_off: BackOff,
+    unarmed: Unarmed,
 }
 
 impl WatchApplier {
     /// An applier that has done nothing yet.
     #[must_use]
-    pub const fn new(kernel: SharedKernel, fast_path: FastPath, facts: UnboundedSender<Fact>) -> Self {
+    pub fn new(kernel: SharedKernel, fast_path: FastPath, facts: UnboundedSender<Fact>) -> Self {
         Self {
             kernel,
             fast_path,
@@ -59,7 +63,18 @@ impl WatchApplier {
             applied: BTreeMap::new(),
             reported: BTreeSet::new(),
             back_off: BackOff::new(),
+            unarmed: Unarmed::default(),
         }
+    }
+
+    /// What cannot be armed, as it is at any time.
+    #[must_use]
+    pub fn unarmed(&self) -> Unarmed {
+        Arc::clone(&self.unarmed)
+    }
+
+    fn lock_unarmed(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, (String, String)>> {
+        self.unarmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows the wanted sets until their sender is gone.
@@ -85,6 +100,7 @@ impl WatchApplier {
     fn apply(&mut self, wanted: &Wanted) -> Option<Duration> {
         // ORDER: first nothing more is installed, then the kernel forgets.
         self.forget_unwanted(wanted);
+        self.lock_unarmed().retain(|ifindex, _| wanted.watches.contains_key(ifindex));
         let pinned = wanted.watches.is_empty() || self.restore_pins();
         let clean = pinned & self.disarm_unwanted(wanted) & self.arm_wanted(wanted);
         self.report_evidence(wanted);
@@ -191,6 +207,7 @@ impl WatchApplier {
                     self.tell(Fact::WatchArmed { generation, at: clock::now() });
                 }
                 self.applied.insert(ifindex, wanted.clone());
+                self.lock_unarmed().remove(&ifindex);
                 true
             }
             Err(error) => {
@@ -198,10 +215,9 @@ impl WatchApplier {
                 if if_nametoindex(wanted.interface.as_str()) != Ok(ifindex) {
                     debug!(interface = %wanted.interface, ifindex, "no watch armed, the interface is gone");
                 } else {
-                    warn!(
-                        interface = %wanted.interface, error = %crate::logging::one_line(&error),
-                        "cannot arm a watch; will try again"
-                    );
+                    let reason = crate::logging::one_line(&error).to_string();
+                    warn!(interface = %wanted.interface, error = %reason, "cannot arm a watch; will try again");
+                    self.lock_unarmed().insert(ifindex, (wanted.interface.clone(), reason));
                 }
                 self.applied.remove(&ifindex);
                 self.tell(Fact::WatchFailed { generation });

@@ -5,6 +5,9 @@ use crate::agent::{self, RunError};
 use crate::allocator;
 use crate::bpf::OpenError;
 use crate::logging::one_line;
+use crate::run_dir::RunDirError;
+use crate::settings::Origin;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::{fs, io};
 
@@ -34,6 +37,7 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
         ));
     }
     allocator::share_one_pool();
+    let origins = loaded.origins.clone();
     // Two threads: the loop must go on while an applier is inside a long system call.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -44,22 +48,39 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
     let result = runtime.block_on(agent::run(arguments.file.config.clone(), sources, loaded));
     // Appliers in the middle of a system call are not waited for: whatever they leave half done is reconciled.
     runtime.shutdown_background();
-    result.map_err(|error| failure(&error))
+    result.map_err(|error| failure(&error, &origins))
 }
 
-fn failure(error: &RunError) -> Failure {
+/// Where each value comes from, by name.
+type Origins = BTreeMap<&'static str, Origin>;
+
+fn failure(error: &RunError, origins: &Origins) -> Failure {
     let text = one_line(error).to_string();
     match error {
         RunError::Cluster(_) => Failure::configuration(text),
-        RunError::RunDir(_) | RunError::Kernel(OpenError::NoBpffs { .. } | OpenError::Taken { .. }) => {
-            Failure::unavailable(text)
-        }
+        RunError::Kernel(OpenError::NoBpffs { path }) => match given(origins, "CutoverPinPath") {
+            Some(origin) => Failure::configuration(format!(
+                "{origin}: CutoverPinPath {} is not in a BPF file system, so nothing there would survive the agent; \
+                 choose a folder below /sys/fs/bpf, or mount one there",
+                path.display()
+            )),
+            None => Failure::unavailable(text),
+        },
+        RunError::RunDir(RunDirError::Unusable { .. }) => match given(origins, "CutoverRunDir") {
+            Some(origin) => Failure::configuration(format!("{origin}: CutoverRunDir {text}")),
+            None => Failure::other(text),
+        },
         RunError::Kernel(OpenError::NoTcx | OpenError::DotInPinPath { .. }) => Failure::configuration(text),
         RunError::Kernel(error) if is_refused(error) => Failure::privilege(format!(
             "{text}; run the agent as root with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or with CAP_SYS_ADMIN"
         )),
         _ => Failure::other(text),
     }
+}
+
+/// Where somebody set it. Without that it is the host that lacks something.
+fn given<'origins>(origins: &'origins Origins, setting: &str) -> Option<&'origins Origin> {
+    origins.get(setting).filter(|origin| !matches!(origin, Origin::BuiltIn | Origin::System))
 }
 
 /// Whether the operating system said at the bottom of it that this process may not.

@@ -58,7 +58,7 @@ fn lock(settings: &Settings) -> Result<Option<RunDir>, Failure> {
     let agent = presence::running(protocol)
         .map_err(|error| Failure::other(format!("cannot see whether an agent is running: {error}")))?;
     if let Some(pid) = agent {
-        return Err(Failure::unavailable(format!(
+        return Err(Failure::other(format!(
             "an agent with DeviceRouteProtocol {protocol} is running in this network namespace (process {pid}); \
              stop it first"
         )));
@@ -69,7 +69,7 @@ fn lock(settings: &Settings) -> Result<Option<RunDir>, Failure> {
     }
     RunDir::lock(run_dir).map(Some).map_err(|error| match error {
         RunDirError::Taken { .. } => {
-            Failure::unavailable(format!("{}: an agent is running; stop it first", run_dir.display()))
+            Failure::other(format!("{}: an agent is running; stop it first", run_dir.display()))
         }
         RunDirError::Unusable { .. } => Failure::other(error.to_string()),
     })
@@ -78,7 +78,7 @@ fn lock(settings: &Settings) -> Result<Option<RunDir>, Failure> {
 fn refused(error: CleanupError) -> Failure {
     match error {
         CleanupError::Locked(error) => match *error {
-            OpenError::Taken { path } => Failure::unavailable(format!(
+            OpenError::Taken { path } => Failure::other(format!(
                 "{}: an agent is running with these pins; stop it first",
                 path.display()
             )),

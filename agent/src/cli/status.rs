@@ -92,6 +92,12 @@ fn table(status: &Status) -> String {
             let _ = writeln!(text, "  {name}: {reason}");
         }
     }
+    if !status.unarmed.is_empty() {
+        let _ = writeln!(text, "cannot be armed: {}", status.unarmed.len());
+        for (interface, reason) in &status.unarmed {
+            let _ = writeln!(text, "  {interface}: {reason}");
+        }
+    }
     let counted: Vec<_> = status
         .announcements
         .iter()
@@ -220,6 +226,7 @@ mod tests {
             datastore_trouble: None,
             complete: true,
             quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
+            unarmed: BTreeMap::from([("tap9".to_owned(), "no memory".to_owned())]),
             attach: "tcx".into(),
             endpoints: vec![endpoint()],
             kernel_routes: Vec::new(),
@@ -232,6 +239,7 @@ mod tests {
         assert_eq!(lines[1].find("ROUTES"), lines[2].find("10.0.0.1/32 metric 512"));
         assert!(lines[2].ends_with("migration u1, announced by RARP, routed in 93 us"), "{}", lines[2]);
         assert_eq!(lines[3..5], ["cannot be read: 1", "  LiveMigration x: no uid"]);
-        assert_eq!(lines[5], "announcements: accepted_rarp 1");
+        assert_eq!(lines[5..7], ["cannot be armed: 1", "  tap9: no memory"]);
+        assert_eq!(lines[7], "announcements: accepted_rarp 1");
     }
 }

@@ -18,10 +18,18 @@ static OTHERS: Check = Check {
     why: "Two agents on one host undo each other's routes: the other one takes the elevated route away, or advertises a VM that is not here.",
 };
 
-pub(super) static CHECKS: &[&Check] = &[&RUNNING, &OTHERS];
+static WATCHES: Check = Check {
+    area: Area::Agent,
+    name: "watches",
+    wants: "Every tap that a VM is about to arrive on is watched",
+    why: "An announcement on a tap that is not watched raises no priority; the VM is reached only when the migration is over.",
+};
+
+pub(super) static CHECKS: &[&Check] = &[&RUNNING, &WATCHES, &OTHERS];
 
 pub(super) fn judge(processes: &Processes, agent: &io::Result<Status>, host: &str) -> Vec<Finding> {
     let mut findings = vec![running(agent, host)];
+    findings.extend(agent.as_ref().ok().into_iter().flat_map(watches));
     findings.extend(others(processes, agent.as_ref().ok().map(|status| status.pid)));
     findings
 }
@@ -64,6 +72,15 @@ fn running(agent: &io::Result<Status>, host: &str) -> Finding {
         return RUNNING.notice(what, "systemctl restart cutover");
     }
     RUNNING.ok(format!("the agent runs (process {}) and is in sync", status.pid))
+}
+
+fn watches(status: &Status) -> Vec<Finding> {
+    let unarmed = status.unarmed.iter().map(|(interface, reason)| {
+        let what = format!("{interface} cannot be watched: {reason}");
+        WATCHES.error(what, "mend what the message says; the agent tries again by itself")
+    });
+    let findings: Vec<Finding> = unarmed.collect();
+    if findings.is_empty() { vec![WATCHES.ok("no tap is left that cannot be watched")] } else { findings }
 }
 
 fn others(processes: &Processes, agent: Option<u32>) -> Vec<Finding> {
@@ -122,6 +139,7 @@ mod tests {
             datastore_trouble: None,
             complete: true,
             quarantine: Default::default(),
+            unarmed: Default::default(),
             attach: "tcx".into(),
             endpoints: Vec::new(),
             kernel_routes: Vec::new(),
@@ -154,6 +172,16 @@ mod tests {
             assert_eq!(finding.level, expected, "{finding:?}");
         }
         assert!(running(&denied(), "host1").is_for_lack_of_privilege());
+    }
+
+    #[test]
+    fn each_tap_that_cannot_be_watched_is_an_error() {
+        assert_eq!(watches(&status()).iter().map(|it| it.level).collect::<Vec<_>>(), [Level::Ok]);
+        let unarmed =
+            [("tap1", "no memory"), ("tap2", "no such file")].map(|(tap, why)| (tap.into(), why.into()));
+        let found = watches(&Status { unarmed: unarmed.into(), ..status() });
+        assert!(found.len() == 2 && found.iter().all(|it| it.level == Level::Error), "{found:?}");
+        assert!(found[0].what.contains("tap1") && found[0].what.contains("no memory"), "{found:?}");
     }
 
     #[test]

@@ -308,6 +308,7 @@ mod tests {
             datastore_trouble: None,
             complete: true,
             quarantine: Default::default(),
+            unarmed: Default::default(),
             attach: "tcx".into(),
             endpoints: vec![endpoint],
             kernel_routes: Vec::new(),

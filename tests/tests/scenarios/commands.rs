@@ -178,15 +178,36 @@ fn a_pin_path_that_cannot_be_used_stops_the_start() {
     let lab = Lab::new();
     let mut node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
     let usable = node.agent.pin_path().to_owned();
-    for (path, code) in [(usable.with_extension("dot"), 78), (lab.folder().join("pins"), 69)] {
+    for (path, code) in [(usable.with_extension("dot"), 78), (lab.folder().join("pins"), 78)] {
         node.agent.set("CutoverPinPath", path.display());
         node.agent.spawn();
         let status = node.agent.wait_ended();
         assert_eq!(status.code(), Some(code), "{}:\n{}", path.display(), node.agent.log_text());
-        node.agent.log().wait(wait::SOON, &["cutover: ", &path.display().to_string()]);
+        node.agent.log().wait(wait::SOON, &["cutover: ", "CutoverPinPath", &path.display().to_string()]);
         assert!(!path.exists());
     }
+    let log = node.agent.log().lines();
+    let said = log.last().expect("a line").text.clone();
+    assert!(said.contains(&node.agent.configuration().display().to_string()), "where it was set: {said}");
     node.agent.set("CutoverPinPath", usable.display());
+}
+
+/// Somebody chose it, so it is the configuration that is wrong.
+#[test]
+fn a_run_directory_that_cannot_be_made_stops_the_start() {
+    let lab = Lab::new();
+    let node = Node::new(&lab, SOURCE, &lab.directory(), &Port::new(1));
+    let path = lab.folder().join("nowhere.cfg");
+    let text = std::fs::read_to_string(node.agent.configuration()).expect("a configuration");
+    std::fs::write(&path, format!("{text}CutoverRunDir = /proc/nope\n")).expect("space on the disk");
+    let path = path.display().to_string();
+    let output = node.agent.run_by_file(&["agent", "-c", &path]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{error}");
+    let last = error.lines().last().unwrap_or_default();
+    for part in [path.as_str(), "CutoverRunDir", "/proc/nope"] {
+        assert!(last.contains(part), "no {part} in {last}");
+    }
 }
 
 /// Two agents would take each other's announcements from one ring buffer; looking at what is there is fine.
@@ -203,14 +224,14 @@ fn one_agent_has_the_pins_and_the_run_directory() {
     for configuration in [&first, &elsewhere] {
         let output = node.agent.run(&["agent", "-c", &configuration.display().to_string()]);
         let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(69), "{text}");
+        assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("another agent is running with this"), "{text}");
     }
     let output = node.agent.run(&["cleanup", "--dry-run", "-c", &first.display().to_string()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("would remove map"));
     let output = node.agent.run(&["cleanup", "-c", &first.display().to_string()]);
-    assert_eq!(output.status.code(), Some(69));
+    assert_eq!(output.status.code(), Some(1));
 }
 
 /// Root without what the agent needs, as in a container.
@@ -321,9 +342,9 @@ fn cleanup_leaves_a_running_agent_alone() {
             pin_path.display()
         );
         std::fs::write(&path, text).expect("space on the disk");
-        let output = cleanup_with(node, &path);
+        let output = node.agent.run_by_file(&["cleanup", "-c", &path.display().to_string()]);
         let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(69), "{run_dir:?} {pin_path:?} {protocol}: {error}");
+        assert_eq!(output.status.code(), Some(1), "{run_dir:?} {pin_path:?} {protocol}: {error}");
         assert!(error.contains(expected) && error.contains("stop it first"), "{error}");
         assert_eq!(error.trim_end().lines().count(), 1, "{error}");
     }
@@ -333,18 +354,6 @@ fn cleanup_leaves_a_running_agent_alone() {
     assert_eq!(scene.source.watch.since(source).writes_to(taps[0]), Vec::<&_>::new());
     assert_eq!(node.watch.since(target).writes_to(taps[1]), Vec::<&_>::new());
     assert_eq!(node.agent.status_of(&scene.port).expect("it is known")["migration_uid"], uid);
-}
-
-/// `cutover cleanup` on the host of a node, with nothing but this file.
-fn cleanup_with(node: &Node, configuration: &Path) -> std::process::Output {
-    let binary = node.agent.executable().expect("the agent is running");
-    node.host
-        .namespace()
-        .command(binary)
-        .args(["cleanup", "-c"])
-        .arg(configuration)
-        .output()
-        .expect("a process")
 }
 
 /// Two agents may share a namespace if their route protocols differ, and a killed one shows nothing any more.

@@ -301,3 +301,35 @@ fn maps_that_lose_their_pins_are_pinned_again() {
     scene.target.agent.log().wait_after(log, wait::SOON, &["WARN", "removed pins"]);
     assert_survives_with_its_pins(&mut scene);
 }
+
+/// Status and doctor name a tap that cannot be armed; once it can be, nothing is missed.
+#[test]
+fn a_watch_that_cannot_be_armed_is_shown() {
+    let mut scene = Scene::new();
+    let pins = scene.target.agent.pin_path().to_owned();
+    remove_pins(&pins.join("links"));
+    // A pin in place of the folder: nothing can be made below it.
+    let map = pins.join("maps").join("SETTINGS");
+    fs::rename(&map, pins.join("links")).expect("both are on one file system");
+    let uid = scene.driver.start(SOURCE, TARGET);
+    let interface = scene.port.interface.clone();
+    let agent = &scene.target.agent;
+    wait::until(wait::SOON, "the tap that cannot be armed is shown", || {
+        agent.status()["unarmed"][&interface].as_str().is_some_and(|reason| reason.contains("links"))
+    });
+    let table = agent.run_ok(&["status"]);
+    assert!(table.contains("cannot be armed: 1") && table.contains(&format!("  {interface}: ")), "{table}");
+    let doctor = agent.run(&["doctor", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("a report");
+    let found = report["findings"].as_array().expect("findings").iter().any(|finding| {
+        finding["check"] == "agent.watches"
+            && finding["level"] == "error"
+            && finding["what"].as_str().is_some_and(|what| what.contains(&interface))
+    });
+    assert!(found, "{report:#}");
+    fs::rename(pins.join("links"), &map).expect("both are on one file system");
+    scene.target.wait_armed(&scene.port);
+    assert_eq!(scene.target.agent.status()["unarmed"], serde_json::json!({}));
+    assert_eq!(scene.target.agent.status_of(&scene.port).expect("known")["migration_uid"], uid);
+    assert_survives_with_its_pins(&mut scene);
+}

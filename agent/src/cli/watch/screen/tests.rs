@@ -46,6 +46,7 @@ fn status(endpoints: Vec<EndpointView>) -> Status {
         datastore_trouble: None,
         complete: true,
         quarantine: Default::default(),
+        unarmed: Default::default(),
         attach: "tcx".into(),
         endpoints,
         kernel_routes: Vec::new(),
