@@ -73,7 +73,16 @@ impl Tap {
     /// When it is open already, or gone.
     #[must_use]
     pub fn open(&self) -> OpenTap {
-        let file = self.namespace.run(|| open(&self.name)).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        // KERNEL: a process that another test is just starting holds what was closed here until it runs its program.
+        let mut opened = self.namespace.run(|| open(&self.name));
+        wait::until(wait::SOON, format_args!("nobody holds {}", self.name), || {
+            let is_busy = opened.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY));
+            if is_busy {
+                opened = self.namespace.run(|| open(&self.name));
+            }
+            !is_busy
+        });
+        let file = opened.unwrap_or_else(|e| panic!("{}: {e}", self.name));
         wait::until(wait::SOON, format_args!("carrier of {}", self.name), || self.has_carrier());
         OpenTap { file }
     }

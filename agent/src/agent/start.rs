@@ -347,10 +347,12 @@ fn latched(kernel: &Kernel) -> Vec<Fact> {
 
 /// What the netlink monitor has to know.
 pub(crate) fn monitor_settings(settings: &Settings) -> MonitorSettings {
+    // One read of everything does for links and routes.
+    let refresh = [settings.route_refresh_interval, settings.interface_refresh_interval];
     MonitorSettings {
         route_protocol: settings.device_route_protocol,
         interface_prefixes: settings.interface_prefix.clone(),
-        refresh: (!settings.route_refresh_interval.is_zero()).then_some(settings.route_refresh_interval),
+        refresh: refresh.into_iter().filter(|every| !every.is_zero()).min(),
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
     }
 }

@@ -215,7 +215,7 @@ impl Reader {
     async fn look_up(&mut self, member: &Member, feed: &mut Feed, endpoint: EndpointKey) -> Result<(), Stop> {
         let at = clock::now();
         let answer = get(member, feed, &self.keys.endpoint(&endpoint), GetOptions::new()).await?;
-        let exists = answer.kvs().first().is_some();
+        let exists = !answer.kvs().is_empty();
         if let Some(kv) = answer.kvs().first()
             && self.seen.is_some_and(|(_, seen)| kv.mod_revision() > seen)
         {
