@@ -124,6 +124,7 @@ fn the_next_program_sees_the_frame_too() {
 
         bed.disarm(&mut kernel, tap.ifindex(), Some(TAP));
         assert!(bed.attached().contains("cutover_tc"), "somebody else's stays: {}", bed.attached());
+        drop(other);
         bed.inside(|| cleanup(&other_pins, false)).unwrap();
     }
 }
