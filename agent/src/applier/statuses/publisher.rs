@@ -27,8 +27,9 @@ const AT_ONCE: usize = 16;
 /// LIMIT: how long one request may take, as in the existing agent.
 pub(super) const REQUEST: Duration = Duration::from_secs(2);
 
-/// LIMIT: how often all statuses are read if nothing is seen to happen to them; a net under the watch of them.
-const READ_EVERY: Duration = Duration::from_secs(60);
+/// LIMIT: how often all statuses are read if nothing is seen to happen to them; a net under the watch of them, which a cloud of
+/// full hosts has to be able to afford.
+const READ_EVERY: Duration = Duration::from_secs(300);
 
 /// LIMIT: an agent that is still there by mistake and writes the same statuses must not make two of a loop.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
