@@ -1,7 +1,8 @@
 //! Documents of a file: where each begins and ends, so that errors have lines and one can be taken out.
 
-use super::resource::{Format, Parsed, Refusal, parse};
+use super::resource::{Entry, Format, Parsed, Refusal, parse_all};
 use super::tree::read_regular;
+use serde_json::Value;
 use std::ops::Range;
 use std::path::Path;
 
@@ -9,15 +10,17 @@ use std::path::Path;
 /// so that a few hundred kilobytes of brackets would keep all other files waiting for minutes.
 const YAML_BRACKETS_MAX: usize = 4096;
 
-/// One document of a file.
+/// One resource of a file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Document {
-    /// Its bytes in the file, with the `---` before it.
+    /// The bytes of its document in the file, with the `---` before it.
     pub range: Range<usize>,
     /// The same without it.
     pub body: Range<usize>,
     /// What it says.
     pub parsed: Parsed,
+    /// It as it is written, if its document is a list and may hold others as well.
+    pub item: Option<Value>,
 }
 
 /// The format that the name of a file promises; other files are not resource files.
@@ -64,13 +67,18 @@ pub(super) fn split(text: &str, format: Format) -> Result<Vec<Document>, Refusal
             let reason = format!("a document has more than {YAML_BRACKETS_MAX} opening brackets");
             return Err(Refusal { line: Some(first_line + blank_lines(content)), reason });
         }
-        let parsed = parse(content, format).map_err(|refusal| Refusal {
+        let entries = parse_all(content, format).map_err(|refusal| Refusal {
             line: Some(
                 first_line + refusal.line.map_or_else(|| blank_lines(content), |line| line.max(1) - 1),
             ),
             reason: without_location(&refusal.reason),
         })?;
-        documents.push(Document { range, body, parsed });
+        documents.extend(entries.into_iter().map(|Entry { parsed, item }| Document {
+            range: range.clone(),
+            body: body.clone(),
+            parsed,
+            item,
+        }));
     }
     Ok(documents)
 }

@@ -5,11 +5,13 @@
 //! remains is refused as a whole. It never touches a file.
 
 mod endpoint;
+mod list;
 mod migration;
 mod name;
 #[cfg(test)]
 mod tests;
 
+pub use list::{Entry, parse_all};
 pub use name::{check_key, parse_name, segments_of};
 
 use cutover_engine::model::{Endpoint, EndpointKey, LiveMigration};
@@ -96,7 +98,10 @@ impl fmt::Display for Refusal {
     }
 }
 
-#[derive(Deserialize)]
+/// The kinds that the agent knows.
+const KINDS: [&str; 4] = ["WorkloadEndpoint", "LiveMigration", "FelixConfiguration", "ClusterInformation"];
+
+#[derive(Deserialize, Default)]
 struct Head {
     kind: Option<String>,
     #[serde(rename = "apiVersion")]
@@ -122,48 +127,71 @@ struct Metadata {
 /// LIMIT: the name of a resource becomes a file name with an ending; 255 bytes is what file systems allow.
 const NAME_MAX_BYTES: usize = 240;
 
-/// Reads one document.
+/// Where a resource is read from.
+#[derive(Clone, Copy)]
+enum Content<'content> {
+    Text(&'content str, Format),
+    /// An item of a list, which has been read already.
+    Item(&'content Value),
+}
+
+impl Content<'_> {
+    fn read<T: DeserializeOwned>(self) -> Result<T, Refusal> {
+        match self {
+            Self::Text(text, Format::Yaml) => serde_norway::from_str(text).map_err(|error| Refusal {
+                line: error.location().map(|location| location.line()),
+                reason: error.to_string(),
+            }),
+            Self::Text(text, Format::Json) => serde_json::from_str(text)
+                .map_err(|error| Refusal { line: Some(error.line()), reason: error.to_string() }),
+            Self::Item(value) => T::deserialize(value).map_err(|error| Refusal::of(error.to_string())),
+        }
+    }
+}
+
+/// Reads one document that is one resource. A list is none of the agent's kinds here; [`parse_all`] looks into it.
 ///
 /// # Errors
 /// When it is not well formed, or when it is one of the agent's kinds without the parts that it needs.
 pub fn parse(text: &str, format: Format) -> Result<Parsed, Refusal> {
-    let head: Head = read(text, format)?;
+    interpret(Content::Text(text, format))
+}
+
+fn interpret(content: Content<'_>) -> Result<Parsed, Refusal> {
+    let head: Head = content.read()?;
     let kind = head
         .kind
         .ok_or_else(|| Refusal::of("there is no kind; write kind: WorkloadEndpoint or another one"))?;
     let mut notices = Vec::new();
     let resource = match kind.as_str() {
-        "WorkloadEndpoint" => endpoint::interpret(envelope(text, format, &head.api_version)?, &mut notices)?,
-        "LiveMigration" => migration::interpret(envelope(text, format, &head.api_version)?, &mut notices)?,
-        "FelixConfiguration" => configuration(envelope(text, format, &head.api_version)?)?,
-        "ClusterInformation" => cluster(&envelope(text, format, &head.api_version)?),
-        _ => Resource::Other,
+        "WorkloadEndpoint" => endpoint::interpret(envelope(content, &head.api_version)?, &mut notices)?,
+        "LiveMigration" => migration::interpret(envelope(content, &head.api_version)?, &mut notices)?,
+        "FelixConfiguration" => configuration(envelope(content, &head.api_version)?)?,
+        "ClusterInformation" => cluster(&envelope(content, &head.api_version)?),
+        other => match misspelt(other) {
+            Some(meant) => return Err(Refusal::of(format!("kind {other:?} is not known; write {meant}"))),
+            None => Resource::Other,
+        },
     };
     Ok(Parsed { resource, notices })
 }
 
+/// The kind of ours that is meant. Taken for a kind of somebody else's, such a document would go unnoticed.
+fn misspelt(kind: &str) -> Option<&'static str> {
+    let singular = kind.strip_suffix(['s', 'S']).unwrap_or(kind);
+    KINDS.into_iter().find(|known| known.eq_ignore_ascii_case(kind) || known.eq_ignore_ascii_case(singular))
+}
+
 fn envelope<Spec: DeserializeOwned>(
-    text: &str,
-    format: Format,
+    content: Content<'_>,
     api_version: &Option<String>,
 ) -> Result<Envelope<Spec>, Refusal> {
     match api_version.as_deref() {
-        Some("projectcalico.org/v3") => read(text, format),
+        Some("projectcalico.org/v3") => content.read(),
         Some(other) => {
             Err(Refusal::of(format!("apiVersion {other:?} is not known; write projectcalico.org/v3")))
         }
         None => Err(Refusal::of("there is no apiVersion; write apiVersion: projectcalico.org/v3")),
-    }
-}
-
-fn read<T: DeserializeOwned>(text: &str, format: Format) -> Result<T, Refusal> {
-    match format {
-        Format::Yaml => serde_norway::from_str(text).map_err(|error| Refusal {
-            line: error.location().map(|location| location.line()),
-            reason: error.to_string(),
-        }),
-        Format::Json => serde_json::from_str(text)
-            .map_err(|error| Refusal { line: Some(error.line()), reason: error.to_string() }),
     }
 }
 

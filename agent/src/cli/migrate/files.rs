@@ -57,6 +57,9 @@ impl Scan {
         let id = ResourceId::Endpoint(key.clone());
         let (path, text, _, document) =
             self.find(&id).next().ok_or_else(|| Failure::other(format!("{id} is in no file")))?;
+        if let Some(item) = &document.item {
+            return Ok(item.clone());
+        }
         let body = &text[document.body.clone()];
         serde_norway::from_str(body).map_err(|error| refuse(path, "cannot be copied", error))
     }
@@ -65,6 +68,17 @@ impl Scan {
         let documents =
             self.files.iter().flat_map(|(path, _, documents)| documents.iter().map(move |d| (path, d)));
         documents.map(|(path, document)| (path.as_path(), &document.parsed.resource))
+    }
+
+    /// Only whole documents can be taken out of a file: to take an item out of a list is to write somebody's list anew.
+    fn refuse_items(&self, id: &ResourceId) -> Result<(), Failure> {
+        match self.find(id).find(|(_, _, _, document)| document.item.is_some()) {
+            Some((path, ..)) => Err(Failure::other(format!(
+                "{}: {id} is an item of a list and cannot be removed alone; put it into a document of its own",
+                path.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Every definition of a resource.
@@ -144,6 +158,7 @@ impl Store for Files {
         let mut document = scan.endpoint_value(key)?;
         stamp::renew(&mut document)?;
         let id = ResourceId::Endpoint(key.clone());
+        scan.refuse_items(&id)?;
         let alone = scan.find(&id).next().filter(|(_, _, documents, _)| *documents == 1);
         let path = match alone {
             Some((path, _, _, _)) => path.to_owned(),
@@ -236,6 +251,7 @@ impl Files {
     fn remove(&self, id: &ResourceId) -> Result<(), Failure> {
         loop {
             let scan = self.scan()?;
+            scan.refuse_items(id)?;
             let Some((path, text, documents, document)) = scan.find(id).next() else { return Ok(()) };
             if documents == 1 {
                 fs::remove_file(path).map_err(|error| refuse_access(path, "cannot be removed", &error))?;

@@ -146,6 +146,29 @@ async fn everything_that_is_there_comes_in_one_batch() {
 }
 
 #[tokio::test]
+async fn a_list_of_resources_is_as_good_as_a_file_for_each() {
+    let list = |kind: &str, resources: &[String]| {
+        let items =
+            resources.iter().map(|resource| format!("- {}\n", resource.trim_end().replace('\n', "\n  ")));
+        format!("apiVersion: projectcalico.org/v3\nkind: {kind}\nitems:\n{}", items.collect::<String>())
+    };
+    let endpoints = [endpoint("p1", "10.0.0.1"), endpoint("p2", "10.0.0.2")];
+    let mixed = [migration("m1"), configuration("default", 7)];
+    let mut setup = Setup::new(&[
+        ("a.yaml", &list("WorkloadEndpointList", &endpoints)),
+        ("b.yaml", &list("List", &mixed).replacen("projectcalico.org/v3", "v1", 1)),
+    ]);
+    setup.expect(&["+m m1", "+p1 10.0.0.1/32", "+p2 10.0.0.2/32", "sync true"]).await;
+    assert_eq!(setup.configurations.len(), 1);
+    assert_eq!(setup.configurations[0].len(), 1, "{:?}", setup.configurations);
+    replace(&setup.path("a.yaml"), &list("WorkloadEndpointList", &endpoints[..1]));
+    setup.expect(&["-p2", "+p1 10.0.0.1/32"]).await;
+    write(&setup.path("a.yaml"), "kind: WorkloadEndpointList\n");
+    setup.expect_silence().await;
+    assert_eq!(setup.datastore.quarantine().list().len(), 1);
+}
+
+#[tokio::test]
 async fn an_empty_directory_is_in_sync() {
     let mut setup = Setup::new(&[]);
     setup.expect(&["sync true"]).await;
