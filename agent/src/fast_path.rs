@@ -6,7 +6,9 @@
 //! nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
 //! the route applier as every other difference.
 
+use crate::applier::is_gone;
 use crate::clock;
+use crate::netlink::socket::Outcome;
 use crate::netlink::{PreparedBatch, RouteSocket};
 use aya::maps::{MapData, RingBuf};
 use cutover_common::AnnouncementKind;
@@ -194,10 +196,7 @@ impl Worker {
         let routed_at = batch.and_then(|batch| match self.socket.send(&batch) {
             Ok(outcome) if outcome.is_success() => Some(clock::now()),
             Ok(outcome) => {
-                warn!(
-                    ifindex = record.ifindex, failed = ?outcome.failed,
-                    "some elevated routes were refused; the route applier tries again"
-                );
+                log_refusal(record.ifindex, &outcome);
                 None
             }
             Err(error) => {
@@ -214,6 +213,18 @@ impl Worker {
         });
         // The receiver is gone only while the agent stops.
         let _: Result<(), _> = self.facts.send(fact);
+    }
+}
+
+/// The tap may have gone since it was announced on.
+fn log_refusal(ifindex: u32, outcome: &Outcome) {
+    if is_gone(ifindex) {
+        debug!(ifindex, failed = ?outcome.failed, "no elevated routes, the interface is gone");
+    } else {
+        warn!(
+            ifindex, failed = ?outcome.failed,
+            "some elevated routes were refused; the route applier tries again"
+        );
     }
 }
 

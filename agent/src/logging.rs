@@ -126,6 +126,20 @@ fn target_name(target: &MigrationTarget) -> String {
     }
 }
 
+/// What this thread logs at WARN and above while `work` runs, one line each.
+#[cfg(test)]
+pub(crate) fn warnings(work: impl FnOnce()) -> Vec<String> {
+    use std::io::{Read as _, Seek as _};
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    let writer = std::sync::Arc::new(file.try_clone().expect("a descriptor"));
+    let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::WARN).with_writer(writer).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let mut text = String::new();
+    file.rewind().expect("a file");
+    file.read_to_string(&mut text).expect("text");
+    text.lines().map(str::to_owned).collect()
+}
+
 /// An error with everything that caused it, in one line.
 #[must_use]
 pub fn one_line(error: &dyn std::error::Error) -> impl Display {

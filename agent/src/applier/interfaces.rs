@@ -265,7 +265,7 @@ impl InterfaceApplier {
             Err(error) => {
                 self.dirty.insert(item);
                 let is_first = self.retries.failed(item, now);
-                if is_first && !error.is_absence() {
+                if is_first && !error.is_expected() {
                     warn!(interface = interface.name, %error, "interface not prepared, trying again");
                 } else {
                     debug!(interface = interface.name, %error, "interface not prepared, trying again");

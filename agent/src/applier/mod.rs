@@ -11,12 +11,21 @@ pub mod statuses;
 pub mod watches;
 
 use cutover_engine::Wanted;
+use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How the newest wanted sets arrive; `None` until the datastore is in sync.
 pub type WantedReceiver = watch::Receiver<Option<Arc<Wanted>>>;
+
+/// Whether an interface is gone. A tap goes with its virtual machine, between any two instructions of ours, and then whatever
+/// was being done to it fails in one way or another. Nobody waits for that any more, so it is no warning.
+pub(crate) fn is_gone(ifindex: u32) -> bool {
+    // Any other error is no evidence of it.
+    if_indextoname(ifindex) == Err(Errno::ENXIO)
+}
 
 /// The one policy for trying again: double the pause from the first to the last.
 #[derive(Debug)]
@@ -59,5 +68,17 @@ impl BackOff {
 impl Default for BackOff {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_number_without_an_interface_is_gone() {
+        // KERNEL: a namespace's first interface is its loopback.
+        assert!(!is_gone(1));
+        assert!(is_gone(i32::MAX.cast_unsigned()));
     }
 }

@@ -14,8 +14,8 @@ mod report;
 pub use plan::{ObservedRoutes, Plan, Target};
 pub use report::RouteReport;
 
-use super::WantedReceiver;
 use super::retry::Retries;
+use super::{WantedReceiver, is_gone};
 use crate::clock;
 use crate::netlink::batch::DATAGRAM_MESSAGES_MAX;
 use crate::netlink::socket::{OpenError, Outcome, SendError};
@@ -312,7 +312,7 @@ fn log_failure(change: &RouteChange, errno: i32, first: bool) {
     let WantedRoute { destination, ifindex, metric, .. } = *change.route();
     let error = std::io::Error::from_raw_os_error(errno);
     let expected = matches!(errno, libc::ENODEV | libc::ENETDOWN | libc::ENETUNREACH);
-    if first && !expected {
+    if first && !expected && !is_gone(ifindex) {
         warn!(%destination, ifindex, metric, %error, "route not written, trying again");
     } else {
         debug!(%destination, ifindex, metric, %error, "route not written, trying again");
@@ -323,5 +323,32 @@ pub(super) async fn sleep_until(at: Option<BootTime>) {
     match at {
         Some(at) => tokio::time::sleep(at.since(clock::now())).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logging::warnings;
+
+    fn warned(ifindex: u32, errno: i32) -> bool {
+        let destination = "10.65.0.2/32".parse().unwrap();
+        let route = WantedRoute { destination, ifindex, metric: 1024, protocol: 3, source: None };
+        !warnings(|| log_failure(&RouteChange::Add(route), errno, true)).is_empty()
+    }
+
+    #[test]
+    fn a_route_that_is_refused_because_its_tap_went_is_no_warning() {
+        let gone = i32::MAX.cast_unsigned();
+        // KERNEL: a namespace's first interface is its loopback.
+        for (ifindex, errno, wanted) in [
+            (gone, libc::ENODEV, false),
+            (gone, libc::EINVAL, false),
+            (1, libc::ENETDOWN, false),
+            (1, libc::EINVAL, true),
+            (1, libc::EPERM, true),
+        ] {
+            assert_eq!(warned(ifindex, errno), wanted, "interface {ifindex}, errno {errno}");
+        }
     }
 }

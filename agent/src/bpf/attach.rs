@@ -8,6 +8,7 @@ use super::error::{AttachError, OpenError};
 use super::object::Object;
 use super::pins::{self, Pins};
 use super::syscall::{LinkKind, PinnedLinkInfo, pinned_link};
+use crate::applier::is_gone;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
@@ -190,9 +191,18 @@ fn take_over_link(object: &mut Object, path: &Path, armed: &[u32]) -> Result<(),
     if !armed.contains(&pinned.ifindex) {
         return remove_pin(path);
     }
+    match run_in_link(object, path, pinned.kind) {
+        // The tap may have gone meanwhile, which leaves a link to nothing.
+        Err(_) if question(path)?.is_none_or(|pinned| pinned.ifindex == 0) => remove_pin(path),
+        result => result,
+    }
+}
+
+/// Lets a pinned link run the program of this agent.
+fn run_in_link(object: &mut Object, path: &Path, kind: LinkKind) -> Result<(), AttachError> {
     let link = FdLink::from(PinnedLink::from_pin(path)?);
     // The links go out of aya's hands at once, which would detach them with the agent.
-    match pinned.kind {
+    match kind {
         LinkKind::Tcx => {
             let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
             let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
@@ -208,11 +218,15 @@ fn take_over_link(object: &mut Object, path: &Path, armed: &[u32]) -> Result<(),
 }
 
 fn take_over_filter(object: &mut Object, ifindex: u32) -> Result<(), AttachError> {
-    if clsact::has_filter(ifindex)? {
-        let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
-        clsact::put_filter(ifindex, program.fd()?.as_fd())?;
+    if !clsact::has_filter(ifindex)? {
+        return Ok(());
     }
-    Ok(())
+    let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
+    match clsact::put_filter(ifindex, program.fd()?.as_fd()) {
+        // The tap may have gone meanwhile.
+        Err(_) if is_gone(ifindex) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 fn attach_tcx(object: &mut Object, interface: &str) -> Result<FdLink, AttachError> {

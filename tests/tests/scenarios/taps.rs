@@ -3,6 +3,7 @@
 use cutover_tests::driver::Pace;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::packet::PacketSocket;
+use cutover_tests::resources::new_uid;
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::{Driver, Lab, Port, frames, wait};
@@ -221,4 +222,43 @@ fn an_endpoint_without_an_interface_does_not_disturb_the_others() {
     node.wait_armed(&port);
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
+}
+
+/// A tap may go between any two steps of what is done to it: nobody has to look at that, or at what fails because of it.
+#[test]
+fn taps_that_come_and_go_are_no_warning() {
+    let (lab, _driver, port, mut node) = migrating(true);
+    let others: Vec<Port> = (2..=30).map(Port::new).collect();
+    let directory = lab.directory();
+    for other in &others {
+        directory.put(&other.endpoint_on(TARGET, &new_uid()));
+    }
+    for round in 0..12 {
+        node.wait_armed(&port);
+        // Each goes when so many others have come, which is sooner or later after the agent has begun with it.
+        node.host.namespace().ip(&passing_by(&others, round % 4));
+        node.unplug();
+        node.plug(&port);
+    }
+    node.wait_armed(&port);
+    for level in [" WARN ", " ERROR "] {
+        let said = node.agent.log().matching(&[level]);
+        assert!(said.is_empty(), "{said:#?}");
+    }
+}
+
+/// Commands that plug the taps of all ports one after the other, and unplug each when `later` others have been plugged.
+fn passing_by(ports: &[Port], later: usize) -> String {
+    let mut script = String::new();
+    for (number, port) in ports.iter().enumerate() {
+        let name = &port.interface;
+        script += &format!("tuntap add dev {name} mode tap\nlink set {name} up\n");
+        if let Some(number) = number.checked_sub(later) {
+            script += &format!("link del {}\n", ports[number].interface);
+        }
+    }
+    for port in &ports[ports.len() - later..] {
+        script += &format!("link del {}\n", port.interface);
+    }
+    script
 }

@@ -33,15 +33,12 @@ pub(super) enum PrepareError {
 }
 
 impl PrepareError {
-    /// Whether the interface is simply not there (any more).
-    pub(super) fn is_absence(&self) -> bool {
+    /// Whether it is nothing to worry about: the interface is not there (any more), or down. Its next event brings the rest.
+    pub(super) fn is_expected(&self) -> bool {
         match self {
             Self::Missing => true,
-            Self::Setting(error) => error.error.kind() == std::io::ErrorKind::NotFound,
-            Self::Neighbour { error, .. } => {
-                matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENETDOWN | libc::ENXIO))
-            }
-            Self::Name(_) | Self::Netlink(_) => false,
+            Self::Neighbour { error, .. } => error.raw_os_error() == Some(libc::ENETDOWN),
+            Self::Name(_) | Self::Setting(_) | Self::Netlink(_) => false,
         }
     }
 }
@@ -88,29 +85,43 @@ impl Preparer {
 
     /// Switches forwarding on for the whole host.
     pub(super) fn prepare_host(&self) -> Result<(), SettingError> {
-        self.ensure_all(&self.sysctls.forwarding())
+        self.ensure_all(&self.sysctls.forwarding(), || true)
     }
 
-    /// Sets an interface up.
+    /// Sets an interface up. Whatever fails because it went meanwhile is [`PrepareError::Missing`].
     pub(super) fn prepare(&mut self, ifindex: u32, interface: &WantedInterface) -> Result<(), PrepareError> {
         let name = interface.name.as_str();
         if !sysctl::is_safe_name(name) {
             return Err(PrepareError::Name(name.to_owned()));
         }
         check_identity(ifindex, name)?;
+        let prepared = self.prepare_existing(ifindex, interface);
+        if prepared.is_err() {
+            check_identity(ifindex, name)?;
+        }
+        prepared
+    }
+
+    fn prepare_existing(&mut self, ifindex: u32, interface: &WantedInterface) -> Result<(), PrepareError> {
+        let name = interface.name.as_str();
         let ipv6 = interface.ipv6 && self.sysctls.has_ipv6(name);
         let mut settings = self.sysctls.ipv4(name);
         if ipv6 {
             settings.extend(Sysctls::ipv6(name));
         }
-        self.ensure_all(&settings)?;
+        self.ensure_all(&settings, || check_identity(ifindex, name).is_ok())?;
         // An interface of the same name may have taken the place of ours while its settings were written.
         check_identity(ifindex, name)?;
         self.ensure_neighbours(ifindex, interface, ipv6)
     }
 
-    /// Makes all settings that can be made, and reports the first required one that cannot.
-    fn ensure_all(&self, settings: &[sysctl::Setting]) -> Result<(), SettingError> {
+    /// Makes all settings that can be made, and reports the first required one that cannot. One that is only wanted is worth
+    /// a warning as long as what it is about is there.
+    fn ensure_all(
+        &self,
+        settings: &[sysctl::Setting],
+        is_there: impl Fn() -> bool,
+    ) -> Result<(), SettingError> {
         let mut written = Vec::new();
         let mut first_error = None;
         for setting in settings {
@@ -118,8 +129,8 @@ impl Preparer {
                 (Ok(true), _) => written.push(setting.clone()),
                 (Ok(false), _) => {}
                 (Err(error), Need::Required) => first_error = first_error.or(Some(error)),
-                (Err(error), Need::Wanted) => warn!(%error, "going on without it"),
-                (Err(error), Need::BestEffort) => debug!(%error, "going on without it"),
+                (Err(error), Need::Wanted) if is_there() => warn!(%error, "going on without it"),
+                (Err(error), Need::Wanted | Need::BestEffort) => debug!(%error, "going on without it"),
             }
         }
         if !written.is_empty() {
@@ -170,5 +181,52 @@ fn check_identity(ifindex: u32, name: &str) -> Result<(), PrepareError> {
     match nix::net::if_::if_nametoindex(name) {
         Ok(found) if found == ifindex => Ok(()),
         _ => Err(PrepareError::Missing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logging::warnings;
+    use std::collections::BTreeSet;
+
+    fn missing_setting(root: &Path) -> (Preparer, sysctl::Setting) {
+        let preparer = Preparer::open(root).unwrap();
+        let accept_dad = |setting: &sysctl::Setting| setting.path.ends_with("accept_dad");
+        let setting = Sysctls::ipv6("tap1").into_iter().find(accept_dad).unwrap();
+        (preparer, setting)
+    }
+
+    #[test]
+    fn a_setting_that_went_with_its_tap_is_no_warning() {
+        let root = tempfile::tempdir().unwrap();
+        let (preparer, setting) = missing_setting(root.path());
+        let attempt = |is_there: bool| preparer.ensure_all(std::slice::from_ref(&setting), || is_there);
+        assert_eq!(warnings(|| attempt(false).unwrap()), [""; 0]);
+        let said = warnings(|| attempt(true).unwrap());
+        assert!(said.len() == 1 && said[0].contains("accept_dad"), "{said:?}");
+    }
+
+    #[test]
+    fn only_what_is_not_there_or_down_fails_as_expected() {
+        let root = tempfile::tempdir().unwrap();
+        let mut preparer = Preparer::open(root.path()).unwrap();
+        let wanted =
+            |name: &str| WantedInterface { name: name.into(), neighbours: BTreeMap::new(), ipv6: true };
+        let gone = i32::MAX.cast_unsigned();
+        let error = preparer.prepare(gone, &wanted("cut0gone")).unwrap_err();
+        assert!(matches!(error, PrepareError::Missing) && error.is_expected(), "{error}");
+        // KERNEL: a namespace's first interface is its loopback. Without its sysctls it is there all the same.
+        let error = preparer.prepare(1, &wanted("lo")).unwrap_err();
+        assert!(matches!(error, PrepareError::Setting(_)) && !error.is_expected(), "{error}");
+        let refused = |errno| PrepareError::Neighbour {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            error: std::io::Error::from_raw_os_error(errno),
+        };
+        let expected: BTreeSet<i32> = [libc::ENETDOWN, libc::ENODEV, libc::EPERM, libc::EINVAL]
+            .into_iter()
+            .filter(|errno| refused(*errno).is_expected())
+            .collect();
+        assert_eq!(expected, BTreeSet::from([libc::ENETDOWN]));
     }
 }
