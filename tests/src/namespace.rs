@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::thread;
 
 /// Where named namespaces are kept, as by `ip netns`.
@@ -29,7 +30,8 @@ impl Namespace {
     /// Without the privilege, or when the name is taken.
     #[must_use]
     pub fn create(name: &str) -> Self {
-        fs::create_dir_all(DIRECTORY).expect("creating /run/netns needs root");
+        static ONCE: Once = Once::new();
+        ONCE.call_once(share_directory);
         let path = Path::new(DIRECTORY).join(name);
         File::create_new(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let file = thread::scope(|scope| scope.spawn(|| unshare_onto(&path)).join())
@@ -144,6 +146,22 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&self.path());
+    }
+}
+
+/// Makes the folder a mount of its own that is shared, unless it is one, as `ip netns add` does.
+///
+/// KERNEL: the first `ip netns add` on a machine mounts the folder onto itself, with all the mounts in it. Names that are mounted
+/// by then stay mounted below, where nobody can unmount them, so they can never be removed (EBUSY). Whoever does it first is safe.
+fn share_directory() {
+    fs::create_dir_all(DIRECTORY).expect("creating /run/netns needs root");
+    let share =
+        || mount(None::<&str>, DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    // KERNEL: EINVAL says that it is no mount yet. Two test processes at once make two, one upon the other, which harms nobody.
+    if share().is_err() {
+        let onto_itself = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(DIRECTORY), DIRECTORY, None::<&str>, onto_itself, None::<&str>).expect("a bind mount");
+        share().expect("it is a mount now");
     }
 }
 
