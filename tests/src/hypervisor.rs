@@ -3,6 +3,7 @@
 //! what they send on their taps and when is what any QEMU and any Linux guest sends.
 
 mod image;
+mod program;
 mod qmp;
 
 pub use image::Image;
@@ -13,6 +14,7 @@ use crate::lab::Lab;
 use crate::resources::Port;
 use crate::wait;
 use ipnet::IpNet;
+use program::Qemu;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,18 +22,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
-
-/// The guest's memory: 128 MiB and 8 KiB.
-///
-/// LIMIT: QEMU before 9.0 loses writes of emulated guests that migrate, if their memory is a multiple of 64 pages: it clears
-/// dirty bits and leaves the processor's TLB as it is. One guest in twenty did not survive that.
-const MEMORY: &str = "131080K";
-
-/// The guest tells the device of every packet.
-///
-/// LIMIT: when QEMU before 9.0 loses the write that asks to be told again, the guest's transmit queue stands still for ever.
-/// One migration in some hundred ended like that.
-const NOTIFY: &str = "event_idx=off";
 
 /// How long a guest may take to boot on a loaded machine; it takes about a second on an idle one.
 const BOOT: Duration = Duration::from_secs(60);
@@ -144,8 +134,9 @@ impl Hypervisor {
         let name = format!("{}-{}-{number}", host.name(), guest.ports[0].interface);
         let socket = lab.folder().join(format!("{name}.qmp"));
         let console = lab.folder().join(format!("{name}.console"));
-        let mut command = host.namespace().command("qemu-system-x86_64");
-        command.args(["-accel", "tcg,thread=single", "-cpu", "qemu64", "-m", MEMORY, "-nodefaults"]);
+        let qemu = Qemu::find();
+        let mut command = host.namespace().command(&qemu.program);
+        command.args(["-accel", "tcg,thread=single", "-cpu", "qemu64", "-m", qemu.memory, "-nodefaults"]);
         command.args(["-display", "none", "-no-reboot", "-kernel"]).arg(image.kernel());
         command.arg("-initrd").arg(image.initramfs());
         command.args(["-append", &command_line(guest)]);
@@ -158,8 +149,8 @@ impl Hypervisor {
                 &format!("tap,id=net{number},ifname={},script=no,downscript=no,vhost=off", port.interface),
                 "-device",
                 &format!(
-                    "virtio-net-pci,netdev=net{number},mac={},romfile=,guest_announce={announce},{NOTIFY}",
-                    port.mac
+                    "virtio-net-pci,netdev=net{number},mac={},romfile=,guest_announce={announce}{}",
+                    port.mac, qemu.network
                 ),
             ]);
         }
@@ -303,6 +294,24 @@ impl Hypervisor {
         Migrated { total: millis("total-time"), downtime: millis("downtime") }
     }
 
+    /// Where the queues of the guest's devices are, as QEMU sees them: one whose guest waits for QEMU while QEMU waits for the
+    /// guest stands still. Says so if QEMU does not answer.
+    #[must_use]
+    pub fn queues(&self) -> String {
+        let Ok(devices) = self.qmp.execute("x-query-virtio", json!({})) else {
+            return "QEMU does not answer".to_owned();
+        };
+        let mut text = String::new();
+        for device in devices.as_array().into_iter().flatten() {
+            for (queue, name) in ["receive", "transmit"].into_iter().enumerate() {
+                let question = json!({"path": device["path"], "queue": queue});
+                let state = self.qmp.execute("x-query-virtio-queue-status", question);
+                text += &format!("{name}: {}\n", state.unwrap_or_default());
+            }
+        }
+        text
+    }
+
     /// Whether the guest's processor runs in this QEMU.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -320,16 +329,16 @@ impl Hypervisor {
 
 impl Drop for Hypervisor {
     fn drop(&mut self) {
-        self.kill();
         if std::thread::panicking() {
-            show(&self.console());
+            show(&self.console(), &self.queues());
         }
+        self.kill();
     }
 }
 
 #[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
-fn show(console: &str) {
-    eprintln!("--- console ---\n{console}");
+fn show(console: &str, queues: &str) {
+    eprintln!("--- console ---\n{console}\n--- queues ---\n{queues}");
 }
 
 fn launch(command: &mut Command, socket: &std::path::Path) -> Child {
@@ -340,7 +349,7 @@ fn launch(command: &mut Command, socket: &std::path::Path) -> Child {
         .stdout(Stdio::null())
         .stderr(file)
         .spawn()
-        .expect("Debian's qemu-system-x86 is installed");
+        .expect("a QEMU of `cargo xtask setup`");
     let there = || socket.exists() || child.try_wait().is_ok_and(|ended| ended.is_some());
     let in_time = wait::holds_within(wait::SOON, there);
     let said = fs::read_to_string(&log).unwrap_or_default();

@@ -76,7 +76,7 @@ impl Release {
 }
 
 /// Where cargo builds: two folders above the one that this test is in.
-fn build_folder() -> PathBuf {
+pub(crate) fn build_folder() -> PathBuf {
     let own = std::env::current_exe().expect("a test is a program");
     own.ancestors().nth(3).expect("cargo puts tests into target/PROFILE/deps").to_owned()
 }

@@ -1,4 +1,4 @@
-//! BGP daemons of other versions than the one that is installed, for tests: Debian packages of other suites with the
+//! BGP daemons and a QEMU of other versions than those that are installed, for tests: Debian packages of other suites with the
 //! libraries that they need, unpacked below the build folder.
 //!
 //! Nothing is installed and the machine's list of sources stays as it is: apt-get works with a configuration, an index and a
@@ -16,32 +16,36 @@ use std::path::{Path, PathBuf};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MIRROR: &str = "http://deb.debian.org/debian";
 
-/// One version of a daemon.
+/// One version of a program.
 struct Release {
     /// Its folder, which tests know it by.
     name: &'static str,
     suite: &'static str,
     /// What tests run, as the package has it.
     programs: &'static [&'static str],
+    /// Words of a shell that each of them is started with, for data that it looks for elsewhere.
+    arguments: &'static str,
     /// The package and the libraries that it needs.
     packages: &'static [&'static str],
 }
 
 const BIRD: &[&str] = &["usr/sbin/bird", "usr/sbin/birdc"];
 
-const RELEASES: [Release; 4] = [
+const RELEASES: [Release; 5] = [
     Release {
         name: "bird-1.6",
         suite: "bullseye",
         programs: &["usr/sbin/bird", "usr/sbin/birdc", "usr/sbin/bird6", "usr/sbin/birdc6"],
+        arguments: "",
         packages: &["bird", "libc6", "libreadline8", "libtinfo6"],
     },
-    Release { name: "bird-2.17", suite: "trixie", programs: BIRD, packages: &with_libraries("bird2") },
-    Release { name: "bird-3", suite: "trixie", programs: BIRD, packages: &with_libraries("bird3") },
+    bird_of_trixie("bird-2.17", &with_libraries("bird2")),
+    bird_of_trixie("bird-3", &with_libraries("bird3")),
     Release {
         name: "frr-10",
         suite: "trixie",
         programs: &["usr/lib/frr/zebra", "usr/lib/frr/bgpd", "usr/bin/vtysh"],
+        arguments: "",
         packages: &[
             "frr",
             "libaudit1",
@@ -69,7 +73,68 @@ const RELEASES: [Release; 4] = [
             "zlib1g",
         ],
     },
+    Release {
+        name: "qemu-10",
+        suite: "trixie",
+        programs: &["usr/bin/qemu-system-x86_64"],
+        arguments: r#"-L "$here/usr/share/qemu" -L "$here/usr/share/seabios""#,
+        packages: &[
+            "qemu-system-x86",
+            "qemu-system-data",
+            "seabios",
+            "libaio1t64",
+            "libatomic1",
+            "libblkid1",
+            "libbpf1",
+            "libc6",
+            "libcap2",
+            "libcapstone5",
+            "libdaxctl1",
+            "libelf1t64",
+            "libfdt1",
+            "libffi8",
+            "libfuse3-4",
+            "libgcc-s1",
+            "libglib2.0-0t64",
+            "libgmp10",
+            "libgnutls30t64",
+            "libhogweed6t64",
+            "libibverbs1",
+            "libidn2-0",
+            "libjpeg62-turbo",
+            "libkmod2",
+            "libmount1",
+            "libndctl6",
+            "libnettle8t64",
+            "libnl-3-200",
+            "libnl-route-3-200",
+            "libnuma1",
+            "libp11-kit0",
+            "libpcre2-8-0",
+            "libpixman-1-0",
+            "libpmem1",
+            "libpng16-16t64",
+            "librdmacm1t64",
+            "libsasl2-2",
+            "libseccomp2",
+            "libselinux1",
+            "libslirp0",
+            "libssl3t64",
+            "libtasn1-6",
+            "libudev1",
+            "libunistring5",
+            "liburing2",
+            "libuuid1",
+            "libvdeplug2t64",
+            "libzstd1",
+            "zlib1g",
+        ],
+    },
 ];
+
+const fn bird_of_trixie(name: &'static str, packages: &'static [&'static str]) -> Release {
+    Release { name, suite: "trixie", programs: BIRD, arguments: "", packages }
+}
 
 /// BIRD of trixie and the libraries of its RPKI over SSH.
 const fn with_libraries(package: &'static str) -> [&'static str; 14] {
@@ -91,7 +156,8 @@ const fn with_libraries(package: &'static str) -> [&'static str; 14] {
     ]
 }
 
-/// Unpacks what is not there yet. Never fails: without these daemons there are fewer tests.
+/// Unpacks what is not there yet. Never fails: without these daemons there are fewer tests, without this QEMU the installed one
+/// does.
 pub(super) fn fetch() {
     let missing: Vec<&Release> = RELEASES.iter().filter(|release| !release.folder().is_dir()).collect();
     for release in missing {
@@ -123,7 +189,7 @@ impl Release {
             unpacked.with_context(|| format!("{} could not be unpacked", archive.display()))?;
         }
         for program in self.programs {
-            start_with_own_libraries(&partial, program)?;
+            start_with_own_libraries(&partial, program, self.arguments)?;
         }
         // ORDER: a folder of this name is whole.
         fs::rename(&partial, self.folder()).context("the unpacked packages could not be moved")?;
@@ -184,7 +250,7 @@ APT::Update::Error-Mode \"any\";
 }
 
 /// Puts a script into the folder that runs the program with the loader and the libraries that came with it.
-fn start_with_own_libraries(folder: &Path, program: &str) -> Result<()> {
+fn start_with_own_libraries(folder: &Path, program: &str, arguments: &str) -> Result<()> {
     // Before Debian 12, libraries of the base system are not below /usr.
     let libraries = ["lib", "usr/lib"].map(|parent| {
         let triplet = entry(&folder.join(parent), |name| name.ends_with("-linux-gnu")).ok()?;
@@ -202,7 +268,7 @@ fn start_with_own_libraries(folder: &Path, program: &str) -> Result<()> {
         path += &format!("$here/{libraries}:$here/{libraries}/frr:");
     }
     let script = format!(
-        "#!/bin/sh\nhere=$(dirname \"$0\")\nexec \"$here/{loader}\" --library-path \"{path}\" \"$here/{program}\" \"$@\"\n"
+        "#!/bin/sh\nhere=$(dirname \"$0\")\nexec \"$here/{loader}\" --library-path \"{path}\" \"$here/{program}\" {arguments} \"$@\"\n"
     );
     let path = folder.join(name);
     fs::write(&path, script)?;
