@@ -35,6 +35,11 @@ pub const CONVERGENCE_S: u32 = 3;
 /// Sessions of each host: one for each family with each of the two others.
 const SESSIONS: usize = 4;
 
+/// How long a guest may take for an answer that is behind with its work.
+///
+/// LIMIT: only failing tests wait this long.
+const REACHED: Duration = Duration::from_secs(30);
+
 /// How long agents may take until a target is ready, on a loaded machine.
 const READY_S: &str = "30";
 
@@ -230,16 +235,16 @@ impl Cloud {
     /// Waits until the client reaches every address of a guest.
     ///
     /// # Panics
-    /// When it does not; the message has the routes of the client.
+    /// When it does not; the message has the routes of the client and what became of the frames on the hosts.
     #[track_caller]
     pub fn wait_reached(&self, guest: &Guest) {
         self.client.bird.wait_established(SESSIONS);
         for address in guest.addresses() {
-            let answers = || probe::answers(self.client.host.namespace(), address);
-            if !wait::holds_within(wait::SOON, answers) {
+            if !probe::answers_within(REACHED, self.client.host.namespace(), address) {
                 panic!(
-                    "{address} does not answer; the client has {:#?}",
-                    self.client.watch.history().current()
+                    "{address} does not answer; the client has {:#?}\n{}",
+                    self.client.watch.history().current(),
+                    self.hosts.each_ref().map(|compute| compute.interfaces()).join("\n")
                 );
             }
         }

@@ -14,6 +14,7 @@ use by_hand::{OnAnnouncement, OnCompletion};
 use cutover_tests::blackout::Blackout;
 use cutover_tests::cloud::Traffic;
 use cutover_tests::statistics::Distribution;
+use cutover_tests::stream::PERIOD;
 use cutover_tests::{Port, wait};
 use sample::Sample;
 use std::thread::sleep;
@@ -54,7 +55,7 @@ pub(crate) fn measure(migrations: usize) -> Result<Vec<Section>> {
 
 /// Moves the guest to the other host.
 fn one(bed: &mut dyn Bed) -> Result<Sample> {
-    let traffic = Traffic::start(bed.cloud().client.host.namespace(), &bed.instance().guest);
+    let traffic = Traffic::start(bed.cloud().client.host.namespace(), &bed.instance().guest, PERIOD);
     sleep(SETTLING);
     let migration = bed.prepare()?;
     let retransmission_timeout = traffic.retransmission_timeout();

@@ -18,6 +18,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 
+/// How many frames wait on a tap for a guest that is behind with its work.
+///
+/// KERNEL: a tap has room for 500 (TUN_READQ_SIZE of drivers/net/tun.c) and drops what comes then. An emulated guest that has
+/// just arrived needs more than half a second for its first answer if it gets a fraction of a processor.
+const TAP_QUEUE: u32 = 20_000;
+
 /// The host. Fields go in this order.
 #[derive(Debug)]
 pub struct Compute {
@@ -72,6 +78,7 @@ impl Compute {
     pub fn plug(&mut self, guest: &Guest) {
         for port in &guest.ports {
             let tap = self.host.plug(&port.interface, port.tap_mac());
+            self.host.namespace().ip(&format!("link set {} txqueuelen {TAP_QUEUE}", port.interface));
             self.taps.insert(port.interface.clone(), tap);
         }
     }
@@ -92,6 +99,16 @@ impl Compute {
     #[must_use]
     pub fn tap(&self, port: &Port) -> &Tap {
         self.taps.get(&port.interface).expect("the tap is plugged here")
+    }
+
+    /// What its interfaces have sent and dropped, as `ip` shows it.
+    #[must_use]
+    pub fn interfaces(&self) -> String {
+        let output = self.host.namespace().command("ip").args(["-s", "link"]).output();
+        output.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
     }
 
     /// Its address of the same family.

@@ -1,4 +1,4 @@
-//! What the client says to a guest while it moves: numbered datagrams to every address, a thousand in a second to each,
+//! What the client says to a guest while it moves: numbered datagrams to every address, one in each period to each,
 //! and one long TCP connection to the first one.
 
 use crate::hypervisor::Guest;
@@ -21,6 +21,8 @@ pub struct Heard {
     pub datagrams: Vec<(IpAddr, DatagramRecord)>,
     /// The TCP connection.
     pub bytes: ByteRecord,
+    /// What the client's TCP waited at the end for an acknowledgement.
+    pub retransmission_timeout: Duration,
 }
 
 impl Traffic {
@@ -29,11 +31,11 @@ impl Traffic {
     /// # Panics
     /// When it does not.
     #[must_use]
-    pub fn start(from: &Namespace, guest: &Guest) -> Self {
+    pub fn start(from: &Namespace, guest: &Guest, period: Duration) -> Self {
         let addresses = guest.addresses();
         let bytes = ByteStream::start(from, addresses[0]);
-        let datagrams =
-            addresses.into_iter().map(|address| (address, DatagramStream::start(from, address))).collect();
+        let stream = |address| (address, DatagramStream::start(from, address, period));
+        let datagrams = addresses.into_iter().map(stream).collect();
         Self { datagrams, bytes }
     }
 
@@ -52,9 +54,10 @@ impl Traffic {
         for (_, stream) in &self.datagrams {
             stream.stop();
         }
+        let retransmission_timeout = self.retransmission_timeout();
         let bytes = self.bytes.finish();
         let datagrams =
             self.datagrams.into_iter().map(|(address, stream)| (address, stream.finish())).collect();
-        Heard { datagrams, bytes }
+        Heard { datagrams, bytes, retransmission_timeout }
     }
 }

@@ -37,6 +37,15 @@ impl DatagramRecord {
         self.lost().filter(|sent| *sent >= time).count()
     }
 
+    /// How many runs of lost datagrams there are, one after the other. All go the same way: a guest that stopped in one place
+    /// and went on in another leaves one gap.
+    #[must_use]
+    pub fn gaps(&self) -> usize {
+        let is_lost: Vec<bool> = self.datagrams.iter().map(|(_, answer)| answer.is_none()).collect();
+        let begins = |pair: &&[bool]| !pair[0] && pair[1];
+        usize::from(is_lost.first() == Some(&true)) + is_lost.windows(2).filter(begins).count()
+    }
+
     /// When the first answer came to a datagram that was sent at this time or later.
     #[must_use]
     pub fn first_answer_to_sent_since(&self, time: BootTime) -> Option<BootTime> {
@@ -126,11 +135,24 @@ mod tests {
         assert_eq!(record.sent(), 6);
         assert_eq!(record.lost().collect::<Vec<_>>(), [ms(2), ms(3)]);
         assert_eq!((record.lost_since(ms(3)), record.lost_since(ms(4))), (1, 0));
+        assert_eq!(record.gaps(), 1);
         assert_eq!(record.longest_silence(), Duration::from_millis(6));
         assert_eq!(record.last_answer_before(ms(5)), Some(ms(2)));
         assert_eq!(record.first_answer_since(ms(5)), Some(ms(8)));
         assert_eq!(record.first_answer_to_sent_since(ms(4)), Some(ms(8)));
         assert_eq!(record.first_answer_since(ms(50)), None);
+    }
+
+    #[test]
+    fn each_run_of_lost_datagrams_is_a_gap() {
+        let gaps = |answered: &[usize]| {
+            let answered: Vec<_> = answered.iter().map(|number| (*number, ms(100))).collect();
+            DatagramRecord::new((0..6).map(ms).collect(), &answered).gaps()
+        };
+        assert_eq!(gaps(&[0, 1, 2, 3, 4, 5]), 0);
+        assert_eq!(gaps(&[]), 1);
+        assert_eq!(gaps(&[2, 3]), 2, "before and after");
+        assert_eq!(gaps(&[0, 2, 4]), 3);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Migrations that do not succeed. The guest stays where it is, and the client notices nothing, or comes back to it.
 
-use crate::trip::{BACKLOG, Journey, UNTHROTTLED, WAKING};
+use crate::trip::{Journey, UNTHROTTLED, assert_tcp_went_on};
 use cutover_tests::cloud::{Heard, Instance, Traffic};
 use cutover_tests::hypervisor::Guest;
 use cutover_tests::route_history::Change;
 use cutover_tests::scene::NORMAL;
-use cutover_tests::stream::DatagramStream;
+use cutover_tests::stream::{DatagramStream, SLOW_PERIOD};
 use cutover_tests::{Cloud, Port, wait};
 use std::time::Duration;
 
@@ -34,8 +34,7 @@ fn roll_back_unnoticed(cloud: &mut Cloud, instance: &Instance, journey: Journey)
     for (address, record) in &heard.datagrams {
         assert_eq!(record.lost().count(), 0, "{address} of {} sent", record.sent());
     }
-    let silence = heard.bytes.longest_silence();
-    assert!(silence < retransmission_timeout + WAKING, "TCP was silent for {silence:?}");
+    assert_tcp_went_on(&heard, retransmission_timeout);
     let routes = |change: &Change| matches!(change, Change::Added { .. } | Change::Removed(_));
     let on_client = cloud.client.watch.since(lookout.client).events;
     assert!(!on_client.iter().any(|event| routes(&event.change)), "{on_client:#?}");
@@ -70,12 +69,11 @@ fn a_target_that_dies_after_the_switch_over_gives_the_guest_back() {
         .guest
         .routed()
         .into_iter()
-        .map(|net| (net, DatagramStream::start(cloud.client.host.namespace(), net.addr())))
+        .map(|net| (net, DatagramStream::start(cloud.client.host.namespace(), net.addr(), SLOW_PERIOD)))
         .collect();
     let mut migration = cloud.prepare(&instance);
     instance.hypervisor.begin_migration(&migration.arrival, UNTHROTTLED);
     let _migrated = instance.hypervisor.wait_migrated();
-    let paused_at = instance.hypervisor.qmp().wait_event(wait::SOON, "STOP").at;
     for net in instance.guest.routed() {
         let target = cloud.hosts[migration.to].address_like(net.addr());
         cloud.client.wait_led_through(wait::SOON, net, target);
@@ -97,17 +95,17 @@ fn a_target_that_dies_after_the_switch_over_gives_the_guest_back() {
         let record = stream.finish();
         assert_eq!(record.lost_since(back_at), 0, "{net}: lost although the guest was back");
         assert!(record.first_answer_to_sent_since(back_at).is_some(), "{net} answers again");
-        let early = record.lost().find(|sent_at| *sent_at + BACKLOG < paused_at);
-        assert_eq!(early, None, "{net}: lost before the guest was stopped");
+        // When it went there, and when it came back.
+        assert!(record.gaps() <= 2, "{net}: {} gaps", record.gaps());
         let on_source = cloud.hosts[instance.at].local_metrics_since(lookout.source, net);
         assert_eq!(on_source, [[NORMAL]], "the source has kept its route to {net}");
     }
     // What a TCP connection was told by the target cannot be taken back; a new one has to work.
-    let traffic = Traffic::start(cloud.client.host.namespace(), &instance.guest);
+    let traffic = Traffic::start(cloud.client.host.namespace(), &instance.guest, SLOW_PERIOD);
     wait::holds_within(Duration::from_millis(300), || false);
-    let Heard { datagrams, bytes } = traffic.finish();
+    let Heard { datagrams, bytes, .. } = traffic.finish();
     assert!(bytes.received() > 0, "bytes go both ways again");
     for (address, record) in &datagrams {
-        assert!(record.sent() > 100 && record.lost().count() == 0, "{address} is back: {record:?}");
+        assert!(record.sent() > 10 && record.lost().count() == 0, "{address} is back: {record:?}");
     }
 }
