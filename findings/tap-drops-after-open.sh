@@ -9,7 +9,7 @@
 # `tc -s qdisc`, which shows the discipline that comes later. On an idle host the window is too short to be seen; beside a
 # process that makes and removes interfaces (as on a host where many VMs start) it is milliseconds.
 #
-# Seen with Linux 6.18.44 (x86-64, 2 processors), iproute2 6.1.0-3 of Debian 12, Python 3.11: idle: 0 of 30 openings lost
+# Seen with Linux 6.18.44 (x86-64, 2 processors), iproute2 6.1.0-3 of Debian 12, Python 3.11: idle: 0 of 6 openings lost
 # anything. Beside links that come and go: 5 of 15 openings lost 1 to 24 frames, the longest for 8.0 ms; another run, with
 # both processors busy with other work as well: 9 of 80 and 7.9 ms, and 4 of 30 without such links. Every send() succeeded, and
 # every lost frame was in the device's TX dropped.
