@@ -26,6 +26,23 @@ pub struct Route {
     pub source: Option<IpAddr>,
 }
 
+impl Change {
+    /// The interface, if somebody wrote this.
+    fn written_to(&self) -> Option<u32> {
+        match self {
+            // What the kernel does by itself (protocol 2: prefix routes of addresses) is nobody's write, and neighbours that it
+            // finds come and go.
+            Self::Added { route, .. } | Self::Removed(route) => {
+                (route.protocol != 2).then_some(route.ifindex)
+            }
+            Self::NeighbourSet(neighbour) | Self::NeighbourRemoved(neighbour) => {
+                neighbour.permanent.then_some(neighbour.ifindex)
+            }
+            Self::LinkDown(_) => None,
+        }
+    }
+}
+
 /// An entry of the neighbour table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Neighbour {
@@ -187,19 +204,13 @@ impl History {
     /// Every change of a route or of a permanent neighbour on an interface, however little it changed.
     #[must_use]
     pub fn writes_to(&self, ifindex: u32) -> Vec<&Event> {
-        self.events
-            .iter()
-            .filter(|event| match &event.change {
-                // What the kernel does by itself (protocol 2: prefix routes of addresses) is nobody's write.
-                Change::Added { route, .. } | Change::Removed(route) => {
-                    route.ifindex == ifindex && route.protocol != 2
-                }
-                Change::NeighbourSet(neighbour) | Change::NeighbourRemoved(neighbour) => {
-                    neighbour.ifindex == ifindex && neighbour.permanent
-                }
-                Change::LinkDown(_) => false,
-            })
-            .collect()
+        self.events.iter().filter(|event| event.change.written_to() == Some(ifindex)).collect()
+    }
+
+    /// The same on any interface.
+    #[must_use]
+    pub fn writes(&self) -> Vec<&Event> {
+        self.events.iter().filter(|event| event.change.written_to().is_some()).collect()
     }
 
     /// When a route to `destination` with this metric was first added.

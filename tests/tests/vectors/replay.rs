@@ -167,10 +167,12 @@ impl Replay {
         let named = host_and_port(key);
         let shown = named.as_ref().and_then(|(host, port)| self.written.port(host, port));
         self.written.delete(key);
+        // Before it is deleted: agents may know of that before this thread does.
+        let ended_at = clock::now();
         self.etcd.delete(key);
         let Some((host, port)) = named else { return };
         if key.contains("/livemigrations/") {
-            self.ended.push((clock::now(), host, port));
+            self.ended.push((ended_at, host, port));
             return;
         }
         let lives_here = self.homes.get(&port).is_some_and(|home| home.host == host);
