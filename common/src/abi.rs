@@ -5,6 +5,10 @@
 //! Every type is `repr(C)` without implicit padding; integers are in the byte order of the host, addresses
 //! in network byte order. All fields show up by name in `bpftool map dump`.
 
+/// Version of everything below. It is raised whenever a map or a field of the same size gets another meaning, so that an agent does not
+/// take over what one of another version has pinned.
+pub const VERSION: u32 = 1;
+
 /// How many IPv4 addresses one watch can match.
 ///
 /// LIMIT: Neutron allows ten address pairs a port by default; with fixed addresses on top, 32 leaves room.

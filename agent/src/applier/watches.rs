@@ -49,6 +49,8 @@ pub struct WatchApplier {
     /// Generations whose evidence was reported.
     reported: BTreeSet<u64>,
     back_off: BackOff,
+    /// When evidence of watches that are gone is to be looked for; at the start because of the last life.
+    strays_due: Option<BootTime>,
     unarmed: Unarmed,
 }
 
@@ -63,6 +65,7 @@ impl WatchApplier {
             applied: BTreeMap::new(),
             reported: BTreeSet::new(),
             back_off: BackOff::new(),
+            strays_due: Some(clock::now()),
             unarmed: Unarmed::default(),
         }
     }
@@ -106,7 +109,8 @@ impl WatchApplier {
         self.report_evidence(wanted);
         if clean {
             self.back_off.reset();
-            (!wanted.watches.is_empty()).then_some(CHECK_INTERVAL)
+            self.forget_strays();
+            (!wanted.watches.is_empty() || self.strays_due.is_some()).then_some(CHECK_INTERVAL)
         } else {
             Some(self.back_off.next_pause())
         }
@@ -163,6 +167,7 @@ impl WatchApplier {
             match disarmed {
                 Ok(()) => {
                     self.applied.remove(&ifindex);
+                    self.strays_due = Some(clock::now() + CHECK_INTERVAL);
                     info!(ifindex, generation = watch.generation, "Watch disarmed");
                 }
                 Err(error) => {
@@ -197,6 +202,7 @@ impl WatchApplier {
         match armed {
             Ok(()) => {
                 if known.is_none_or(|known| known.generation != generation) {
+                    self.strays_due = Some(clock::now() + CHECK_INTERVAL);
                     info!(interface = %wanted.interface, ifindex, generation, "Watch armed");
                     if left_out > 0 {
                         warn!(
@@ -222,6 +228,27 @@ impl WatchApplier {
                 self.applied.remove(&ifindex);
                 self.tell(Fact::WatchFailed { generation });
                 false
+            }
+        }
+    }
+
+    /// ORDER: some time after a watch is gone, when no program that still knew it can be running, and after everything that was
+    /// latched has been told, which it is before anything is wanted.
+    fn forget_strays(&mut self) {
+        if self.strays_due.is_none_or(|due| due > clock::now()) {
+            return;
+        }
+        let forgotten = self.kernel().forget_stray_evidence();
+        match forgotten {
+            Ok(count) => {
+                self.strays_due = None;
+                if count > 0 {
+                    debug!(count, "evidence of watches that are gone was forgotten");
+                }
+            }
+            Err(error) => {
+                debug!(error = %crate::logging::one_line(&error), "cannot look for evidence of watches that are gone");
+                self.strays_due = Some(clock::now() + CHECK_INTERVAL);
             }
         }
     }

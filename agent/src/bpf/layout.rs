@@ -1,10 +1,10 @@
-//! Whether pinned maps are laid out as this agent expects. Maps of another layout, left by another version, are
-//! replaced: their content means something else.
+//! Whether pinned maps are what this agent expects, by the version of what they hold and by their layout. Maps of another version
+//! are replaced: their content means something else.
 
 use super::error::OpenError;
 use super::pins::{self, Pins};
 use aya::maps::{MapInfo, MapType};
-use cutover_common::abi::{EVENTS_BYTES, EVIDENCE_MAX, Evidence, Settings, WATCHES_MAX, Watch};
+use cutover_common::abi::{EVENTS_BYTES, EVIDENCE_MAX, Evidence, Settings, VERSION, WATCHES_MAX, Watch};
 use cutover_common::{Counters, names};
 
 /// What makes two maps interchangeable.
@@ -38,6 +38,12 @@ fn expected(name: &str) -> Option<Layout> {
 /// Removes the pins of maps that cannot be used, so that loading the object makes new ones. What still uses
 /// the old ones keeps them until its program is replaced.
 pub(super) fn remove_outdated_maps(pins: &Pins) -> Result<(), OpenError> {
+    let found = pins.abi().map_err(|error| OpenError::Pins {
+        step: "cannot list",
+        path: pins.root().to_owned(),
+        error,
+    })?;
+    let is_ours = found.iter().eq([&VERSION]);
     for name in MAPS {
         let path = pins.map(name);
         if !path.exists() {
@@ -51,10 +57,20 @@ pub(super) fn remove_outdated_maps(pins: &Pins) -> Result<(), OpenError> {
                 entries_max: info.max_entries(),
             })
         });
-        if observed != expected(name) {
-            tracing::warn!(map = name, ?observed, "a pinned map has another layout and is replaced");
+        if !is_ours || observed != expected(name) {
+            tracing::warn!(map = name, version = ?found, ?observed, "a pinned map is of another version and is replaced");
             pins::remove(&path).map_err(|error| OpenError::Pins { step: "cannot remove", path, error })?;
         }
     }
-    Ok(())
+    // ORDER: last, or maps of another version would pass for ours after a crash.
+    mark(pins)
+}
+
+/// Notes that the pinned maps hold what this agent writes.
+pub(super) fn mark(pins: &Pins) -> Result<(), OpenError> {
+    pins.mark_abi(VERSION).map_err(|error| OpenError::Pins {
+        step: "cannot mark",
+        path: pins.root().to_owned(),
+        error,
+    })
 }

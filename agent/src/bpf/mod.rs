@@ -30,7 +30,7 @@ use maps::Maps;
 use nix::net::if_::if_nametoindex;
 use object::Object;
 use pins::Pins;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -98,6 +98,7 @@ impl Kernel {
             return Ok(false);
         }
         self.pins.make_again()?;
+        layout::mark(&self.pins)?;
         for (name, map) in &self.pinned_maps {
             let path = self.pins.map(name);
             if !path.exists() {
@@ -158,6 +159,21 @@ impl Kernel {
             self.maps.remove_watch(ifindex).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Forgets evidence of watches that are not there any more: a program that was running when its watch was replaced or removed
+    /// may have latched it after that was forgotten. Whatever is left stays for as long as the map, which has a last place.
+    ///
+    /// # Errors
+    /// When the maps cannot be read or changed.
+    pub fn forget_stray_evidence(&mut self) -> Result<usize, ReadError> {
+        let known: BTreeSet<u64> = self.maps.watches()?.iter().map(|(_, watch)| watch.generation).collect();
+        let latched = self.maps.all_evidence()?;
+        let strays: Vec<u64> = latched.into_keys().filter(|generation| !known.contains(generation)).collect();
+        for generation in &strays {
+            self.maps.forget_evidence(*generation)?;
+        }
+        Ok(strays.len())
     }
 
     /// What was latched for an arming, if it was announced.

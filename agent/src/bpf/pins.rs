@@ -8,6 +8,7 @@ use cutover_common::names::{PIN_DIR_LINKS, PIN_DIR_MAPS, PIN_DIR_PROGRAMS};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -17,6 +18,9 @@ use std::path::{Path, PathBuf};
 /// ours. A file system of pins holds nothing else than pins and folders, and it forgets at a reboot what the
 /// kernel forgets as well.
 const DIR_QDISCS: &str = "qdiscs";
+
+/// Sub-folder that remembers, as an empty folder named after it, the version of what the pinned maps hold.
+const DIR_ABI: &str = "abi";
 
 /// Two agents on one set of maps would take each other's announcements.
 fn lock(root: &Path) -> Result<Flock<File>, OpenError> {
@@ -102,8 +106,9 @@ impl Pins {
     }
 
     /// Every folder but the root, in the order in which they are removed.
-    pub(super) fn folders(&self) -> [PathBuf; 4] {
-        [PIN_DIR_LINKS, DIR_QDISCS, PIN_DIR_PROGRAMS, PIN_DIR_MAPS].map(|folder| self.root.join(folder))
+    pub(super) fn folders(&self) -> [PathBuf; 5] {
+        [PIN_DIR_LINKS, DIR_QDISCS, PIN_DIR_PROGRAMS, PIN_DIR_MAPS, DIR_ABI]
+            .map(|folder| self.root.join(folder))
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -124,6 +129,24 @@ impl Pins {
 
     pub(super) fn qdisc(&self, ifindex: u32) -> PathBuf {
         self.root.join(DIR_QDISCS).join(ifindex.to_string())
+    }
+
+    /// The version of what the pinned maps hold. Agents before the first mark had that of the first.
+    pub(super) fn abi(&self) -> io::Result<BTreeSet<u32>> {
+        let marks = entries(&self.root.join(DIR_ABI))?;
+        let versions: BTreeSet<u32> =
+            marks.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect();
+        Ok(if versions.is_empty() { BTreeSet::from([1]) } else { versions })
+    }
+
+    /// Notes that it is this one, and no other.
+    pub(super) fn mark_abi(&self, version: u32) -> io::Result<()> {
+        let folder = self.root.join(DIR_ABI);
+        let mark = folder.join(version.to_string());
+        for other in entries(&folder)?.into_iter().filter(|other| *other != mark) {
+            remove(&other)?;
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(mark)
     }
 
     /// Interface numbers whose clsact qdisc was made by an agent.

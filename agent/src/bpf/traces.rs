@@ -26,7 +26,7 @@ pub fn cleanup(pin_path: &Path, dry_run: bool) -> Result<Vec<String>, CleanupErr
     // Looking is harmless while an agent works with them.
     let pins = if dry_run { Pins::at(pin_path) } else { Pins::lock_existing(pin_path).map_err(Box::new)? };
     let mut said = Vec::new();
-    let [links, qdiscs, programs, maps] = pins.folders();
+    let [links, qdiscs, programs, maps, abi] = pins.folders();
     for path in list(&links)? {
         said.push(format!("link {}", path.display()));
         if !dry_run {
@@ -41,6 +41,7 @@ pub fn cleanup(pin_path: &Path, dry_run: bool) -> Result<Vec<String>, CleanupErr
     remove_all(&qdiscs, "mark of a qdisc", dry_run, &mut said)?;
     remove_all(&programs, "program", dry_run, &mut said)?;
     remove_all(&maps, "map", dry_run, &mut said)?;
+    remove_all(&abi, "mark of a version", dry_run, &mut said)?;
     for folder in pins.folders().iter().map(PathBuf::as_path).chain([pins.root()]) {
         if folder.exists() {
             said.push(format!("folder {}", folder.display()));

@@ -115,6 +115,55 @@ fn a_tap_that_comes_back_with_another_number_is_watched_again() {
     }
 }
 
+/// The same sizes, and another meaning.
+#[test]
+fn maps_of_another_version_are_replaced() {
+    let bed = Bed::new();
+    let tap = bed.plug();
+    let mut kernel = bed.open(Attach::Auto);
+    bed.arm(&mut kernel, &tap, &watch(1));
+    drop(kernel);
+    assert_eq!(bed.open(Attach::Auto).armed().unwrap().len(), 1, "the same version goes on");
+
+    let marks = bed.pin_path.join("abi");
+    let [mark] = &fs::read_dir(&marks).unwrap().flatten().collect::<Vec<_>>()[..] else {
+        panic!("one mark in {}", marks.display())
+    };
+    fs::create_dir(marks.join("4000000000")).unwrap();
+    fs::remove_dir(mark.path()).unwrap();
+    assert_eq!(bed.open(Attach::Auto).armed().unwrap(), [], "what the other version armed");
+    assert!(mark.path().exists() && !marks.join("4000000000").exists());
+
+    // Agents before the first mark.
+    let mut kernel = bed.open(Attach::Auto);
+    bed.arm(&mut kernel, &tap, &watch(2));
+    drop(kernel);
+    fs::remove_dir(mark.path()).unwrap();
+    assert_eq!(bed.open(Attach::Auto).armed().unwrap().len(), 1);
+}
+
+/// A program that was running when its watch was removed latches for nobody.
+#[test]
+fn evidence_of_watches_that_are_gone_is_forgotten() {
+    let bed = Bed::new();
+    let tap = bed.plug();
+    let mut kernel = bed.open(Attach::Auto);
+    bed.arm(&mut kernel, &tap, &watch(1));
+    tap.open().send(&announcement());
+    wait::until(wait::SOON, format_args!("the evidence"), || kernel.evidence(1).unwrap().is_some());
+    let map = bed.pin_path.join("maps/EVIDENCE");
+    for generation in ["2", "3"] {
+        let key = [&["key", generation][..], &["0"; 7]].concat();
+        let value = [&["value"][..], &["1"; 16]].concat();
+        let update = ["map", "update", "pinned", map.to_str().unwrap()];
+        bed.output("bpftool", &[&update[..], &key, &value].concat());
+    }
+    assert_eq!(kernel.all_evidence().unwrap().len(), 3);
+    assert_eq!(kernel.forget_stray_evidence().unwrap(), 2);
+    let left: Vec<u64> = kernel.all_evidence().unwrap().into_keys().collect();
+    assert_eq!(left, [1], "that of a watch that is armed stays");
+}
+
 #[test]
 fn maps_of_another_layout_are_replaced() {
     let bed = Bed::new();
