@@ -253,13 +253,17 @@ filter cutover_install{digit} {{
     /// A condition on a route from the kernel.
     fn interfaces(&self) -> String {
         let patterns =
-            self.parameters.interface_prefixes.iter().map(|prefix| format!("ifname ~ \"{prefix}*\""));
+            self.parameters.interface_prefixes.iter().map(|prefix| format!("ifname ~ {}", Pattern(prefix)));
         patterns.collect::<Vec<_>>().join(" || ")
     }
 
     fn device(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let excluded: String =
-            self.parameters.interface_prefixes.iter().map(|prefix| format!("-\"{prefix}*\", ")).collect();
+        let excluded: String = self
+            .parameters
+            .interface_prefixes
+            .iter()
+            .map(|prefix| format!("-{}, ", Pattern(prefix)))
+            .collect();
         let channels = match self.dialect {
             Dialect::One => String::new(),
             Dialect::Two | Dialect::Three => {
@@ -407,5 +411,22 @@ impl Display for Pair {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Community(high, low) = self.0;
         write!(f, "({high}, {low})")
+    }
+}
+
+/// What the name of a machine's interface matches, in quotes.
+///
+/// A quoted text of BIRD's has no way to write a quote, and some characters mean something in a pattern. Each of these becomes a `?`,
+/// which stands for any one.
+struct Pattern<'prefix>(&'prefix str);
+
+impl Display for Pattern<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for byte in self.0.bytes() {
+            let is_plain = byte.is_ascii_alphanumeric() || b"-_.@+".contains(&byte);
+            f.write_char(if is_plain { char::from(byte) } else { '?' })?;
+        }
+        f.write_str("*\"")
     }
 }

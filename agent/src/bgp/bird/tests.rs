@@ -103,6 +103,16 @@ fn every_number_follows_the_parameters() {
     }
 }
 
+/// It may come from a datastore, and the file is read by a daemon of root's.
+#[test]
+fn an_interface_prefix_stays_inside_its_quotes() {
+    let mut host = host(Peering::Ibgp);
+    host.interface_prefixes = vec!["t\"; } #\n\\*ü".to_owned(), "tap".to_owned()];
+    let text = configuration(&host, Fixed, Version::Two).unwrap();
+    assert!(text.contains("ifname ~ \"t???????????*\""), "{text}");
+    assert!(text.contains("-\"t???????????*\", -\"tap*\""), "{text}");
+}
+
 #[test]
 fn priorities_side_by_side_leave_no_room() {
     let mut host = host(Peering::Ibgp);
