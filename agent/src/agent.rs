@@ -4,6 +4,7 @@
 //! batches, and passes on what comes back: memory to the state file, notices to the log, wanted sets to the
 //! appliers. It starts and stops everything in the right order and decides nothing.
 
+mod losses;
 mod parts;
 mod reporting;
 mod start;
@@ -16,7 +17,7 @@ use crate::allocator;
 use crate::applier::routes::RouteReport;
 use crate::applier::watches::{SharedKernel, Unarmed};
 use crate::clock;
-use crate::control::{self, KernelRoute, Status, Trouble};
+use crate::control::{self, KernelRoute, Losses, Released, Status, Trouble};
 use crate::datastore::resource::FelixConfiguration;
 use crate::datastore::{Datastore, Event, Quarantine, Standing};
 use crate::logging::{self, one_line};
@@ -29,7 +30,7 @@ use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use parts::Parts;
 use reporting::Reporting;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -78,7 +79,13 @@ struct Agent {
     questions: Option<mpsc::UnboundedSender<EndpointKey>>,
     quarantine: Quarantine,
     standing: Standing,
+    /// Whether the settings say by now which routes are ours.
+    protocol_known: bool,
     in_sync: Option<bool>,
+    /// What the datastore says about why something is lost.
+    hint: losses::Hint,
+    /// Values of settings that are not in force because they would take routes away.
+    refused_settings: BTreeMap<String, String>,
     /// The state file holds the engine's memory.
     remembered: bool,
     /// When to write it again after it could not be written, if nothing new is to be remembered before.
@@ -146,7 +153,7 @@ impl Agent {
                     passed_over = 0;
                     facts = self.take_event(event)?;
                 }
-                Some(request) = inputs.requests.recv() => self.answer(request),
+                Some(request) = inputs.requests.recv() => facts.extend(self.answer(request)),
                 signal = signals.next() => {
                     if self.obey(signal, &mut facts).is_break() {
                         return Ok(());
@@ -171,7 +178,7 @@ impl Agent {
             return Ok(ControlFlow::Break(()));
         }
         while let Ok(request) = inputs.requests.try_recv() {
-            self.answer(request);
+            facts.extend(self.answer(request));
         }
         if let Some(event) = at_once(inputs.datastore.next()).await {
             // ORDER: announcements and kernel facts before resources, as in `follow`.
@@ -197,9 +204,24 @@ impl Agent {
         }
     }
 
-    fn answer(&self, request: control::Request) {
-        // Whoever asked may have gone away; that is his business.
-        let _: Result<(), _> = request.send(self.status());
+    /// Whoever asked may have gone away; that is his business.
+    fn answer(&self, request: control::Request) -> Option<Fact> {
+        match request {
+            control::Request::Status(reply) => {
+                let _: Result<(), _> = reply.send(self.status());
+                None
+            }
+            control::Request::Release { count, reply } => {
+                let kept = self.engine.losses().count();
+                // What came after the operator looked is not what was confirmed.
+                let released = kept == count && kept > 0;
+                let _: Result<(), _> = reply.send(Released { kept, released });
+                if released {
+                    info!(kept, "Confirmed by the operator: what the datastore does not show is gone");
+                }
+                released.then_some(Fact::LossConfirmed)
+            }
+        }
     }
 
     /// What the datastore says, as facts.
@@ -208,7 +230,11 @@ impl Agent {
             Some(Event::Facts(batch)) => Ok(batch),
             Some(Event::Configurations(configurations)) => {
                 self.configurations = configurations;
-                Ok(self.reload().into_iter().collect())
+                let changed = self.reload();
+                if !std::mem::replace(&mut self.protocol_known, true) {
+                    self.monitor.configure(monitor_settings(&self.settings));
+                }
+                Ok(changed.into_iter().collect())
             }
             None => Err(PartEnded::silent("the datastore reader")),
         }
@@ -296,6 +322,9 @@ impl Agent {
     fn publish_notices(&mut self) {
         for notice in self.engine.take_notices() {
             logging::log_notice(&notice);
+            if matches!(notice, Notice::LossSuspected { .. }) {
+                self.hint.look(&self.settings);
+            }
             if let Notice::Finished(record) = notice
                 && let Err(error) = self.run_dir.record(&record)
             {
@@ -320,7 +349,8 @@ impl Agent {
 
     /// Combines all sources again and takes over what changed.
     fn reload(&mut self) -> Option<Fact> {
-        let Loaded { settings, problems, .. } = self.load()?;
+        let Loaded { mut settings, problems, .. } = self.load()?;
+        self.keep_interface_prefix(&mut settings);
         for problem in &problems {
             start::log_problem(problem);
         }
@@ -337,10 +367,33 @@ impl Agent {
         if self.settings.device_route_protocol != protocol_before {
             self.presence = start::show(&self.settings);
         }
-        self.monitor.configure(monitor_settings(&self.settings));
+        if self.protocol_known {
+            self.monitor.configure(monitor_settings(&self.settings));
+        }
         self.reporting.configure(&self.settings);
         let policy = self.settings.policy();
         (policy != before).then(|| Fact::PolicyChanged(Box::new(policy)))
+    }
+
+    /// One word in a FelixConfiguration is one for every host of the cloud.
+    fn keep_interface_prefix(&mut self, settings: &mut Settings) {
+        if settings.interface_prefix == self.settings.interface_prefix {
+            self.refused_settings.clear();
+            return;
+        }
+        let Some(lost) = self.engine.would_lose(&settings.policy()) else {
+            self.refused_settings.clear();
+            return;
+        };
+        let wanted =
+            std::mem::replace(&mut settings.interface_prefix, self.settings.interface_prefix.clone());
+        let reason = format!(
+            "{} would take the routes of {lost} endpoints away; {} stays in force until the agent is started anew",
+            wanted.join(","),
+            settings.interface_prefix.join(",")
+        );
+        error!(setting = "InterfacePrefix", "refused: {reason}");
+        self.refused_settings.insert("InterfacePrefix".to_owned(), reason);
     }
 
     fn load(&self) -> Option<Loaded> {
@@ -371,6 +424,11 @@ impl Agent {
         });
         let unarmed = self.unarmed.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
+            losses: Losses {
+                view: self.engine.losses(),
+                hint: self.hint.text(),
+                refused_settings: self.refused_settings.clone(),
+            },
             unarmed: unarmed.values().cloned().collect(),
             hostname: self.settings.felix_hostname.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,10 +1,11 @@
-//! The control socket `<run dir>/cutover.sock`: answers `cutover status`, `watch` and `timeline`.
+//! The control socket `<run dir>/cutover.sock`: answers `cutover status`, `watch` and `timeline`, and takes `cutover release`.
 //!
-//! One request a connection: a line with one word in, one JSON document out. Only root may connect: the
+//! One request a connection: a line in, one JSON document out. Only root may connect: the
 //! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;
 //! it passes requests to the agent loop and the answers back.
 
 use crate::allocator;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ use tracing::{debug, warn};
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "cutover.sock";
 
-/// LIMIT: a request is one short word; whoever sends more is not a client of ours.
+/// LIMIT: a request is a short word, perhaps with a number; whoever sends more is not a client of ours.
 const REQUEST_BYTES_MAX: u64 = 64;
 /// LIMIT: a client that neither asks nor reads must not keep a task forever.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,7 +30,47 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LARGE_BYTES: usize = 256 << 10;
 
 /// A request with the way back for its answer.
-pub type Request = oneshot::Sender<Status>;
+#[derive(Debug)]
+pub enum Request {
+    /// How everything stands.
+    Status(oneshot::Sender<Status>),
+    /// Everything that is kept although the datastore does not show it is gone.
+    Release {
+        /// How much of it there was when the operator looked.
+        count: usize,
+        /// The way back.
+        reply: oneshot::Sender<Released>,
+    },
+}
+
+/// The answer to `release`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Released {
+    /// How much is kept, or was until now.
+    pub kept: usize,
+    /// Whether it was let go: only if the operator knew of all of it.
+    pub released: bool,
+}
+
+/// What is kept although the datastore does not show it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Losses {
+    /// What it is.
+    #[serde(flatten)]
+    pub view: cutover_engine::view::LossView,
+    /// What the datastore has instead, if that says why.
+    pub hint: Option<String>,
+    /// Settings that would take the routes of most endpoints away, each with why it is not in force.
+    pub refused_settings: BTreeMap<String, String>,
+}
+
+impl Losses {
+    /// Whether there is nothing of that kind.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.view.count() == 0 && self.refused_settings.is_empty()
+    }
+}
 
 /// The answer to `status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -50,6 +91,9 @@ pub struct Status {
     /// What of it could not be read, by name, each with the reason.
     #[serde(default)]
     pub quarantine: BTreeMap<String, String>,
+    /// What is kept although the datastore does not show it.
+    #[serde(default)]
+    pub losses: Losses,
     /// Watches that are wanted and cannot be armed, by interface, each with the reason.
     #[serde(default)]
     pub unarmed: BTreeMap<String, String>,
@@ -159,18 +203,31 @@ async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
-    if line.trim() != "status" {
-        writer.write_all(b"{\"error\":\"unknown request; known: status\"}\n").await?;
-        return Ok(0);
+    let mut text = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["status"] => serde_json::to_vec(&put(&requests, Request::Status).await?),
+        ["release", count] if let Ok(count) = count.parse() => {
+            serde_json::to_vec(&put(&requests, |reply| Request::Release { count, reply }).await?)
+        }
+        _ => {
+            writer.write_all(b"{\"error\":\"unknown request; known: status, release COUNT\"}\n").await?;
+            return Ok(0);
+        }
     }
-    let (reply, answer) = oneshot::channel();
-    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the agent is stopping");
-    requests.send(reply).await.map_err(|_| gone())?;
-    let status = answer.await.map_err(|_| gone())?;
-    let mut text = serde_json::to_vec(&status).map_err(io::Error::other)?;
+    .map_err(io::Error::other)?;
     text.push(b'\n');
     writer.write_all(&text).await?;
     Ok(text.len())
+}
+
+/// Puts a request to the agent loop and waits for the answer.
+async fn put<T>(
+    requests: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> io::Result<T> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the agent is stopping");
+    requests.send(request(reply)).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
 }
 
 /// Asks the running agent for its status.
@@ -178,9 +235,21 @@ async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::
 /// # Errors
 /// No agent listens in this run directory, or its answer makes no sense.
 pub fn ask(run_dir: &Path) -> io::Result<Status> {
+    request(run_dir, "status")
+}
+
+/// Tells the running agent that everything that it keeps is gone, if that is `count` things.
+///
+/// # Errors
+/// As [`ask`].
+pub fn release(run_dir: &Path, count: usize) -> io::Result<Released> {
+    request(run_dir, &format!("release {count}"))
+}
+
+fn request<T: DeserializeOwned>(run_dir: &Path, line: &str) -> io::Result<T> {
     let mut stream = std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"status\n")?;
+    stream.write_all(format!("{line}\n").as_bytes())?;
     let mut text = String::new();
     io::BufReader::new(stream).read_to_string(&mut text)?;
     serde_json::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))

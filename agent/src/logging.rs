@@ -5,10 +5,14 @@
 
 use cutover_engine::Notice;
 use cutover_engine::model::{MigrationSource, MigrationTarget};
-use std::fmt::Display;
+use std::borrow::Cow;
+use std::fmt::{self, Display};
 use std::io::IsTerminal as _;
-use tracing::{info, warn};
+use tracing::field::Field;
+use tracing::{error, info, warn};
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,6 +36,7 @@ impl From<crate::settings::LogFormat> for Format {
 /// Sends everything at `level` and above to standard error. Only the first call of a process has an effect.
 pub fn init(format: Format, level: LevelFilter) {
     let builder = tracing_subscriber::fmt()
+        .fmt_fields(debug_fn(write_field).delimited(" "))
         .with_env_filter(filter(level))
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
@@ -41,8 +46,36 @@ pub fn init(format: Format, level: LevelFilter) {
     // A second call fails because a subscriber exists; that one goes on.
     let _: Result<(), _> = match format {
         Format::Text => builder.try_init(),
+        // Its writer escapes by itself.
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// As by default, but nothing that a value says can end the line or speak to a terminal. Values come from a datastore, from programs
+/// and from files that others write.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    match field.name() {
+        "message" => write!(writer, "{}", printable(&text)),
+        name => write!(writer, "{}={}", name.strip_prefix("r#").unwrap_or(name), printable(&text)),
+    }
+}
+
+/// A text with everything escaped that is no character to look at: controls, other ends of lines, changes of direction.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_hidden(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
+    }
+    Cow::Owned(escaped)
 }
 
 /// At debug level without what the libraries under etcd's client say about every frame; trace has that, too.
@@ -85,6 +118,13 @@ pub fn log_notice(notice: &Notice) {
             info!(wep = %endpoint, "Endpoint vanished while its tap exists; holding its state");
         }
         Notice::Returned { endpoint } => info!(wep = %endpoint, "Held endpoint is back"),
+        Notice::LossSuspected { endpoints, interfaces } => error!(
+            endpoints,
+            interfaces,
+            "The datastore does not show any more what most probably runs here: routes on taps with carrier are kept. \
+             cutover status says what, and how to confirm that it is gone"
+        ),
+        Notice::LossSettled => info!("Nothing is kept any more that the datastore does not show"),
         Notice::Removed { endpoint } => info!(wep = %endpoint, "Endpoint removed"),
         Notice::InterfaceConflict { endpoint, winner, interface } => warn!(
             wep = %endpoint, %winner, %interface,
@@ -154,4 +194,61 @@ pub fn one_line(error: &dyn std::error::Error) -> impl Display {
         cause = error.source();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a line looks like with our fields, and as it is by default.
+    fn lines(log: impl Fn()) -> [String; 2] {
+        let [ours, default] = [Sink::default(), Sink::default()];
+        let builder = || tracing_subscriber::fmt().with_target(false).with_ansi(false).without_time();
+        let sink = ours.clone();
+        let subscriber = builder()
+            .fmt_fields(debug_fn(write_field).delimited(" "))
+            .with_writer(move || sink.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, &log);
+        let sink = default.clone();
+        let subscriber = builder().with_writer(move || sink.clone()).finish();
+        tracing::subscriber::with_default(subscriber, &log);
+        [ours, default].map(|sink| String::from_utf8(sink.0.lock().unwrap().clone()).unwrap())
+    }
+
+    #[test]
+    fn lines_look_as_they_do_by_default() {
+        let [ours, default] = lines(|| {
+            info!(lm = %"m1", uid = "u 1", number = 7, yes = true, debug = ?Some("x"), r#type = %"t", "Text of {}", 1);
+        });
+        assert_eq!(ours, default);
+        assert!(
+            ours.ends_with("Text of 1 lm=m1 uid=\"u 1\" number=7 yes=true debug=Some(\"x\") type=t\n"),
+            "{ours}"
+        );
+    }
+
+    #[test]
+    fn no_value_ends_a_line_or_speaks_to_a_terminal() {
+        let evil = "x\u{1b}[2J\n2026 ERROR forged\r\u{9b}31m\u{202e}";
+        let [ours, _] = lines(|| warn!(value = %evil, text = evil, "refused: {evil}"));
+        assert_eq!(ours.lines().count(), 1, "{ours:?}");
+        assert!(!ours.trim_end().contains(|c: char| c.is_control() || c == '\u{202e}'), "{ours:?}");
+        assert!(ours.contains("value=x\\u{1b}[2J\\n2026 ERROR forged\\r\\u{9b}31m\\u{202e}"), "{ours}");
+    }
 }

@@ -159,7 +159,7 @@ mod tests {
             labels: [("a".to_owned(), "b".to_owned())].into(),
         };
         let machine = Machine { state: State::Live, uid: "u1".into(), ..Machine::default() };
-        Memory { endpoints: vec![Remembered { key, endpoint, machine }] }
+        Memory { endpoints: vec![Remembered { key, endpoint, machine, was_deleted: false }] }
     }
 
     #[test]

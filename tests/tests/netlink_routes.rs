@@ -313,7 +313,7 @@ fn another_route_protocol_replaces_in_place() {
     rig.want(wanting(with_protocol(3)));
     wait_for_routes(&namespace, with_protocol(3));
 
-    rig.monitor.configure(MonitorSettings { route_protocol: 80, ..settings() });
+    rig.monitor.configure(MonitorSettings { route_protocol: Some(80), ..settings() });
     rig.want(wanting(with_protocol(80)));
     wait_for_routes(&namespace, with_protocol(80));
     rig.resync();

@@ -5,6 +5,7 @@ mod build;
 mod claims;
 mod kernel;
 mod locals;
+mod loss;
 mod reports;
 mod resources;
 mod show;
@@ -25,6 +26,7 @@ use build::Placed;
 use claims::Claims;
 use ipnet::IpNet;
 use locals::{Local, Locals};
+use loss::Losses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -58,6 +60,7 @@ pub struct Engine {
     prefixes: Claims<IpNet>,
     watched: Claims<IpNet>,
     absences: Absences,
+    losses: Losses,
     notices: Vec<Notice>,
 }
 
@@ -93,6 +96,7 @@ impl Engine {
             prefixes: Claims::default(),
             watched: Claims::default(),
             absences: Absences::default(),
+            losses: Losses::default(),
             notices: Vec::new(),
         }
     }
@@ -129,6 +133,7 @@ impl Engine {
             Fact::StatusRemovedElsewhere(key) => self.status_removed_elsewhere(now, key),
             Fact::EndpointReady { endpoint, question } => self.endpoint_ready(&endpoint, question),
             Fact::EndpointLookedUp { endpoint, at, exists } => self.looked_up(now, &endpoint, at, exists),
+            Fact::LossConfirmed => self.loss_confirmed(now),
             Fact::DatastoreFollowed => self.followed_again(now),
             Fact::TimePassed => {}
         }
@@ -139,11 +144,13 @@ impl Engine {
         if self.in_sync_since.is_none() {
             return false;
         }
+        self.reconsider_losses();
         self.expire(now);
         let before = self.wanted.clone();
         self.build(now);
         self.wanted.known_interfaces.clone_from(&self.served);
         self.wanted.leftovers_may_go = self.leftovers_may_go(now);
+        self.tell_losses();
         self.wanted != before
     }
 
@@ -158,7 +165,7 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<BootTime> {
         let in_sync_since = self.in_sync_since?;
         let leftovers =
-            (!self.wanted.leftovers_may_go && self.complete).then_some(in_sync_since + self.policy.grace);
+            (!self.losses.is_judged() && self.complete).then_some(in_sync_since + self.policy.grace);
         self.locals
             .active()
             .flat_map(|(key, local)| {
@@ -184,6 +191,7 @@ impl Engine {
             key: EndpointKey::clone(key),
             endpoint: local.endpoint.clone(),
             machine: Machine::clone(&local.machine),
+            was_deleted: local.held_since.is_some() && !local.is_found_missing,
         });
         Memory { endpoints: self.remembered.values().cloned().chain(living).collect() }
     }
@@ -216,9 +224,10 @@ impl Engine {
         self.remotes.contains(key) || self.locals.get(key).is_some_and(|local| local.held_since.is_none())
     }
 
-    /// When a held endpoint is given up. One that may be in a file which cannot be read is held until it can.
+    /// When a held endpoint is given up. One that may be in a file which cannot be read is held until it can, and one that
+    /// was lost together with others until somebody says so.
     fn held_until(&self, local: &Local) -> Option<BootTime> {
-        let since = local.held_since.filter(|_| self.complete || !local.unseen)?;
+        let since = local.held_since.filter(|_| (self.complete || !local.unseen) && !local.is_suspect)?;
         Some(since + self.policy.grace)
     }
 
@@ -226,17 +235,15 @@ impl Engine {
     ///
     /// An endpoint that may be gone for good is either given up or back before anybody guesses how its migration ended.
     fn machine_deadline(&self, local: &Local) -> Option<BootTime> {
-        let is_in_doubt = local.machine.unresolved.is_some() && self.held_until(local).is_some();
+        let machine = &local.machine;
+        let is_open = machine.unresolved.is_some() || machine.undecided_since.is_some();
+        let is_in_doubt = is_open && self.held_until(local).is_some();
         local.machine.deadline(self.policy.grace).filter(|_| !is_in_doubt)
     }
 
     fn is_machine_due(&self, key: &EndpointKey, at: BootTime) -> bool {
         let deadline = self.locals.get(key).and_then(|local| self.machine_deadline(local));
         deadline.is_some_and(|deadline| deadline <= at)
-    }
-
-    fn leftovers_may_go(&self, now: BootTime) -> bool {
-        self.complete && self.in_sync_since.is_some_and(|since| since + self.policy.grace <= now)
     }
 
     fn expire(&mut self, now: BootTime) {
@@ -246,7 +253,7 @@ impl Engine {
             if self.held_until(&self.locals[key]).is_some_and(|until| until <= now)
                 && self.is_known_absent(key)
             {
-                self.remove_local(now, key);
+                self.give_up(now, key);
             }
         }
         for key in &active {

@@ -83,6 +83,8 @@ pub enum Fact {
         /// What it said.
         exists: bool,
     },
+    /// An operator says that everything that [`crate::Engine::losses`] shows is gone.
+    LossConfirmed,
     /// The datastore could not be followed for a while, and is again. Everything that happened meanwhile has been told.
     DatastoreFollowed,
     /// Time has passed; nothing else happened.

@@ -23,6 +23,9 @@ pub struct Remembered {
     pub endpoint: Endpoint,
     /// Its machine.
     pub machine: Machine,
+    /// It was seen being deleted, and held since.
+    #[serde(default)]
+    pub was_deleted: bool,
 }
 
 /// What the kernel still has from the agent's last life.

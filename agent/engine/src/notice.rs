@@ -61,6 +61,15 @@ pub enum Notice {
         /// Which endpoint.
         endpoint: EndpointKey,
     },
+    /// The datastore does not show any more what most probably runs here; it is kept.
+    LossSuspected {
+        /// How many endpoints.
+        endpoints: usize,
+        /// How many interfaces with routes of an earlier life.
+        interfaces: usize,
+    },
+    /// Nothing of that kind is kept any more: it is back, it has gone by itself, or somebody said that it is gone.
+    LossSettled,
     /// Two endpoints of this host claim one interface.
     InterfaceConflict {
         /// The one that gets nothing until the other is gone.

@@ -48,6 +48,25 @@ pub struct EndpointView {
     pub migration: Option<MigrationView>,
 }
 
+/// What is kept although the datastore does not show it, because it vanished as nothing vanishes that somebody wants gone.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LossView {
+    /// Resource names of endpoints that were lost together.
+    pub endpoints: Vec<String>,
+    /// Interfaces with carrier and routes of the agent's last life, without an endpoint.
+    pub interfaces: Vec<String>,
+    /// Interfaces of endpoints of this host that have none of the prefixes of workload interfaces.
+    pub shown_on_other_interfaces: Vec<String>,
+}
+
+impl LossView {
+    /// How many things are kept.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.endpoints.len() + self.interfaces.len()
+    }
+}
+
 /// A migration to here that is not over, or whose elevated priority is not.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MigrationView {

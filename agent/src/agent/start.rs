@@ -27,7 +27,7 @@ use crate::netlink::socket;
 use crate::presence::Presence;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{
-    Attach, DatastoreType, Loaded, LogSeverity, Problem, Settings, Severity, Sources, Switch,
+    Attach, DatastoreType, Loaded, LogSeverity, Origin, Problem, Settings, Severity, Sources, Switch,
 };
 use crate::state_file::{Found as FoundState, StateFile};
 use cutover_common::MacAddr;
@@ -97,10 +97,11 @@ fn io_error(step: &'static str) -> impl FnOnce(io::Error) -> RunError {
 /// # Errors
 /// It could not start, and nothing was changed; or a part of it ended by itself, and everything stays as it is.
 pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded) -> Result<(), RunError> {
+    let protocol_known = is_protocol_known(&loaded);
     let Loaded { settings, problems, .. } = loaded;
     logging::init(settings.log_format.into(), level(settings.log_severity_screen));
     problems.iter().for_each(log_problem);
-    let signals = Signals::listen().map_err(io_error("listen to signals"))?;
+    let mut signals = Signals::listen().map_err(io_error("listen to signals"))?;
     let run_dir = RunDir::lock(&settings.cutover_run_dir)?;
     let presence = show(&settings);
     info!(version = env!("CARGO_PKG_VERSION"), hostname = %settings.felix_hostname, "Cutover starting");
@@ -145,7 +146,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let ring = kernel.events().ok_or(RunError::NoEvents)?;
     follow_kernel_log(kernel.log());
     info!(attach = %kernel.attachment(), "Kernel programs loaded");
-    let (monitor, monitor_handle, streams) = Monitor::open(monitor_settings(&settings))?;
+    let mut watched = monitor_settings(&settings);
+    watched.route_protocol = watched.route_protocol.filter(|_| protocol_known);
+    let (monitor, monitor_handle, streams) = Monitor::open(watched)?;
     let Streams { facts: mut links, routes, neighbours } = streams;
     parts.start("the netlink monitor", monitor.run());
     let (route_applier, route_report) = RouteApplier::open(wanted.subscribe(), routes)?;
@@ -159,8 +162,13 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     )?
     .after(route_report.attempted());
     parts.start("the interface applier", interface_applier.run());
-    let mut first_facts = tokio::select! {
-        facts = first_look(&monitor_handle, &route_report, &mut links) => facts?,
+    let looked = first_look(&monitor_handle, &route_report, &mut links);
+    let (mut first_facts, reload) = tokio::select! {
+        // Whatever keeps the kernel from answering keeps nobody from stopping the agent.
+        looked = unless_stopped(looked, &mut signals) => match looked {
+            Some((facts, reload)) => (facts?, reload),
+            None => return Ok(()),
+        },
         ended = parts.ended() => return Err(ended.into()),
     };
     // ORDER: before the first wanted sets, or the route applier would take the routes away that the fast path
@@ -208,10 +216,16 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         monitor: monitor_handle,
         route_report,
         reporting,
+        protocol_known,
         in_sync: None,
+        hint: super::losses::Hint::default(),
+        refused_settings: BTreeMap::new(),
         remembered: true,
         remember_again: None,
     };
+    if reload {
+        first_facts.extend(agent.reread());
+    }
     agent.take(first_facts.into_iter());
     let inputs = Inputs { parts, datastore, facts, links, interface_facts, requests };
     let ended = agent.follow(inputs, signals).await;
@@ -224,6 +238,12 @@ pub(super) fn show(settings: &Settings) -> Option<Presence> {
     Presence::show(settings.device_route_protocol)
         .inspect_err(|error| warn!(%error, "cleanup with other paths cannot see that this agent is running"))
         .ok()
+}
+
+/// Whether environment or file, which come before the datastore, say which routes are ours. Otherwise the datastore may say that the
+/// built-in protocol is somebody else's.
+fn is_protocol_known(loaded: &Loaded) -> bool {
+    matches!(loaded.origins.get("DeviceRouteProtocol"), Some(Origin::Environment(_) | Origin::File(..)))
 }
 
 fn level(severity: LogSeverity) -> tracing_subscriber::filter::LevelFilter {
@@ -295,6 +315,24 @@ fn recall(state_file: &StateFile) -> Result<Memory, RunError> {
     }
 }
 
+/// Waits for a step of the start. Says whether the settings are to be read again after it; nothing if the operator asked to stop.
+async fn unless_stopped<T>(step: impl Future<Output = T>, signals: &mut Signals) -> Option<(T, bool)> {
+    let mut step = std::pin::pin!(step);
+    let mut reload = false;
+    loop {
+        tokio::select! {
+            done = &mut step => return Some((done, reload)),
+            signal = signals.next() => match signal {
+                Signal::Reload => reload = true,
+                Signal::Stop => {
+                    info!("Stopping before the kernel was read; nothing was changed");
+                    return None;
+                }
+            },
+        }
+    }
+}
+
 /// Waits until links and routes have been read once, and returns the links.
 async fn first_look(
     monitor: &MonitorHandle,
@@ -350,7 +388,7 @@ pub(crate) fn monitor_settings(settings: &Settings) -> MonitorSettings {
     // One read of everything does for links and routes.
     let refresh = [settings.route_refresh_interval, settings.interface_refresh_interval];
     MonitorSettings {
-        route_protocol: settings.device_route_protocol,
+        route_protocol: Some(settings.device_route_protocol),
         interface_prefixes: settings.interface_prefix.clone(),
         refresh: refresh.into_iter().filter(|every| !every.is_zero()).min(),
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
@@ -399,5 +437,23 @@ impl Signals {
             _ = self.interrupt.recv() => Signal::Stop,
             _ = self.hang_up.recv() => Signal::Reload,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal;
+
+    /// A dump that never ends.
+    #[tokio::test]
+    async fn a_start_that_hangs_is_stopped_by_a_signal() {
+        let mut signals = Signals::listen().unwrap();
+        signal::raise(signal::SIGHUP).unwrap();
+        signal::raise(signal::SIGTERM).unwrap();
+        let stopped = unless_stopped(std::future::pending::<()>(), &mut signals);
+        let stopped = tokio::time::timeout(Duration::from_secs(10), stopped).await;
+        assert_eq!(stopped.expect("it ends"), None);
+        assert_eq!(unless_stopped(std::future::ready(7), &mut signals).await.map(|(step, _)| step), Some(7));
     }
 }

@@ -9,13 +9,14 @@ pub mod cleanup;
 pub mod doctor;
 mod failure;
 pub mod migrate;
+pub mod release;
 pub mod status;
 pub mod timeline;
 pub mod watch;
 
 pub use failure::Failure;
 
-use crate::datastore::etcd::Cluster;
+use crate::datastore::etcd::{Cluster, ClusterError};
 use crate::datastore::resource::FelixConfiguration;
 use crate::settings::{DatastoreType, Loaded, Settings, Sources, load};
 use clap::error::ErrorKind;
@@ -53,6 +54,8 @@ enum Command {
     CheckConfig(check_config::CheckConfigArguments),
     /// Checks kernel, settings, datastore, network, BGP daemon and Nova of this host, and says what to change
     Doctor(doctor::DoctorArguments),
+    /// Confirms that endpoints which vanished all at once, and are kept, are really gone
+    Release(release::ReleaseArguments),
     /// Removes everything that the agent left in the kernel and on disk
     Cleanup(cleanup::CleanupArguments),
 }
@@ -110,9 +113,18 @@ pub enum DatastorePlace<'settings> {
 pub fn datastore(settings: &Settings) -> Result<DatastorePlace<'_>, Failure> {
     match settings.datastore_type {
         DatastoreType::Dir => Ok(DatastorePlace::Directory(&settings.cutover_datastore_dir)),
-        DatastoreType::Etcdv3 => Cluster::new(settings)
-            .map(DatastorePlace::Cluster)
-            .map_err(|error| Failure::configuration(error.to_string())),
+        DatastoreType::Etcdv3 => {
+            Cluster::new(settings).map(DatastorePlace::Cluster).map_err(|error| cluster_failure(&error))
+        }
+    }
+}
+
+/// What may pass is tried again by the service manager; what is wrong has to be corrected first.
+fn cluster_failure(error: &ClusterError) -> Failure {
+    if error.may_pass() {
+        Failure::unavailable(error.to_string())
+    } else {
+        Failure::configuration(error.to_string())
     }
 }
 
@@ -159,6 +171,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Bgp(arguments) => bgp::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Release(arguments) => release::run(arguments),
         Command::Cleanup(arguments) => cleanup::run(arguments),
     }
 }

@@ -1,12 +1,16 @@
 //! `cutover status`: what the running agent knows, as a table or as JSON.
 
 use super::{ConfigFile, Failure, print};
-use crate::control::{self, Status};
+use crate::control::{self, Losses, Status};
+use crate::logging::printable;
 use crate::settings;
 use cutover_engine::view::EndpointView;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+
+/// LIMIT: more names push everything else off the screen.
+const KEPT_SHOWN_MAX: usize = 20;
 
 /// Arguments of `cutover status`.
 #[derive(Debug, clap::Args)]
@@ -40,8 +44,13 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
 /// # Errors
 /// None answers, or the caller may not ask.
 pub(super) fn ask(run_dir: &Path) -> Result<Status, Failure> {
+    control::ask(run_dir).map_err(|error| refused(run_dir, &error))
+}
+
+/// Why the agent of a run directory cannot be asked.
+pub(super) fn refused(run_dir: &Path, error: &io::Error) -> Failure {
     let socket = run_dir.join(control::SOCKET);
-    control::ask(run_dir).map_err(|error| match error.kind() {
+    match error.kind() {
         io::ErrorKind::PermissionDenied => {
             Failure::privilege(format!("{}: only root may ask the agent; use sudo", socket.display()))
         }
@@ -49,7 +58,7 @@ pub(super) fn ask(run_dir: &Path) -> Result<Status, Failure> {
             "{}: no agent answers: {error}; start it with cutover agent, or name its configuration file with -c",
             socket.display()
         )),
-    })
+    }
 }
 
 /// Who answers, and how it stands.
@@ -66,7 +75,7 @@ pub(super) fn heading(status: &Status) -> String {
 
 fn datastore(status: &Status) -> String {
     if let Some(trouble) = &status.datastore_trouble {
-        return format!("{} (for {} s)", trouble.reason, trouble.for_ms / 1000);
+        return format!("{} (for {} s)", printable(&trouble.reason), trouble.for_ms / 1000);
     }
     let text = match (status.in_sync, status.complete) {
         (false, _) => "not in sync",
@@ -78,7 +87,7 @@ fn datastore(status: &Status) -> String {
 
 /// The table for people.
 fn table(status: &Status) -> String {
-    let mut text = heading(status) + "\n";
+    let mut text = heading(status) + "\n" + &losses(&status.losses);
     let mut rows = vec![
         ["ENDPOINT", "INTERFACE", "ROLE", "STATE", "STATUS", "WATCH", "ROUTES", "NOTES"]
             .map(String::from)
@@ -89,13 +98,13 @@ fn table(status: &Status) -> String {
     if !status.quarantine.is_empty() {
         let _ = writeln!(text, "cannot be read: {}", status.quarantine.len());
         for (name, reason) in &status.quarantine {
-            let _ = writeln!(text, "  {name}: {reason}");
+            let _ = writeln!(text, "  {}: {}", printable(name), printable(reason));
         }
     }
     if !status.unarmed.is_empty() {
         let _ = writeln!(text, "cannot be armed: {}", status.unarmed.len());
         for (interface, reason) in &status.unarmed {
-            let _ = writeln!(text, "  {interface}: {reason}");
+            let _ = writeln!(text, "  {}: {}", printable(interface), printable(reason));
         }
     }
     let counted: Vec<_> = status
@@ -110,6 +119,46 @@ fn table(status: &Status) -> String {
     text
 }
 
+/// What is kept although the datastore does not show it, and what to do about it. Before everything else, because it has to be
+/// decided by somebody.
+fn losses(losses: &Losses) -> String {
+    let mut text = String::new();
+    for (name, reason) in &losses.refused_settings {
+        let _ = writeln!(text, "ERROR: {name} refused: {}", printable(reason));
+    }
+    let count = losses.view.count();
+    if count == 0 {
+        return text;
+    }
+    let _ = writeln!(
+        text,
+        "ERROR: {count} kept that the datastore does not show any more, with their routes: their taps have carrier"
+    );
+    let hints = losses.hint.iter().cloned();
+    let others = &losses.view.shown_on_other_interfaces;
+    let wrong_prefix = (!others.is_empty()).then(|| {
+        format!(
+            "{} endpoints name interfaces that InterfacePrefix does not cover, such as {}",
+            others.len(),
+            others[0]
+        )
+    });
+    for line in hints.chain(wrong_prefix) {
+        let _ = writeln!(text, "  {}", printable(&line));
+    }
+    for name in losses.view.endpoints.iter().chain(&losses.view.interfaces).take(KEPT_SHOWN_MAX) {
+        let _ = writeln!(text, "  {}", printable(name));
+    }
+    if count > KEPT_SHOWN_MAX {
+        let _ = writeln!(text, "  and {} more (--json has all)", count - KEPT_SHOWN_MAX);
+    }
+    let _ = writeln!(
+        text,
+        "  mend the settings or the datastore; or, if they are really gone: cutover release {count}"
+    );
+    text
+}
+
 fn row(endpoint: &EndpointView) -> Vec<String> {
     let routes: Vec<_> = endpoint
         .routes
@@ -121,8 +170,8 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
         None => format!("{} (absent)", endpoint.interface),
     };
     vec![
-        endpoint.name.clone(),
-        interface,
+        printable(&endpoint.name).into_owned(),
+        printable(&interface).into_owned(),
         endpoint.role.clone(),
         endpoint.state.to_string(),
         endpoint.status.clone(),
@@ -135,7 +184,7 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
 fn notes(endpoint: &EndpointView) -> String {
     let mut notes = Vec::new();
     if !endpoint.migration_uid.is_empty() {
-        notes.push(format!("migration {}", endpoint.migration_uid));
+        notes.push(format!("migration {}", printable(&endpoint.migration_uid)));
     }
     if endpoint.held {
         notes.push("held".to_owned());
@@ -217,6 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_comes_first_with_the_command_that_lets_it_go() {
+        let mut kept = Losses::default();
+        assert_eq!(losses(&kept), "");
+        kept.view.endpoints = (0..25).map(|number| format!("endpoint{number}")).collect();
+        kept.view.interfaces = vec!["tap7".to_owned()];
+        kept.hint = Some("The datastore has endpoints of the host Compute-2".to_owned());
+        kept.refused_settings.insert("InterfacePrefix".to_owned(), "cali would take".to_owned());
+        let text = losses(&kept);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "ERROR: InterfacePrefix refused: cali would take");
+        assert!(lines[1].starts_with("ERROR: 26 kept"), "{text}");
+        assert_eq!(lines[2], "  The datastore has endpoints of the host Compute-2");
+        assert_eq!(lines[lines.len() - 2], "  and 6 more (--json has all)");
+        assert!(lines.last().unwrap().ends_with("cutover release 26"), "{text}");
+    }
+
+    #[test]
     fn columns_line_up_and_every_fact_is_there() {
         let status = Status {
             hostname: "b".into(),
@@ -225,6 +291,7 @@ mod tests {
             in_sync: true,
             datastore_trouble: None,
             complete: true,
+            losses: Losses::default(),
             quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
             unarmed: BTreeMap::from([("tap9".to_owned(), "no memory".to_owned())]),
             attach: "tcx".into(),

@@ -12,6 +12,7 @@ pub mod resource;
 mod standing;
 mod store;
 mod tree;
+pub mod whereabouts;
 
 pub use documents::{Document, read_file};
 pub use quarantine::Quarantine;

@@ -1,8 +1,10 @@
 //! Whether the resources can be read: each member of an etcd cluster by itself, or each file of a directory.
 
 use super::finding::{Area, Check, Finding};
+use crate::control::Losses;
 use crate::datastore::etcd::{Cluster, Keys, MemberLook, Permission, look, look_at_hosts};
 use crate::datastore::resource::Resource;
+use crate::datastore::whereabouts::{Whereabouts, region_setting};
 use crate::datastore::{read_file, resource_files};
 use crate::settings::{DatastoreType, Settings};
 use std::collections::BTreeSet;
@@ -47,7 +49,43 @@ static HOST_NAME: Check = Check {
     why: "An endpoint is a host's only if the names are equal to the letter; with another spelling the agent takes all VMs for somebody else's.",
 };
 
-pub(super) static CHECKS: &[&Check] = &[&MEMBER, &CLUSTER, &PERMISSION, &READY, &DIRECTORY, &HOST_NAME];
+static REGION: Check = Check {
+    area: Area::Datastore,
+    name: "region",
+    wants: "This host's endpoints are in the namespace of OpenstackRegion",
+    why: "The agent reads the endpoints of one region only; with another one it takes all VMs for somebody else's.",
+};
+static KEPT: Check = Check {
+    area: Area::Datastore,
+    name: "kept",
+    wants: "The agent keeps nothing that the datastore does not show any more",
+    why: "Endpoints that vanish all at once while their taps have carrier are most probably a mistake: a wrong host name, region or prefix, or a cluster without its data. Their routes stay until somebody mends or confirms it.",
+};
+
+pub(super) static CHECKS: &[&Check] =
+    &[&MEMBER, &CLUSTER, &PERMISSION, &READY, &DIRECTORY, &HOST_NAME, &REGION, &KEPT];
+
+/// What a running agent keeps.
+pub(super) fn judge_kept(losses: &Losses) -> Vec<Finding> {
+    if losses.is_empty() {
+        return vec![KEPT.ok("nothing is kept that the datastore does not show")];
+    }
+    let refused = losses.refused_settings.iter().map(|(name, reason)| {
+        KEPT.error(
+            format!("{name} refused: {reason}"),
+            format!("correct {name}, or restart the agent if it is meant"),
+        )
+    });
+    let count = losses.view.count();
+    let kept = (count > 0).then(|| {
+        let hint = losses.hint.as_deref().unwrap_or("why is not known");
+        KEPT.error(
+            format!("{count} endpoints and interfaces are kept that the datastore does not show: {hint}"),
+            format!("mend the settings or the datastore; if they are really gone: cutover release {count}"),
+        )
+    });
+    refused.chain(kept).collect()
+}
 
 /// LIMIT: a healthy cluster in one place answers in a few milliseconds; one that takes longer than this is overloaded or far.
 const READ_SLOW: Duration = Duration::from_millis(100);
@@ -63,7 +101,7 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
             Ok(cluster) => {
                 let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
                 match EtcdSeen::look(&cluster, &keys) {
-                    Ok(seen) => judge_etcd(&seen, &settings.felix_hostname),
+                    Ok(seen) => judge_etcd(&seen, &settings.felix_hostname, &keys.namespace()),
                     Err(error) => vec![CLUSTER.notice(format!("could not tell: {error}"), "try again")],
                 }
             }
@@ -80,7 +118,7 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
 struct EtcdSeen {
     members: Vec<(String, Result<MemberLook, String>)>,
     /// Hosts that have endpoints, if this one has none.
-    hosts: BTreeSet<String>,
+    hosts: Whereabouts,
 }
 
 impl EtcdSeen {
@@ -99,16 +137,16 @@ impl EtcdSeen {
             members.sort_by(|(one, _), (other, _)| one.cmp(other));
             let answers = || members.iter().filter_map(|(_, seen)| seen.as_ref().ok());
             let hosts = if answers().count() > 0 && answers().all(|seen| seen.own_endpoints == 0) {
-                look_at_hosts(cluster, keys).await.unwrap_or_default()
+                look_at_hosts(cluster).await.unwrap_or_default()
             } else {
-                BTreeSet::new()
+                Whereabouts::default()
             };
             Self { members, hosts }
         }))
     }
 }
 
-fn judge_etcd(seen: &EtcdSeen, host: &str) -> Vec<Finding> {
+fn judge_etcd(seen: &EtcdSeen, host: &str, namespace: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (endpoint, answer) in &seen.members {
         findings.push(judge_member(endpoint, answer));
@@ -154,7 +192,14 @@ fn judge_etcd(seen: &EtcdSeen, host: &str) -> Vec<Finding> {
             "let the Neutron driver do its full resync, which makes it; or set datastoreReady: true when the upgrade that took it away is over",
         )
     });
-    findings.extend(host_name(host, answers.iter().any(|look| look.own_endpoints > 0), &seen.hosts));
+    let has_endpoints = answers.iter().any(|look| look.own_endpoints > 0);
+    findings.extend(host_name(host, has_endpoints, &seen.hosts));
+    findings.extend(seen.hosts.elsewhere(host, namespace).filter(|_| !has_endpoints).map(|other| {
+        REGION.error(
+            format!("there are no endpoints of {host} in the namespace {namespace}, but in {other}"),
+            region_setting(other),
+        )
+    }));
     findings
 }
 
@@ -177,12 +222,11 @@ fn judge_member(endpoint: &str, answer: &Result<MemberLook, String>) -> Finding 
 }
 
 /// Whether the datastore speaks of this host under another name.
-fn host_name(host: &str, has_endpoints: bool, hosts: &BTreeSet<String>) -> Option<Finding> {
+fn host_name(host: &str, has_endpoints: bool, hosts: &Whereabouts) -> Option<Finding> {
     if has_endpoints {
         return Some(HOST_NAME.ok(format!("there are endpoints of {host}")));
     }
-    let first_label = |name: &str| name.split('.').next().unwrap_or_default().to_lowercase();
-    let alike = hosts.iter().find(|other| *other != host && first_label(other) == first_label(host))?;
+    let alike = hosts.alike(host)?;
     Some(HOST_NAME.error(
         format!("there are no endpoints of {host}, but of {alike}"),
         format!("FelixHostname = {alike}"),
@@ -198,7 +242,7 @@ struct DirectorySeen {
     /// Why a file is refused, or a part of it left out.
     refused: Vec<String>,
     left_out: Vec<String>,
-    hosts: BTreeSet<String>,
+    hosts: Whereabouts,
 }
 
 impl DirectorySeen {
@@ -208,7 +252,7 @@ impl DirectorySeen {
             files: 0,
             refused: Vec::new(),
             left_out: Vec::new(),
-            hosts: BTreeSet::new(),
+            hosts: Whereabouts::default(),
         };
         match resource_files(directory) {
             Err(error) => seen.unlisted = Some(error.to_string()),
@@ -226,7 +270,7 @@ impl DirectorySeen {
                     let notices = document.parsed.notices.iter();
                     self.left_out.extend(notices.map(|notice| format!("{}: {notice}", path.display())));
                     if let Resource::Endpoint(key, _) = document.parsed.resource {
-                        self.hosts.insert(key.host);
+                        self.hosts.0.insert((String::new(), key.host));
                     }
                 }
             }
@@ -249,7 +293,8 @@ fn judge_directory(seen: &DirectorySeen, host: &str) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(DIRECTORY.ok(format!("{} files can be read", seen.files)));
     }
-    findings.extend(host_name(host, seen.hosts.contains(host), &seen.hosts));
+    let has_endpoints = seen.hosts.0.iter().any(|(_, other)| other == host);
+    findings.extend(host_name(host, has_endpoints, &seen.hosts));
     findings
 }
 
@@ -280,7 +325,7 @@ mod tests {
     fn each_fault_of_a_cluster_is_exactly_one_finding() {
         let judged = |second: Result<MemberLook, String>| {
             let members = vec![("http://a:1".into(), Ok(member())), ("http://b:1".into(), second)];
-            problems(&judge_etcd(&EtcdSeen { members, hosts: BTreeSet::new() }, "host1"))
+            problems(&judge_etcd(&EtcdSeen { members, hosts: Whereabouts::default() }, "host1", "openstack"))
         };
         let error = |name: &str| vec![(format!("datastore.{name}"), Level::Error)];
         assert_eq!(judged(Ok(member())), []);
@@ -297,19 +342,40 @@ mod tests {
     #[test]
     fn nothing_is_claimed_about_a_cluster_that_does_not_answer() {
         let members = vec![("http://a:1".to_owned(), Err("no answer".to_owned()))];
-        let found = judge_etcd(&EtcdSeen { members, hosts: BTreeSet::new() }, "host1");
+        let found = judge_etcd(&EtcdSeen { members, hosts: Whereabouts::default() }, "host1", "openstack");
         assert_eq!(found.len(), 1, "{found:?}");
     }
 
     #[test]
     fn another_spelling_of_the_host_is_recognised() {
-        let hosts = |name: &str| BTreeSet::from([name.to_owned(), "other".to_owned()]);
+        let hosts = |name: &str| {
+            Whereabouts([name, "other"].map(|host| ("openstack".to_owned(), host.to_owned())).into())
+        };
         for alike in ["Compute-2", "compute-2.example.org"] {
             let finding = host_name("compute-2", false, &hosts(alike)).unwrap();
             assert_eq!(finding.change.unwrap(), format!("FelixHostname = {alike}"));
         }
         assert_eq!(host_name("compute-2", false, &hosts("compute-22")), None);
         assert_eq!(host_name("compute-2", true, &hosts("x")).unwrap().level, Level::Ok);
+    }
+
+    #[test]
+    fn a_wrong_region_is_one_finding() {
+        let look = MemberLook { own_endpoints: 0, ..member() };
+        let members = vec![("http://a:1".to_owned(), Ok(look))];
+        let hosts = Whereabouts([("openstack-region-west".to_owned(), "host1".to_owned())].into());
+        let found = judge_etcd(&EtcdSeen { members, hosts }, "host1", "openstack");
+        assert_eq!(problems(&found), [("datastore.region".to_owned(), Level::Error)]);
+    }
+
+    #[test]
+    fn what_is_kept_is_one_finding_with_the_command() {
+        let mut losses = Losses::default();
+        assert_eq!(problems(&judge_kept(&losses)), []);
+        losses.view.interfaces = vec!["tap1".to_owned(), "tap2".to_owned()];
+        let found = judge_kept(&losses);
+        assert_eq!(problems(&found), [("datastore.kept".to_owned(), Level::Error)]);
+        assert!(found[0].change.as_ref().unwrap().ends_with("cutover release 2"), "{found:?}");
     }
 
     #[test]

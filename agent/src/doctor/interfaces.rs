@@ -307,6 +307,7 @@ mod tests {
             in_sync: true,
             datastore_trouble: None,
             complete: true,
+            losses: Default::default(),
             quarantine: Default::default(),
             unarmed: Default::default(),
             attach: "tcx".into(),

@@ -108,6 +108,7 @@ pub fn examine(subject: &Subject) -> Report {
     if readable {
         findings.extend(datastore::examine(settings));
     }
+    findings.extend(status.map(|status| datastore::judge_kept(&status.losses)).unwrap_or_default());
     findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), status.is_some()));
     findings.extend(interfaces::judge(&interfaces::Seen::look(proc, settings), status));
     if readable {

@@ -68,7 +68,7 @@ impl Mirror {
     pub(super) fn new(settings: &MonitorSettings) -> Self {
         Self {
             interface_prefixes: settings.interface_prefixes.clone(),
-            protocols: BTreeSet::from([settings.route_protocol]),
+            protocols: settings.route_protocol.into_iter().collect(),
             links: Table::new(),
             routes: Table::new(),
             neighbours: Table::new(),
@@ -82,7 +82,7 @@ impl Mirror {
     /// Takes over other settings. What is no longer a workload's is forgotten; a full read has to follow.
     pub(super) fn configure(&mut self, settings: &MonitorSettings) -> Seen {
         self.interface_prefixes.clone_from(&settings.interface_prefixes);
-        self.protocols.insert(settings.route_protocol);
+        self.protocols.extend(settings.route_protocol);
         let mut seen = Seen::default();
         let links = &self.links;
         let prefixes = &self.interface_prefixes;
@@ -296,9 +296,9 @@ mod tests {
     use netlink_packet_core::Emitable;
     use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
-    fn settings(route_protocol: u8) -> MonitorSettings {
+    fn settings(route_protocol: impl Into<Option<u8>>) -> MonitorSettings {
         MonitorSettings {
-            route_protocol,
+            route_protocol: route_protocol.into(),
             interface_prefixes: vec!["tap".into()],
             refresh: None,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
@@ -352,6 +352,21 @@ mod tests {
             with_routes().notified(libc::RTM_NEWLINK, 0, &message, &mut seen);
             assert!(seen.routes.starts_with(&[RouteEvent::Gone(route(3)), RouteEvent::Gone(route(80))]));
         }
+    }
+
+    /// The built-in protocol is somebody else's until the datastore has said that it is ours.
+    #[test]
+    fn no_route_is_ours_before_the_protocol_is_known() {
+        let mut mirror = Mirror::new(&settings(None));
+        let mut seen = Seen::default();
+        mirror.notified(libc::RTM_NEWLINK, 0, &link("tap1", LinkFlags::Up), &mut seen);
+        for protocol in [3, 80] {
+            mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route(protocol))), &mut seen);
+        }
+        let others = [3, 80].map(|protocol| RouteEvent::Seen(route(protocol), Owner::Other));
+        assert_eq!(seen.routes[1..], others);
+        assert_eq!(mirror.configure(&settings(80)).routes, [RouteEvent::Seen(route(80), Owner::Ours)]);
+        assert_eq!(mirror.protocols(), &BTreeSet::from([80]));
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub(crate) struct Rig {
 
 pub(crate) fn settings() -> MonitorSettings {
     MonitorSettings {
-        route_protocol: 3,
+        route_protocol: Some(3),
         interface_prefixes: vec!["tap".into()],
         refresh: None,
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,

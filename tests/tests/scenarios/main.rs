@@ -10,6 +10,7 @@ mod datastore;
 mod driver_orders;
 mod hostile;
 mod kills;
+mod lost;
 mod mainline;
 mod ready_command;
 mod restart;

@@ -78,7 +78,7 @@ impl Engine {
         }
         let (grace, convergence) = (self.policy.grace, self.policy.convergence);
         if self.locals.get(key).is_some_and(|local| self.held_until(local).is_some_and(|until| until <= at)) {
-            self.remove_local(now, key);
+            self.give_up(now, key);
         }
         if let Some(target) = self.target_from(key)
             && self.locals.get(&target).is_some_and(|local| unresolved_source(local).is_some())
@@ -97,6 +97,8 @@ impl Engine {
         let active: Vec<_> = self.locals.active().map(|(key, _)| key.clone()).collect();
         for key in active {
             self.locals.change(&key, |local| {
+                // What a full read did not show was told in the same moment.
+                local.is_found_missing |= local.held_since == Some(now);
                 local.held_since = local.held_since.map(|_| now);
                 local.machine.source_looked_for_anew(now);
             });

@@ -22,6 +22,10 @@ pub(super) struct Local {
     pub(super) held_since: Option<BootTime>,
     /// Known from the last life only: the datastore has not shown it in this one.
     pub(super) unseen: bool,
+    /// A full read of the datastore did not show it any more: nobody saw it being deleted.
+    pub(super) is_found_missing: bool,
+    /// It vanished in a way that looks like a mistake, and is held until somebody says that it is gone.
+    pub(super) is_suspect: bool,
     /// The generation that the kernel confirmed as armed.
     pub(super) armed: Option<u64>,
     /// What the ready command said yes to last.
@@ -65,6 +69,19 @@ impl Kept {
 }
 
 impl Local {
+    pub(super) const fn new(endpoint: Endpoint, machine: Kept) -> Self {
+        Self {
+            endpoint,
+            held_since: None,
+            unseen: false,
+            is_found_missing: false,
+            is_suspect: false,
+            armed: None,
+            ready: None,
+            machine,
+        }
+    }
+
     /// The datastore shows other contents. The ready command's answer was about what it was asked, and about nothing that
     /// comes back later.
     pub(super) fn replace(&mut self, endpoint: Endpoint) {

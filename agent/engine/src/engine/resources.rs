@@ -31,7 +31,7 @@ impl Engine {
                     // A driver that creates an endpoint anew has taken its port down before (W15).
                     local.machine.port_disturbed(now);
                 }
-                local.unseen = false;
+                (local.unseen, local.is_found_missing, local.is_suspect) = (false, false, false);
                 local.replace(endpoint);
                 was_held
             });
@@ -40,9 +40,7 @@ impl Engine {
             }
         } else {
             let machine = self.remembered.remove(&key).map(|entry| entry.machine.into()).unwrap_or_default();
-            let local =
-                Local { endpoint, held_since: None, unseen: false, armed: None, ready: None, machine };
-            self.locals.insert(key.clone(), local);
+            self.locals.insert(key.clone(), Local::new(endpoint, machine));
         }
         if self.in_sync_since.is_some() {
             self.assign_role(now, &key);
@@ -62,7 +60,8 @@ impl Engine {
             // Whether it is held is decided once the datastore is in sync.
             if let Some(Local { endpoint, machine, .. }) = self.locals.remove(key) {
                 let machine = Machine::clone(&machine);
-                self.remembered.insert(key.clone(), Remembered { key: key.clone(), endpoint, machine });
+                let new = Remembered { key: key.clone(), endpoint, machine, was_deleted: true };
+                self.remembered.insert(key.clone(), new);
                 self.locals.memory_changed();
             }
             return;

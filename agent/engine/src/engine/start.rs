@@ -61,14 +61,9 @@ impl Engine {
                 continue;
             }
             let has_tap = self.link(&entry.endpoint.interface).is_some();
-            let local = Local {
-                endpoint: entry.endpoint,
-                held_since: Some(now),
-                unseen: true,
-                armed: None,
-                ready: None,
-                machine: entry.machine.into(),
-            };
+            let new = Local::new(entry.endpoint, entry.machine.into());
+            let local =
+                Local { held_since: Some(now), unseen: true, is_found_missing: !entry.was_deleted, ..new };
             self.locals.insert(key.clone(), local);
             if has_tap || !self.complete {
                 self.notices.push(Notice::Held { endpoint: key });

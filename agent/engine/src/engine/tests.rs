@@ -8,6 +8,7 @@ mod held;
 mod host;
 mod incremental;
 mod leaving;
+mod loss;
 mod orders;
 mod ready;
 mod recordings;

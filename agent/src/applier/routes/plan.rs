@@ -59,6 +59,11 @@ impl ObservedRoutes {
         }
     }
 
+    /// Whether it exists, whoever made it: what is just as it is wanted is not written again to make it ours.
+    pub(super) fn has(&self, route: &ObservedRoute) -> bool {
+        self.ours.contains(route) || self.others.contains(route)
+    }
+
     /// Destinations of everything that may be removed.
     pub(super) fn destinations(&self) -> impl Iterator<Item = IpNet> {
         self.ours.iter().map(|route| route.destination)
@@ -145,7 +150,7 @@ impl Target {
 
     /// Adds to `plan` what differs in the routes to one destination.
     pub(super) fn compare(&self, observed: &ObservedRoutes, destination: IpNet, plan: &mut Plan) {
-        for route in to(&self.routes, destination).filter(|route| !observed.ours.contains(*route)) {
+        for route in to(&self.routes, destination).filter(|route| !observed.has(route)) {
             plan.add.push(if observed.has_in_place_of(route) {
                 RouteChange::Replace(*route)
             } else {
@@ -160,12 +165,12 @@ impl Target {
         (self.leftovers_may_go || self.known_interfaces.contains(&route.ifindex))
             && !self.tolerated.contains(route)
             // The wanted route takes its place.
-            && in_place_of(&self.routes, route).all(|other| observed.ours.contains(other))
+            && in_place_of(&self.routes, route).all(|other| observed.has(other))
     }
 
     /// Whether a wanted route to this destination does not exist: nothing of the others may be removed now.
     pub(super) fn is_incomplete(&self, observed: &ObservedRoutes, destination: IpNet) -> bool {
-        to(&self.routes, destination).any(|route| !observed.ours.contains(route))
+        to(&self.routes, destination).any(|route| !observed.has(route))
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// LIMIT: an etcd value has at most 1.5 MiB by default, and a page of a snapshot has some hundred values.
 const MESSAGE_MAX_BYTES: usize = 256 * 1024 * 1024;
 
-/// The settings do not lead to an etcd cluster (exit 78).
+/// The settings do not lead to an etcd cluster: not yet (exit 69), or not before somebody corrects them (exit 78).
 #[derive(Debug, Error)]
 pub enum ClusterError {
     /// A file of the TLS settings cannot be read.
@@ -31,6 +31,16 @@ pub enum ClusterError {
         path: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// A file of the TLS settings is missing or half-written, as while a certificate is renewed or a host is being set up.
+    #[error("{setting} {path}: {reason}", path = path.display())]
+    NotYet {
+        /// Which setting names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is the matter.
+        reason: String,
     },
     /// A file of the TLS settings is not what it should be.
     #[error("{setting} {path}: there is no {wanted} in PEM form in it", path = path.display())]
@@ -54,6 +64,14 @@ pub enum ClusterError {
         /// The other one.
         missing: &'static str,
     },
+}
+
+impl ClusterError {
+    /// Whether it may pass by itself.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::NotYet { .. })
+    }
 }
 
 /// A request to a member failed.
@@ -270,14 +288,60 @@ fn read_pem(
     label: &str,
     wanted: &'static str,
 ) -> Result<Vec<u8>, ClusterError> {
-    let text = std::fs::read(path).map_err(|error| ClusterError::Unreadable {
-        setting,
-        path: path.to_owned(),
-        error,
+    let not_yet = |reason: String| ClusterError::NotYet { setting, path: path.to_owned(), reason };
+    let text = std::fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => not_yet(format!("cannot read the file: {error}")),
+        _ => ClusterError::Unreadable { setting, path: path.to_owned(), error },
     })?;
+    if is_half_written(&String::from_utf8_lossy(&text)) {
+        return Err(not_yet("the file is half-written".to_owned()));
+    }
     // "RSA PRIVATE KEY" and its like are private keys, too.
     let has_it = String::from_utf8_lossy(&text)
         .lines()
         .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----")));
     if has_it { Ok(text) } else { Err(ClusterError::NotPem { setting, path: path.to_owned(), wanted }) }
+}
+
+/// Whether a file in PEM form ends before its last block does, or has not begun.
+fn is_half_written(text: &str) -> bool {
+    let blocks = |begin: &str| text.lines().filter(|line| line.starts_with(begin)).count();
+    let (begun, ended) = (blocks("-----BEGIN "), blocks("-----END "));
+    let is_whole = |line: &str| line.len() > "----------".len() && line.ends_with("-----");
+    let is_cut = |line: &str| line.starts_with('-') && !is_whole(line.trim_end());
+    text.trim().is_empty() || begun > ended || text.lines().last().is_some_and(is_cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+    /// Wherever a writer was interrupted, the rest may follow; what is something else does not become a certificate.
+    #[test]
+    fn what_is_half_written_may_pass_and_what_is_wrong_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let read = || read_pem("EtcdCaFile", &path, "CERTIFICATE", "certificate");
+        assert!(read().unwrap_err().may_pass(), "missing");
+        let bundle = [BLOCK, BLOCK].concat();
+        for length in 0..bundle.len() {
+            std::fs::write(&path, &bundle[..length]).unwrap();
+            // A bundle can end after any of its blocks, with or without the end of the line.
+            if matches!(bundle.len() - length, 0 | 1) || length.abs_diff(BLOCK.len()) <= 1 {
+                continue;
+            }
+            assert!(read().is_err_and(|error| error.may_pass()), "{length}: {:?}", &bundle[..length]);
+        }
+        std::fs::write(&path, &bundle).unwrap();
+        assert!(read().is_ok());
+        for wrong in ["hello\n", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(!read().unwrap_err().may_pass(), "{wrong}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(!read().unwrap_err().may_pass(), "a directory");
+    }
 }

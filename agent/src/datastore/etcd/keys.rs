@@ -81,6 +81,19 @@ impl Keys {
         format!("{RESOURCES}{ENDPOINTS}{}/", self.namespace())
     }
 
+    /// The same in every region.
+    #[must_use]
+    pub fn all_endpoints() -> String {
+        format!("{RESOURCES}{ENDPOINTS}")
+    }
+
+    /// Namespace and host of the endpoint of a key, in whichever region.
+    #[must_use]
+    pub fn namespace_and_host(key: &str) -> Option<(String, String)> {
+        let (namespace, name) = key.strip_prefix(&Self::all_endpoints())?.split_once('/')?;
+        Some((namespace.to_owned(), parse_name(namespace, name)?.host))
+    }
+
     /// What the keys of all migrations begin with.
     #[must_use]
     pub fn migrations(&self) -> String {

@@ -3,11 +3,11 @@
 //! Writes nothing: whether writing is permitted is asked with a transaction that never does.
 
 use super::connection::{Cluster, Member, RequestError};
-use super::keys::{Key, Keys};
+use super::keys::Keys;
 use super::session::is_ready;
 use crate::clock;
+use crate::datastore::whereabouts::Whereabouts;
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// LIMIT: enough to tell a slow member from one slow answer.
@@ -87,18 +87,15 @@ async fn may_write(member: &Member, keys: &Keys) -> Result<Permission, RequestEr
     }
 }
 
-/// The hosts that have endpoints.
+/// The hosts that have endpoints, in whichever region.
 ///
 /// # Errors
 /// When no member answers.
-pub async fn look_at_hosts(cluster: &Cluster, keys: &Keys) -> Result<BTreeSet<String>, RequestError> {
+pub async fn look_at_hosts(cluster: &Cluster) -> Result<Whereabouts, RequestError> {
     let member = cluster.connect_any(0).await?;
     let options = GetOptions::new().with_prefix().with_keys_only().with_limit(ENDPOINTS_MAX);
     let mut kv = member.kv();
-    let answer = member.ask("read endpoints", kv.get(keys.endpoints(), Some(options))).await?;
-    let names = answer.kvs().iter().filter_map(|kv| match keys.parse(kv.key_str().ok()?) {
-        Some(Key::Endpoint(endpoint)) => Some(endpoint.host),
-        _ => None,
-    });
-    Ok(names.collect())
+    let answer = member.ask("read endpoints", kv.get(Keys::all_endpoints(), Some(options))).await?;
+    let found = answer.kvs().iter().filter_map(|kv| Keys::namespace_and_host(kv.key_str().ok()?));
+    Ok(Whereabouts(found.collect()))
 }

@@ -18,8 +18,8 @@ pub enum Owner {
 /// What the monitor has to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MonitorSettings {
-    /// Route protocol number of our routes (`DeviceRouteProtocol`).
-    pub route_protocol: u8,
+    /// Route protocol number of our routes (`DeviceRouteProtocol`); `None` while it is not known, when no route is ours.
+    pub route_protocol: Option<u8>,
     /// An interface whose name begins with one of these is a workload's (`InterfacePrefix`).
     pub interface_prefixes: Vec<String>,
     /// How often everything is read again (`RouteRefreshInterval`); `None` for never.

@@ -269,12 +269,12 @@ impl World {
 
     fn check_pending(&self) {
         let engine = &self.host.engine;
-        let Some(wanted) = engine.wanted() else {
+        if engine.wanted().is_none() {
             assert_eq!(engine.next_deadline(), None, "a deadline before anything is known");
             return;
-        };
+        }
         let pending = engine.locals.values().any(|local| {
-            local.held_since.is_some()
+            (local.held_since.is_some() && !local.is_suspect)
                 || local.machine.state == State::TimeWait
                 || local.machine.unresolved.is_some_and(|it| it.source_absent_since.is_some())
                 || local.machine.undecided_since.is_some()
@@ -282,7 +282,7 @@ impl World {
         let due = engine.next_deadline();
         assert_eq!(
             due.is_some(),
-            pending || !wanted.leftovers_may_go,
+            pending || !engine.losses.is_judged(),
             "deadline {due:?} after {:?}",
             self.history
         );

@@ -345,12 +345,14 @@ fn w3_what_cannot_be_read_after_a_restart_is_not_gone() {
 }
 
 #[test]
-fn w3_what_turns_out_to_be_gone_after_a_restart_goes() {
+fn w3_what_turns_out_to_be_gone_after_a_restart_goes_with_its_carrier() {
     let host = Host::live("b");
     let mut again = Host::restarted("b", host.now + ms(500), host.memory(), host.found());
     again.tell(Fact::LinkSeen(link(5, true)));
     again.tell(Fact::InSync { complete: false });
     again.pass(ms(600_000));
     again.tell(Fact::InSync { complete: true }).pass(ms(2_000));
+    assert_eq!(again.metric(), Some(NORMAL), "nobody saw it being deleted, and somebody is at the tap");
+    again.tell(Fact::LinkSeen(link(5, false)));
     assert!(again.engine.view(again.now).is_empty());
 }

@@ -45,6 +45,7 @@ fn status(endpoints: Vec<EndpointView>) -> Status {
         in_sync: true,
         datastore_trouble: None,
         complete: true,
+        losses: Default::default(),
         quarantine: Default::default(),
         unarmed: Default::default(),
         attach: "tcx".into(),
