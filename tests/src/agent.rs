@@ -367,7 +367,8 @@ impl Drop for Agent {
         if !self.pin_path.exists() && !self.run_dir.exists() {
             return;
         }
-        let output = self.run(&["cleanup"]);
+        // The datastore may have gone before.
+        let output = self.run(&["cleanup", "--without-datastore"]);
         if !std::thread::panicking() {
             let err = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "cutover cleanup: {}\n{err}", output.status);

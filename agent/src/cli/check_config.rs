@@ -4,6 +4,7 @@ use super::{ConfigFile, DatastorePlace, Failure, accept, datastore, print};
 use crate::datastore::etcd::{Cluster, Keys, configurations};
 use crate::datastore::resource::{FelixConfiguration, Resource};
 use crate::datastore::{read_file, resource_files};
+use crate::logging::printable;
 use crate::settings::{Loaded, Settings, Severity, Sources, TABLE, load, reference};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -38,47 +39,66 @@ pub fn run(arguments: &CheckConfigArguments) -> Result<(), Failure> {
     datastore(&accept(loaded)?.settings).map(drop)
 }
 
-/// The settings that a running agent would have, as far as the resources can be read.
-pub(super) fn effective(sources: &Sources) -> Loaded {
-    with_resources(sources).0
-}
-
-/// The same, and one line for each resource that cannot be used.
+/// The settings that a running agent would have, as far as the resources can be read, and one line for each that cannot be used.
 pub(super) fn with_resources(sources: &Sources) -> (Loaded, Vec<String>) {
-    let (resources, unusable) = resources(&load(sources, &[]).settings);
-    (load(sources, &resources), unusable)
+    let found = resources(&load(sources, &[]).settings);
+    (load(sources, &found.configurations), found.unreadable.into_iter().chain(found.left_out).collect())
 }
 
-/// What the datastore contributes, and why some of it does not.
-fn resources(settings: &Settings) -> (Vec<FelixConfiguration>, Vec<String>) {
-    match datastore(settings) {
-        Ok(DatastorePlace::Directory(directory)) => from_directory(directory),
-        Ok(DatastorePlace::Cluster(cluster)) => {
-            from_cluster(&cluster, settings).unwrap_or_else(|problem| (Vec::new(), vec![problem]))
-        }
-        Err(failure) => (Vec::new(), vec![failure.to_string()]),
+/// The settings that a running agent would have.
+///
+/// # Errors
+/// The first thing in the datastore that cannot be read and may say something else.
+pub(super) fn certain(sources: &Sources) -> Result<Loaded, String> {
+    let found = resources(&load(sources, &[]).settings);
+    match found.unreadable.into_iter().next() {
+        Some(reason) => Err(reason),
+        None => Ok(load(sources, &found.configurations)),
     }
 }
 
-fn from_cluster(
-    cluster: &Cluster,
-    settings: &Settings,
-) -> Result<(Vec<FelixConfiguration>, Vec<String>), String> {
+/// What the datastore contributes.
+#[derive(Default)]
+struct Found {
+    configurations: Vec<FelixConfiguration>,
+    /// What may hold more of them.
+    unreadable: Vec<String>,
+    /// Parts of what was read that do not count.
+    left_out: Vec<String>,
+}
+
+impl Found {
+    fn nothing(reason: String) -> Self {
+        Self { unreadable: vec![reason], ..Self::default() }
+    }
+}
+
+fn resources(settings: &Settings) -> Found {
+    match datastore(settings) {
+        Ok(DatastorePlace::Directory(directory)) => from_directory(directory),
+        Ok(DatastorePlace::Cluster(cluster)) => {
+            from_cluster(&cluster, settings).unwrap_or_else(Found::nothing)
+        }
+        Err(failure) => Found::nothing(failure.to_string()),
+    }
+}
+
+fn from_cluster(cluster: &Cluster, settings: &Settings) -> Result<Found, String> {
     let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
-    runtime
+    let (configurations, unreadable) = runtime
         .block_on(configurations(cluster, &keys))
-        .map_err(|error| format!("{error}; FelixConfigurations are left out"))
+        .map_err(|error| format!("{error}; FelixConfigurations are left out"))?;
+    Ok(Found { configurations, unreadable, left_out: Vec::new() })
 }
 
-fn from_directory(directory: &Path) -> (Vec<FelixConfiguration>, Vec<String>) {
+fn from_directory(directory: &Path) -> Found {
     let files = match resource_files(directory) {
         Ok(files) => files,
-        Err(error) => return (Vec::new(), vec![error.to_string()]),
+        Err(error) => return Found::nothing(error.to_string()),
     };
-    let mut resources: Vec<FelixConfiguration> = Vec::new();
-    let mut problems = Vec::new();
+    let Found { configurations: mut resources, mut unreadable, left_out: mut problems } = Found::default();
     for path in files {
         match read_file(&path) {
             Ok((_, documents)) => {
@@ -99,10 +119,10 @@ fn from_directory(directory: &Path) -> (Vec<FelixConfiguration>, Vec<String>) {
                     }
                 }
             }
-            Err(refusal) => problems.push(format!("{}: {refusal}", path.display())),
+            Err(refusal) => unreadable.push(format!("{}: {refusal}", path.display())),
         }
     }
-    (resources, problems)
+    Found { configurations: resources, unreadable, left_out: problems }
 }
 
 fn as_table(loaded: &Loaded, unreadable: &[String]) -> String {
@@ -118,13 +138,14 @@ fn as_table(loaded: &Loaded, unreadable: &[String]) -> String {
     let (names, values) = (width(0), width(1));
     let mut text = format!("{:names$}  {:values$}  SOURCE\n", "NAME", "VALUE");
     for [name, value, source] in &rows {
+        let (value, source) = (printable(value), printable(source));
         let _ = writeln!(text, "{name:names$}  {value:values$}  {source}");
     }
     for problem in &loaded.problems {
-        let _ = writeln!(text, "{}: {problem}", word(problem.severity));
+        let _ = writeln!(text, "{}: {}", word(problem.severity), printable(&problem.to_string()));
     }
     for line in unreadable {
-        let _ = writeln!(text, "warning: {line}");
+        let _ = writeln!(text, "warning: {}", printable(line));
     }
     text
 }

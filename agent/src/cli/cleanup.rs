@@ -4,7 +4,7 @@
 //! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls stay:
 //! those of taps go with the taps, and nobody knows what they were; forwarding is the host's.
 
-use super::check_config::effective;
+use super::check_config::certain;
 use super::{ConfigFile, Failure, print};
 use crate::agent::monitor_settings;
 use crate::bpf::{self, CleanupError, OpenError};
@@ -12,7 +12,7 @@ use crate::netlink::monitor::{Monitor, NeighbourEvent, RouteEvent, Streams};
 use crate::netlink::{Neighbour, NeighbourChange, Owner, RouteChange, RouteSocket, neighbour, route};
 use crate::presence;
 use crate::run_dir::{RunDir, RunDirError};
-use crate::settings::Settings;
+use crate::settings::{Loaded, Origin, Settings, Sources, load};
 use cutover_engine::wanted::WantedRoute;
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,6 +27,10 @@ pub struct CleanupArguments {
     /// Only list what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// Go by environment, file and built-in values alone if the datastore cannot be read. Routes of somebody else may go if it says
+    /// DeviceRouteProtocol or InterfacePrefix
+    #[arg(long)]
+    pub without_datastore: bool,
     /// Print JSON instead of lines
     #[arg(long)]
     pub json: bool,
@@ -37,7 +41,7 @@ pub struct CleanupArguments {
 /// # Errors
 /// An agent is running, the caller is not root, or something could not be removed.
 pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
-    let settings = effective(&arguments.file.sources()?).settings;
+    let settings = settings(&arguments.file.sources()?, arguments.without_datastore)?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::privilege("only root can remove routes and BPF programs; use sudo"));
     }
@@ -48,6 +52,28 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
     removed.extend(clean_disk(&settings.cutover_run_dir, arguments.dry_run)?);
     drop(lock);
     report(arguments, &removed)
+}
+
+/// The settings that say what is ours: the agent's, and no others, because what they say is removed.
+fn settings(sources: &Sources, without_datastore: bool) -> Result<Settings, Failure> {
+    let local = load(sources, &[]);
+    if without_datastore || DECISIVE.iter().all(|name| is_given(&local, name)) {
+        return Ok(local.settings);
+    }
+    certain(sources).map(|loaded| loaded.settings).map_err(|reason| {
+        Failure::unavailable(format!(
+            "what is the agent's cannot be told, because the datastore may say DeviceRouteProtocol or InterfacePrefix and cannot be \
+             read: {reason}; set both in the file, or insist with --without-datastore"
+        ))
+    })
+}
+
+/// Settings by which routes and neighbours are told from somebody else's.
+const DECISIVE: [&str; 2] = ["DeviceRouteProtocol", "InterfacePrefix"];
+
+/// Whether environment or file say it, which come before the datastore.
+fn is_given(loaded: &Loaded, name: &str) -> bool {
+    matches!(loaded.origins.get(name), Some(Origin::Environment(_) | Origin::File(..)))
 }
 
 /// Holds the lock of the run directory while it exists, so that no agent starts meanwhile.
