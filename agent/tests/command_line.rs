@@ -110,7 +110,12 @@ fn wrong_configuration_is_78() {
         let part = "priority:2: IPv6ElevatedRoutePriority";
         refused(&cutover(&[], &[command, "-c", &path("priority")]), 78, part);
     }
-    refused(&cutover(&[], &["agent", "-c", &path("tls")]), 78, "ca.pem: cannot read the file");
+    // A file that is not there yet, or only half, may be there when the service manager tries again.
+    refused(&cutover(&[], &["agent", "-c", &path("tls")]), 69, "ca.pem: cannot read the file");
+    fs::write(path("ca.pem"), "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
+    refused(&cutover(&[], &["agent", "-c", &path("tls")]), 69, "ca.pem: the file is half-written");
+    fs::write(path("ca.pem"), "something else\n").unwrap();
+    refused(&cutover(&[], &["agent", "-c", &path("tls")]), 78, "ca.pem: there is no certificate in PEM form");
     let missing = path("nowhere");
     let arguments = ["migrate", "complete", "--port", "p", "--datastore-dir", &missing];
     refused(&cutover(&[], &arguments), 78, "nowhere: cannot list the directory");

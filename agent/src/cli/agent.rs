@@ -57,7 +57,7 @@ type Origins = BTreeMap<&'static str, Origin>;
 fn failure(error: &RunError, origins: &Origins) -> Failure {
     let text = one_line(error).to_string();
     match error {
-        RunError::Cluster(_) => Failure::configuration(text),
+        RunError::Cluster(error) => super::cluster_failure(error),
         RunError::Kernel(OpenError::NoBpffs { path }) => match given(origins, "CutoverPinPath") {
             Some(origin) => Failure::configuration(format!(
                 "{origin}: CutoverPinPath {} is not in a BPF file system, so nothing there would survive the agent; \

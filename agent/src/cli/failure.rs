@@ -1,5 +1,6 @@
 //! How a command fails: one line and an exit code of sysexits.h.
 
+use crate::logging::printable;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -46,7 +47,7 @@ impl Failure {
 /// Always one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text.replace(['\n', '\r'], " "))
+        f.write_str(&printable(&self.text.replace(['\n', '\r'], " ")))
     }
 }
 

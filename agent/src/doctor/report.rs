@@ -1,6 +1,7 @@
 //! All findings, as a table for people and as JSON for programs.
 
 use super::finding::{Area, Finding, Level};
+use crate::logging::printable;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -38,10 +39,10 @@ impl Report {
         let mut text = format!("{}{}\n", self.title(), self.summary());
         for finding in self.findings.iter().filter(|finding| finding.level != Level::Ok) {
             let (level, check) = (finding.level.word().to_uppercase(), finding.check);
-            let _ = write!(text, "\n{level:8} {}: {}\n", check.id(), finding.what);
+            let _ = write!(text, "\n{level:8} {}: {}\n", check.id(), printable(&finding.what));
             let _ = writeln!(text, "         why:    {}", check.why);
             if let Some(change) = &finding.change {
-                let _ = writeln!(text, "         change: {change}");
+                let _ = writeln!(text, "         change: {}", printable(change));
             }
         }
         text.push_str(&self.passed());
