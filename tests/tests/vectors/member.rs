@@ -116,8 +116,9 @@ impl Member {
             };
             found.iter().any(is_it)
         };
-        let hosts = port.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-        self.has_metrics(&port.routed(), &[&[NORMAL]]) && hosts.map(IpNet::addr).all(permanent)
+        let routed = port.routed();
+        let hosts = routed.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+        self.has_metrics(&routed, &[&[NORMAL]]) && hosts.map(IpNet::addr).all(permanent)
     }
 
     /// Whether the watch for the announcement of a port is in the kernel, on the tap that is plugged now and for this
