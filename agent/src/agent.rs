@@ -4,6 +4,7 @@
 //! batches, and passes on what comes back: memory to the state file, notices to the log, wanted sets to the
 //! appliers. It starts and stops everything in the right order and decides nothing.
 
+mod beside;
 mod losses;
 mod parts;
 mod reporting;
@@ -26,6 +27,7 @@ use crate::presence::Presence;
 use crate::run_dir::RunDir;
 use crate::settings::{self, Loaded, Settings, Sources};
 use crate::state_file::StateFile;
+use beside::Beside;
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use parts::Parts;
@@ -75,6 +77,8 @@ struct Agent {
     monitor: MonitorHandle,
     route_report: RouteReport,
     reporting: Reporting,
+    /// Where Felix runs beside the agent.
+    felix: Option<Beside>,
     /// Where to ask whether an endpoint is there.
     questions: Option<mpsc::UnboundedSender<EndpointKey>>,
     quarantine: Quarantine,
@@ -371,6 +375,9 @@ impl Agent {
             self.monitor.configure(monitor_settings(&self.settings));
         }
         self.reporting.configure(&self.settings);
+        if let Some(felix) = &self.felix {
+            felix.configure(&self.settings);
+        }
         let policy = self.settings.policy();
         (policy != before).then(|| Fact::PolicyChanged(Box::new(policy)))
     }
@@ -437,6 +444,8 @@ impl Agent {
             datastore_trouble,
             complete: self.in_sync == Some(true),
             quarantine: self.quarantine.list(),
+            role: self.settings.cutover_role.word().to_owned(),
+            felix: self.felix.as_ref().map(|felix| felix.observer.report()),
             attach: kernel.attachment().to_string(),
             endpoints: self.engine.view(clock::now()),
             kernel_routes: self

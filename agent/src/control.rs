@@ -97,6 +97,12 @@ pub struct Status {
     /// Watches that are wanted and cannot be armed, by interface, each with the reason.
     #[serde(default)]
     pub unarmed: BTreeMap<String, String>,
+    /// What of the host's data plane is the agent's: `full` or `routes`.
+    #[serde(default)]
+    pub role: String,
+    /// What is known of Felix, where it runs beside the agent.
+    #[serde(default)]
+    pub felix: Option<crate::felix::Report>,
     /// How programs are attached: `tcx`, `tc` or `xdp`.
     pub attach: String,
     /// Endpoints of this host.

@@ -4,7 +4,7 @@
 //! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
 //! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`migrations`]
 //! is the record of finished ones, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
-//! [`doctor`] checks a host, [`bgp`] writes configurations of BGP daemons, [`cli`] is the command line.
+//! [`felix`] observes the agent that keeps policy where it runs beside this one, [`doctor`] checks a host, [`bgp`] writes configurations of BGP daemons, [`cli`] is the command line.
 
 pub mod agent;
 pub mod allocator;
@@ -17,11 +17,13 @@ pub mod control;
 pub mod datastore;
 pub mod doctor;
 pub mod fast_path;
+pub mod felix;
 pub mod heartbeat;
 pub mod logging;
 pub mod migrations;
 pub mod netlink;
 pub mod presence;
+mod processes;
 pub mod run_dir;
 pub mod settings;
 pub mod state_file;

@@ -138,6 +138,15 @@ pub fn log_notice(notice: &Notice) {
             wep = %endpoint, %winner, %prefix,
             "Two endpoints of this host claim one address; the second gets no route to it"
         ),
+        Notice::ChainsMissing { endpoint, interface, missing } => warn!(
+            wep = %endpoint, %interface, %missing,
+            "Felix has no chains for the tap; the endpoint is not reported up before they are there"
+        ),
+        Notice::ChainsMissingOfMany { count } => warn!(
+            count,
+            "Felix has no chains for taps of endpoints; these are not reported up before they are there (cutover status)"
+        ),
+        Notice::ChainsComplete { endpoint } => info!(wep = %endpoint, "Felix has chains for the tap now"),
         Notice::Finished(record) => info!(
             id = %record.endpoint, migrationUid = %record.uid, arrived = record.arrived,
             "Live migration finished"

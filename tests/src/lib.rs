@@ -16,6 +16,7 @@ pub mod cloud;
 pub mod driver;
 pub mod etcd;
 pub mod fabric;
+pub mod felix;
 pub mod frames;
 pub mod frr;
 pub mod host;

@@ -3,6 +3,7 @@
 mod absence;
 mod build;
 mod claims;
+mod filter;
 mod kernel;
 mod locals;
 mod loss;
@@ -12,6 +13,9 @@ mod show;
 mod start;
 mod wants;
 
+pub use filter::PATIENCE as CHAINS_PATIENCE;
+
+use crate::chains::Chains;
 use crate::fact::{AnnouncementSeen, Fact, Link};
 use crate::machine::{Machine, State, Transition};
 use crate::memory::{Found, Memory, Remembered};
@@ -24,6 +28,7 @@ use crate::wanted::Wanted;
 use absence::Absences;
 use build::Placed;
 use claims::Claims;
+use filter::WaitingEndpoints;
 use ipnet::IpNet;
 use locals::{Local, Locals};
 use loss::Losses;
@@ -45,6 +50,9 @@ pub struct Engine {
     served: SharedSet<u32>,
     /// Whether neighbours and sysctls are in place, for interfaces of which that was reported.
     configured: BTreeMap<u32, bool>,
+    /// What Felix has, by interface.
+    chains: BTreeMap<String, Chains>,
+    waiting: WaitingEndpoints,
     found: Found,
     /// Machines of the last life whose endpoints have not shown up yet.
     remembered: BTreeMap<EndpointKey, Remembered>,
@@ -85,6 +93,8 @@ impl Engine {
             ifindexes: BTreeMap::new(),
             served: SharedSet::default(),
             configured: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            waiting: WaitingEndpoints::new(),
             found,
             remembered: memory.endpoints.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
             early: Vec::new(),
@@ -129,6 +139,7 @@ impl Engine {
                     self.locals.touch_interface(&link.name);
                 }
             }
+            Fact::ChainsSeen { interface, chains } => self.chains_seen(interface, chains),
             Fact::StatusWritten { endpoint, due_since, at } => self.status_written(&endpoint, due_since, at),
             Fact::StatusRemovedElsewhere(key) => self.status_removed_elsewhere(now, key),
             Fact::EndpointReady { endpoint, question } => self.endpoint_ready(&endpoint, question),
@@ -148,6 +159,8 @@ impl Engine {
         self.expire(now);
         let before = self.wanted.clone();
         self.build(now);
+        self.tell_waiting(now);
+        self.wanted.chains_awaited = !self.waiting.is_empty();
         self.wanted.known_interfaces.clone_from(&self.served);
         self.wanted.leftovers_may_go = self.leftovers_may_go(now);
         self.tell_losses();
@@ -174,7 +187,7 @@ impl Engine {
                 let machine = self.machine_deadline(local).filter(|_| !self.awaits_source(local));
                 [held, machine]
             })
-            .chain([leftovers])
+            .chain([leftovers, self.chains_deadline()])
             .flatten()
             .min()
     }

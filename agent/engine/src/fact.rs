@@ -1,5 +1,6 @@
 //! What the engine is told. Past tense: a fact has already happened.
 
+use crate::chains::Chains;
 use crate::model::{Endpoint, EndpointKey, LiveMigration, Policy};
 use crate::time::BootTime;
 use crate::wanted::Question;
@@ -54,6 +55,13 @@ pub enum Fact {
         ifindex: u32,
         /// Whether everything is in place.
         ready: bool,
+    },
+    /// What Felix has for an interface, if that differs from what was told before. Until then, it has nothing.
+    ChainsSeen {
+        /// Name of the interface; Felix knows no numbers.
+        interface: String,
+        /// What is there.
+        chains: Chains,
     },
     /// The status of an endpoint of this host was written because a write was due.
     StatusWritten {

@@ -8,6 +8,7 @@
 //! The parts, in the order in which data flows: [`model`] (resources), [`roles`] (no memory), [`machine`]
 //! (the only memory), [`engine`] (puts them together), [`wanted`] (what comes out), [`notice`] (what to log).
 
+pub mod chains;
 pub mod engine;
 pub mod fact;
 mod labels;

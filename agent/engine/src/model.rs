@@ -180,6 +180,8 @@ pub struct Policy {
     pub validation: Validation,
     /// What has to be asked before an endpoint is reported as up (`CutoverReadyCommand`).
     pub ready_command: Option<Arc<Path>>,
+    /// Felix filters the packets of endpoints (`CutoverRole = routes`): none is up before its chains are there.
+    pub awaits_chains: bool,
 }
 
 impl Policy {
@@ -216,6 +218,7 @@ impl Default for Policy {
             trigger: Trigger::Announcement,
             validation: Validation::Strict,
             ready_command: None,
+            awaits_chains: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the engine has to say to people. The agent turns it into log lines and records.
 
+use crate::chains::Chains;
 use crate::machine::{Phases, Transition};
 use crate::model::{EndpointKey, LiveMigration};
 use crate::roles::Role;
@@ -94,6 +95,25 @@ pub enum Notice {
         winner: EndpointKey,
         /// The prefix.
         prefix: IpNet,
+    },
+    /// An endpoint has waited for Felix's chains for long; it is not up before they are there.
+    ChainsMissing {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// Its tap.
+        interface: String,
+        /// What is not there.
+        missing: Chains,
+    },
+    /// So have many at once.
+    ChainsMissingOfMany {
+        /// How many.
+        count: usize,
+    },
+    /// An endpoint of which [`Notice::ChainsMissing`] was said has its chains.
+    ChainsComplete {
+        /// Which endpoint.
+        endpoint: EndpointKey,
     },
     /// A migration that concerned an endpoint of this host as its target is over.
     Finished(Box<MigrationRecord>),

@@ -43,6 +43,9 @@ pub struct EndpointView {
     pub announced_to_routed_ns: Option<u64>,
     /// Seconds of elevated priority that are left.
     pub elevated_for_seconds: Option<f64>,
+    /// What of Felix's chains is missing, where Felix is beside the agent (`CutoverRole = routes`).
+    #[serde(default)]
+    pub felix: Option<FelixView>,
     /// The migration to here that is under way.
     #[serde(default)]
     pub migration: Option<MigrationView>,
@@ -76,6 +79,15 @@ pub struct MigrationView {
     pub source: Option<String>,
     /// When each phase began, CLOCK_BOOTTIME in nanoseconds.
     pub phases: Phases,
+}
+
+/// What Felix has not programmed for an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FelixView {
+    /// Each piece that is missing, such as `ipv4 chain to`.
+    pub missing: Vec<String>,
+    /// For how long the endpoint waits for it, if its tap exists.
+    pub for_ms: Option<u64>,
 }
 
 /// One wanted route.

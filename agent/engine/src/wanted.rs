@@ -28,6 +28,8 @@ pub struct Wanted {
     /// Status of each endpoint of this host that is to be reported, and of each port that is migrating, here or elsewhere:
     /// there it stays as reported if there is no such endpoint here. What is not here has its status removed.
     pub statuses: SharedMap<Arc<EndpointKey>, WantedStatus>,
+    /// An endpoint waits for Felix's chains (`CutoverRole = routes`): whoever cannot be told of them looks more often.
+    pub chains_awaited: bool,
     /// Endpoints about which the ready command has not said yet that they are ready. None without a command.
     pub checks: SharedMap<Arc<EndpointKey>, WantedCheck>,
 }

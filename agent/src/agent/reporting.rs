@@ -1,12 +1,15 @@
 //! What goes back to the orchestrator: endpoint statuses and, with etcd, the heartbeat.
 //!
+//! The heartbeat is Felix's where Felix runs beside the agent: two writers would have two uptimes, and each new one tells the
+//! driver that the agent of the host is new.
+//!
 //! Starts the publishers that belong to the datastore and tells them of changed settings. It says nothing itself.
 
 use super::parts::Parts;
 use crate::applier::{WantedReceiver, statuses};
 use crate::datastore::etcd::{Cluster, Keys, OwnStatuses, StatusRemovals, Writer};
 use crate::heartbeat::{self, Cadence};
-use crate::settings::Settings;
+use crate::settings::{Role, Settings};
 use cutover_engine::Fact;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,25 +20,28 @@ use tokio::sync::{mpsc, watch};
 pub(super) struct Reporting {
     enabled: watch::Sender<bool>,
     delay: watch::Sender<Duration>,
-    cadence: watch::Sender<Cadence>,
+    /// Nothing where the heartbeat is somebody else's.
+    cadence: Option<watch::Sender<Cadence>>,
 }
 
 impl Reporting {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            enabled: watch::Sender::new(settings.endpoint_reporting_enabled),
+            enabled: watch::Sender::new(settings.reports_endpoints()),
             delay: watch::Sender::new(settings.endpoint_reporting_delay),
-            cadence: watch::Sender::new(cadence(settings)),
+            cadence: (settings.cutover_role == Role::Full).then(|| watch::Sender::new(cadence(settings))),
         }
     }
 
     /// Takes changed settings over.
     pub(super) fn configure(&self, settings: &Settings) {
         let replace = |before: &mut Cadence| std::mem::replace(before, cadence(settings)) != *before;
-        self.cadence.send_if_modified(replace);
+        if let Some(cadence) = &self.cadence {
+            cadence.send_if_modified(replace);
+        }
         let delay = settings.endpoint_reporting_delay;
         self.delay.send_if_modified(|before| std::mem::replace(before, delay) != delay);
-        let enabled = settings.endpoint_reporting_enabled;
+        let enabled = settings.reports_endpoints();
         self.enabled.send_if_modified(|before| std::mem::replace(before, enabled) != enabled);
     }
 
@@ -62,14 +68,10 @@ impl Reporting {
     ) {
         let writer = Writer::new(cluster);
         parts.start("the listener to removed statuses", pass_on(removals, facts.clone()));
-        let heartbeat = heartbeat::run(
-            writer.clone(),
-            keys.clone(),
-            self.cadence.subscribe(),
-            ready.clone(),
-            wanted.clone(),
-        );
-        parts.start("the heartbeat", heartbeat);
+        if let Some(cadence) = &self.cadence {
+            let (writer, keys, ready, wanted) = (writer.clone(), keys.clone(), ready.clone(), wanted.clone());
+            parts.start("the heartbeat", heartbeat::run(writer, keys, cadence.subscribe(), ready, wanted));
+        }
         let inputs = statuses::Inputs {
             wanted,
             enabled: self.enabled.subscribe(),

@@ -5,6 +5,7 @@
 //! the engine. Whatever fails here stops the start with an error that names the object; nothing in the data plane has
 //! been touched by then.
 
+use super::beside::Beside;
 use super::parts::{PartEnded, Parts};
 use super::reporting::Reporting;
 use super::{Agent, Inputs};
@@ -104,7 +105,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let mut signals = Signals::listen().map_err(io_error("listen to signals"))?;
     let run_dir = RunDir::lock(&settings.cutover_run_dir)?;
     let presence = show(&settings);
-    info!(version = env!("CARGO_PKG_VERSION"), hostname = %settings.felix_hostname, "Cutover starting");
+    info!(version = env!("CARGO_PKG_VERSION"), hostname = %settings.felix_hostname, role = settings.cutover_role.word(), "Cutover starting");
 
     let state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
     let memory = recall(&state_file)?;
@@ -151,7 +152,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (monitor, monitor_handle, streams) = Monitor::open(watched)?;
     let Streams { facts: mut links, routes, neighbours } = streams;
     parts.start("the netlink monitor", monitor.run());
+    let felix = Beside::new(&settings);
     let (route_applier, route_report) = RouteApplier::open(wanted.subscribe(), routes)?;
+    let route_applier = route_applier.watching(felix.as_ref().map(Beside::deletions));
     parts.start("the route applier", route_applier.run());
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
     let interface_applier = InterfaceApplier::open(
@@ -160,7 +163,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         neighbours,
         interface_facts_in,
     )?
-    .after(route_report.attempted());
+    .after(route_report.attempted())
+    .beside_felix(felix.is_some());
     parts.start("the interface applier", interface_applier.run());
     let looked = first_look(&monitor_handle, &route_report, &mut links);
     let (mut first_facts, reload) = tokio::select! {
@@ -185,6 +189,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let unarmed = watch_applier.unarmed();
     parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
 
+    if let Some(felix) = &felix {
+        felix.start(&mut parts, wanted.subscribe(), facts_in.clone());
+    }
     let commands = Running::default();
     let ready_applier = ReadyApplier::new(commands.clone(), facts_in);
     parts.start("the ready applier", ready_applier.run(wanted.subscribe()));
@@ -217,6 +224,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         route_report,
         reporting,
         protocol_known,
+        felix,
         in_sync: None,
         hint: super::losses::Hint::default(),
         refused_settings: BTreeMap::new(),

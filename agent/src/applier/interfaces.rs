@@ -122,6 +122,13 @@ impl InterfaceApplier {
         Self { may_begin, ..self }
     }
 
+    /// Leaves to Felix what Felix has on each tap.
+    #[must_use]
+    pub fn beside_felix(mut self, felix_is_beside: bool) -> Self {
+        self.preparer.leave_to_felix(felix_is_beside);
+        self
+    }
+
     /// Prepares interfaces until the sender of `wanted` or of the events is gone.
     pub async fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);

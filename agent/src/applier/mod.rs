@@ -10,6 +10,8 @@ pub mod routes;
 pub mod statuses;
 pub mod watches;
 
+pub(crate) use routes::sleep_until;
+
 use cutover_engine::Wanted;
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;

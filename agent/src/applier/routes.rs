@@ -17,7 +17,9 @@ pub use report::RouteReport;
 use super::retry::Retries;
 use super::{WantedReceiver, is_gone};
 use crate::clock;
+use crate::felix::rivalry::Deletions;
 use crate::netlink::batch::DATAGRAM_MESSAGES_MAX;
+use crate::netlink::monitor::Owner;
 use crate::netlink::socket::{OpenError, Outcome, SendError};
 use crate::netlink::{RouteChange, RouteEvent, RouteSocket, route};
 use cutover_engine::wanted::WantedRoute;
@@ -53,6 +55,8 @@ pub struct RouteApplier {
     retries: Retries<WantedRoute>,
     last_attempt_at: BootTime,
     expected: Expected,
+    /// Where Felix runs beside the agent: whether it deletes what comes from here.
+    deletions: Option<Deletions>,
     /// A full read of the kernel is over.
     synced: bool,
 }
@@ -80,9 +84,17 @@ impl RouteApplier {
             retries: Retries::default(),
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
+            deletions: None,
             synced: false,
         };
         Ok((applier, report))
+    }
+
+    /// Watches for routes of ours that somebody else deletes.
+    #[must_use]
+    pub(crate) fn watching(mut self, deletions: Option<Deletions>) -> Self {
+        self.deletions = deletions;
+        self
     }
 
     /// Closes differences until the sender of `wanted` or of the events is gone.
@@ -136,11 +148,18 @@ impl RouteApplier {
         match event {
             RouteEvent::Seen(route, owner) => {
                 let is_news = self.report.lock().observed.seen(route, owner);
+                if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
+                    deletions.appeared(route, clock::now());
+                }
                 self.look_at(&route, is_news)
             }
             RouteEvent::Gone(route) => {
                 self.note_gone(&route);
                 let is_news = self.report.lock().observed.gone(&route);
+                let is_wanted = is_news && self.target.wants(&route);
+                if let Some(deletions) = self.deletions.as_mut().filter(|_| is_wanted) {
+                    deletions.gone(&route, clock::now());
+                }
                 self.look_at(&route, is_news)
             }
             RouteEvent::LinkChanged { ifindex } => {
@@ -277,6 +296,11 @@ impl RouteApplier {
                     self.retries.succeeded(route);
                     state.failing.remove(route);
                     state.observed.confirmed(change);
+                    if let Some(deletions) =
+                        self.deletions.as_mut().filter(|_| !matches!(change, RouteChange::Remove(_)))
+                    {
+                        deletions.appeared(*route, now);
+                    }
                     if matches!(change, RouteChange::Remove(_)) {
                         self.note_gone(route);
                     }
@@ -319,7 +343,7 @@ fn log_failure(change: &RouteChange, errno: i32, first: bool) {
     }
 }
 
-pub(super) async fn sleep_until(at: Option<BootTime>) {
+pub(crate) async fn sleep_until(at: Option<BootTime>) {
     match at {
         Some(at) => tokio::time::sleep(at.since(clock::now())).await,
         None => std::future::pending().await,

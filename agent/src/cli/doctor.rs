@@ -23,6 +23,9 @@ pub struct DoctorArguments {
     /// FRR's configuration [default: what vtysh says if it runs, else /etc/frr/frr.conf]
     #[arg(long, value_name = "FILE")]
     pub frr_conf: Option<PathBuf>,
+    /// Check the host for running beside Calico's Felix (CutoverRole = routes), whatever the settings say yet
+    #[arg(long)]
+    pub beside_felix: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -57,6 +60,7 @@ pub fn run(arguments: &DoctorArguments) -> Result<(), Failure> {
     };
     let report = doctor::examine(&Subject {
         configuration,
+        beside_felix: arguments.beside_felix,
         nova_conf: arguments.nova_conf.clone(),
         bgp: Files { bird: arguments.bird_conf.clone(), frr: arguments.frr_conf.clone() },
     });

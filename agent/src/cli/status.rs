@@ -4,7 +4,7 @@ use super::{ConfigFile, Failure, print};
 use crate::control::{self, Losses, Status};
 use crate::logging::printable;
 use crate::settings;
-use cutover_engine::view::EndpointView;
+use cutover_engine::view::{EndpointView, FelixView};
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -64,10 +64,11 @@ pub(super) fn refused(run_dir: &Path, error: &io::Error) -> Failure {
 /// Who answers, and how it stands.
 pub(super) fn heading(status: &Status) -> String {
     format!(
-        "host {}   agent {} (pid {})   attach {}   datastore {}",
+        "host {}   agent {} (pid {})   {}attach {}   datastore {}",
         status.hostname,
         status.version,
         status.pid,
+        if status.felix.is_some() { format!("role {}   ", status.role) } else { String::new() },
         status.attach,
         datastore(status)
     )
@@ -95,6 +96,12 @@ fn table(status: &Status) -> String {
     ];
     rows.extend(status.endpoints.iter().map(row));
     text.push_str(&align(&rows));
+    for conflict in status.felix.iter().flat_map(|felix| &felix.conflicts) {
+        let _ = writeln!(text, "ERROR: {conflict}");
+    }
+    if let Some(trouble) = status.felix.as_ref().and_then(|felix| felix.unreadable.as_ref()) {
+        let _ = writeln!(text, "Felix's chains cannot be seen: {trouble}");
+    }
     if !status.quarantine.is_empty() {
         let _ = writeln!(text, "cannot be read: {}", status.quarantine.len());
         for (name, reason) in &status.quarantine {
@@ -192,6 +199,9 @@ fn notes(endpoint: &EndpointView) -> String {
     if endpoint.not_here {
         notes.push("migration failed".to_owned());
     }
+    if let Some(felix) = endpoint.felix.as_ref().filter(|felix| !felix.missing.is_empty()) {
+        notes.push(missing_chains(felix));
+    }
     if let Some(kind) = &endpoint.announcement {
         notes.push(format!("announced by {kind}"));
     }
@@ -202,6 +212,14 @@ fn notes(endpoint: &EndpointView) -> String {
         notes.push(format!("elevated for {seconds:.1} s"));
     }
     if notes.is_empty() { "-".to_owned() } else { notes.join(", ") }
+}
+
+fn missing_chains(felix: &FelixView) -> String {
+    let what = felix.missing.join(", ");
+    match felix.for_ms {
+        Some(ms) => format!("not in Felix for {} s: {what}", ms / 1000),
+        None => format!("not in Felix: {what}"),
+    }
 }
 
 /// Columns as wide as their widest cell, the last one as it is.
@@ -231,6 +249,7 @@ pub(super) fn align(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::felix::Report;
     use cutover_engine::EndpointKey;
     use cutover_engine::machine::State;
     use cutover_engine::view::RouteView;
@@ -261,6 +280,7 @@ mod tests {
             announcement: Some("RARP".into()),
             announced_to_routed_ns: Some(93_400),
             elevated_for_seconds: None,
+            felix: None,
             migration: None,
         }
     }
@@ -293,6 +313,8 @@ mod tests {
             complete: true,
             losses: Losses::default(),
             quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
+            role: "routes".into(),
+            felix: Some(Report { conflicts: vec!["both write".into()], ..Report::default() }),
             unarmed: BTreeMap::from([("tap9".to_owned(), "no memory".to_owned())]),
             attach: "tcx".into(),
             endpoints: vec![endpoint()],
@@ -301,7 +323,9 @@ mod tests {
             route_writes: 2,
         };
         let text = table(&status);
-        let lines: Vec<_> = text.lines().collect();
+        let mut lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.remove(3), "ERROR: both write");
+        assert!(lines[0].contains("role routes"), "{}", lines[0]);
         assert_eq!(lines[1].find("INTERFACE"), lines[2].find("tapport1 (7)"));
         assert_eq!(lines[1].find("ROUTES"), lines[2].find("10.0.0.1/32 metric 512"));
         assert!(lines[2].ends_with("migration u1, announced by RARP, routed in 93 us"), "{}", lines[2]);

@@ -1,8 +1,8 @@
 //! The running agent, and other programs that would undo what it does.
 
 use super::finding::{Area, Check, Finding};
-use super::processes::{Process, Processes};
 use crate::control::Status;
+use crate::processes::{Process, Processes};
 use std::io;
 
 static RUNNING: Check = Check {
@@ -27,10 +27,16 @@ static WATCHES: Check = Check {
 
 pub(super) static CHECKS: &[&Check] = &[&RUNNING, &WATCHES, &OTHERS];
 
-pub(super) fn judge(processes: &Processes, agent: &io::Result<Status>, host: &str) -> Vec<Finding> {
+/// `felix_may` run beside the agent.
+pub(super) fn judge(
+    processes: &Processes,
+    agent: &io::Result<Status>,
+    host: &str,
+    felix_may: bool,
+) -> Vec<Finding> {
     let mut findings = vec![running(agent, host)];
     findings.extend(agent.as_ref().ok().into_iter().flat_map(watches));
-    findings.extend(others(processes, agent.as_ref().ok().map(|status| status.pid)));
+    findings.extend(others(processes, agent.as_ref().ok().map(|status| status.pid), felix_may));
     findings
 }
 
@@ -83,19 +89,15 @@ fn watches(status: &Status) -> Vec<Finding> {
     if findings.is_empty() { vec![WATCHES.ok("no tap is left that cannot be watched")] } else { findings }
 }
 
-fn others(processes: &Processes, agent: Option<u32>) -> Vec<Finding> {
+fn others(processes: &Processes, agent: Option<u32>, felix_may: bool) -> Vec<Finding> {
     let describe = |process: &Process| format!("{} (process {})", process.name, process.pid);
-    let felix = processes.named(&["calico-felix", "felix"]);
-    // In one image with other programs of Calico, Felix is an option.
-    let node = processes.named(&["calico-node"]).filter(|process| {
-        process.arguments.iter().any(|argument| argument.trim_start_matches('-') == "felix")
-    });
-    let mut findings: Vec<Finding> = felix
-        .chain(node)
+    let mut findings: Vec<Finding> = processes
+        .felix()
+        .filter(|_| !felix_may)
         .map(|process| {
             OTHERS.error(
                 format!("Calico's Felix runs here, too: {}", describe(process)),
-                "systemctl disable --now calico-felix",
+                "systemctl disable --now calico-felix, or CutoverRole = routes and docs/beside-felix.md",
             )
         })
         .collect();
@@ -141,6 +143,8 @@ mod tests {
             losses: Default::default(),
             quarantine: Default::default(),
             unarmed: Default::default(),
+            role: "full".into(),
+            felix: None,
             attach: "tcx".into(),
             endpoints: Vec::new(),
             kernel_routes: Vec::new(),
@@ -201,11 +205,14 @@ mod tests {
             ("/usr/bin/python3 /usr/bin/ovn-bgp-agent", Level::Notice),
             ("bird -c /etc/bird/bird.conf", Level::Ok),
         ] {
-            let found = others(&Processes(vec![process(5, "cutover agent"), process(6, line)]), Some(5));
+            let found =
+                others(&Processes(vec![process(5, "cutover agent"), process(6, line)]), Some(5), false);
             assert_eq!(found.len(), 1, "{line}");
             assert_eq!(found[0].level, expected, "{line}");
         }
+        let felix = Processes(vec![process(6, "calico-felix")]);
+        assert_eq!(others(&felix, None, true)[0].level, Level::Ok, "it may run beside");
         let alone = Processes(vec![process(6, "cutover agent -c other.cfg")]);
-        assert_eq!(others(&alone, None)[0].level, Level::Ok);
+        assert_eq!(others(&alone, None, false)[0].level, Level::Ok);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::command::answer;
 use super::finding::{Area, Check, Finding};
-use super::processes::Processes;
 use crate::clock::{KernelClock, kernel_clock};
+use crate::processes::Processes;
 use std::time::Duration;
 
 static SYNCHRONISED: Check = Check {

@@ -298,6 +298,7 @@ mod tests {
             announcement: None,
             announced_to_routed_ns: None,
             elevated_for_seconds: None,
+            felix: None,
             migration: None,
         };
         Status {
@@ -310,6 +311,8 @@ mod tests {
             losses: Default::default(),
             quarantine: Default::default(),
             unarmed: Default::default(),
+            role: "full".into(),
+            felix: None,
             attach: "tcx".into(),
             endpoints: vec![endpoint],
             kernel_routes: Vec::new(),

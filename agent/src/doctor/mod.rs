@@ -5,6 +5,7 @@
 //! [`examine`] and prints the [`Report`].
 
 mod agents;
+mod beside_felix;
 mod bgp;
 mod clock;
 mod command;
@@ -16,7 +17,6 @@ mod kernel;
 mod nova;
 mod oslo;
 mod privileges;
-mod processes;
 mod ready_command;
 pub mod reference;
 mod report;
@@ -28,19 +28,20 @@ pub use finding::{Area, Check, Finding, Level};
 pub use report::Report;
 
 use crate::control;
-use crate::settings::{Loaded, Settings};
-use processes::Processes;
+use crate::processes::Processes;
+use crate::settings::{Loaded, Role, Settings};
 use std::path::{Path, PathBuf};
 
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 12] = [
+    let areas: [&[&Check]; 13] = [
         settings::CHECKS,
         ready_command::CHECKS,
         kernel::CHECKS,
         privileges::CHECKS,
         agents::CHECKS,
+        beside_felix::CHECKS,
         run_dir::CHECKS,
         datastore::CHECKS,
         forwarding::CHECKS,
@@ -61,6 +62,8 @@ pub struct Subject {
     pub nova_conf: Vec<PathBuf>,
     /// Configuration files of the BGP daemon; empty to look for it.
     pub bgp: Files,
+    /// Felix is meant to run beside the agent, whatever the settings say yet.
+    pub beside_felix: bool,
 }
 
 /// The settings, as far as they could be read.
@@ -103,7 +106,11 @@ pub fn examine(subject: &Subject) -> Report {
     let status = running.as_ref().ok();
     findings.extend(kernel::judge(&kernel::Seen::look(settings)));
     findings.extend(privileges::judge(&privileges::Seen::look(proc, status.map(|status| status.pid))));
-    findings.extend(agents::judge(&processes, &running, settings.felix_hostname.as_str()));
+    let is_beside = subject.beside_felix || settings.cutover_role == Role::Routes;
+    findings.extend(agents::judge(&processes, &running, settings.felix_hostname.as_str(), is_beside));
+    if is_beside {
+        findings.extend(beside_felix::examine(&processes, settings, status, readable));
+    }
     findings.extend(run_dir::judge(&run_dir::Seen::look(&settings.cutover_run_dir)));
     if readable {
         findings.extend(datastore::examine(settings));

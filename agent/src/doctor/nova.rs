@@ -2,7 +2,7 @@
 
 use super::finding::{Area, Check, Finding};
 use super::oslo::{Entry, Files, boolean};
-use super::processes::Processes;
+use crate::processes::Processes;
 use crate::settings::{DatastoreType, Settings};
 use std::fs;
 use std::path::PathBuf;

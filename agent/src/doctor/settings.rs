@@ -86,7 +86,7 @@ fn convergence(settings: &Settings) -> Option<Finding> {
 
 /// The Neutron driver turns it on in a resource, so without those there is nothing to say.
 fn reporting(settings: &Settings, is_complete: bool) -> Option<Finding> {
-    if settings.datastore_type != DatastoreType::Etcdv3 || settings.endpoint_reporting_enabled {
+    if settings.datastore_type != DatastoreType::Etcdv3 || settings.reports_endpoints() {
         return None;
     }
     if !is_complete {

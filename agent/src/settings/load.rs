@@ -1,7 +1,7 @@
 //! From sources to settings: the first valid value of each wins, everything else is reported.
 
 use super::sources::{Given, Origin, Sources, resource_values, setting};
-use super::table::{Effect, Setting, Settings, TABLE};
+use super::table::{Effect, Role, Setting, Settings, TABLE};
 use crate::datastore::resource::FelixConfiguration;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -174,7 +174,9 @@ impl Loader {
             }
             match (setting.apply)(&mut self.loaded.settings, &given.text) {
                 Ok(()) => {
-                    if setting.effect == Effect::NotYet {
+                    if let Some(text) = self.for_felix(setting) {
+                        self.problem(Severity::Notice, setting.name, &given.origin, text.to_owned());
+                    } else if setting.effect == Effect::NotYet {
                         let is_missed = !given.text.eq_ignore_ascii_case(setting.default);
                         let severity = if is_missed { Severity::Warning } else { Severity::Notice };
                         let text = "this version has no use for it, it has no effect";
@@ -187,6 +189,27 @@ impl Loader {
             }
         }
         self.loaded.origins.insert(setting.name, Origin::BuiltIn);
+    }
+
+    /// What is made of a value by which Felix leaves something to this agent, and which both read. The role is known by then: it
+    /// comes earlier in the table.
+    fn for_felix(&self, setting: &Setting) -> Option<&'static str> {
+        let settings = &self.loaded.settings;
+        if settings.cutover_role != Role::Routes {
+            return None;
+        }
+        match setting.name {
+            "RouteSyncDisabled" if settings.route_sync_disabled => Some(
+                "taken as Felix's, which leaves routes to this agent (CutoverRole = routes); the routes are programmed",
+            ),
+            "EndpointReportingEnabled" if settings.endpoint_reporting_enabled => Some(
+                "taken as this agent's; see that Felix has FELIX_ENDPOINTREPORTINGENABLED=false in its own environment, or both report",
+            ),
+            "EndpointReportingEnabled" => Some(
+                "taken as Felix's, which leaves endpoint statuses to this agent (CutoverRole = routes); they are reported",
+            ),
+            _ => None,
+        }
     }
 
     fn report_invalid(&mut self, setting: &Setting, given: &Given, reason: &str) {

@@ -18,10 +18,11 @@ pub use file::SyntaxError;
 pub use load::{Loaded, Problem, Severity, load};
 pub use sources::{DEFAULT_FILE, Origin, Sources, SourcesError};
 pub use table::{
-    Attach, DatastoreType, Effect, LogFormat, LogSeverity, Reachability, Rules, Setting, Settings, Spoofing,
-    Switch, TABLE,
+    Attach, DatastoreType, Effect, LogFormat, LogSeverity, Reachability, Role, Rules, Setting, Settings,
+    Spoofing, Switch, TABLE,
 };
 pub use value::Secret;
+pub(crate) use value::parse_bool;
 
 use cutover_engine::model::{Policy, Priorities};
 
@@ -49,7 +50,14 @@ impl Settings {
             trigger: self.cutover_trigger,
             validation: self.cutover_validation,
             ready_command: self.cutover_ready_command.as_deref().map(Into::into),
+            awaits_chains: self.cutover_role == Role::Routes,
         }
+    }
+
+    /// Whether endpoint statuses are written to etcd. Where Felix has been told to leave them to this agent, the setting is Felix's.
+    #[must_use]
+    pub fn reports_endpoints(&self) -> bool {
+        self.cutover_role == Role::Routes || self.endpoint_reporting_enabled
     }
 
     /// Names of the settings that differ from `self` in `new` and are only read at start.
@@ -63,9 +71,9 @@ impl Settings {
     }
 
     /// What is in force once `new` was read by a running agent. The engine's endpoints are this host's by its name:
-    /// another one would make all of them another host's.
+    /// another one would make all of them another host's. The role decides what is started.
     #[must_use]
     pub fn reloaded(&self, new: Self) -> Self {
-        Self { felix_hostname: self.felix_hostname.clone(), ..new }
+        Self { felix_hostname: self.felix_hostname.clone(), cutover_role: self.cutover_role, ..new }
     }
 }

@@ -18,6 +18,26 @@ pub enum DatastoreType {
     Dir,
 }
 
+/// What of a host's data plane is the agent's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// All that this project does. No Felix runs here.
+    Full,
+    /// Routes, migrations and statuses. Felix runs beside the agent and keeps policy, heartbeat and sysctls.
+    Routes,
+}
+
+impl Role {
+    /// The word of the settings.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Routes => "routes",
+        }
+    }
+}
+
 /// How the program is attached to a tap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attach {
@@ -290,6 +310,9 @@ settings! {
     datastore_type: DatastoreType, "DatastoreType",
         Choice { words: &[("etcdv3", DatastoreType::Etcdv3), ("dir", DatastoreType::Dir)], none: None }, "etcdv3",
         LOCAL_FATAL_NEEDED, AtStart, "Where the resources are: an etcd cluster, or a directory of files.";
+    cutover_role: Role, "CutoverRole",
+        Choice { words: &[("full", Role::Full), ("routes", Role::Routes)], none: None }, "full",
+        LOCAL_FATAL_NEEDED, AtStart, "What of this host's data plane is the agent's: `full`, or `routes` beside Calico's Felix, which keeps policy, heartbeat and sysctls (docs/beside-felix.md).";
     cutover_datastore_dir: PathBuf, "CutoverDatastoreDir", RequiredPath, "/etc/cutover/resources",
         LOCAL_NEEDED, AtStart, "Directory with the resource files, for `DatastoreType = dir`; watched.";
     cutover_run_dir: PathBuf, "CutoverRunDir", RequiredPath, "/run/cutover",
@@ -373,11 +396,11 @@ settings! {
         LOCAL, AtStart, "Password of EtcdUsername.";
 
     endpoint_reporting_enabled: bool, "EndpointReportingEnabled", Bool, "false",
-        PLAIN, Live, "Whether endpoint status is written to etcd; a `dir` datastore always has its status files.";
+        PLAIN, Live, "Whether endpoint status is written to etcd; a `dir` datastore always has its status files, and with `CutoverRole = routes` it is always written.";
     endpoint_reporting_delay: Duration, "EndpointReportingDelaySecs", PERIOD, "1",
         PLAIN, Live, "Least time between two writes of one endpoint's status to etcd, unless somebody waits for the write; 0 for none.";
     reporting_interval: Duration, "ReportingIntervalSecs", PERIOD, "30",
-        PLAIN, Live, "Time between two heartbeats; 0 for none.";
+        PLAIN, Live, "Time between two heartbeats; 0 for none. With `CutoverRole = routes` they are Felix's.";
     reporting_ttl: Duration, "ReportingTTLSecs", PERIOD, "90",
         PLAIN, Live, "How long a heartbeat is valid.";
     endpoint_status_path_prefix: Option<PathBuf>, "EndpointStatusPathPrefix", Path, "/var/run/calico",
@@ -405,7 +428,7 @@ settings! {
     remove_external_routes: bool, "RemoveExternalRoutes", Bool, "true",
         PLAIN, NotYet, "Whether the existing agent removes others' routes from workload interfaces; this one never does.";
     route_sync_disabled: bool, "RouteSyncDisabled", Bool, "false",
-        PLAIN, NotYet, "Whether the existing agent leaves routes alone.";
+        PLAIN, NotYet, "Whether the existing agent leaves routes alone, as it has to beside `CutoverRole = routes`.";
     local_subnet_l2_reachability: Reachability, "LocalSubnetL2Reachability",
         Choice { words: &[("Disabled", Reachability::Disabled), ("PodsAndLoadBalancers", Reachability::PodsAndLoadBalancers)], none: None }, "Disabled",
         PLAIN, NotYet, "Whether the host answers ARP and neighbour solicitations for workloads.";

@@ -170,6 +170,39 @@ fn what_has_no_effect_is_a_warning_if_it_was_asked_for() {
     assert_eq!(found, [("HealthEnabled", Severity::Notice), ("RouteSyncDisabled", Severity::Warning)]);
 }
 
+/// Felix reads the same file and the same resources.
+#[test]
+fn what_felix_is_told_in_a_shared_place_is_said_and_does_not_stop_routes_or_reports() {
+    let shared = "RouteSyncDisabled = true\nEndpointReportingEnabled = false\n";
+    let loaded = load(&sources(&[("FELIX_CUTOVERROLE", "routes")], shared), &[]);
+    assert!(warnings(&loaded).is_empty(), "{:?}", warnings(&loaded));
+    let said: Vec<_> = loaded.problems.iter().map(|it| (it.setting.as_str(), it.text.as_str())).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said.iter().all(|(_, text)| text.contains("taken as Felix's")), "{said:?}");
+    assert!(loaded.settings.reports_endpoints() && loaded.settings.policy().awaits_chains);
+
+    let default = configuration("default", serde_json::json!({"endpointReportingEnabled": true}));
+    let loaded = load(&sources(&[], "CutoverRole = routes\n"), &[default]);
+    let said: Vec<_> = loaded.problems.iter().map(|it| it.text.as_str()).collect();
+    assert!(said.len() == 1 && said[0].contains("FELIX_ENDPOINTREPORTINGENABLED=false"), "{said:?}");
+
+    let full = load(&sources(&[], shared), &[]);
+    assert_eq!(warnings(&full).len(), 1, "it has no effect");
+    assert!(!full.settings.reports_endpoints() && !full.settings.policy().awaits_chains);
+}
+
+/// With a word that nobody knows, the agent would do everything beside a Felix that does the same.
+#[test]
+fn the_role_is_local_fatal_if_wrong_and_kept_until_the_next_start() {
+    assert_eq!(load(&sources(&[], "CutoverRole = router\n"), &[]).fatal().count(), 1);
+    let all = configuration("default", serde_json::json!({"cutoverRole": "routes"}));
+    assert_eq!(load(&sources(&[], ""), &[all]).settings.cutover_role, Role::Full);
+    let (full, routes) =
+        (load(&sources(&[], ""), &[]).settings, load(&sources(&[], "CutoverRole = routes\n"), &[]).settings);
+    assert_eq!(full.waiting_for_restart(&routes), ["CutoverRole"]);
+    assert_eq!(full.reloaded(routes).cutover_role, Role::Full);
+}
+
 #[test]
 fn annotations_win_over_the_spec_of_their_resource() {
     let mut own = configuration("default", serde_json::json!({"ipv4NormalRoutePriority": 2000}));

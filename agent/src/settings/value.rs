@@ -40,15 +40,20 @@ pub(super) fn interpret<K: Kind>(kind: &K, may_be_none: bool, text: &str) -> Res
 /// `true` and `false` and their synonyms.
 pub(super) struct Bool;
 
+/// The words that the existing agent takes as well.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "y" | "t" => Some(true),
+        "false" | "0" | "no" | "n" | "f" => Some(false),
+        _ => None,
+    }
+}
+
 impl Kind for Bool {
     type Value = bool;
 
     fn parse(&self, text: &str) -> Result<bool, String> {
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "y" | "t" => Ok(true),
-            "false" | "0" | "no" | "n" | "f" => Ok(false),
-            _ => Err("write true or false".into()),
-        }
+        parse_bool(text).ok_or_else(|| "write true or false".into())
     }
 
     fn none(&self) -> Option<bool> {

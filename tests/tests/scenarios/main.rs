@@ -5,6 +5,7 @@
 //! does) and of weaknesses of existing agents (W: what this one does better).
 
 mod announcements;
+mod beside_felix;
 mod commands;
 mod datastore;
 mod driver_orders;

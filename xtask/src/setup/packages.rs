@@ -22,6 +22,8 @@ pub(crate) const FOR_TESTS: &[Needed] = &[
     ("busybox", "busybox-static"),
     ("faketime", "faketime"),
     ("vtysh", "frr"),
+    ("nft", "nftables"),
+    ("iptables-nft", "iptables"),
 ];
 
 /// Whether packages may be installed.

@@ -68,6 +68,7 @@ impl Engine {
     pub(super) fn build(&mut self, now: BootTime) {
         let dirty = self.locals.take_dirty();
         self.keep_armings(now, &dirty);
+        self.keep_waiting(now, &dirty);
         let mut concerned = self.claim_interfaces(dirty);
         self.claim_prefixes(&mut concerned);
         // ORDER: in the order in which they are served, for the log. What is gone comes first.
@@ -234,8 +235,9 @@ impl Engine {
         }
         let link = self.link(interface);
         let open = self.open_question(local, link);
-        part.status = self.wanted_status(local, link, open.is_none());
-        part.check = self.check(local, open);
+        let passes = self.passes_filter(local);
+        part.status = self.wanted_status(local, link, passes && open.is_none());
+        part.check = self.check(local, open.filter(|_| passes));
         let Some(link) = link else { return part };
         part.placed.ifindex = Some(link.ifindex);
         part.interface = Some(wants::interface(&self.policy, &local.endpoint, link));

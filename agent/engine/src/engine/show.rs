@@ -34,6 +34,7 @@ impl Engine {
             announcement: None,
             announced_to_routed_ns: None,
             elevated_for_seconds: local.machine.elevated_until.map(|until| until.since(now).as_secs_f64()),
+            felix: self.felix_view(key, local, now),
             migration: None,
         };
         view.describe(&local.machine);

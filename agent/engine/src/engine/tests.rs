@@ -3,6 +3,7 @@
 mod absence;
 mod evidence;
 mod exhaustive;
+mod filter;
 mod fleet;
 mod held;
 mod host;

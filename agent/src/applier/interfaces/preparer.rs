@@ -51,7 +51,11 @@ pub(super) struct Preparer {
     observed: BTreeMap<NeighbourKey, MacAddr>,
     /// What is done is logged one by one.
     is_loud: bool,
+    felix_is_beside: bool,
 }
+
+/// What Felix has on each tap as it needs it for its own chains: they would be set to and fro.
+const LEFT_TO_FELIX: [&str; 2] = ["/route_localnet", "/rp_filter"];
 
 impl Preparer {
     pub(super) fn open(sysctl_root: &Path) -> Result<Self, OpenError> {
@@ -60,7 +64,12 @@ impl Preparer {
             socket: RouteSocket::open()?,
             observed: BTreeMap::new(),
             is_loud: true,
+            felix_is_beside: false,
         })
+    }
+
+    pub(super) const fn leave_to_felix(&mut self, felix_is_beside: bool) {
+        self.felix_is_beside = felix_is_beside;
     }
 
     pub(super) const fn is_loud(&self) -> bool {
@@ -109,6 +118,8 @@ impl Preparer {
         if ipv6 {
             settings.extend(Sysctls::ipv6(name));
         }
+        let is_left = |path: &str| LEFT_TO_FELIX.iter().any(|name| path.ends_with(name));
+        settings.retain(|setting| !(self.felix_is_beside && is_left(&setting.path)));
         self.ensure_all(&settings, || check_identity(ifindex, name).is_ok())?;
         // An interface of the same name may have taken the place of ours while its settings were written.
         check_identity(ifindex, name)?;

@@ -4,7 +4,7 @@ use super::{Family, Files, Wanted, daemons, examine};
 use crate::bgp::bird::Version;
 use crate::bgp::{self, Community, KernelMetric, Parameters, Peer, Peering, Priorities};
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::processes::{Process, Processes};
+use crate::processes::{Process, Processes};
 use crate::settings::{DatastoreType, Settings};
 
 fn parameters(peering: Peering, normal: u32, elevated: u32) -> Parameters {

@@ -8,8 +8,8 @@ mod frr;
 mod generated;
 
 use super::finding::{Area, Check, Finding};
-use super::processes::{Process, Processes};
 use crate::netlink::snapshot;
+use crate::processes::{Process, Processes};
 use crate::settings::{DatastoreType, Settings};
 use ipnet::IpNet;
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@
 
 use super::host::*;
 use crate::Engine;
+use crate::chains::{Chains, Piece, Pieces};
 use crate::fact::{Fact, Link};
 use crate::memory::{Found, Memory};
 use crate::model::{Endpoint, EndpointKey, LiveMigration, MigrationSource, MigrationTarget, Policy};
@@ -29,6 +30,7 @@ enum Event {
     LinkGone { ifindex: u32 },
     Configured { ifindex: u32, ready: bool },
     Policy { ipv6: bool, every_interface: bool, normal: u32 },
+    Chains { interface: usize, ipv4: bool, ipv6: bool },
     Announced,
     InSync { complete: bool },
     Passes(u64),
@@ -44,7 +46,8 @@ fn away(port: usize) -> EndpointKey {
 }
 
 fn policy(ipv6: bool, every_interface: bool, normal: u32) -> Policy {
-    let mut policy = Policy { hostname: "b".into(), ipv6_support: ipv6, ..Policy::default() };
+    let awaits_chains = normal == 1025;
+    let mut policy = Policy { hostname: "b".into(), ipv6_support: ipv6, awaits_chains, ..Policy::default() };
     if every_interface {
         policy.interface_prefixes.push("eth".into());
     }
@@ -88,6 +91,11 @@ fn facts(event: &Event) -> Vec<Fact> {
         Event::Policy { ipv6, every_interface, normal } => {
             vec![Fact::PolicyChanged(Box::new(policy(*ipv6, *every_interface, *normal)))]
         }
+        Event::Chains { interface, ipv4, ipv6 } => {
+            let of = |all: bool| if all { Pieces::ALL } else { Pieces::default().with(Piece::ToChain) };
+            let chains = Chains { ipv4: of(*ipv4), ipv6: of(*ipv6) };
+            vec![Fact::ChainsSeen { interface: INTERFACES[*interface].into(), chains }]
+        }
         Event::InSync { complete } => vec![Fact::InSync { complete: *complete }],
         Event::Announced | Event::Passes(_) | Event::Restarted => Vec::new(),
     }
@@ -113,6 +121,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (ifindex(), any::<bool>()).prop_map(|(ifindex, ready)| Event::Configured { ifindex, ready }),
         1 => (any::<bool>(), any::<bool>(), 1024..1026_u32)
             .prop_map(|(ipv6, every_interface, normal)| Event::Policy { ipv6, every_interface, normal }),
+        3 => (interface(), any::<bool>(), any::<bool>())
+            .prop_map(|(interface, ipv4, ipv6)| Event::Chains { interface, ipv4, ipv6 }),
         2 => Just(Event::Announced),
         1 => any::<bool>().prop_map(|complete| Event::InSync { complete }),
         3 => prop::sample::select(vec![1, 500, 2_000, 5_000, 30_000]).prop_map(Event::Passes),

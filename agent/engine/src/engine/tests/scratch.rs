@@ -22,6 +22,7 @@ impl Engine {
         let mut wanted = Wanted {
             leftovers_may_go: self.wanted.leftovers_may_go,
             known_interfaces: self.served.clone(),
+            chains_awaited: self.wanted.chains_awaited,
             ..Wanted::default()
         };
         let mut taken = Taken::default();
@@ -46,8 +47,9 @@ impl Engine {
     fn add(&self, wanted: &mut Wanted, taken: &mut Taken, key: &Arc<EndpointKey>, local: &Local) {
         let link = self.link(&local.endpoint.interface);
         let open = self.open_question(local, link);
-        wanted.statuses.insert(Arc::clone(key), self.wanted_status(local, link, open.is_none()));
-        if let Some(check) = self.check(local, open) {
+        let passes = self.passes_filter(local);
+        wanted.statuses.insert(Arc::clone(key), self.wanted_status(local, link, passes && open.is_none()));
+        if let Some(check) = self.check(local, open.filter(|_| passes)) {
             wanted.checks.insert(Arc::clone(key), check);
         }
         let Some(link) = link else { return };

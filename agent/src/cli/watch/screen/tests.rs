@@ -33,6 +33,7 @@ fn endpoint(number: usize) -> EndpointView {
         announcement: None,
         announced_to_routed_ns: None,
         elevated_for_seconds: None,
+        felix: None,
         migration: None,
     }
 }
@@ -48,6 +49,8 @@ fn status(endpoints: Vec<EndpointView>) -> Status {
         losses: Default::default(),
         quarantine: Default::default(),
         unarmed: Default::default(),
+        role: "full".into(),
+        felix: None,
         attach: "tcx".into(),
         endpoints,
         kernel_routes: Vec::new(),

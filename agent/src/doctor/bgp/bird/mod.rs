@@ -12,7 +12,7 @@ mod tests;
 
 use super::{CONFIGURATION, Daemon, VmRoute, Wanted};
 use crate::doctor::finding::Finding;
-use crate::doctor::processes::Process;
+use crate::processes::Process;
 use config::Config;
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ mod tests;
 
 use super::{CONFIGURATION, VmRoute, Wanted};
 use crate::doctor::finding::Finding;
-use crate::doctor::processes::{Process, Processes};
+use crate::processes::{Process, Processes};
 use config::Config;
 use running::Vtysh;
 use std::path::Path;

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 /// A process.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Process {
-    pub(super) pid: u32,
+pub(crate) struct Process {
+    pub(crate) pid: u32,
     /// The name of its program, as the kernel has it: at most 15 characters.
-    pub(super) name: String,
-    pub(super) arguments: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Process {
     /// The values that follow one of `options`, or are joined to it with `=`.
-    pub(super) fn values_of(&self, options: &[&str]) -> Vec<&str> {
+    pub(crate) fn values_of(&self, options: &[&str]) -> Vec<&str> {
         let mut values = Vec::new();
         let mut arguments = self.arguments.iter().map(String::as_str);
         while let Some(argument) = arguments.next() {
@@ -32,11 +32,11 @@ impl Process {
 
 /// The processes that share a network namespace with this thread.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Processes(pub(super) Vec<Process>);
+pub(crate) struct Processes(pub(crate) Vec<Process>);
 
 impl Processes {
     /// Those that may be looked at: all of them as root.
-    pub(super) fn of_this_namespace(proc: &Path) -> Self {
+    pub(crate) fn of_this_namespace(proc: &Path) -> Self {
         let Ok(namespace) = fs::read_link(proc.join("thread-self/ns/net")) else { return Self::default() };
         let pids = fs::read_dir(proc)
             .into_iter()
@@ -55,12 +55,22 @@ impl Processes {
     }
 
     /// Those whose program has one of these names.
-    pub(super) fn named<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a Process> {
+    pub(crate) fn named<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a Process> {
         self.0.iter().filter(|process| names.contains(&process.name.as_str()))
     }
 
+    /// Those that are Calico's Felix: in one image with other programs of Calico, Felix is an option.
+    pub(crate) fn felix(&self) -> impl Iterator<Item = &Process> {
+        let is_option = |argument: &String| argument.trim_start_matches('-') == "felix";
+        self.0.iter().filter(move |process| match process.name.as_str() {
+            "calico-felix" | "felix" => true,
+            "calico-node" => process.arguments.iter().any(is_option),
+            _ => false,
+        })
+    }
+
     /// Those with a program or a script of this name among their first arguments, as interpreted programs have it.
-    pub(super) fn running<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Process> {
+    pub(crate) fn running<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Process> {
         self.0.iter().filter(move |process| {
             let programs = process.arguments.iter().take(3);
             programs.map(|argument| argument.rsplit('/').next().unwrap_or_default()).any(|it| it == name)
