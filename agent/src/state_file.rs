@@ -159,7 +159,8 @@ mod tests {
             labels: [("a".to_owned(), "b".to_owned())].into(),
         };
         let machine = Machine { state: State::Live, uid: "u1".into(), ..Machine::default() };
-        Memory { endpoints: vec![Remembered { key, endpoint, machine, was_deleted: false }] }
+        let entry = Remembered { key, endpoint, machine, was_deleted: false };
+        Memory { endpoints: vec![entry], ..Memory::default() }
     }
 
     #[test]
@@ -206,7 +207,7 @@ mod tests {
             entry.key.endpoint = format!("port{number}");
             entry
         };
-        Memory { endpoints: (1..=3).map(entry).collect() }
+        Memory { endpoints: (1..=3).map(entry).collect(), ..Memory::default() }
     }
 
     #[test]

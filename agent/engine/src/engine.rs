@@ -1,6 +1,7 @@
 //! Puts resources, roles and machines together. See the crate documentation for how data flows.
 
 mod absence;
+mod aftermath;
 mod build;
 mod claims;
 mod filter;
@@ -26,6 +27,7 @@ use crate::time::BootTime;
 use crate::view::EndpointView;
 use crate::wanted::Wanted;
 use absence::Absences;
+use aftermath::Aftermaths;
 use build::Placed;
 use claims::Claims;
 use filter::WaitingEndpoints;
@@ -69,6 +71,7 @@ pub struct Engine {
     watched: Claims<IpNet>,
     absences: Absences,
     losses: Losses,
+    aftermaths: Aftermaths,
     notices: Vec<Notice>,
 }
 
@@ -84,7 +87,7 @@ impl Engine {
             .chain(remembered.map(|arming| arming.generation))
             .max()
             .unwrap_or(0);
-        Self {
+        let mut engine = Self {
             policy,
             locals: Locals::default(),
             remotes: BTreeSet::new(),
@@ -107,8 +110,11 @@ impl Engine {
             watched: Claims::default(),
             absences: Absences::default(),
             losses: Losses::default(),
+            aftermaths: Aftermaths::default(),
             notices: Vec::new(),
-        }
+        };
+        engine.recall_aftermaths(memory.aftermaths, memory.statuses_elsewhere);
+        engine
     }
 
     /// Takes one fact in.
@@ -142,6 +148,9 @@ impl Engine {
             Fact::ChainsSeen { interface, chains } => self.chains_seen(interface, chains),
             Fact::StatusWritten { endpoint, due_since, at } => self.status_written(&endpoint, due_since, at),
             Fact::StatusRemovedElsewhere(key) => self.status_removed_elsewhere(now, key),
+            Fact::StatusReportedElsewhere { endpoint, is_up, revision } => {
+                self.status_reported_elsewhere(now, &endpoint, is_up, revision);
+            }
             Fact::EndpointReady { endpoint, question } => self.endpoint_ready(&endpoint, question),
             Fact::EndpointLookedUp { endpoint, at, exists } => self.looked_up(now, &endpoint, at, exists),
             Fact::LossConfirmed => self.loss_confirmed(now),
@@ -163,6 +172,7 @@ impl Engine {
         self.wanted.chains_awaited = !self.waiting.is_empty();
         self.wanted.known_interfaces.clone_from(&self.served);
         self.wanted.leftovers_may_go = self.leftovers_may_go(now);
+        self.wanted.unknown_statuses_may_go = self.unknown_statuses_may_go(now);
         self.tell_losses();
         self.wanted != before
     }
@@ -179,6 +189,8 @@ impl Engine {
         let in_sync_since = self.in_sync_since?;
         let leftovers =
             (!self.losses.is_judged() && self.complete).then_some(in_sync_since + self.policy.grace);
+        let may_go = self.wanted.leftovers_may_go && !self.wanted.unknown_statuses_may_go;
+        let unknown_statuses = may_go.then_some(self.unknown_statuses_at(in_sync_since));
         self.locals
             .active()
             .flat_map(|(key, local)| {
@@ -187,7 +199,7 @@ impl Engine {
                 let machine = self.machine_deadline(local).filter(|_| !self.awaits_source(local));
                 [held, machine]
             })
-            .chain([leftovers, self.chains_deadline()])
+            .chain([leftovers, unknown_statuses, self.next_aftermath(), self.chains_deadline()])
             .flatten()
             .min()
     }
@@ -206,7 +218,12 @@ impl Engine {
             machine: Machine::clone(&local.machine),
             was_deleted: local.held_since.is_some() && !local.is_found_missing,
         });
-        Memory { endpoints: self.remembered.values().cloned().chain(living).collect() }
+        let (aftermaths, statuses_elsewhere) = self.aftermaths_memory();
+        Memory {
+            endpoints: self.remembered.values().cloned().chain(living).collect(),
+            aftermaths,
+            statuses_elsewhere,
+        }
     }
 
     /// Whether [`Engine::memory`] may have changed since this was asked last.
@@ -259,6 +276,12 @@ impl Engine {
         deadline.is_some_and(|deadline| deadline <= at)
     }
 
+    /// What is kept because it may be a mistake that it is gone keeps its statuses, too.
+    fn unknown_statuses_may_go(&self, now: BootTime) -> bool {
+        let is_over = self.in_sync_since.is_some_and(|since| self.unknown_statuses_at(since) <= now);
+        self.wanted.leftovers_may_go && is_over
+    }
+
     fn expire(&mut self, now: BootTime) {
         let (grace, convergence) = (self.policy.grace, self.policy.convergence);
         let active: Vec<Arc<EndpointKey>> = self.locals.active().map(|(key, _)| Arc::clone(key)).collect();
@@ -279,6 +302,7 @@ impl Engine {
                 self.note_transition(key, transition.flatten());
             }
         }
+        self.expire_aftermaths(now);
     }
 
     fn note_transition(&mut self, key: &EndpointKey, transition: Option<Transition>) {

@@ -75,6 +75,16 @@ pub enum Fact {
     /// The status that another host had reported for an endpoint disappeared, which takes the port out of
     /// service wherever its virtual machine runs (W35).
     StatusRemovedElsewhere(EndpointKey),
+    /// Another host has written the status of an endpoint. ORDER: told in the order of the datastore, because it matters
+    /// whether that was before or after the end of a migration.
+    StatusReportedElsewhere {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// Whether it is `up`.
+        is_up: bool,
+        /// The datastore's number of the write.
+        revision: i64,
+    },
     /// The ready command said that an endpoint is ready.
     EndpointReady {
         /// Which endpoint.

@@ -22,6 +22,10 @@ use serde::{Deserialize, Serialize};
 /// machine most probably runs at the source, and advertising it from here would cut it off.
 pub const UNRESOLVED_BOUND: Duration = Duration::from_secs(5);
 
+mod repeats;
+
+pub use repeats::Repeats;
+
 /// State of the machine. The names are those of the existing agent and of its documentation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum State {
@@ -188,9 +192,12 @@ pub struct Machine {
     /// Since when `up` has to be written even if that is what was reported last.
     #[serde(default)]
     pub report_due_since: Option<BootTime>,
-    /// As a source: something took the port out of service, and it is not yet known whether the virtual machine stays.
+    /// Another host's status of the port was removed, and it is not yet known whether the virtual machine stays or comes.
     #[serde(default)]
     pub disturbed: bool,
+    /// When `up` is written once more because another host's status of the port was removed.
+    #[serde(default)]
+    pub repeats: Option<Repeats>,
     /// Since when a migration away from here is over without a word about whether the virtual machine stays.
     #[serde(default)]
     pub undecided_since: Option<BootTime>,
@@ -202,7 +209,8 @@ impl Machine {
     /// Whether there is nothing to remember. A target in Base is one whose migration is known to be over.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let has_news = self.not_here || self.disturbed || self.undecided_since.is_some();
+        let has_news =
+            self.not_here || self.disturbed || self.undecided_since.is_some() || self.repeats.is_some();
         self.state == State::Base && self.role != Role::Target && !has_news
     }
 
@@ -231,7 +239,8 @@ impl Machine {
             State::Target => self.unresolved.and_then(|unresolved| unresolved.success_at(grace)),
             State::Base | State::Live => None,
         };
-        of_state.into_iter().chain(self.decided_at(grace)).min()
+        let repeat = self.repeats.map(Repeats::next_at);
+        of_state.into_iter().chain(self.decided_at(grace)).chain(repeat).min()
     }
 
     /// When the end of a migration away from here counts as one after which the virtual machine has stayed.
@@ -286,13 +295,14 @@ impl Machine {
                 self.undecided_since = None;
                 // Nova waits for the next target; a write from here would end its wait.
                 self.report_due_since = None;
+                self.repeats = None;
                 transition
             }
             Role::None if role_before == Role::Source => {
                 self.undecided_since = Some(now);
                 // What a target that has failed did to the port while it was one.
                 if core::mem::take(&mut self.disturbed) {
-                    self.port_disturbed(now);
+                    self.status_removed_elsewhere(now);
                 }
                 None
             }
@@ -326,6 +336,7 @@ impl Machine {
         self.unresolved = None;
         self.not_here = false;
         self.disturbed = false;
+        self.repeats = None;
         self.undecided_since = None;
     }
 
@@ -386,15 +397,29 @@ impl Machine {
     /// Something took the port out of service that this endpoint serves, unless it is one that waits for its virtual
     /// machine. Where one may be leaving, it counts from when the migration is over.
     pub fn port_disturbed(&mut self, now: BootTime) {
-        let is_here = match self.state {
-            State::Base => self.role == Role::None && !self.not_here,
-            State::Target => false,
-            State::Live | State::TimeWait => self.role != Role::Source,
-        };
-        if is_here {
+        if self.is_here() {
             self.report_due_since = Some(now);
         }
         self.disturbed |= self.role == Role::Source;
+    }
+
+    /// The status that another host had reported of the port was removed, which takes the port out of service, sooner or
+    /// later. Where a virtual machine is expected, it counts from when that has come.
+    pub fn status_removed_elsewhere(&mut self, now: BootTime) {
+        self.port_disturbed(now);
+        if self.is_here() {
+            self.repeats = Some(Repeats::after(now));
+        }
+        self.disturbed |= self.state == State::Target;
+    }
+
+    /// Whether the virtual machine runs here as far as anybody knows, and nobody waits for it elsewhere.
+    fn is_here(&self) -> bool {
+        match self.state {
+            State::Base => self.role == Role::None && !self.not_here,
+            State::Target => false,
+            State::Live | State::TimeWait => self.role != Role::Source,
+        }
     }
 
     /// What was due since `due_since` has been written.
@@ -429,6 +454,11 @@ impl Machine {
         if !self.is_due(now, grace) {
             return None;
         }
+        if let Some(repeats) = self.repeats.filter(|repeats| repeats.next_at() <= now) {
+            self.port_disturbed(now);
+            self.repeats = repeats.later_than(now);
+            return None;
+        }
         if self.decided_at(grace).is_some_and(|at| at <= now) {
             self.undecided_since = None;
             return None;
@@ -455,6 +485,9 @@ impl Machine {
         self.not_here = to == State::Base && input == Input::RoleGone(Outcome::Failure);
         if to == State::TimeWait && input != Input::Source {
             self.report_due_since = Some(now);
+        }
+        if from == State::Target && core::mem::take(&mut self.disturbed) {
+            self.status_removed_elsewhere(now);
         }
         if to == State::Base {
             self.phases.ended_at = Some(now);

@@ -2,6 +2,7 @@
 
 use crate::machine::Machine;
 use crate::model::{Endpoint, EndpointKey};
+use crate::time::BootTime;
 use crate::wanted::WantedRoute;
 use cutover_common::MacAddr;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,47 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Memory {
     /// One entry for each endpoint that has something to remember.
     pub endpoints: Vec<Remembered>,
+    /// Ports that were here, or on their way here, and have migrated a moment ago.
+    #[serde(default)]
+    pub aftermaths: Vec<Aftermath>,
+    /// Statuses of other hosts, of ports that are here or were: what of them is gone at the next start was removed meanwhile.
+    #[serde(default)]
+    pub statuses_elsewhere: Vec<StatusElsewhere>,
+}
+
+impl Memory {
+    /// Endpoints of other hosts that have to be followed from the start.
+    pub fn others(&self) -> impl Iterator<Item = &EndpointKey> {
+        let sources = self.endpoints.iter().filter_map(|entry| entry.machine.source.as_ref());
+        sources.chain(self.aftermaths.iter().flat_map(|aftermath| &aftermath.lives_on))
+    }
+}
+
+/// A port after its migration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Aftermath {
+    /// The endpoint that this host has, had or would have.
+    pub port: EndpointKey,
+    /// When something happened to the port last.
+    pub since: BootTime,
+    /// When the host where it lives has reported `up`, if it has since the migration.
+    pub reported_at: Option<BootTime>,
+    /// The uid of the migration.
+    pub uid: String,
+    /// This host had a part in it.
+    #[serde(default)]
+    pub is_ours: bool,
+    /// The port's endpoints on other hosts.
+    pub lives_on: BTreeSet<EndpointKey>,
+}
+
+/// A status that another host has reported.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusElsewhere {
+    /// Of which endpoint.
+    pub endpoint: EndpointKey,
+    /// Which write of it was seen last; the datastore's number, 0 if it is not known.
+    pub revision: i64,
 }
 
 /// One endpoint with something to remember.

@@ -19,14 +19,17 @@ pub struct Wanted {
     /// Routes of ours that nobody wants may be removed from interfaces without a known endpoint. False at
     /// start for a grace time, and as long as the datastore could not be read completely.
     pub leftovers_may_go: bool,
+    /// The same for statuses of ports of which this life has known no endpoint. They may belong to a port that has just
+    /// migrated, and removing one too early would take it out of service.
+    pub unknown_statuses_may_go: bool,
     /// Interfaces of endpoints, also of removed ones: routes of ours on them that are not in `routes` are removed at once.
     pub known_interfaces: SharedSet<u32>,
     /// Watches by ifindex.
     pub watches: SharedMap<u32, WantedWatch>,
     /// Interface settings by ifindex.
     pub interfaces: SharedMap<u32, WantedInterface>,
-    /// Status of each endpoint of this host that is to be reported, and of each port that is migrating, here or elsewhere:
-    /// there it stays as reported if there is no such endpoint here. What is not here has its status removed.
+    /// Status of each endpoint of this host that is to be reported, and of each port that is migrating or has migrated a moment
+    /// ago, here or elsewhere: there it stays as reported if there is no such endpoint here. What is not here has its status removed.
     pub statuses: SharedMap<Arc<EndpointKey>, WantedStatus>,
     /// An endpoint waits for Felix's chains (`CutoverRole = routes`): whoever cannot be told of them looks more often.
     pub chains_awaited: bool,
@@ -80,7 +83,7 @@ pub struct WantedInterface {
 }
 
 /// What is to be reported about one endpoint.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WantedStatus {
     /// The status.
     pub status: Status,
@@ -91,13 +94,15 @@ pub struct WantedStatus {
     /// migration says nothing to whoever waits for the target, and an equal value written again heals a port
     /// that something else took out of service (W15, W35).
     pub due_since: Option<BootTime>,
+    /// The uid of the migration that a due write is about. For information only.
+    pub migration: Option<Arc<str>>,
 }
 
 impl WantedStatus {
     /// A status that is written if it differs from what is there.
     #[must_use]
     pub const fn of(status: Status) -> Self {
-        Self { status, is_awaited: false, due_since: None }
+        Self { status, is_awaited: false, due_since: None, migration: None }
     }
 }
 

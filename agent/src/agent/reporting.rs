@@ -7,7 +7,7 @@
 
 use super::parts::Parts;
 use crate::applier::{WantedReceiver, statuses};
-use crate::datastore::etcd::{Cluster, Keys, OwnStatuses, StatusRemovals, Writer};
+use crate::datastore::etcd::{Cluster, Keys, OwnStatuses, Writer};
 use crate::heartbeat::{self, Cadence};
 use crate::settings::{Role, Settings};
 use cutover_engine::Fact;
@@ -61,13 +61,12 @@ impl Reporting {
         &self,
         parts: &mut Parts,
         (cluster, keys): (Cluster, Keys),
-        (removals, own): (StatusRemovals, OwnStatuses),
+        own: OwnStatuses,
         ready: watch::Receiver<bool>,
         wanted: WantedReceiver,
         facts: mpsc::UnboundedSender<Fact>,
     ) {
         let writer = Writer::new(cluster);
-        parts.start("the listener to removed statuses", pass_on(removals, facts.clone()));
         if let Some(cadence) = &self.cadence {
             let (writer, keys, ready, wanted) = (writer.clone(), keys.clone(), ready.clone(), wanted.clone());
             parts.start("the heartbeat", heartbeat::run(writer, keys, cadence.subscribe(), ready, wanted));
@@ -86,11 +85,4 @@ impl Reporting {
 
 const fn cadence(settings: &Settings) -> Cadence {
     Cadence { interval: settings.reporting_interval, lifetime: settings.reporting_ttl }
-}
-
-async fn pass_on(mut removals: StatusRemovals, facts: mpsc::UnboundedSender<Fact>) {
-    while let Some(endpoint) = removals.recv().await {
-        // The agent is about to end if nobody listens.
-        let _: Result<(), _> = facts.send(Fact::StatusRemovedElsewhere(endpoint));
-    }
 }

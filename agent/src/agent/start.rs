@@ -130,11 +130,10 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         DatastoreType::Etcdv3 => {
             let cluster = Cluster::new(&settings)?;
             let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
-            let sources = memory.endpoints.iter().filter_map(|entry| entry.machine.source.clone());
-            let (etcd, removals) = Etcd::start(cluster.clone(), keys.clone(), sources);
+            let (etcd, own) = Etcd::start(cluster.clone(), keys.clone(), &memory);
             questions = Some(etcd.questions());
             let (ready, facts_in) = (etcd.ready(), facts_in.clone());
-            reporting.start_etcd(&mut parts, (cluster, keys), removals, ready, wanted.subscribe(), facts_in);
+            reporting.start_etcd(&mut parts, (cluster, keys), own, ready, wanted.subscribe(), facts_in);
             Datastore::Etcd(etcd)
         }
     };
@@ -203,7 +202,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
 
     let mut engine = Engine::new(settings.policy(), memory, found);
     if questions.is_some() {
-        engine = engine.asking();
+        engine = engine.asking().with_driver();
     }
     let mut agent = Agent {
         engine,

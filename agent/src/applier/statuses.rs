@@ -20,7 +20,7 @@ struct Document {
 }
 
 /// The status in a value, unless it is something else.
-fn parse(value: &[u8]) -> Option<String> {
+pub(crate) fn parse(value: &[u8]) -> Option<String> {
     serde_json::from_slice::<Document>(value).ok().map(|document| document.status)
 }
 

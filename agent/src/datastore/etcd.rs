@@ -23,6 +23,7 @@ pub use writer::Writer;
 use super::{EVENTS_MAX, Event, Quarantine, Standing};
 use crate::applier::BackOff;
 use crate::clock;
+use cutover_engine::memory::Memory;
 use cutover_engine::model::EndpointKey;
 use session::{Outputs, Reader, Stop};
 use std::collections::BTreeSet;
@@ -30,10 +31,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-
-/// Endpoints of other hosts whose host removed the status that it had reported about them (W35). Only endpoints that share a
-/// port with one of this host, by a migration from or to here.
-pub type StatusRemovals = mpsc::UnboundedReceiver<EndpointKey>;
 
 /// What happens to the statuses that this host reports, whoever does it.
 pub type OwnStatuses = mpsc::UnboundedReceiver<OwnStatus>;
@@ -70,32 +67,22 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Begins to follow the cluster, however long it takes to reach it. `remembered` are endpoints of other hosts that matter
+    /// Begins to follow the cluster, however long it takes to reach it. `remembered` says which endpoints of other hosts matter
     /// because of the agent's last life.
     #[must_use]
-    pub fn start(
-        cluster: Cluster,
-        keys: Keys,
-        remembered: impl IntoIterator<Item = EndpointKey>,
-    ) -> (Self, (StatusRemovals, OwnStatuses)) {
+    pub fn start(cluster: Cluster, keys: Keys, remembered: &Memory) -> (Self, OwnStatuses) {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let (removals_in, removals) = mpsc::unbounded_channel();
         let first = number(keys.host()) % cluster.endpoints().len();
         let (questions, questions_out) = mpsc::unbounded_channel();
         let (ready_in, ready) = watch::channel(false);
         let (own_in, own_statuses) = mpsc::unbounded_channel();
         let standing = Standing::default();
-        let outputs = Outputs {
-            events: sender,
-            removals: removals_in,
-            own_statuses: own_in,
-            ready: ready_in,
-            standing: standing.clone(),
-        };
+        let outputs =
+            Outputs { events: sender, own_statuses: own_in, ready: ready_in, standing: standing.clone() };
         let reader = Reader::new(keys, remembered, outputs, questions_out);
         let quarantine = reader.quarantine();
         let task = tokio::spawn(run(reader, cluster, first, standing.clone()));
-        (Self { events, questions, ready, quarantine, standing, task }, (removals, own_statuses))
+        (Self { events, questions, ready, quarantine, standing, task }, own_statuses)
     }
 
     /// Where to send endpoints of which the datastore has to say whether it has them. The answers are facts; there is none

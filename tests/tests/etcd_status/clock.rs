@@ -1,6 +1,6 @@
 //! The wall clock jumps by hours, forward and back, in every state: nothing depends on it but what people read.
 
-use super::cloud::Cloud;
+use super::cloud::{Cloud, TIDIED};
 use cutover_agent::clock;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::wall_clock::WallClock;
@@ -74,7 +74,7 @@ fn a_wall_clock_that_jumps_changes_nothing() {
         "{elevated:?}"
     );
     // At the end of the migration, and when the source's status went.
-    wait::until(wait::SOON, "the source's status goes", || cloud.status(SOURCE).is_none());
+    wait::until(TIDIED, "the source's status goes", || cloud.status(SOURCE).is_none());
     wait::until(wait::SOON, "reported after that", || cloud.status_pair(TARGET).writes == ready.writes + 2);
 
     held(&cloud, &wall);

@@ -7,6 +7,10 @@ use cutover_tests::resources::{felix_configuration, new_uid};
 use cutover_tests::scene::{Node, SOURCE, TARGET};
 use cutover_tests::{Etcd, Lab, Port, wait};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// When the status of a port that lives elsewhere has gone: it stays until all who wait for the port have heard of it.
+pub(crate) const TIDIED: Duration = Duration::from_secs(40);
 
 /// Fields go in this order, the lab last.
 pub(crate) struct Cloud {

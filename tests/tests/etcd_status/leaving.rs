@@ -1,7 +1,7 @@
 //! What is reported about a port whose machine leaves, is expected in vain, or goes elsewhere: nothing that makes Nova's wait
 //! fail, and nothing that takes the port of a running machine out of service for longer than it takes to say otherwise.
 
-use super::cloud::Cloud;
+use super::cloud::{Cloud, TIDIED};
 use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
 use cutover_tests::{frames, wait};
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn a_source_that_loses_its_carrier_takes_no_port_out_of_service() {
 
     cloud.withdraw(TARGET);
     cloud.unbind(SOURCE);
-    wait::until(wait::SOON, "the source's key goes", || cloud.status(SOURCE).is_none());
+    wait::until(TIDIED, "the source's key goes", || cloud.status(SOURCE).is_none());
     let reported = cloud.reported(SOURCE);
     assert!(!reported[reported.len() - 2..].contains(&Some(DOWN.into())), "{reported:?}");
     assert_eq!(cloud.status(TARGET).as_deref(), Some(UP));
@@ -95,7 +95,7 @@ fn a_target_that_is_given_up_for_another_one_makes_no_wait_fail() {
     cloud.unbind(SOURCE);
     cloud.unbind(ELSEWHERE);
     cloud.bind(SOURCE);
-    wait::until(wait::SOON, "the status goes", || cloud.status(TARGET).is_none());
+    wait::until(TIDIED, "the status goes", || cloud.status(TARGET).is_none());
     wait::until(wait::SOON, "the source reports after that", || {
         let pair = cloud.status_pair(SOURCE);
         pair.modified > at_source.modified && !cloud.existed(&cloud.status_key(TARGET), pair.modified)
@@ -121,7 +121,7 @@ fn a_target_makes_up_for_what_a_target_before_it_does() {
     cloud.target.wait_metrics(&cloud.port, &[ELEVATED]);
     cloud.withdraw(TARGET);
     cloud.unbind(SOURCE);
-    wait::until(wait::SOON, "the source's key goes", || cloud.status(SOURCE).is_none());
+    wait::until(TIDIED, "the source's key goes", || cloud.status(SOURCE).is_none());
     wait::until(wait::SOON, "the target reports after that", || {
         !cloud.existed(&cloud.status_key(SOURCE), cloud.status_pair(TARGET).modified)
     });

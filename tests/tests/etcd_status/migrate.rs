@@ -1,6 +1,6 @@
 //! `cutover migrate` against etcd: the driver's keys in the driver's order, with real agents on both sides.
 
-use super::cloud::Cloud;
+use super::cloud::{Cloud, TIDIED};
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
 use cutover_tests::{frames, wait};
 use serde_json::Value;
@@ -100,7 +100,7 @@ fn a_migration_there_and_back() {
     assert_eq!(there, [[true, true], [false, true], [false, false]]);
     cloud.target.wait_metrics(&cloud.port, &[NORMAL]);
     cloud.source.wait_metrics(&cloud.port, &[]);
-    wait::until(wait::SOON, "the source's status goes", || cloud.status(SOURCE).is_none());
+    wait::until(TIDIED, "the source's status goes", || cloud.status(SOURCE).is_none());
 
     // And back, with the gap of the legacy way.
     let _began = said(&migrate(&cloud, &["begin", "--to", SOURCE]));
@@ -145,7 +145,7 @@ fn a_rollback_with_and_without_the_gap_touches_no_route() {
         assert_eq!(after == before, arguments.len() == 1, "the uid is new with the gap");
         assert_eq!(cloud.etcd.value(&endpoint_key(&cloud, TARGET)), None);
         assert_eq!(cloud.etcd.value(&cloud.migration_key(TARGET)), None);
-        wait::until(wait::SOON, "the target's status goes", || cloud.status(TARGET).is_none());
+        wait::until(TIDIED, "the target's status goes", || cloud.status(TARGET).is_none());
         cloud.wait_status(SOURCE, "up");
     }
     for to in cloud.port.routed() {

@@ -1,5 +1,6 @@
 //! Two regions in one etcd, with equal names for everything: neither sees anything of the other.
 
+use super::cloud::TIDIED;
 use cutover_agent::datastore::etcd::Keys;
 use cutover_engine::EndpointKey;
 use cutover_tests::resources::{felix_configuration, new_uid};
@@ -130,7 +131,7 @@ fn equal_names_in_two_regions_do_not_disturb_one_another() {
     east.unbind(&etcd, SOURCE);
     east.source.unplug();
     east.target.wait_metrics(&east.port, &[NORMAL]);
-    wait::until(wait::SOON, "the source's status goes", || !east.has_status(&etcd, SOURCE));
+    wait::until(TIDIED, "the source's status goes", || !east.has_status(&etcd, SOURCE));
 
     // Whatever the agents of the west would have done, they have done before they say that they live.
     for host in [SOURCE, TARGET] {

@@ -236,7 +236,7 @@ impl Engine {
         let link = self.link(interface);
         let open = self.open_question(local, link);
         let passes = self.passes_filter(local);
-        part.status = self.wanted_status(local, link, passes && open.is_none());
+        part.status = self.wanted_status(key, local, link, passes && open.is_none());
         part.check = self.check(local, open.filter(|_| passes));
         let Some(link) = link else { return part };
         part.placed.ifindex = Some(link.ifindex);
@@ -290,10 +290,10 @@ impl Engine {
     }
 
     /// Neutron takes the removal of any host's status for a failure of the port, and Nova, which waits for the port while it is
-    /// migrating, gives up. So what was reported stays as long as the port migrates anywhere.
+    /// migrating, gives up. So what was reported stays as long as the port migrates anywhere, and for some time after.
     fn withdraw_status(&mut self, key: &Arc<EndpointKey>) {
         let kept = WantedStatus::of(Status::AsReported);
-        if !self.is_migrating(key) {
+        if !self.is_migrating(key) && !self.has_aftermath(key) {
             self.wanted.statuses.remove(key.as_ref());
         } else if self.wanted.statuses.get(key.as_ref()) != Some(&kept) {
             self.wanted.statuses.insert(Arc::clone(key), kept);

@@ -30,7 +30,8 @@ impl Engine {
         if self.is_local(&key) {
             return;
         }
+        self.forget_status_elsewhere(&key);
         let here = self.same_port_here(&key);
-        self.locals.change(&here, |local| local.machine.port_disturbed(now));
+        self.locals.change(&here, |local| local.machine.status_removed_elsewhere(now));
     }
 }

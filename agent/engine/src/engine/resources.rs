@@ -14,6 +14,7 @@ impl Engine {
         self.absences.answered(&key);
         if !self.is_local(&key) {
             self.remotes.insert(key.clone());
+            self.port_changed(now, &key);
             // Before the datastore is in sync this may be the endpoint that was there all the time.
             if self.in_sync_since.is_some()
                 && let Some(target) = self.target_from(&key)
@@ -25,10 +26,11 @@ impl Engine {
         endpoint.labels = self.locals.labels.share(endpoint.labels);
         if self.locals.contains_key(&key) {
             let returned = self.locals.change(&key, |local| {
+                let stays = local.machine.undecided_since.is_some();
                 local.machine.endpoint_written();
                 let was_held = local.held_since.take().is_some();
-                if was_held {
-                    // A driver that creates an endpoint anew has taken its port down before (W15).
+                if was_held || stays {
+                    // A driver that creates an endpoint anew, or ends a migration, has taken its port down before (W15).
                     local.machine.port_disturbed(now);
                 }
                 (local.unseen, local.is_found_missing, local.is_suspect) = (false, false, false);
@@ -49,10 +51,11 @@ impl Engine {
 
     pub(super) fn endpoint_removed(&mut self, now: BootTime, key: &EndpointKey) {
         if !self.is_local(key) {
-            if self.remotes.remove(key)
-                && let Some(target) = self.target_from(key)
-            {
-                self.locals.change(&target, |local| local.machine.source_removed(now));
+            if self.remotes.remove(key) {
+                self.port_changed(now, key);
+                if let Some(target) = self.target_from(key) {
+                    self.locals.change(&target, |local| local.machine.source_removed(now));
+                }
             }
             return;
         }
@@ -106,6 +109,8 @@ impl Engine {
             self.note(key, &before, &local.machine, transition);
         }
         self.notices.push(Notice::Removed { endpoint: key.clone() });
+        self.port_changed(now, key);
+        self.forget_uninteresting(key);
     }
 
     pub(super) fn migration_written(&mut self, now: BootTime, name: String, migration: LiveMigration) {
@@ -114,6 +119,7 @@ impl Engine {
         }
         self.notices.push(Notice::MigrationWritten { name: name.clone(), migration: migration.clone() });
         self.touch_ports(&migration);
+        self.call_off(&migration);
         let mut concerned = self.concerned(&migration);
         if let Some(before) = self.migrations.insert(name, migration) {
             self.touch_ports(&before);
@@ -126,8 +132,21 @@ impl Engine {
         let Some(migration) = self.migrations.remove(name) else { return };
         self.notices.push(Notice::MigrationRemoved { name: name.to_owned(), uid: migration.uid.clone() });
         self.touch_ports(&migration);
+        self.migration_ended(now, &migration);
         let concerned = self.concerned(&migration);
         self.assign_roles(now, concerned);
+    }
+
+    /// A migration begins, and Nova may wait for its target: nothing is removed, and nothing is written again because of what was
+    /// removed before.
+    fn call_off(&mut self, migration: &LiveMigration) {
+        self.migration_began(migration);
+        for side in migration.endpoints() {
+            let here = self.same_port_here(side);
+            if self.locals.get(&here).is_some_and(|local| local.machine.repeats.is_some()) {
+                self.locals.change(&here, |local| local.machine.repeats = None);
+            }
+        }
     }
 
     /// What this host has reported about a port may stay only because the port is migrating.

@@ -38,6 +38,10 @@ impl Engine {
         for key in &keys {
             self.compare_source(now, key);
         }
+        // Who died a moment after a migration may have missed what the driver did to the port then.
+        for key in keys.iter().filter(|key| self.has_aftermath(key)).cloned().collect::<Vec<_>>() {
+            self.locals.change(&key, |local| local.machine.port_disturbed(now));
+        }
     }
 
     /// What became of the source of an unresolved migration while nobody was looking.

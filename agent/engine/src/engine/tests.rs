@@ -1,6 +1,8 @@
 //! The engine from outside, and a little from inside: what it remembers and what it wants.
 
 mod absence;
+mod aftermath;
+mod driver;
 mod evidence;
 mod exhaustive;
 mod filter;

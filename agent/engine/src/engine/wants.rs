@@ -5,7 +5,7 @@ use super::build::Placed;
 use super::locals::Local;
 use crate::fact::Link;
 use crate::machine::{Arming, State};
-use crate::model::{Endpoint, Policy};
+use crate::model::{Endpoint, EndpointKey, Policy};
 use crate::wanted::{Question, Status, WantedCheck, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -54,13 +54,27 @@ impl Engine {
         })
     }
 
-    pub(super) fn wanted_status(&self, local: &Local, link: Option<&Link>, is_ready: bool) -> WantedStatus {
+    pub(super) fn wanted_status(
+        &self,
+        key: &EndpointKey,
+        local: &Local,
+        link: Option<&Link>,
+        is_ready: bool,
+    ) -> WantedStatus {
         let status = match self.status(local, link) {
             Status::Up if !is_ready => Status::AsReported,
             status => status,
         };
         let due_since = local.machine.report_due_since.filter(|_| status == Status::Up);
-        WantedStatus { status, is_awaited: local.machine.state == State::Target, due_since }
+        let migration = due_since.and_then(|_| self.migration_of(key, local)).map(Arc::from);
+        WantedStatus { status, is_awaited: local.machine.state == State::Target, due_since, migration }
+    }
+
+    /// The uid of the migration that a report is about: the one that confers a role, or the last one.
+    fn migration_of<'a>(&'a self, key: &EndpointKey, local: &'a Local) -> Option<&'a str> {
+        let machine = &local.machine;
+        let known = [Some(machine.role_uid.as_str()), self.last_migration(key), Some(machine.uid.as_str())];
+        known.into_iter().flatten().find(|uid| !uid.is_empty())
     }
 
     /// The status to report.

@@ -161,7 +161,7 @@ mod tests {
             .iter()
             .map(|(endpoint, status)| (Arc::new(key(endpoint)), WantedStatus::of(*status)))
             .collect();
-        Arc::new(Wanted { statuses, leftovers_may_go: true, ..Wanted::default() })
+        Arc::new(Wanted { statuses, unknown_statuses_may_go: true, ..Wanted::default() })
     }
 
     fn reconcile(directory: &Path, wanted: &Wanted) -> Result<(), StatusError> {

@@ -33,8 +33,20 @@ pub(super) enum Action {
         status: &'static str,
         /// What [`Fact::StatusWritten`] has to repeat.
         due_since: Option<BootTime>,
+        /// The uid of the migration that the write is about, for the log.
+        migration: Option<Arc<str>>,
     },
     Remove,
+}
+
+impl Action {
+    /// What is there afterwards.
+    pub(super) const fn status(&self) -> Option<&'static str> {
+        match self {
+            Self::Write { status, .. } => Some(*status),
+            Self::Remove => None,
+        }
+    }
 }
 
 /// A step that is left, for a look.
@@ -74,7 +86,7 @@ pub(super) struct Planner {
     name: Name,
     /// What was wanted when it was last compared.
     taken: SharedMap<Arc<EndpointKey>, WantedStatus>,
-    leftovers_may_go: bool,
+    unknown_may_go: bool,
     /// Everything has to be compared, not only what is wanted otherwise than before.
     is_stale: bool,
     /// The most urgent ones first.
@@ -93,7 +105,7 @@ impl Planner {
         Self {
             name: Box::new(name),
             taken: SharedMap::default(),
-            leftovers_may_go: false,
+            unknown_may_go: false,
             is_stale: true,
             left: BTreeMap::new(),
             done: BTreeMap::new(),
@@ -112,8 +124,9 @@ impl Planner {
     pub(super) fn compare(&mut self, wanted: &Wanted, observed: &Observed) {
         let before = std::mem::replace(&mut self.taken, wanted.statuses.clone());
         let taken = self.taken.clone();
-        let is_stale = std::mem::take(&mut self.is_stale) || self.leftovers_may_go != wanted.leftovers_may_go;
-        self.leftovers_may_go = wanted.leftovers_may_go;
+        let is_stale =
+            std::mem::take(&mut self.is_stale) || self.unknown_may_go != wanted.unknown_statuses_may_go;
+        self.unknown_may_go = wanted.unknown_statuses_may_go;
         for Difference { key: endpoint, before, now } in taken.differences(&before) {
             self.come += u64::from(before.is_none());
             let name = (self.name)(endpoint);
@@ -137,7 +150,7 @@ impl Planner {
         let mut named = BTreeSet::new();
         for (endpoint, status) in self.taken.iter() {
             let name = (self.name)(endpoint);
-            if let Some((urgency, action)) = self.write(endpoint, *status, observed.get(&name)) {
+            if let Some((urgency, action)) = self.write(endpoint, status, observed.get(&name)) {
                 self.left.insert((urgency, name.clone()), action);
             }
             named.insert(name);
@@ -152,7 +165,7 @@ impl Planner {
     /// At first, what nobody wants may belong to an endpoint that the driver has taken away for a moment, or that
     /// cannot be read.
     fn may_go(&self, name: &str) -> bool {
-        self.leftovers_may_go || self.given_up.contains(name)
+        self.unknown_may_go || self.given_up.contains(name)
     }
 
     fn look_at(&mut self, endpoint: &Arc<EndpointKey>, observed: &Observed) {
@@ -161,7 +174,7 @@ impl Planner {
             self.left.remove(&(urgency, name.clone()));
         }
         let step = match self.taken.get(endpoint.as_ref()) {
-            Some(status) => self.write(endpoint, *status, observed.get(&name)),
+            Some(status) => self.write(endpoint, status, observed.get(&name)),
             None => (observed.contains_key(&name) && self.may_go(&name))
                 .then_some((Urgency::Remove, Action::Remove)),
         };
@@ -183,7 +196,7 @@ impl Planner {
     fn write(
         &self,
         endpoint: &Arc<EndpointKey>,
-        wanted: WantedStatus,
+        wanted: &WantedStatus,
         observed: Option<&Option<String>>,
     ) -> Option<(Urgency, Action)> {
         let status = match wanted.status {
@@ -201,7 +214,8 @@ impl Planner {
             (false, Some(_)) => Urgency::Due,
             (false, None) => Urgency::Write,
         };
-        Some((urgency, Action::Write { endpoint: Arc::clone(endpoint), status, due_since }))
+        let (endpoint, migration) = (Arc::clone(endpoint), wanted.migration.clone());
+        Some((urgency, Action::Write { endpoint, status, due_since, migration }))
     }
 
     /// A step was carried out. Returns what the engine has to know.
@@ -215,7 +229,7 @@ impl Planner {
                 self.is_stale |= step.come != self.come;
                 None
             }
-            Action::Write { endpoint, status, due_since } => {
+            Action::Write { endpoint, status, due_since, .. } => {
                 observed.insert(step.name.clone(), Some((*status).to_owned()));
                 if !self.taken.contains_key(endpoint.as_ref()) {
                     self.given_up.insert(step.name.clone());

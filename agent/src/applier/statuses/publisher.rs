@@ -15,7 +15,7 @@ use crate::datastore::etcd::{OwnStatus, OwnStatuses};
 use crate::logging::one_line;
 use cutover_engine::{BootTime, Fact};
 use paced::Paced;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -99,13 +99,19 @@ pub(super) struct Publisher<S: Store> {
     reading: JoinSet<Result<Observed, RequestError<S::Error>>>,
     /// Something was written since that began, so that what it brings may be older than what is known.
     is_outdated: bool,
+    /// Something was seen to happen since that began, which what it brings may not show.
+    is_overtaken: bool,
     /// The last read failed, and this was said.
     is_unread: bool,
     retries: Retries<String>,
     running: JoinSet<Ended<S::Error>>,
-    in_flight: BTreeSet<String>,
+    /// Names that are being written, with what was seen of them meanwhile.
+    in_flight: BTreeMap<String, Option<Seen>>,
     paced: Paced,
 }
+
+/// What a name was seen to hold; nothing if it was seen to go.
+type Seen = Option<Option<String>>;
 
 impl<S: Store> Publisher<S> {
     pub(super) fn new(store: S, planner: Planner, facts: mpsc::UnboundedSender<Fact>) -> Self {
@@ -120,10 +126,11 @@ impl<S: Store> Publisher<S> {
             read_back_off: BackOff::new(),
             reading: JoinSet::new(),
             is_outdated: false,
+            is_overtaken: false,
             is_unread: false,
             retries: Retries::default(),
             running: JoinSet::new(),
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             paced: Paced::default(),
         }
     }
@@ -142,9 +149,11 @@ impl<S: Store> Publisher<S> {
                 self.reading = JoinSet::new();
                 self.planner.forget();
             }
-            self.paced.forget_before(clock::now(), *inputs.delay.borrow());
-            self.start_writes();
-            let pause = self.pause(active, *inputs.delay.borrow());
+            // ORDER: one time for the steps and for the pause after them. A retry that became due in between would wait for an event.
+            let now = clock::now();
+            self.paced.forget_before(now, *inputs.delay.borrow());
+            self.start_writes(now);
+            let pause = self.pause(active, now, *inputs.delay.borrow());
             tokio::select! {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
                     Ok((step, result)) => self.finished(&step, result),
@@ -169,11 +178,10 @@ impl<S: Store> Publisher<S> {
     }
 
     /// How long nothing will be due.
-    fn pause(&self, active: bool, delay: Duration) -> Duration {
+    fn pause(&self, active: bool, now: BootTime, delay: Duration) -> Duration {
         if !active {
             return READ_EVERY;
         }
-        let now = clock::now();
         // LIMIT: a comparison is also due while requests are under way; it waits for their end.
         let is_idle = self.running.is_empty() && self.reading.is_empty();
         let read = if is_idle { self.read_at.since(now) } else { READ_EVERY };
@@ -189,13 +197,24 @@ impl<S: Store> Publisher<S> {
             OwnStatus::Unknown => true,
             OwnStatus::Seen { key, value } => {
                 let value = value.map(|value| parse(&value));
+                if let Some(seen) = self.in_flight.get_mut(&key) {
+                    // Which of the two was first is known when the write has ended.
+                    *seen = Some(value);
+                    return;
+                }
                 let known = self.observed.as_ref().map(|observed| observed.get(&key).cloned());
-                !self.in_flight.contains(&key) && known.is_some_and(|known| known != value)
+                !self.reading.is_empty() || known.is_some_and(|known| known != value)
             }
         };
         if is_news {
-            self.read_at = self.read_at.min(self.was_read_at + READ_AGAIN_AFTER);
+            self.look_again();
         }
+    }
+
+    /// The store may hold something else than what is known.
+    fn look_again(&mut self) {
+        self.is_overtaken = true;
+        self.read_at = self.read_at.min(self.was_read_at + READ_AGAIN_AFTER);
     }
 
     /// ORDER: only while nothing is under way, or what is read could be older than what is known.
@@ -203,7 +222,7 @@ impl<S: Store> Publisher<S> {
         if self.read_at > clock::now() || !self.running.is_empty() || !self.reading.is_empty() {
             return;
         }
-        self.is_outdated = false;
+        (self.is_outdated, self.is_overtaken) = (false, false);
         self.reading.spawn(read(self.store.clone()));
     }
 
@@ -217,7 +236,7 @@ impl<S: Store> Publisher<S> {
                 self.planner.forget();
                 self.read_back_off.reset();
                 self.is_unread = false;
-                self.read_every
+                if self.is_overtaken { READ_AGAIN_AFTER.min(self.read_every) } else { self.read_every }
             }
             Err(error) => {
                 let error = one_line(&error);
@@ -239,9 +258,8 @@ impl<S: Store> Publisher<S> {
     }
 
     /// The most urgent step that nothing keeps from being taken.
-    fn next_step(&self) -> Option<Step> {
-        let now = clock::now();
-        let can_start = |name: &String| !self.in_flight.contains(name) && !self.retries.holds(name, now);
+    fn next_step(&self, now: BootTime) -> Option<Step> {
+        let can_start = |name: &String| !self.in_flight.contains_key(name) && !self.retries.holds(name, now);
         // Somebody waits for some; the others can be told once what the store holds is known again.
         let is_soon = |name: &String| !self.reading.is_empty() || self.paced.holds(name);
         let mut left = self.planner.left();
@@ -249,10 +267,10 @@ impl<S: Store> Publisher<S> {
             .map(|left| left.to_step())
     }
 
-    fn start_writes(&mut self) {
+    fn start_writes(&mut self, now: BootTime) {
         while self.running.len() < AT_ONCE {
-            let Some(step) = self.next_step() else { return };
-            self.in_flight.insert(step.name.clone());
+            let Some(step) = self.next_step(now) else { return };
+            self.in_flight.insert(step.name.clone(), None);
             self.is_outdated = true;
             let (store, name) = (self.store.clone(), step.name.clone());
             self.running.spawn(async move {
@@ -268,15 +286,21 @@ impl<S: Store> Publisher<S> {
     /// Takes the end of a request in.
     fn finished(&mut self, step: &Step, result: Result<(), RequestError<S::Error>>) {
         let now = clock::now();
-        self.in_flight.remove(&step.name);
+        let seen = self.in_flight.remove(&step.name).flatten();
+        if seen.is_some_and(|seen| result.is_err() || seen.flatten().as_deref() != step.action.status()) {
+            self.look_again();
+        }
         match result {
             Ok(()) => {
                 self.retries.succeeded(&step.name);
-                self.paced.note(&step.name, now);
                 let mut unread = Observed::new();
                 let observed = self.observed.as_mut().unwrap_or(&mut unread);
+                // What nothing was reported of has not begun to flap: a machine that boots is waited for.
+                if observed.contains_key(&step.name) {
+                    self.paced.note(&step.name, now);
+                }
+                log(&step.name, &step.action);
                 if let Some(fact) = self.planner.done(step, now, observed) {
-                    info!(key = %step.name, "Endpoint status reported");
                     // The agent is about to end if nobody listens.
                     let _: Result<(), _> = self.facts.send(fact);
                 }
@@ -287,6 +311,18 @@ impl<S: Store> Publisher<S> {
                 }
             }
         }
+    }
+}
+
+/// Says what was done. What somebody waits for is seldom, and worth a line each time.
+fn log(key: &str, action: &Action) {
+    match action {
+        Action::Write { status, due_since: Some(_), migration, .. } => match migration.as_deref() {
+            Some(uid) => info!(key, status, uid, "Endpoint status reported"),
+            None => info!(key, status, "Endpoint status reported"),
+        },
+        Action::Write { status, .. } => debug!(key, status, "Endpoint status reported"),
+        Action::Remove => info!(key, "Endpoint status removed"),
     }
 }
 

@@ -6,6 +6,7 @@
 //! are followed, too.
 
 use super::feed::WatchId;
+use cutover_engine::memory::Memory;
 use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use cutover_engine::{BootTime, Fact};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,15 +32,20 @@ pub(super) struct Others {
 pub(super) struct Followed {
     /// Watches of its endpoint and of its status on the present stream.
     pub(super) watches: Vec<WatchId>,
-    /// Whether its host reported a status when that was last known.
-    pub(super) has_status: bool,
+    /// The revision of the status that its host reported when that was last known; 0 if only that is known that there was one.
+    status: Option<i64>,
     idle_since: Option<BootTime>,
 }
 
 impl Others {
-    /// With endpoints that matter although no migration says so, because of the agent's last life.
-    pub(super) fn new(remembered: impl IntoIterator<Item = EndpointKey>) -> Self {
-        let followed = remembered.into_iter().map(|key| (key, Followed::default())).collect();
+    /// With endpoints that matter although no migration says so, because of the agent's last life, and what is known of their
+    /// statuses from then.
+    pub(super) fn new(remembered: &Memory) -> Self {
+        let mut followed: BTreeMap<_, _> =
+            remembered.others().map(|key| (key.clone(), Followed::default())).collect();
+        for known in &remembered.statuses_elsewhere {
+            followed.entry(known.endpoint.clone()).or_default().status = Some(known.revision);
+        }
         Self { followed, ..Self::default() }
     }
 
@@ -67,7 +73,10 @@ impl Others {
                 self.sides.insert(name.clone(), migration.endpoints().cloned().collect());
                 let Some(other) = Self::other_side(host, migration) else {
                     self.named.remove(name);
-                    return Vec::new();
+                    // A port that was here a moment ago: where it lives from now on matters, too.
+                    let mut sides = migration.endpoints();
+                    let known = |side: &&EndpointKey| self.followed.keys().any(|key| key.is_same_port(side));
+                    return sides.find(known).map_or_else(Vec::new, |side| self.of_port(host, side));
                 };
                 self.named.insert(name.clone(), other.clone());
                 self.of_port(host, &other)
@@ -100,25 +109,32 @@ impl Others {
 
     /// A status of another host is gone. Says whether that is news.
     pub(super) fn status_removed(&mut self, key: &EndpointKey) -> bool {
-        self.followed.get_mut(key).is_some_and(|followed| std::mem::take(&mut followed.has_status))
+        self.followed.get_mut(key).is_some_and(|followed| followed.status.take().is_some())
     }
 
-    /// A status of another host is there.
-    pub(super) fn status_written(&mut self, key: &EndpointKey) {
+    /// A status of another host was written. Says whether that is news.
+    pub(super) fn status_written(&mut self, key: &EndpointKey, revision: i64) -> bool {
+        self.followed.get_mut(key).is_some_and(|followed| followed.status.replace(revision) != Some(revision))
+    }
+
+    /// A status of another host was written, and is looked at again.
+    pub(super) fn status_skipped(&mut self, key: &EndpointKey) {
         if let Some(followed) = self.followed.get_mut(key) {
-            followed.has_status = true;
+            followed.status.get_or_insert(0);
         }
     }
 
-    /// Endpoints that need not be followed any longer. `matters` says whether one exists and has a port here.
+    /// Endpoints that need not be followed any longer. `matters` says whether one has a port here, given whether there is a status of
+    /// it that can be removed, or else whether it exists.
     pub(super) fn expire(
         &mut self,
         now: BootTime,
-        matters: impl Fn(&EndpointKey) -> bool,
+        matters: impl Fn(&EndpointKey, bool) -> bool,
     ) -> Vec<(EndpointKey, Followed)> {
         self.former.retain(|_, since| now.since(*since.get_or_insert(now)) < FORGET_AFTER);
         for (key, followed) in &mut self.followed {
-            if self.named.values().any(|named| named.is_same_port(key)) || matters(key) {
+            let is_migrating = self.sides.values().flatten().any(|side| side.is_same_port(key));
+            if is_migrating || matters(key, followed.status.is_some()) {
                 followed.idle_since = None;
             } else {
                 followed.idle_since.get_or_insert(now);
@@ -189,8 +205,8 @@ mod tests {
         others.note("here", &stranger);
         assert_eq!(others.note("here", &written("a", "here")), [key("a"), key("b")], "of this port only");
 
-        assert!(others.expire(at(10_000), |_| false).is_empty());
-        others.expire(at(10_600), |_| false);
+        assert!(others.expire(at(10_000), |_, _| false).is_empty());
+        others.expire(at(10_600), |_, _| false);
         assert_eq!(others.note("here", &written("a", "here")), [key("a")], "it was long ago");
     }
 
@@ -202,11 +218,11 @@ mod tests {
         others.note("here", &Fact::MigrationRemoved("to-b".into()));
         others.note("here", &written("here", "c"));
         others.follow(key("c"));
-        others.expire(at(10_000), |_| false);
-        assert!(others.expire(at(20_000), |_| false).is_empty());
+        others.expire(at(10_000), |_, _| false);
+        assert!(others.expire(at(20_000), |_, _| false).is_empty());
         others.note("here", &Fact::MigrationRemoved("to-c".into()));
-        others.expire(at(30_000), |_| false);
-        assert_eq!(others.expire(at(30_600), |_| false).len(), 2);
+        others.expire(at(30_000), |_, _| false);
+        assert_eq!(others.expire(at(30_600), |_, _| false).len(), 2);
     }
 
     #[test]
@@ -214,21 +230,23 @@ mod tests {
         let mut others = Others::default();
         others.note("here", &written("a", "here"));
         others.follow(key("a"));
-        assert!(others.expire(at(10_000), |_| false).is_empty(), "a migration names it");
+        assert!(others.expire(at(10_000), |_, _| false).is_empty(), "a migration names it");
         others.note("here", &Fact::MigrationRemoved("to-here".into()));
-        assert!(others.expire(at(20_000), |_| true).is_empty(), "it exists");
-        assert!(others.expire(at(30_000), |_| false).is_empty());
-        assert!(others.expire(at(30_599), |_| false).is_empty());
-        assert_eq!(others.expire(at(30_600), |_| false).len(), 1);
+        assert!(others.expire(at(20_000), |_, _| true).is_empty(), "it exists");
+        assert!(others.expire(at(30_000), |_, _| false).is_empty());
+        assert!(others.expire(at(30_599), |_, _| false).is_empty());
+        assert_eq!(others.expire(at(30_600), |_, _| false).len(), 1);
         assert!(others.keys().is_empty());
     }
 
     #[test]
     fn the_end_of_a_status_is_news_once() {
-        let mut others = Others::new([key("a")]);
+        let mut others = Others::default();
+        others.follow(key("a"));
         assert!(!others.status_removed(&key("a")), "it was never there");
-        others.status_written(&key("a"));
-        others.status_written(&key("stranger"));
+        assert!(others.status_written(&key("a"), 7));
+        assert!(!others.status_written(&key("a"), 7), "the same write");
+        assert!(!others.status_written(&key("stranger"), 7));
         assert!(others.status_removed(&key("a")));
         assert!(!others.status_removed(&key("a")));
         assert!(!others.status_removed(&key("stranger")));

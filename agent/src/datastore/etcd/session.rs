@@ -13,6 +13,7 @@ use crate::clock;
 use crate::datastore::resource::Resource;
 use crate::datastore::{Event, Quarantine, Standing};
 use cutover_engine::Fact;
+use cutover_engine::memory::Memory;
 use cutover_engine::model::EndpointKey;
 use etcd_client::{GetOptions, GetResponse, KeyValue};
 use std::collections::BTreeSet;
@@ -44,7 +45,6 @@ impl From<RequestError> for Stop {
 #[derive(Debug)]
 pub(super) struct Outputs {
     pub(super) events: mpsc::Sender<Event>,
-    pub(super) removals: mpsc::UnboundedSender<EndpointKey>,
     pub(super) own_statuses: mpsc::UnboundedSender<OwnStatus>,
     /// The ready flag.
     pub(super) ready: watch::Sender<bool>,
@@ -75,7 +75,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(
         keys: Keys,
-        remembered: impl IntoIterator<Item = EndpointKey>,
+        remembered: &Memory,
         outputs: Outputs,
         questions: mpsc::UnboundedReceiver<EndpointKey>,
     ) -> Self {
@@ -199,7 +199,7 @@ impl Reader {
                         return self.send(news).await;
                     }
                 }
-                Key::Status(other) => self.note_status(other, change.found.is_some()),
+                Key::Status(other) => news.facts.extend(self.note_status(other, change.found.as_ref())),
                 Key::Endpoint(endpoint) if self.is_new_here(endpoint, &change) => {
                     self.send(std::mem::take(&mut news)).await?;
                     self.read_migration_of(member, feed, endpoint, change.revision, &mut news).await?;

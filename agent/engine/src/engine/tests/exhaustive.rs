@@ -295,7 +295,12 @@ impl World {
         let Some(wanted) = self.host.engine.wanted().filter(|_| !self.host.held()) else { return };
         // A new life does not know which interfaces have been an endpoint's in the one before.
         let known = |wanted: &Wanted| wanted.interfaces.keys().copied().collect();
-        let expected = Wanted { leftovers_may_go: false, known_interfaces: known(wanted), ..wanted.clone() };
+        let expected = Wanted {
+            leftovers_may_go: false,
+            unknown_statuses_may_go: false,
+            known_interfaces: known(wanted),
+            ..wanted.clone()
+        };
         for own_first in [true, false] {
             let again = self.restarted(own_first);
             assert_eq!(

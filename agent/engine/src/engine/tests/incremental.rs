@@ -31,6 +31,7 @@ enum Event {
     Configured { ifindex: u32, ready: bool },
     Policy { ipv6: bool, every_interface: bool, normal: u32 },
     Chains { interface: usize, ipv4: bool, ipv6: bool },
+    StatusElsewhere { port: usize, is_up: Option<bool>, revision: i64 },
     Announced,
     InSync { complete: bool },
     Passes(u64),
@@ -96,6 +97,10 @@ fn facts(event: &Event) -> Vec<Fact> {
             let chains = Chains { ipv4: of(*ipv4), ipv6: of(*ipv6) };
             vec![Fact::ChainsSeen { interface: INTERFACES[*interface].into(), chains }]
         }
+        Event::StatusElsewhere { port, is_up: None, .. } => vec![Fact::StatusRemovedElsewhere(away(*port))],
+        Event::StatusElsewhere { port, is_up: Some(is_up), revision } => {
+            vec![Fact::StatusReportedElsewhere { endpoint: away(*port), is_up: *is_up, revision: *revision }]
+        }
         Event::InSync { complete } => vec![Fact::InSync { complete: *complete }],
         Event::Announced | Event::Passes(_) | Event::Restarted => Vec::new(),
     }
@@ -123,6 +128,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(ipv6, every_interface, normal)| Event::Policy { ipv6, every_interface, normal }),
         3 => (interface(), any::<bool>(), any::<bool>())
             .prop_map(|(interface, ipv4, ipv6)| Event::Chains { interface, ipv4, ipv6 }),
+        2 => (port(), any::<Option<bool>>(), 0..3_i64)
+            .prop_map(|(port, is_up, revision)| Event::StatusElsewhere { port, is_up, revision }),
         2 => Just(Event::Announced),
         1 => any::<bool>().prop_map(|complete| Event::InSync { complete }),
         3 => prop::sample::select(vec![1, 500, 2_000, 5_000, 30_000]).prop_map(Event::Passes),
@@ -156,7 +163,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let engine = Engine::new(policy(true, false, 1024), Memory::default(), Found::default());
+        let engine =
+            Engine::new(policy(true, false, 1024), Memory::default(), Found::default()).with_driver();
         let mut world = Self { engine, now: BootTime(1_000_000_000_000) };
         world.tell(Fact::InSync { complete: true });
         world
@@ -206,7 +214,7 @@ impl World {
         let found =
             Found { watches: watches.collect(), routes: before.wanted.routes.iter().copied().collect() };
         let links: Vec<_> = before.links.values().cloned().collect();
-        self.engine = Engine::new(before.policy.clone(), before.memory(), found);
+        self.engine = Engine::new(before.policy.clone(), before.memory(), found).with_driver();
         links.into_iter().for_each(|link| self.tell(Fact::LinkSeen(link)));
     }
 }

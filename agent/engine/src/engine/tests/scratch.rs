@@ -21,6 +21,7 @@ impl Engine {
     pub(super) fn rebuilt(&self) -> Wanted {
         let mut wanted = Wanted {
             leftovers_may_go: self.wanted.leftovers_may_go,
+            unknown_statuses_may_go: self.wanted.unknown_statuses_may_go,
             known_interfaces: self.served.clone(),
             chains_awaited: self.wanted.chains_awaited,
             ..Wanted::default()
@@ -35,7 +36,8 @@ impl Engine {
                 wanted.statuses.insert(Arc::clone(key), WantedStatus::of(Status::AsReported));
             }
         }
-        for endpoint in self.migrations.values().flat_map(LiveMigration::endpoints) {
+        let migrating = self.migrations.values().flat_map(LiveMigration::endpoints);
+        for endpoint in migrating.chain(self.aftermaths()) {
             let here = self.same_port_here(endpoint);
             if wanted.statuses.get(&here).is_none() {
                 wanted.statuses.insert(Arc::new(here), WantedStatus::of(Status::AsReported));
@@ -48,7 +50,8 @@ impl Engine {
         let link = self.link(&local.endpoint.interface);
         let open = self.open_question(local, link);
         let passes = self.passes_filter(local);
-        wanted.statuses.insert(Arc::clone(key), self.wanted_status(local, link, passes && open.is_none()));
+        let status = self.wanted_status(key, local, link, passes && open.is_none());
+        wanted.statuses.insert(Arc::clone(key), status);
         if let Some(check) = self.check(local, open.filter(|_| passes)) {
             wanted.checks.insert(Arc::clone(key), check);
         }

@@ -18,7 +18,7 @@ fn planner() -> Planner {
 
 fn wanted<const N: usize>(statuses: [(&str, WantedStatus); N]) -> Wanted {
     let statuses = statuses.into_iter().map(|(endpoint, status)| (Arc::new(key(endpoint)), status)).collect();
-    Wanted { statuses, leftovers_may_go: true, ..Wanted::default() }
+    Wanted { statuses, unknown_statuses_may_go: true, ..Wanted::default() }
 }
 
 fn observed<const N: usize>(entries: [(&str, &str); N]) -> Observed {
@@ -111,14 +111,14 @@ fn an_ordinary_write_tells_nobody() {
 
 /// A driver may have taken the endpoint away for a moment when the agent starts.
 #[test]
-fn what_an_earlier_life_left_stays_until_leftovers_may_go() {
+fn what_an_earlier_life_left_stays_until_unknown_statuses_may_go() {
     let (mut planner, observed) = (planner(), observed([("a", "up"), ("b", "up")]));
     let mut wanted = wanted([("b", UP)]);
-    wanted.leftovers_may_go = false;
+    wanted.unknown_statuses_may_go = false;
     assert!(left(&mut planner, &wanted, &observed).is_empty());
     wanted.statuses = SharedMap::default();
     assert_eq!(plan(&mut planner, &wanted, &observed), ["-b"], "gone for good, as the engine knows");
-    wanted.leftovers_may_go = true;
+    wanted.unknown_statuses_may_go = true;
     assert_eq!(plan(&mut planner, &wanted, &observed), ["-a", "-b"]);
 }
 
@@ -126,7 +126,7 @@ fn what_an_earlier_life_left_stays_until_leftovers_may_go() {
 fn a_write_that_ends_after_its_endpoint_is_removed_again() {
     let (mut planner, mut observed) = (planner(), Observed::new());
     let mut wanted = wanted([("a", UP)]);
-    wanted.leftovers_may_go = false;
+    wanted.unknown_statuses_may_go = false;
     let steps = left(&mut planner, &wanted, &observed);
     wanted.statuses = SharedMap::default();
     assert!(left(&mut planner, &wanted, &observed).is_empty());
@@ -180,7 +180,7 @@ proptest! {
                     let status = WantedStatus { due_since, ..WantedStatus::of(status) };
                     wanted.statuses.insert(Arc::new(key(&endpoint.to_string())), status);
                 }
-                Event::LeftoversMayGo(may_go) => wanted.leftovers_may_go = may_go,
+                Event::LeftoversMayGo(may_go) => wanted.unknown_statuses_may_go = may_go,
                 Event::Next => match under_way.take() {
                     Some(step) => drop(planner.done(&step, BootTime(at), &mut observed)),
                     None => under_way = left(&mut planner, &wanted, &observed).into_iter().next(),

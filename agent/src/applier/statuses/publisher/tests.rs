@@ -4,7 +4,7 @@ use super::*;
 use cutover_engine::Wanted;
 use cutover_engine::model::EndpointKey;
 use cutover_engine::wanted::{Status, WantedStatus};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -159,7 +159,7 @@ impl Bench {
 
     fn want(&self, statuses: Statuses) {
         let statuses = statuses.into_iter().map(|(key, status)| (Arc::new(key), status)).collect();
-        let wanted = Wanted { statuses, leftovers_may_go: true, ..Wanted::default() };
+        let wanted = Wanted { statuses, unknown_statuses_may_go: true, ..Wanted::default() };
         self.wanted.send_replace(Some(Arc::new(wanted)));
     }
 
@@ -238,7 +238,7 @@ async fn who_is_waited_for_does_not_wait_for_a_read() {
 async fn what_is_due_is_told_to_the_engine_once() {
     let mut bench = Bench::new(Fake::with([("a", "up")]));
     let due = WantedStatus { due_since: Some(BootTime(7)), ..UP };
-    bench.want([(key("a"), due)].into());
+    bench.want([(key("a"), due.clone())].into());
     let fact = bench.facts.recv().await.unwrap();
     let Fact::StatusWritten { endpoint, due_since, .. } = fact else { panic!("{fact:?}") };
     assert_eq!((endpoint, due_since), (key("a"), BootTime(7)));
@@ -314,17 +314,18 @@ async fn nothing_is_written_while_the_datastore_is_not_ready() {
 #[tokio::test]
 async fn what_flaps_is_written_once_in_a_while_and_what_is_awaited_at_once() {
     const DOWN: WantedStatus = WantedStatus::of(Status::Down);
-    let bench = Bench::new(Fake::with([]));
+    let bench = Bench::new(Fake::with([("a", "down"), ("b", "up")]));
     bench.delay.send_replace(Duration::from_secs(2));
     bench.want([(key("a"), UP), (key("b"), DOWN)].into());
-    bench.store.wait("the first ones at once", |inside| inside.values.len() == 2).await;
+    bench.store.wait("the first ones at once", |inside| inside.log.len() == 2).await;
+    bench.store.wait("both", |inside| inside.at_once == 0).await;
     let began_at = clock::now();
     for status in [DOWN, UP, DOWN, UP, DOWN] {
         bench.want([(key("a"), status), (key("b"), DOWN)].into());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let awaited = WantedStatus { is_awaited: true, ..UP };
-    bench.want([(key("a"), DOWN), (key("b"), awaited)].into());
+    bench.want([(key("a"), DOWN), (key("b"), awaited.clone())].into());
     bench.store.wait("what is awaited", |inside| inside.values["b"].as_deref() == Some("up")).await;
     assert!(clock::now().since(began_at) < Duration::from_secs(2));
     assert_eq!(bench.store.inside(|inside| inside.values["a"].clone()).as_deref(), Some("up"));
@@ -358,4 +359,65 @@ async fn what_somebody_else_does_is_put_right_when_it_is_seen() {
     bench.store.inside(|inside| inside.values.insert("a".into(), Some("error".into())));
     bench.own.send(OwnStatus::Unknown).unwrap();
     bench.store.wait("restored", |inside| inside.values["a"].as_deref() == Some("up")).await;
+}
+
+/// A machine that boots: its endpoint comes before its tap, and Nova waits for `up`.
+#[tokio::test]
+async fn the_first_up_after_the_first_down_is_not_held_back() {
+    const DOWN: WantedStatus = WantedStatus::of(Status::Down);
+    let bench = Bench::new(Fake::with([("other", "up")]));
+    bench.delay.send_replace(Duration::from_secs(60));
+    bench.want([(key("a"), DOWN), (key("other"), UP)].into());
+    bench.store.wait("down", |inside| inside.values.contains_key("a")).await;
+    bench.want([(key("a"), UP), (key("other"), UP)].into());
+    bench.store.wait("up", |inside| inside.values["a"].as_deref() == Some("up")).await;
+    bench.want([(key("a"), DOWN), (key("other"), UP)].into());
+    assert_eq!(bench.settled().await, ["a=down", "a=up"], "from now on it may be flapping");
+}
+
+/// Somebody else's change came to the store before the publisher's write, or after it. Only the end of the write says which.
+#[tokio::test]
+async fn what_is_seen_while_a_write_is_under_way_is_not_forgotten() {
+    let bench = Bench::new(Fake::with([("a", "down")]));
+    bench.store.permits.forget_permits(1_000_000);
+    bench.want([(key("a"), UP)].into());
+    bench.store.wait("a write under way", |inside| inside.at_once == 1).await;
+    // The store takes the write, and then somebody removes what it wrote, before the answer comes.
+    bench.own.send(OwnStatus::Seen { key: "a".into(), value: Some(br#"{"status":"up"}"#.to_vec()) }).unwrap();
+    bench.own.send(OwnStatus::Seen { key: "a".into(), value: None }).unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    bench.store.permits.add_permits(1);
+    bench.store.wait("the answer", |inside| inside.at_once == 0).await;
+    bench.store.inside(|inside| inside.values.remove("a"));
+    bench.store.permits.add_permits(1_000_000);
+    bench.store.wait("it is back", |inside| inside.values.contains_key("a")).await;
+}
+
+#[tokio::test]
+async fn what_is_seen_while_a_read_is_under_way_is_not_forgotten() {
+    let bench = Bench::new(Fake::with([("a", "up")]));
+    bench.store.read_permits.forget_permits(1_000_000);
+    bench.want([(key("a"), UP)].into());
+    bench.store.wait("a read under way", |inside| inside.reads == 1).await;
+    // What the read brings is older.
+    bench.store.inside(|inside| inside.values.remove("a"));
+    bench.own.send(OwnStatus::Seen { key: "a".into(), value: None }).unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    bench.store.read_permits.add_permits(1_000_000);
+    bench.store.wait("it is back", |inside| inside.values.contains_key("a")).await;
+}
+
+/// A retry that becomes due after the steps were chosen is waited for, however little later that is.
+#[tokio::test]
+async fn a_retry_that_becomes_due_between_step_and_pause_is_tried() {
+    let store = Fake::with([]);
+    let planner = Planner::new(|endpoint| endpoint.endpoint.clone());
+    let mut publisher = Publisher::new(store, planner, mpsc::unbounded_channel().0);
+    let step_at = clock::now();
+    publisher.read_at = step_at + READ_EVERY;
+    publisher.retries.failed("a".into(), step_at);
+    let due_at = publisher.retries.next_after(step_at).unwrap();
+    tokio::time::sleep(due_at.since(step_at)).await;
+    assert!(clock::now() >= due_at, "it has become due");
+    assert!(publisher.pause(true, step_at, Duration::ZERO) < READ_EVERY);
 }

@@ -6,6 +6,7 @@ use super::super::feed::{Change, Extent, Feed};
 use super::super::others::Others;
 use super::super::view::{Found, News, interpret};
 use super::{Reader, Stop, found, get};
+use crate::applier::statuses;
 use crate::clock;
 use crate::datastore::resource::Resource;
 use cutover_engine::Fact;
@@ -56,7 +57,18 @@ impl Reader {
             }
         }
         let answer = get(member, feed, &self.keys.status(other), GetOptions::new()).await?;
-        self.note_status(other, !answer.kvs().is_empty());
+        match answer.kvs().first() {
+            // ORDER: what was written since is taken when its turn comes.
+            Some(kv) if kv.mod_revision() > revision => {
+                let found = Some(found(kv));
+                feed.insert(Change { key: kv.key().to_vec(), revision: kv.mod_revision(), found });
+            }
+            status => {
+                let mut news = News::default();
+                news.facts.extend(self.note_status(other, status.map(found).as_ref()));
+                self.send(news).await?;
+            }
+        }
         Ok(())
     }
 
@@ -65,25 +77,31 @@ impl Reader {
         if change.found.is_some()
             && let Some(Key::Status(other)) = self.parse(&change.key)
         {
-            self.others.status_written(&other);
+            self.others.status_skipped(&other);
         }
     }
 
-    pub(super) fn note_status(&mut self, other: &EndpointKey, is_there: bool) {
-        if is_there {
-            self.others.status_written(other);
-        } else if self.others.status_removed(other) {
-            // The publisher may be off.
-            let _ = self.outputs.removals.send(other.clone());
+    /// What there is to tell about another host's status.
+    pub(super) fn note_status(&mut self, other: &EndpointKey, found: Option<&Found>) -> Option<Fact> {
+        let endpoint = other.clone();
+        match found {
+            Some(found) => {
+                let revision = found.mod_revision;
+                self.others.status_written(other, revision).then(|| {
+                    let is_up = statuses::parse(&found.value).as_deref() == Some("up");
+                    Fact::StatusReportedElsewhere { endpoint, is_up, revision }
+                })
+            }
+            None => self.others.status_removed(other).then_some(Fact::StatusRemovedElsewhere(endpoint)),
         }
     }
 
     /// Stops following endpoints that do not matter any more.
     pub(super) async fn tidy(&mut self, feed: &mut Feed, news: &mut News) -> Result<(), Stop> {
         let (view, host) = (&self.view, self.keys.host());
-        let matters = |other: &EndpointKey| {
+        let matters = |other: &EndpointKey, has_status: bool| {
             let here = EndpointKey { host: host.to_owned(), ..other.clone() };
-            view.knows(&Key::Endpoint(other.clone())) && view.knows(&Key::Endpoint(here))
+            (has_status || view.knows(&Key::Endpoint(other.clone()))) && view.knows(&Key::Endpoint(here))
         };
         for (other, followed) in self.others.expire(clock::now(), matters) {
             for id in followed.watches {
