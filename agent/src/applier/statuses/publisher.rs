@@ -318,11 +318,11 @@ impl<S: Store> Publisher<S> {
 fn log(key: &str, action: &Action) {
     match action {
         Action::Write { status, due_since: Some(_), migration, .. } => match migration.as_deref() {
-            Some(uid) => info!(key, status, uid, "Endpoint status reported"),
-            None => info!(key, status, "Endpoint status reported"),
+            Some(uid) => info!(%key, %status, %uid, "Endpoint status reported"),
+            None => info!(%key, %status, "Endpoint status reported"),
         },
-        Action::Write { status, .. } => debug!(key, status, "Endpoint status reported"),
-        Action::Remove => info!(key, "Endpoint status removed"),
+        Action::Write { status, .. } => debug!(%key, %status, "Endpoint status reported"),
+        Action::Remove => info!(%key, "Endpoint status removed"),
     }
 }
 
