@@ -102,7 +102,9 @@ impl Engine {
         revision: i64,
     ) {
         let port = self.same_port_here(endpoint);
-        if self.is_local(endpoint) {
+        let matters =
+            self.locals.contains_key(&port) || self.has_aftermath(&port) || self.is_migrating(&port);
+        if self.is_local(endpoint) || !matters {
             return;
         }
         self.aftermaths.elsewhere.insert(endpoint.clone(), revision);

@@ -228,6 +228,16 @@ fn what_other_hosts_have_reported_is_remembered_as_long_as_the_port_is_here() {
     assert_eq!(deleted.memory().statuses_elsewhere, []);
 }
 
+/// It is still followed for a while, and has something to say now and then.
+#[test]
+fn what_other_hosts_report_of_a_port_that_has_long_left_is_not_remembered() {
+    let mut host = left();
+    host.tell(reported("b", true, 2)).pass(ms(15_000));
+    assert_eq!(host.status(), None);
+    host.tell(reported("b", true, 3));
+    assert_eq!(host.memory().statuses_elsewhere, []);
+}
+
 /// A driver that rolls back and only rewrites the endpoint has taken the port down all the same.
 #[test]
 fn a_source_that_stays_reports_again() {
