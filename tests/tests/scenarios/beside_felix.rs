@@ -5,7 +5,7 @@ use cutover_tests::driver::Pace;
 use cutover_tests::felix::{BOTH, Family, Felix, Mode, Process};
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::{Directory, Driver, Lab, Port, frames, wait};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const A_WHILE: Duration = Duration::from_millis(800);
 
@@ -70,9 +70,7 @@ fn up_comes_with_the_last_piece(mode: Mode) {
     wait::until(wait::SOON, "half of IPv6 is seen", || scene.missing() == ["ipv6 dispatch from"]);
     scene.stays_unreported();
     felix.add_rest(Family::Ipv6, &tap);
-    let added_at = Instant::now();
     scene.node.agent.wait_up(&scene.port);
-    println!("{mode:?}: up was seen {:?} after the last piece", added_at.elapsed());
     assert!(scene.missing().is_empty());
 
     // Felix takes them away while a driver re-creates the endpoint: what was reported stays.

@@ -32,7 +32,7 @@ enum Event {
     Migration(Option<(String, usize, usize)>),
     Endpoint(usize, bool),
     /// What a host hears.
-    Hears(usize, u32, Fact),
+    Hears(usize, u32, Box<Fact>),
     /// A host's publisher looks.
     Publishes(usize, u32),
     Wakes(usize),
@@ -159,7 +159,7 @@ impl World {
             Event::Endpoint(index, is_there) => self.write_endpoint(index, is_there),
             Event::Hears(index, life, fact) => {
                 if self.sides[index].life == life {
-                    self.tell(index, fact);
+                    self.tell(index, *fact);
                 }
             }
             Event::Publishes(index, life) => {
@@ -278,7 +278,7 @@ impl World {
             let at = (self.now + delay).max(self.sides[index].heard_at);
             self.sides[index].heard_at = at;
             let life = self.sides[index].life;
-            self.at(at, Event::Hears(index, life, fact));
+            self.at(at, Event::Hears(index, life, Box::new(fact)));
         }
     }
 
