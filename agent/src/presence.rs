@@ -150,7 +150,7 @@ mod tests {
     /// Listens under a name of an agent's as a user that is nobody, and fills its own queue.
     fn pretend(name: &[u8]) -> std::process::Child {
         let script = "use Socket; use Fcntl; $| = 1; my $name = pack_sockaddr_un(qq(\\0) . pack('H*', shift));\n\
-            socket(my $server, AF_UNIX, SOCK_STREAM, 0) && bind($server, $name) && listen($server, 0) || die $!;\n\
+            my $server; socket($server, AF_UNIX, SOCK_STREAM, 0) && bind($server, $name) && listen($server, 0) || die $!;\n\
             while (socket(my $client, AF_UNIX, SOCK_STREAM, 0)) {\n\
             fcntl($client, F_SETFL, O_NONBLOCK); connect($client, $name) || last; push @clients, $client }\n\
             print qq(full\\n); sleep 60;";

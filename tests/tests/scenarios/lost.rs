@@ -10,12 +10,13 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(3);
 
 struct Site {
-    _lab: Lab,
     directory: Directory,
     ports: [Port; 2],
     documents: [Value; 2],
     node: Node,
     second: Option<(Tap, OpenTap)>,
+    // ORDER: last, because it looks for what the others leave behind.
+    _lab: Lab,
 }
 
 /// A host with two virtual machines.
@@ -31,8 +32,9 @@ fn settled() -> Site {
     node.open();
     let tap = node.host.plug(&ports[1].interface, ports[1].tap_mac());
     let open = tap.open();
-    ports.iter().for_each(|port| node.wait_settled(port));
-    Site { _lab: lab, directory, ports, documents, node, second: Some((tap, open)) }
+    node.wait_settled(&ports[0]);
+    node.wait_metrics(&ports[1], &[NORMAL]);
+    Site { directory, ports, documents, node, second: Some((tap, open)), _lab: lab }
 }
 
 impl Site {
@@ -104,7 +106,8 @@ fn an_agent_with_the_wrong_host_name_takes_no_route_away() {
     site.node.agent.kill();
     site.node.agent.set("FelixHostname", SOURCE);
     site.node.agent.start();
-    site.ports.iter().for_each(|port| site.node.wait_settled(port));
+    site.node.wait_settled(&site.ports[0]);
+    site.node.wait_metrics(&site.ports[1], &[NORMAL]);
     for port in &site.ports {
         for to in port.routed() {
             site.node.watch.since(mark).assert_never_without(to);
