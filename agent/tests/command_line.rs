@@ -121,6 +121,31 @@ fn wrong_configuration_is_78() {
     refused(&cutover(&[], &arguments), 78, "nowhere: cannot list the directory");
 }
 
+/// What is removed depends on settings that the datastore may say.
+#[test]
+fn cleanup_refuses_what_it_cannot_tell_from_somebody_elses() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let here = format!("CutoverRunDir = {}\nCutoverPinPath = {}\n", path("run"), path("pins"));
+    fs::create_dir(path("resources")).unwrap();
+    fs::write(path("resources/broken.yaml"), "kind: [\n").unwrap();
+    let files = format!("DatastoreType = dir\nCutoverDatastoreDir = {}\n", path("resources"));
+    // Nobody listens on port 1.
+    let cluster = "DatastoreType = etcdv3\nEtcdAddr = 127.0.0.1:1\n".to_owned();
+    for (datastore, reason) in [(files, "broken.yaml"), (cluster, "127.0.0.1:1")] {
+        fs::write(path("cfg"), format!("{datastore}{here}DeviceRouteProtocol = 213\n")).unwrap();
+        let arguments = ["cleanup", "--dry-run", "-c", &path("cfg")];
+        refused(&cutover(&[], &arguments), 69, reason);
+        refused(&cutover(&[], &arguments), 69, "--without-datastore");
+        // Without root it goes no further than this.
+        let goes_on = |output: Output| matches!(output.status.code(), Some(0 | 77));
+        assert!(goes_on(cutover(&[], &[&arguments[..], &["--without-datastore"]].concat())));
+        fs::write(path("cfg"), format!("{datastore}{here}DeviceRouteProtocol = 213\nInterfacePrefix = zz\n"))
+            .unwrap();
+        assert!(goes_on(cutover(&[], &arguments)), "both are said here");
+    }
+}
+
 #[test]
 fn etcd_that_does_not_answer_is_69() {
     let directory = tempfile::tempdir().unwrap();

@@ -128,6 +128,33 @@ fn routes_of_others_are_never_touched() {
     assert_eq!(node.watch.since(mark).writes_to(uplink), Vec::<&_>::new());
 }
 
+/// The built-in protocol is somebody else's where the datastore says another one.
+#[test]
+fn routes_with_the_built_in_protocol_are_not_ours_before_the_datastore_says_so() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    node.agent.set("CutoverEndpointGrace", 1);
+    directory.put(&felix_configuration("default", &json!({"deviceRouteProtocol": 80})));
+    Driver::new(&directory, &port).bind(SOURCE);
+    let somebodys = "198.51.100.7/32";
+    let interface = &port.interface;
+    node.host
+        .namespace()
+        .ip(&format!("route add {somebodys} dev {interface} scope link proto 3 metric 1024"));
+    for _ in 0..2 {
+        let mark = node.watch.mark();
+        node.agent.start();
+        node.wait_metrics(&port, &[NORMAL]);
+        wait::throughout(Duration::from_secs(2), "somebody's route", || {
+            !node.watch.routes_to(somebodys.parse().expect("a prefix")).is_empty()
+        });
+        node.watch.since(mark).assert_never_without(somebodys.parse().expect("a prefix"));
+        node.agent.kill();
+    }
+}
+
 /// Routes on taps that no endpoint explains are ours to remove, but not before it is certain.
 #[test]
 fn a_route_left_over_by_an_earlier_life_goes() {
