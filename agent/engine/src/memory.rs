@@ -36,7 +36,7 @@ pub struct Aftermath {
     pub port: EndpointKey,
     /// When something happened to the port last.
     pub since: BootTime,
-    /// When the host where it lives has reported `up`, if it has since the migration.
+    /// When the host where it lives has reported `up` first, if it has since the migration.
     pub reported_at: Option<BootTime>,
     /// The uid of the migration.
     pub uid: String,

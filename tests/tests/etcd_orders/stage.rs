@@ -356,16 +356,26 @@ impl Stage {
     /// Waits until there is a status where each machine runs, and none elsewhere. The host that the test plays reports nothing
     /// after a migration, so the statuses of a machine that went there stay for longer than anybody wants to wait.
     fn wait_tidied(&self, guests: &[Guest]) {
-        let tidied = || {
+        let mut missing = Vec::new();
+        let tidied = wait::holds_within(LONG, || {
             thread::sleep(LOOK_EVERY);
             let all: BTreeSet<String> =
                 self.etcd.all("/calico/felix/").into_iter().map(|(key, _)| key).collect();
-            guests.iter().filter(|guest| !guest.lives_on(FAR)).all(|guest| {
-                (0..self.nodes.len())
-                    .all(|host| all.contains(&guest.status_key(host)) == guest.lives_on(host))
-            })
-        };
-        wait::until(LONG, "a status where each machine runs, and none elsewhere", tidied);
+            let is_right =
+                |guest: &Guest, host| all.contains(&guest.status_key(host)) == guest.lives_on(host);
+            let wrong = guests.iter().filter(|guest| !guest.lives_on(FAR)).filter_map(|guest| {
+                let host = (0..self.nodes.len()).find(|host| !is_right(guest, *host))?;
+                Some(format!("{} on {}: {:#?}", guest.port.endpoint, host_name(host), guest.script))
+            });
+            missing = wrong.collect();
+            missing.is_empty()
+        });
+        assert!(
+            tidied,
+            "a status is missing where a machine runs, or left elsewhere: {}\n{}",
+            missing.len(),
+            missing[..missing.len().min(3)].join("\n")
+        );
     }
 
     /// Takes everything of these machines away.

@@ -93,6 +93,16 @@ impl Engine {
         }
     }
 
+    /// The port's endpoint on another host is gone, if only for a moment: Neutron takes the port down then, and what was reported
+    /// before says nothing any more.
+    pub(super) fn endpoint_removed_elsewhere(&mut self, now: BootTime, endpoint: &EndpointKey) {
+        let port = self.same_port_here(endpoint);
+        if let Some(aftermath) = self.aftermaths.by_port.get_mut(&port) {
+            aftermath.reported_at = None;
+        }
+        self.port_changed(now, endpoint);
+    }
+
     /// A host that has the port's endpoint has reported it.
     pub(super) fn status_reported_elsewhere(
         &mut self,
@@ -110,7 +120,8 @@ impl Engine {
         self.aftermaths.elsewhere.insert(endpoint.clone(), revision);
         let lives_there = self.remotes.contains(endpoint);
         if let Some(aftermath) = self.aftermaths.by_port.get_mut(&port).filter(|_| lives_there) {
-            aftermath.reported_at = is_up.then_some(now);
+            // Repeats say nothing new.
+            aftermath.reported_at = is_up.then(|| aftermath.reported_at.unwrap_or(now));
         }
         self.note_ours(true);
     }

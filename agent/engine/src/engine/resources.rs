@@ -52,7 +52,7 @@ impl Engine {
     pub(super) fn endpoint_removed(&mut self, now: BootTime, key: &EndpointKey) {
         if !self.is_local(key) {
             if self.remotes.remove(key) {
-                self.port_changed(now, key);
+                self.endpoint_removed_elsewhere(now, key);
                 if let Some(target) = self.target_from(key) {
                     self.locals.change(&target, |local| local.machine.source_removed(now));
                 }

@@ -46,6 +46,28 @@ fn a_status_goes_only_long_after_the_port_was_reported_where_it_lives() {
     assert_eq!(host.status(), None);
 }
 
+/// Another host of the port has removed its status, and the one where it lives makes up for that.
+#[test]
+fn repeated_reports_keep_no_status_for_longer() {
+    let mut host = left();
+    host.tell(reported("b", true, 2));
+    for revision in 3..6 {
+        host.pass(ms(4_000)).tell(reported("b", true, revision));
+    }
+    host.pass(ms(3_000));
+    assert_eq!(host.status(), None);
+}
+
+/// With the legacy way of ending a migration Neutron takes the port down while the endpoint is away.
+#[test]
+fn a_report_from_before_the_endpoint_was_created_anew_does_not_count() {
+    let mut host = left();
+    host.tell(reported("b", true, 2)).tell(removed("b")).pass(ms(300)).tell(written("b")).pass(ms(60_000));
+    assert_eq!(host.status(), Some(AsReported));
+    host.tell(reported("b", true, 3)).pass(ms(15_000));
+    assert_eq!(host.status(), None);
+}
+
 #[test]
 fn a_report_that_is_taken_back_does_not_count() {
     let mut host = left();

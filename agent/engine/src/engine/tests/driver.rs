@@ -290,6 +290,8 @@ impl World {
             (Some((_, _, to)), None) => migration_removed(NAMES[*to]),
             (None, None) => return,
         };
+        self.spread(None, &fact);
+        // ORDER: as the reader does it, the migration first and then what it is about elsewhere.
         if let Some((_, from, to)) = migration {
             for index in [A, B] {
                 let other = from + to - index;
@@ -302,7 +304,6 @@ impl World {
                 }
             }
         }
-        self.spread(None, &fact);
     }
 
     fn write_endpoint(&mut self, index: usize, is_there: bool) {
