@@ -9,7 +9,7 @@
 
 use crate::clock;
 use cutover_engine::EndpointKey;
-use cutover_engine::memory::{Memory, Remembered};
+use cutover_engine::memory::{Aftermath, Memory, Remembered, StatusElsewhere};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,6 +35,8 @@ pub struct StateFile {
     boot_id: String,
     /// Each with its text.
     entries: BTreeMap<EndpointKey, (Remembered, String)>,
+    aftermaths: Vec<Aftermath>,
+    statuses_elsewhere: Vec<StatusElsewhere>,
     /// The file holds just that.
     is_written: bool,
 }
@@ -57,7 +59,14 @@ impl StateFile {
     /// The kernel's boot identifier cannot be read.
     pub fn new(run_dir: &Path) -> io::Result<Self> {
         let path = run_dir.join("state.json");
-        Ok(Self { path, boot_id: clock::boot_id()?, entries: BTreeMap::new(), is_written: false })
+        Ok(Self {
+            path,
+            boot_id: clock::boot_id()?,
+            entries: BTreeMap::new(),
+            aftermaths: Vec::new(),
+            statuses_elsewhere: Vec::new(),
+            is_written: false,
+        })
     }
 
     /// Reads what the last life left.
@@ -101,9 +110,11 @@ impl StateFile {
 
     /// Takes the memory over. Says whether it is another one.
     fn take(&mut self, memory: Memory) -> io::Result<bool> {
+        let Memory { endpoints, aftermaths, statuses_elsewhere } = memory;
         let mut before = std::mem::take(&mut self.entries);
-        let mut has_changed = false;
-        for entry in memory.endpoints {
+        let mut has_changed = self.aftermaths != aftermaths || self.statuses_elsewhere != statuses_elsewhere;
+        (self.aftermaths, self.statuses_elsewhere) = (aftermaths, statuses_elsewhere);
+        for entry in endpoints {
             let known = before.remove(&entry.key).filter(|(known, _)| *known == entry);
             has_changed |= known.is_none();
             let text = match known {
@@ -122,7 +133,9 @@ impl StateFile {
             text.push_str(if position == 0 { "\n" } else { ",\n" });
             text.push_str(entry);
         }
-        text.push_str("\n]}\n");
+        let aftermaths = serde_json::to_string(&self.aftermaths).map_err(io::Error::other)?;
+        let elsewhere = serde_json::to_string(&self.statuses_elsewhere).map_err(io::Error::other)?;
+        text.push_str(&format!("\n],\n\"aftermaths\":{aftermaths},\n\"statuses_elsewhere\":{elsewhere}}}\n"));
         Ok(text)
     }
 
@@ -142,8 +155,8 @@ impl StateFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cutover_engine::Endpoint;
     use cutover_engine::machine::{Machine, State};
+    use cutover_engine::{BootTime, Endpoint};
 
     fn memory() -> Memory {
         let key = EndpointKey {
@@ -159,8 +172,20 @@ mod tests {
             labels: [("a".to_owned(), "b".to_owned())].into(),
         };
         let machine = Machine { state: State::Live, uid: "u1".into(), ..Machine::default() };
-        let entry = Remembered { key, endpoint, machine, was_deleted: false };
-        Memory { endpoints: vec![entry], ..Memory::default() }
+        let elsewhere = EndpointKey { host: "a".into(), ..key.clone() };
+        let aftermath = Aftermath {
+            port: EndpointKey { endpoint: "port9".into(), ..key.clone() },
+            since: BootTime(7),
+            reported_at: Some(BootTime(8)),
+            uid: "u1".into(),
+            is_ours: true,
+            lives_on: [EndpointKey { endpoint: "port9".into(), ..elsewhere.clone() }].into(),
+        };
+        Memory {
+            endpoints: vec![Remembered { key, endpoint, machine, was_deleted: false }],
+            aftermaths: vec![aftermath],
+            statuses_elsewhere: vec![StatusElsewhere { endpoint: elsewhere, revision: 9 }],
+        }
     }
 
     #[test]
@@ -207,7 +232,7 @@ mod tests {
             entry.key.endpoint = format!("port{number}");
             entry
         };
-        Memory { endpoints: (1..=3).map(entry).collect(), ..Memory::default() }
+        Memory { endpoints: (1..=3).map(entry).collect(), ..memory() }
     }
 
     #[test]
@@ -215,9 +240,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = StateFile::new(dir.path()).unwrap();
         let [all, mut changed, mut fewer] = [three(), three(), three()];
+        let [mut later, mut reported] = [three(), three()];
+        later.aftermaths[0].since = BootTime(70);
+        reported.statuses_elsewhere[0].revision += 1;
         changed.endpoints[1].machine.state = State::TimeWait;
         fewer.endpoints.remove(0);
-        for memory in [&all, &changed, &fewer, &all, &Memory::default(), &changed] {
+        for memory in [&all, &later, &reported, &changed, &fewer, &all, &Memory::default(), &changed] {
             file.save(memory.clone()).unwrap();
             assert_eq!(file.load().unwrap(), Found::Memory(memory.clone()));
         }

@@ -461,6 +461,8 @@ impl Machine {
         }
         if self.decided_at(grace).is_some_and(|at| at <= now) {
             self.undecided_since = None;
+            // The end of the migration has taken the port down, and nobody else puts it back.
+            self.port_disturbed(now);
             return None;
         }
         let input = match self.unresolved {

@@ -192,6 +192,34 @@ fn a_restart_in_mid_migration_reports_the_target_once() {
     cloud.wait_written_after(TARGET, reported.modified);
 }
 
+/// The agent was away when the source removed its status, long after the migration, when its own machine had nothing left to
+/// remember.
+#[test]
+fn what_was_removed_while_the_agent_was_away_is_made_up_for() {
+    let mut cloud = Cloud::running();
+    cloud.start_migration();
+    cloud.wait_status(TARGET, "up");
+    let mac = cloud.port.mac;
+    cloud.target.open().send(&frames::rarp(mac));
+    cloud.target.wait_metrics(&cloud.port, &[ELEVATED]);
+    let ready = cloud.status_pair(TARGET);
+    cloud.withdraw(TARGET);
+    cloud.unbind(SOURCE);
+    let over = cloud.wait_written_after(TARGET, ready.modified);
+    cloud.target.wait_metrics(&cloud.port, &[NORMAL]);
+    cloud.target.agent.terminate();
+    // The source's agent is restarted as well, and does what it would have done.
+    cloud.source.agent.kill();
+    cloud.source.agent.start_in_sync();
+    wait::throughout(Duration::from_secs(5), "it stays", || cloud.status(SOURCE).is_some());
+    wait::until(TIDIED, "the source's key goes", || cloud.status(SOURCE).is_none());
+    assert_eq!(cloud.status_pair(TARGET), over);
+    cloud.target.agent.start_in_sync();
+    let healed = cloud.wait_written_after(TARGET, over.modified);
+    let repeated = cloud.wait_written_after(TARGET, healed.modified);
+    assert_eq!(repeated.writes, over.writes + 2);
+}
+
 /// Writes have a connection of their own: it is given up, too, when its member does not answer.
 #[test]
 fn a_frozen_member_holds_up_no_status() {

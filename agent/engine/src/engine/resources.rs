@@ -43,6 +43,10 @@ impl Engine {
         } else {
             let machine = self.remembered.remove(&key).map(|entry| entry.machine.into()).unwrap_or_default();
             self.locals.insert(key.clone(), Local::new(endpoint, machine));
+            if self.in_sync_since.is_some() && self.has_aftermath(&key) {
+                // It was given up, and is back: what was reported is still there, and the port is out of service.
+                self.locals.change(&key, |local| local.machine.port_disturbed(now));
+            }
         }
         if self.in_sync_since.is_some() {
             self.assign_role(now, &key);

@@ -260,6 +260,29 @@ fn what_other_hosts_report_of_a_port_that_has_long_left_is_not_remembered() {
     assert_eq!(host.memory().statuses_elsewhere, []);
 }
 
+/// A driver was slower than the grace time. What was reported before is still there, and says nothing to Neutron.
+#[test]
+fn an_endpoint_that_was_given_up_and_is_back_reports_again() {
+    let mut host = with_driver(Host::live("b"));
+    host.report();
+    host.tell(migration_removed("b")).report();
+    host.tell(removed("b")).pass(ms(4_000));
+    assert!(host.engine.locals.is_empty());
+    assert_eq!(host.status(), Some(AsReported));
+    host.tell(written("b"));
+    assert_eq!((host.status(), host.due()), (Some(Up), Some(host.now)));
+}
+
+/// A driver may have rewritten the endpoint before it has removed the migration, and does no more then.
+#[test]
+fn a_source_that_nobody_speaks_of_reports_when_it_counts_as_staying() {
+    let mut host = source();
+    host.tell(written("a")).tell(migration_removed("b")).pass(ms(1_999));
+    assert_eq!(host.due(), None);
+    host.pass(ms(1));
+    assert_eq!((host.status(), host.due()), (Some(Up), Some(host.now)));
+}
+
 /// A driver that rolls back and only rewrites the endpoint has taken the port down all the same.
 #[test]
 fn a_source_that_stays_reports_again() {
