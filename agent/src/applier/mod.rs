@@ -12,9 +12,8 @@ pub mod watches;
 
 pub(crate) use routes::sleep_until;
 
+use crate::netlink::link_exists;
 use cutover_engine::Wanted;
-use nix::errno::Errno;
-use nix::net::if_::if_indextoname;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -25,8 +24,8 @@ pub type WantedReceiver = watch::Receiver<Option<Arc<Wanted>>>;
 /// Whether an interface is gone. A tap goes with its virtual machine, between any two instructions of ours, and then whatever
 /// was being done to it fails in one way or another. Nobody waits for that any more, so it is no warning.
 pub(crate) fn is_gone(ifindex: u32) -> bool {
-    // Any other error is no evidence of it.
-    if_indextoname(ifindex) == Err(Errno::ENXIO)
+    // What cannot be asked about is not gone.
+    link_exists(ifindex).is_ok_and(|exists| !exists)
 }
 
 /// The one policy for trying again: double the pause from the first to the last.

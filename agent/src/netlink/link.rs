@@ -5,6 +5,7 @@
 
 use cutover_engine::fact::Link;
 use netlink_packet_core::NlasIterator;
+use std::io;
 
 const IFINFO_BYTES: usize = 16;
 
@@ -33,6 +34,22 @@ pub fn decode(payload: &[u8]) -> Option<Link> {
         admin_up: flags & libc::IFF_UP as u32 != 0,
         running: flags & libc::IFF_RUNNING as u32 != 0,
     })
+}
+
+/// Whether there is an interface of this number in the network namespace of the calling thread. nix 0.31 has a function for that,
+/// which takes a null pointer, the answer for "none", for success.
+///
+/// # Errors
+/// When it cannot be told.
+pub(crate) fn exists(ifindex: u32) -> io::Result<bool> {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the IF_NAMESIZE bytes that if_indextoname(3) may write.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) };
+    if !found.is_null() {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENXIO) { Ok(false) } else { Err(error) }
 }
 
 #[cfg(test)]

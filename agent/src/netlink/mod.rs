@@ -17,6 +17,7 @@ pub mod socket;
 mod table;
 
 pub use batch::PreparedBatch;
+pub(crate) use link::exists as link_exists;
 pub use monitor::{Monitor, MonitorHandle, MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
 pub use neighbour::{Neighbour, NeighbourChange, NeighbourKey};
 pub use route::{ObservedRoute, RouteChange};

@@ -93,10 +93,11 @@ impl Filter {
 
     /// Every interface that something here is about.
     pub(in crate::felix) fn interfaces(&self) -> impl Iterator<Item = &str> {
-        let of_chains = self.chains.iter().filter_map(|name| match self.backend.name(name) {
-            Some(Name::Endpoint(_, interface)) => Some(interface),
-            _ => None,
-        });
+        let of_chains =
+            self.chains.iter().chain(self.led_to.keys()).filter_map(|name| match self.backend.name(name) {
+                Some(Name::Endpoint(_, interface)) => Some(interface),
+                _ => None,
+            });
         of_chains.chain(self.elements.keys().map(|(_, interface)| interface.as_str()))
     }
 
