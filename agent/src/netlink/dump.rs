@@ -6,7 +6,7 @@
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
-use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -25,8 +25,20 @@ pub(super) enum Step {
         /// Their protocol, or [`ANY_PROTOCOL`].
         protocol: u8,
     },
+    /// IPv6 routes of the main table to one interface, of every protocol: few enough for one walk ([`super::walk`]).
+    RoutesOn {
+        /// The interface.
+        ifindex: u32,
+    },
     /// All neighbours.
     Neighbours,
+}
+
+impl Step {
+    /// Whether it is a whole table that the kernel may read in several walks without a warning.
+    pub(super) const fn is_ipv6_table(self) -> bool {
+        matches!(self, Self::Routes { ipv6: true, .. })
+    }
 }
 
 /// A full read. Links come first, because it takes their names to know what is a workload's.
@@ -40,20 +52,15 @@ pub(super) fn full(protocols: &BTreeSet<u8>) -> VecDeque<Step> {
 /// The bytes of a request.
 ///
 /// KERNEL: with NETLINK_GET_STRICT_CHK (4.20) the kernel returns only routes of the table, type and protocol in
-/// the header; without it the same request returns everything, and user space drops the rest.
+/// the header and to the interface, if there is one; without it the same request returns everything, and user space drops the rest.
 pub(super) fn request(step: Step, sequence: u32) -> Vec<u8> {
     let inner = match step {
         Step::Links => RouteNetlinkMessage::GetLink(LinkMessage::default()),
         Step::Neighbours => RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
-        Step::Routes { ipv6, protocol } => {
-            let mut message = RouteMessage::default();
-            message.header = RouteHeader {
-                address_family: if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet },
-                table: RouteHeader::RT_TABLE_MAIN,
-                protocol: RouteProtocol::from(protocol),
-                kind: RouteType::Unicast,
-                ..RouteHeader::default()
-            };
+        Step::Routes { ipv6, protocol } => RouteNetlinkMessage::GetRoute(routes(ipv6, protocol)),
+        Step::RoutesOn { ifindex } => {
+            let mut message = routes(true, ANY_PROTOCOL);
+            message.attributes.push(RouteAttribute::Oif(ifindex));
             RouteNetlinkMessage::GetRoute(message)
         }
     };
@@ -65,6 +72,18 @@ pub(super) fn request(step: Step, sequence: u32) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
+}
+
+fn routes(ipv6: bool, protocol: u8) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet },
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::from(protocol),
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Owns the tables and the ownership predicate, and turns netlink messages into observations. Pure: bytes go
 //! in, [`Seen`] comes out. [`super::monitor`] drives it and talks to the kernel.
 
-use super::dump::ANY_PROTOCOL;
 use super::monitor::{MonitorSettings, NeighbourEvent, Owner, RouteEvent};
 use super::neighbour::NeighbourKey;
 use super::route::ObservedRoute;
@@ -169,11 +168,20 @@ impl Mirror {
         }
     }
 
-    /// All routes of `protocols` are read ([`ANY_PROTOCOL`] stands for all).
-    pub(super) fn end_routes(&mut self, complete: bool, protocols: &BTreeSet<u8>, seen: &mut Seen) {
-        let asked =
-            |route: &ObservedRoute| protocols.contains(&ANY_PROTOCOL) || protocols.contains(&route.protocol);
-        for (route, owner) in self.routes.end_dump(|route, _| complete && asked(route)) {
+    /// Interfaces with an IPv6 route that is known and that the dumps so far do not show.
+    pub(super) fn with_unseen_ipv6_routes(&self) -> BTreeSet<u32> {
+        let unseen = self.routes.unseen().filter(|route| route.destination.addr().is_ipv6());
+        unseen.map(|route| route.ifindex).collect()
+    }
+
+    /// Every interface of a workload.
+    pub(super) fn workloads(&self) -> BTreeSet<u32> {
+        self.links.current().keys().copied().filter(|ifindex| self.is_workload(*ifindex)).collect()
+    }
+
+    /// All routes are read. `was_asked_for` says of which it is certain that they are gone if they were not in it.
+    pub(super) fn end_routes(&mut self, was_asked_for: impl Fn(&ObservedRoute) -> bool, seen: &mut Seen) {
+        for (route, owner) in self.routes.end_dump(|route, _| was_asked_for(route)) {
             seen.route(route, owner);
         }
     }

@@ -14,7 +14,10 @@ pub mod neighbour;
 pub mod route;
 pub mod snapshot;
 pub mod socket;
+mod socket_filter;
 mod table;
+mod walk;
+mod witness;
 
 pub use batch::PreparedBatch;
 pub(crate) use link::exists as link_exists;

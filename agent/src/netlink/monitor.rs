@@ -11,17 +11,19 @@
 
 mod connection;
 mod events;
+mod full_read;
 
 pub use connection::MonitorError;
 pub use events::{MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
 
-use super::dump::{self, ANY_PROTOCOL, Step};
+use super::dump::{ANY_PROTOCOL, Step};
 use super::mirror::{Doubt, Mirror, Seen};
 use crate::clock;
 use connection::{Connection, failed};
 use cutover_engine::{BootTime, Fact};
+use full_read::FullRead;
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -91,6 +93,10 @@ pub struct Monitor {
     interrupted_reads: u32,
     /// Protocols to ask for in the next full read.
     ask_for: BTreeSet<u8>,
+    /// The next full read has to find what nobody knows of.
+    is_ignorant: bool,
+    /// Datagrams received, to tell them apart.
+    datagrams: u64,
     outlet: Outlet,
     commands: mpsc::UnboundedReceiver<Command>,
 }
@@ -118,20 +124,6 @@ impl Outlet {
     }
 }
 
-/// A full read that is going on.
-#[derive(Debug)]
-struct FullRead {
-    steps: VecDeque<Step>,
-    current: Step,
-    sequence: u32,
-    protocols: BTreeSet<u8>,
-    /// The table changed while it was read: what is missing may have been skipped.
-    interrupted: bool,
-    /// Notifications were lost: nothing follows from this read.
-    overrun: bool,
-    deadline: BootTime,
-}
-
 impl Monitor {
     /// Subscribes in the network namespace of the calling thread. Needs a tokio runtime around it.
     ///
@@ -156,6 +148,8 @@ impl Monitor {
             // The first read asks for routes of every protocol: those that an agent with another
             // `DeviceRouteProtocol` left are to be replaced in place.
             ask_for: BTreeSet::from([ANY_PROTOCOL]),
+            is_ignorant: true,
+            datagrams: 0,
             outlet: Outlet { facts, routes, neighbours, full_reads },
             commands,
         };
@@ -170,9 +164,10 @@ impl Monitor {
             let Err(error) = self.follow().await else { return };
             warn!(%error, "netlink monitor starts again");
             self.mirror.abandon_dumps();
-            if let Some(mut unfinished) = self.read.take() {
-                self.ask_for.append(&mut unfinished.protocols);
+            if let Some(unfinished) = self.read.take() {
+                self.ask_again(unfinished);
             }
+            self.is_ignorant = true;
             tokio::time::sleep(PAUSE_REOPEN).await;
             match Connection::open(&self.settings, self.mirror.protocols()) {
                 Ok(socket) => self.socket = socket,
@@ -217,6 +212,7 @@ impl Monitor {
                 self.socket.filter(self.mirror.protocols())?;
                 self.settings = settings;
                 self.ask_for = BTreeSet::from([ANY_PROTOCOL]);
+                self.is_ignorant = true;
                 // The read that is going on asks for the wrong protocols.
                 if let Some(read) = &mut self.read {
                     read.interrupted = true;
@@ -234,6 +230,7 @@ impl Monitor {
         if let Some(read) = &mut self.read {
             read.overrun = true;
         }
+        self.is_ignorant = true;
         self.read_again_at(clock::now());
     }
 
@@ -247,30 +244,28 @@ impl Monitor {
         if protocols.contains(&ANY_PROTOCOL) {
             protocols = BTreeSet::from([ANY_PROTOCOL]);
         }
-        let mut steps = dump::full(&protocols);
-        let Some(current) = steps.pop_front() else { return Ok(()) };
         // ORDER: from before the request, so that no notification falls between the two.
         self.mirror.begin_links();
-        let sequence = self.socket.ask(current)?;
-        self.read = Some(FullRead {
-            steps,
-            current,
-            sequence,
-            protocols,
-            interrupted: false,
-            overrun: false,
-            deadline: now + DUMP_TIMEOUT,
-        });
+        let is_thorough = std::mem::take(&mut self.is_ignorant);
+        let read = FullRead::begin(protocols, is_thorough, now + DUMP_TIMEOUT, |step| self.socket.ask(step))?;
+        self.read = Some(read);
         Ok(())
+    }
+
+    /// What a read that came to nothing had to find is left to the next.
+    fn ask_again(&mut self, mut read: FullRead) {
+        self.ask_for.append(&mut read.protocols);
+        self.is_ignorant |= read.is_thorough;
     }
 
     async fn handle_datagram(&mut self) -> Result<(), MonitorError> {
         let mut seen = Seen::default();
+        self.datagrams += 1;
         let buffer = std::mem::take(&mut self.socket.buffer);
         let mut rest = buffer.as_slice();
         let mut result = Ok(());
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-            result = self.handle_message(&message, &mut seen);
+            result = self.handle_message(&message, buffer.len(), &mut seen);
             let length = (message.length() as usize).next_multiple_of(4);
             match rest.get(length..) {
                 Some(next) if result.is_ok() => rest = next,
@@ -285,6 +280,7 @@ impl Monitor {
     fn handle_message(
         &mut self,
         message: &NetlinkBuffer<&[u8]>,
+        datagram_bytes: usize,
         seen: &mut Seen,
     ) -> Result<(), MonitorError> {
         let port = self.socket.port;
@@ -306,6 +302,7 @@ impl Monitor {
                 self.next_step(seen)
             }
             message_type => {
+                read.entry(self.datagrams, datagram_bytes);
                 self.mirror.dumped(message_type, message.payload());
                 Ok(())
             }
@@ -314,33 +311,32 @@ impl Monitor {
 
     fn next_step(&mut self, seen: &mut Seen) -> Result<(), MonitorError> {
         let Some(mut read) = self.read.take() else { return Ok(()) };
-        let next = read.steps.pop_front();
         if read.overrun {
             self.mirror.abandon_dumps();
-            self.ask_for.append(&mut read.protocols);
+            self.ask_again(read);
             return Ok(());
         }
         let complete = !read.interrupted;
-        match (read.current, next) {
-            (Step::Links, _) => {
+        match read.current {
+            Step::Links => {
                 self.mirror.end_links(complete, seen);
                 self.mirror.begin_routes();
             }
-            (Step::Routes { .. }, Some(Step::Neighbours)) => {
-                self.mirror.end_routes(complete, &read.protocols, seen);
+            Step::Neighbours => self.mirror.end_neighbours(complete, seen),
+            Step::Routes { .. } | Step::RoutesOn { .. } => {}
+        }
+        if let Some(step) = read.answered(&self.mirror) {
+            if step == Step::Neighbours {
+                self.mirror.end_routes(|route| read.proves_absence_of(route), seen);
                 self.mirror.begin_neighbours();
             }
-            (Step::Routes { .. }, _) => {}
-            (Step::Neighbours, _) => self.mirror.end_neighbours(complete, seen),
-        }
-        if let Some(step) = next {
             read.current = step;
             read.sequence = self.socket.ask(step)?;
             self.read = Some(read);
         } else if complete {
             self.end_full_read(seen);
         } else {
-            self.ask_for.append(&mut read.protocols);
+            self.ask_again(read);
             // A table that changes all the time must not be read all the time.
             self.interrupted_reads += 1;
             let pause =
@@ -379,11 +375,15 @@ impl Monitor {
 
 /// A family or table that the kernel does not have reads as empty; anything else makes the read worthless.
 fn refused(read: &mut FullRead, error: io::Error) -> Result<(), MonitorError> {
-    let ipv6 = matches!(read.current, Step::Routes { ipv6: true, .. });
-    match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT) if ipv6 => Ok(()),
-        Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => {
-            read.interrupted = true;
+    match (read.current, error.raw_os_error()) {
+        (
+            Step::Routes { ipv6: true, .. },
+            Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT),
+        ) => Ok(()),
+        // The interface is gone, and its routes with it.
+        (Step::RoutesOn { .. }, Some(libc::ENODEV | libc::ENOENT)) => Ok(()),
+        (Step::RoutesOn { .. }, _) | (_, Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            read.could_not_answer();
             Ok(())
         }
         _ => Err(failed("dump")(error)),

@@ -4,11 +4,14 @@
 
 use super::dump::{ANY_PROTOCOL, Step, request};
 use super::route::ObservedRoute;
+use super::walk::Walk;
+use super::witness::Witness;
 use super::{link, route};
 use cutover_engine::fact::Link;
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use std::collections::BTreeSet;
 use std::io;
 
 // linux/netlink.h
@@ -33,24 +36,41 @@ pub struct LinkSeen {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn links() -> io::Result<Vec<LinkSeen>> {
-    let payloads = dump(Step::Links)?;
+    let (payloads, _) = dump(Step::Links)?;
     Ok(payloads
         .iter()
         .filter_map(|payload| Some(LinkSeen { link: link::decode(payload)?, kind: kind(payload) }))
         .collect())
 }
 
-/// The unicast routes of the main table that go straight to an interface, of every protocol.
+/// The unicast routes of the main table that go straight to one of these interfaces, of every protocol.
+///
+/// IPv6 routes are asked for interface by interface if somebody changed some while they were read: see [`super::walk`].
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn routes() -> io::Result<Vec<ObservedRoute>> {
-    let mut found = Vec::new();
-    for ipv6 in [false, true] {
-        let payloads = dump(Step::Routes { ipv6, protocol: ANY_PROTOCOL })?;
-        found.extend(payloads.iter().filter_map(|payload| route::decode(payload)));
+pub fn routes(interfaces: &BTreeSet<u32>) -> io::Result<BTreeSet<ObservedRoute>> {
+    let (ipv4, _) = dump(Step::Routes { ipv6: false, protocol: ANY_PROTOCOL })?;
+    let mut found = decode(&ipv4);
+    let witness = Witness::open();
+    let (ipv6, walk) = dump(Step::Routes { ipv6: true, protocol: ANY_PROTOCOL })?;
+    found.extend(decode(&ipv6));
+    if !walk.is_one() && !witness.is_ok_and(|witness| witness.saw_nothing()) {
+        for &ifindex in interfaces {
+            match dump(Step::RoutesOn { ifindex }) {
+                Ok((routes, _)) => found.extend(decode(&routes)),
+                // It went meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
+    found.retain(|route| interfaces.contains(&route.ifindex));
     Ok(found)
+}
+
+fn decode(payloads: &[Vec<u8>]) -> BTreeSet<ObservedRoute> {
+    payloads.iter().filter_map(|payload| route::decode(payload)).collect()
 }
 
 fn kind(payload: &[u8]) -> Option<String> {
@@ -66,25 +86,33 @@ fn kind(payload: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
-/// The payload of every message of a dump.
-fn dump(step: Step) -> io::Result<Vec<Vec<u8>>> {
+/// The payload of every message of a dump, and how they came.
+fn dump(step: Step) -> io::Result<(Vec<Vec<u8>>, Walk)> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
+    // Filtering by interface needs it; every kernel with a ring buffer for BPF has it.
+    socket.set_netlink_get_strict_chk(true)?;
     socket.bind_auto()?;
     socket.send_to(&request(step, 1), &SocketAddr::new(0, 0), 0)?;
     let mut payloads = Vec::new();
+    let mut walk = Walk::default();
+    let mut number = 0;
     loop {
+        number += 1;
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = datagram.as_slice();
         while !rest.is_empty() {
             let refused = |error: netlink_packet_core::DecodeError| io::Error::other(error.to_string());
             let message = NetlinkBuffer::new_checked(rest).map_err(refused)?;
             match message.message_type() {
-                NLMSG_DONE => return Ok(payloads),
+                NLMSG_DONE => return Ok((payloads, walk)),
                 NLMSG_ERROR => {
                     let errno = message.payload().first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
                     return Err(io::Error::from_raw_os_error(-errno));
                 }
-                _ => payloads.push(message.payload().to_vec()),
+                _ => {
+                    walk.entry(number, datagram.len());
+                    payloads.push(message.payload().to_vec());
+                }
             }
             let length = (message.length() as usize).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
@@ -102,6 +130,6 @@ mod tests {
         let loopback = links.iter().find(|seen| seen.link.name == "lo").unwrap();
         assert_eq!(loopback.kind, None);
         assert_eq!(loopback.link.ifindex, 1);
-        routes().unwrap();
+        routes(&BTreeSet::from([1])).unwrap();
     }
 }

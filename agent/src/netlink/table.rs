@@ -68,6 +68,13 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Table<K, V> {
         gone
     }
 
+    /// What is known and neither in the dump so far nor spoken of since it began.
+    pub(super) fn unseen(&self) -> impl Iterator<Item = &K> {
+        self.dump.iter().flat_map(|dump| {
+            self.current.keys().filter(|key| !dump.seen.contains_key(*key) && !dump.noted.contains_key(*key))
+        })
+    }
+
     /// The dump is over. What it did not contain is gone, as far as `was_asked_for` says that it should have
     /// been in it. Returns what differs from before.
     ///

@@ -230,15 +230,12 @@ fn no_daemon(datastore: DatastoreType) -> Finding {
 /// The routes that the agent has made, by the kernel.
 fn routes_of_vms(settings: &Settings) -> Vec<VmRoute> {
     let links = snapshot::links().unwrap_or_default();
-    let is_workload = |ifindex: u32| {
-        let name = links.iter().find(|seen| seen.link.ifindex == ifindex).map(|seen| seen.link.name.as_str());
-        name.is_some_and(|name| {
-            settings.interface_prefix.iter().any(|prefix| name.starts_with(prefix.as_str()))
-        })
-    };
-    let routes = snapshot::routes().unwrap_or_default().into_iter();
+    let has_prefix =
+        |name: &str| settings.interface_prefix.iter().any(|prefix| name.starts_with(prefix.as_str()));
+    let workloads = links.iter().filter(|seen| has_prefix(&seen.link.name)).map(|seen| seen.link.ifindex);
+    let routes = snapshot::routes(&workloads.collect()).unwrap_or_default().into_iter();
     routes
-        .filter(|route| route.protocol == settings.device_route_protocol && is_workload(route.ifindex))
+        .filter(|route| route.protocol == settings.device_route_protocol)
         .map(|route| VmRoute { destination: route.destination, metric: route.metric })
         .collect()
 }

@@ -1,0 +1,169 @@
+//! One full read of the kernel: which dumps are still to come, and what the answers prove.
+//!
+//! Owns the order of the dumps and the doubt about those of IPv6 routes ([`crate::netlink::walk`]): absence from one counts only if
+//! nobody changed IPv6 routes meanwhile, or if a question about the one interface says the same. [`super`] sends the requests.
+
+use crate::netlink::dump::{self, ANY_PROTOCOL, Step};
+use crate::netlink::mirror::Mirror;
+use crate::netlink::route::ObservedRoute;
+use crate::netlink::walk::Walk;
+use crate::netlink::witness::Witness;
+use cutover_engine::BootTime;
+use std::collections::{BTreeSet, VecDeque};
+use tracing::debug;
+
+/// LIMIT: so many interfaces are cheaper to ask about than another dump of everything.
+const INTERFACES_FEW: usize = 16;
+/// LIMIT: somebody who changes IPv6 routes now and then leaves one of so many dumps undisturbed.
+const DUMPS_MAX: u32 = 3;
+/// LIMIT: an interface with more routes than one walk can tell stays as it is known until somebody else pauses.
+const QUESTIONS_MAX: u32 = 3;
+
+/// A full read that is going on.
+#[derive(Debug)]
+pub(super) struct FullRead {
+    steps: VecDeque<Step>,
+    pub(super) current: Step,
+    pub(super) sequence: u32,
+    pub(super) protocols: BTreeSet<u8>,
+    /// Nothing is known so far, or notifications were lost: every interface is asked about, not only where something is missing.
+    pub(super) is_thorough: bool,
+    /// The table changed while it was read: what is missing may have been skipped.
+    pub(super) interrupted: bool,
+    /// Notifications were lost: nothing follows from this read.
+    pub(super) overrun: bool,
+    pub(super) deadline: BootTime,
+    walk: Walk,
+    ipv6: Ipv6,
+}
+
+/// What is certain about IPv6 routes.
+#[derive(Debug)]
+struct Ipv6 {
+    witness: Option<Witness>,
+    dumps: u32,
+    /// Each answer of the last dump came from one walk.
+    is_one_walk: bool,
+    questions: u32,
+    certain: Certain,
+}
+
+#[derive(Debug)]
+enum Certain {
+    Everything,
+    OnInterfaces(BTreeSet<u32>),
+}
+
+impl FullRead {
+    /// A read of routes of these protocols. `ask` sends the first request and returns its sequence number.
+    pub(super) fn begin<E>(
+        protocols: BTreeSet<u8>,
+        is_thorough: bool,
+        deadline: BootTime,
+        ask: impl FnOnce(Step) -> Result<u32, E>,
+    ) -> Result<Self, E> {
+        let mut steps = dump::full(&protocols);
+        let current = steps.pop_front().unwrap_or(Step::Links);
+        Ok(Self {
+            steps,
+            current,
+            sequence: ask(current)?,
+            protocols,
+            is_thorough,
+            interrupted: false,
+            overrun: false,
+            deadline,
+            walk: Walk::default(),
+            ipv6: Ipv6 {
+                witness: None,
+                dumps: 0,
+                is_one_walk: true,
+                questions: 0,
+                certain: Certain::OnInterfaces(BTreeSet::new()),
+            },
+        })
+    }
+
+    /// An entry of the current answer came in this datagram.
+    pub(super) fn entry(&mut self, datagram: u64, bytes: usize) {
+        self.walk.entry(datagram, bytes);
+    }
+
+    /// The current answer is refused in a way that says that it could not be had, not that it is empty.
+    pub(super) fn could_not_answer(&mut self) {
+        match self.current {
+            // Asked again, or left as it is.
+            Step::RoutesOn { .. } => self.walk = Walk::not_one(),
+            _ => self.interrupted = true,
+        }
+    }
+
+    /// Takes in that the current answer is over. Returns the next step, unless the read is over.
+    pub(super) fn answered(&mut self, mirror: &Mirror) -> Option<Step> {
+        let is_one_walk = std::mem::take(&mut self.walk).is_one();
+        match self.current {
+            step if step.is_ipv6_table() => self.ipv6.is_one_walk &= is_one_walk,
+            Step::RoutesOn { ifindex } => self.answered_about(ifindex, is_one_walk),
+            _ => {}
+        }
+        if self.steps.front() == Some(&Step::Neighbours) && !matches!(self.current, Step::Links) {
+            self.confirm(mirror);
+        }
+        let next = self.steps.pop_front()?;
+        if next.is_ipv6_table() && self.ipv6.witness.is_none() {
+            // ORDER: before the request.
+            self.ipv6.witness =
+                Witness::open().inspect_err(|error| debug!(%error, "nobody sees who disturbs a dump")).ok();
+        }
+        Some(next)
+    }
+
+    fn answered_about(&mut self, ifindex: u32, is_one_walk: bool) {
+        self.ipv6.questions += 1;
+        if is_one_walk {
+            if let Certain::OnInterfaces(interfaces) = &mut self.ipv6.certain {
+                interfaces.insert(ifindex);
+            }
+        } else if self.ipv6.questions < QUESTIONS_MAX {
+            self.steps.push_front(Step::RoutesOn { ifindex });
+            return;
+        }
+        self.ipv6.questions = 0;
+    }
+
+    /// All tables of routes are read: what else has to be asked?
+    fn confirm(&mut self, mirror: &Mirror) {
+        if !self.current.is_ipv6_table() {
+            return;
+        }
+        self.ipv6.dumps += 1;
+        let witness = self.ipv6.witness.take();
+        if self.ipv6.is_one_walk || witness.is_some_and(|witness| witness.saw_nothing()) {
+            self.ipv6.certain = Certain::Everything;
+            return;
+        }
+        let interfaces = if self.is_thorough { mirror.workloads() } else { mirror.with_unseen_ipv6_routes() };
+        let steps: Vec<Step> = if interfaces.len() > INTERFACES_FEW && self.ipv6.dumps < DUMPS_MAX {
+            self.ipv6.is_one_walk = true;
+            dump::full(&self.protocols).into_iter().filter(|step| step.is_ipv6_table()).collect()
+        } else {
+            interfaces.into_iter().map(|ifindex| Step::RoutesOn { ifindex }).collect()
+        };
+        debug!(questions = steps.len(), "others change IPv6 routes: what is missing is asked for again");
+        for step in steps.into_iter().rev() {
+            self.steps.push_front(step);
+        }
+    }
+
+    /// Whether this route is gone if it was in no answer.
+    pub(super) fn proves_absence_of(&self, route: &ObservedRoute) -> bool {
+        let was_asked_for =
+            self.protocols.contains(&ANY_PROTOCOL) || self.protocols.contains(&route.protocol);
+        let is_certain = match &self.ipv6.certain {
+            _ if route.destination.addr().is_ipv4() => true,
+            Certain::Everything => true,
+            Certain::OnInterfaces(interfaces) => interfaces.contains(&route.ifindex),
+        };
+        !self.interrupted && was_asked_for && is_certain
+    }
+}
