@@ -1,6 +1,6 @@
 //! One look at the kernel's links and routes, for commands that do not follow them.
 //!
-//! A socket of its own for each question, in the network namespace of the calling thread, and a full answer. Changes nothing.
+//! A socket of its own for each look, in the network namespace of the calling thread, and full answers. Changes nothing.
 
 use super::dump::{ANY_PROTOCOL, Step, request};
 use super::route::ObservedRoute;
@@ -22,6 +22,11 @@ const IFINFO_BYTES: usize = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 
+/// LIMIT: the kernel makes no datagram of an answer larger than 32 KiB.
+const RECEIVED_AT_ONCE_BYTES: usize = 64 * 1024;
+/// LIMIT: an interface with more routes than one walk can tell is asked about so many times, for all that is seen of it.
+const QUESTIONS_MAX: u32 = 3;
+
 /// A link, with what it is besides what the engine wants to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkSeen {
@@ -36,7 +41,7 @@ pub struct LinkSeen {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn links() -> io::Result<Vec<LinkSeen>> {
-    let (payloads, _) = dump(Step::Links)?;
+    let (payloads, _) = Questions::open()?.ask(Step::Links)?;
     Ok(payloads
         .iter()
         .filter_map(|payload| Some(LinkSeen { link: link::decode(payload)?, kind: kind(payload) }))
@@ -50,22 +55,37 @@ pub fn links() -> io::Result<Vec<LinkSeen>> {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn routes(interfaces: &BTreeSet<u32>) -> io::Result<BTreeSet<ObservedRoute>> {
-    let (ipv4, _) = dump(Step::Routes { ipv6: false, protocol: ANY_PROTOCOL })?;
+    let mut questions = Questions::open()?;
+    let (ipv4, _) = questions.ask(Step::Routes { ipv6: false, protocol: ANY_PROTOCOL })?;
     let mut found = decode(&ipv4);
     let witness = Witness::open();
-    let (ipv6, walk) = dump(Step::Routes { ipv6: true, protocol: ANY_PROTOCOL })?;
+    let (ipv6, walk) = questions.ask(Step::Routes { ipv6: true, protocol: ANY_PROTOCOL })?;
     found.extend(decode(&ipv6));
     if !walk.is_one() && !witness.is_ok_and(|witness| witness.saw_nothing()) {
         for &ifindex in interfaces {
-            match dump(Step::RoutesOn { ifindex }) {
-                Ok((routes, _)) => found.extend(decode(&routes)),
-                // It went meanwhile.
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                Err(error) => return Err(error),
-            }
+            found.extend(routes_on(&mut questions, ifindex)?);
         }
     }
     found.retain(|route| interfaces.contains(&route.ifindex));
+    Ok(found)
+}
+
+/// All that is seen of one interface's IPv6 routes.
+fn routes_on(questions: &mut Questions, ifindex: u32) -> io::Result<BTreeSet<ObservedRoute>> {
+    let mut found = BTreeSet::new();
+    for _ in 0..QUESTIONS_MAX {
+        match questions.ask(Step::RoutesOn { ifindex }) {
+            Ok((routes, walk)) => {
+                found.extend(decode(&routes));
+                if walk.is_one() {
+                    break;
+                }
+            }
+            // It went meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => break,
+            Err(error) => return Err(error),
+        }
+    }
     Ok(found)
 }
 
@@ -86,36 +106,56 @@ fn kind(payload: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
-/// The payload of every message of a dump, and how they came.
-fn dump(step: Step) -> io::Result<(Vec<Vec<u8>>, Walk)> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    // Filtering by interface needs it; every kernel with a ring buffer for BPF has it.
-    socket.set_netlink_get_strict_chk(true)?;
-    socket.bind_auto()?;
-    socket.send_to(&request(step, 1), &SocketAddr::new(0, 0), 0)?;
-    let mut payloads = Vec::new();
-    let mut walk = Walk::default();
-    let mut number = 0;
-    loop {
-        number += 1;
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let refused = |error: netlink_packet_core::DecodeError| io::Error::other(error.to_string());
-            let message = NetlinkBuffer::new_checked(rest).map_err(refused)?;
-            match message.message_type() {
-                NLMSG_DONE => return Ok((payloads, walk)),
-                NLMSG_ERROR => {
-                    let errno = message.payload().first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return Err(io::Error::from_raw_os_error(-errno));
+/// A socket for one question after the other.
+///
+/// KERNEL: the kernel fills at most as much of a datagram as was read at once before on the same socket, and a page if nothing was
+/// (`max_recvmsg_len` in net/netlink/af_netlink.c). So the first question of a socket gets its answer in many pieces, later ones in
+/// few, and a question about one interface belongs to the later ones.
+#[derive(Debug)]
+struct Questions {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Questions {
+    fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        // Filtering by interface needs it; every kernel with a ring buffer for BPF has it.
+        socket.set_netlink_get_strict_chk(true)?;
+        socket.bind_auto()?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVED_AT_ONCE_BYTES] })
+    }
+
+    /// The payload of every message of a dump, and how they came.
+    fn ask(&mut self, step: Step) -> io::Result<(Vec<Vec<u8>>, Walk)> {
+        self.sequence += 1;
+        self.socket.send_to(&request(step, self.sequence), &SocketAddr::new(0, 0), 0)?;
+        let mut payloads = Vec::new();
+        let mut walk = Walk::default();
+        let mut number = 0;
+        loop {
+            number += 1;
+            let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
+            let datagram = &self.buffer[..length];
+            let mut rest = datagram;
+            while !rest.is_empty() {
+                let refused = |error: netlink_packet_core::DecodeError| io::Error::other(error.to_string());
+                let message = NetlinkBuffer::new_checked(rest).map_err(refused)?;
+                match message.message_type() {
+                    NLMSG_DONE => return Ok((payloads, walk)),
+                    NLMSG_ERROR => {
+                        let errno = message.payload().first_chunk().map_or(0, |it| i32::from_ne_bytes(*it));
+                        return Err(io::Error::from_raw_os_error(-errno));
+                    }
+                    _ => {
+                        walk.entry(number, datagram.len());
+                        payloads.push(message.payload().to_vec());
+                    }
                 }
-                _ => {
-                    walk.entry(number, datagram.len());
-                    payloads.push(message.payload().to_vec());
-                }
+                let length = (message.length() as usize).next_multiple_of(4);
+                rest = rest.get(length..).unwrap_or_default();
             }
-            let length = (message.length() as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
         }
     }
 }
