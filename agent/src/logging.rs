@@ -110,9 +110,13 @@ pub fn log_notice(notice: &Notice) {
             migrationUid = %transition.uid, to = %transition.to,
             "Live migration state transition"
         ),
-        Notice::Unresolved { endpoint, uid } => info!(
+        Notice::Unresolved { endpoint, uid, source_present: false } => info!(
             id = %endpoint, migrationUid = %uid,
             "LiveMigration is gone without an announcement; waiting for evidence of how it ended"
+        ),
+        Notice::Unresolved { endpoint, uid, source_present: true } => info!(
+            id = %endpoint, migrationUid = %uid,
+            "LiveMigration is gone without an announcement; waiting for evidence of how it ended, because the source's endpoint is there: any frame of the virtual machine, or what becomes of the endpoints"
         ),
         Notice::Held { endpoint } => {
             info!(wep = %endpoint, "Endpoint vanished while its tap exists; holding its state");

@@ -166,6 +166,7 @@ mod tests {
             endpoint: "port1".into(),
         };
         let endpoint = Endpoint {
+            uid: "e1".into(),
             interface: "tapport1".into(),
             mac: Some("fa:16:3e:00:00:01".parse().unwrap()),
             prefixes: ["10.0.0.1/32".parse().unwrap(), "2001:db8::1/128".parse().unwrap()].into(),

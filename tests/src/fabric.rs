@@ -3,6 +3,7 @@
 //! as the caller says. Judges nothing.
 
 mod middle;
+mod round_trip;
 mod router;
 mod speaker;
 mod wiring;

@@ -212,7 +212,7 @@ impl Engine {
     /// What has to survive the death of the agent.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let living = self.locals.active().map(|(key, local)| Remembered {
+        let living = self.locals.remembered().map(|(key, local)| Remembered {
             key: EndpointKey::clone(key),
             endpoint: local.endpoint.clone(),
             machine: Machine::clone(&local.machine),

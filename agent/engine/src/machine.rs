@@ -4,6 +4,10 @@
 //! endpoint: when states were entered, when they end, and the evidence that was gathered since the role went
 //! away. The engine turns facts into calls and logs the transitions that come back.
 
+mod outcome;
+
+pub use outcome::{SOURCELESS_BOUND, UNRESOLVED_BOUND, Unresolved};
+
 use crate::fact::AnnouncementSeen;
 use crate::model::EndpointKey;
 use crate::roles::{Assignment, Role};
@@ -12,15 +16,6 @@ use core::fmt;
 use core::time::Duration;
 use cutover_common::AnnouncementKind;
 use serde::{Deserialize, Serialize};
-
-/// How long an endpoint stays suppressed after its migration is gone without a trace and its source's endpoint is
-/// gone as well.
-///
-/// LIMIT: a driver that rolls back re-creates the source's endpoint within 0.45 s (recorded); ten times that,
-/// counted from when it went away. After it the machine does what the existing agent does at once: it takes the
-/// migration for a success. While the source's endpoint is *there* nothing is taken for a success: the virtual
-/// machine most probably runs at the source, and advertising it from here would cut it off.
-pub const UNRESOLVED_BOUND: Duration = Duration::from_secs(5);
 
 mod repeats;
 
@@ -61,7 +56,10 @@ pub enum Outcome {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Input {
     /// The endpoint became the target of a migration, or of another one.
-    Target,
+    Target {
+        /// Its virtual machine is known to run here already.
+        is_here: bool,
+    },
     /// The virtual machine announced itself here.
     Announcement {
         /// The migration is over already.
@@ -72,7 +70,10 @@ pub enum Input {
     /// The convergence time is over.
     Timer,
     /// The endpoint became the source of a migration.
-    Source,
+    Source {
+        /// The host that the virtual machine came from may still have a route.
+        is_contested: bool,
+    },
     /// The endpoint is gone for good.
     Deleted,
 }
@@ -82,11 +83,11 @@ impl Input {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Target => "Target",
+            Self::Target { .. } => "Target",
             Self::Announcement { .. } => "GARPDetected",
             Self::RoleGone(_) => "NoRole",
             Self::Timer => "TimerPop",
-            Self::Source => "Source",
+            Self::Source { .. } => "Source",
             Self::Deleted => "Deleted",
         }
     }
@@ -97,13 +98,15 @@ impl Input {
 pub const fn next(state: State, input: Input) -> State {
     use Input::{Announcement, Deleted, RoleGone, Source, Target, Timer};
     match (state, input) {
-        (State::Base | State::Target | State::TimeWait, Target) => State::Target,
+        (_, Target { is_here: false }) => State::Target,
+        (State::Base | State::TimeWait, Target { is_here: true }) => State::Live,
 
         (State::Target, Announcement { role_gone: false }) => State::Live,
         (State::Target, Announcement { role_gone: true } | RoleGone(Outcome::Success)) => State::TimeWait,
-        (State::Target, RoleGone(Outcome::Failure) | Source | Deleted) => State::Base,
+        (State::Target, RoleGone(Outcome::Failure) | Source { .. } | Deleted) => State::Base,
 
-        (State::Live, RoleGone(_) | Source) => State::TimeWait,
+        (State::Live, RoleGone(_) | Source { is_contested: true }) => State::TimeWait,
+        (State::Live | State::TimeWait, Source { is_contested: false }) => State::Base,
 
         (State::TimeWait, Timer) | (State::Live | State::TimeWait, Deleted) => State::Base,
 
@@ -124,15 +127,42 @@ pub struct Transition {
     pub uid: String,
 }
 
-/// What is known since the role went away while no announcement had been seen (W34).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Unresolved {
-    /// When the role went away.
-    pub since: BootTime,
-    /// Our endpoint was written again since.
-    pub rewritten: bool,
-    /// Since when the source's endpoint is absent, if it is.
-    pub source_absent_since: Option<BootTime>,
+/// How long a source that has just arrived itself keeps its elevated priority against the host before.
+///
+/// LIMIT: that host's route goes with its endpoint, which a driver removes within 0.07 s (recorded). Longer, and the
+/// virtual machine may announce itself where it goes next while this host is still elevated.
+pub const CONTESTED_BOUND: Duration = Duration::from_secs(1);
+
+/// Where a virtual machine is known to run: an endpoint, as it was created, and its tap.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// Uid of the endpoint, empty if it has none.
+    pub endpoint_uid: Box<str>,
+    /// Number of its tap.
+    pub ifindex: u32,
+}
+
+/// What is around a machine when something is said to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sight {
+    /// The time.
+    pub now: BootTime,
+    /// How long routes stay elevated.
+    pub convergence: Duration,
+    /// Whether the endpoint that the migration to here comes from is in the datastore.
+    pub source_present: bool,
+    /// Whether a migration is heading there, so that there is no route.
+    pub source_suppressed: bool,
+    /// Uid of this endpoint, as it is now.
+    pub endpoint_uid: Box<str>,
+    /// Number of its tap, if it exists.
+    pub ifindex: Option<u32>,
+}
+
+impl Sight {
+    fn place(&self) -> Option<Place> {
+        Some(Place { endpoint_uid: self.endpoint_uid.clone(), ifindex: self.ifindex? })
+    }
 }
 
 /// The armed watch of an endpoint in [`State::Target`].
@@ -186,6 +216,21 @@ pub struct Machine {
     pub elevated_until: Option<BootTime>,
     /// In Target, with the role gone.
     pub unresolved: Option<Unresolved>,
+    /// Where the virtual machine is known to run since its last migration to here.
+    #[serde(default)]
+    pub here: Option<Place>,
+    /// In Live without an announcement in this migration: it was known to run here already.
+    #[serde(default)]
+    pub is_kept: bool,
+    /// The endpoint is the source of a migration, whatever its role is: the virtual machine is about to leave.
+    #[serde(default)]
+    pub is_leaving: bool,
+    /// The source's endpoint has not been in the datastore since this migration began.
+    #[serde(default)]
+    pub is_sourceless: bool,
+    /// When the source's endpoint went away, if it did while the migration was under way.
+    #[serde(default)]
+    pub source_gone_at: Option<BootTime>,
     /// In Base, after a failed migration to here: the endpoint stays without a route until it is written again
     /// or deleted, because the virtual machine runs elsewhere.
     pub not_here: bool,
@@ -206,7 +251,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Whether there is nothing to remember. A target in Base is one whose migration is known to be over.
+    /// Whether nothing goes on, so that there is no time to wait for. A target in Base is one whose migration is known to be over.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let has_news =
@@ -236,7 +281,9 @@ impl Machine {
     pub fn deadline(&self, grace: Duration) -> Option<BootTime> {
         let of_state = match self.state {
             State::TimeWait => self.elevated_until,
-            State::Target => self.unresolved.and_then(|unresolved| unresolved.success_at(grace)),
+            State::Target => {
+                self.unresolved.and_then(|unresolved| unresolved.success_at(self.is_sourceless, grace))
+            }
             State::Base | State::Live => None,
         };
         let repeat = self.repeats.map(Repeats::next_at);
@@ -250,47 +297,15 @@ impl Machine {
         self.undecided_since.map(|since| since + grace)
     }
 
-    /// The role is, from now on, this one. `source_present` says whether the source's endpoint exists.
-    pub fn assign(
-        &mut self,
-        assignment: &Assignment,
-        source_present: bool,
-        now: BootTime,
-        convergence: Duration,
-    ) -> Option<Transition> {
-        let same_migration = assignment.uid == self.uid;
+    /// The role is, from now on, this one.
+    pub fn assign(&mut self, assignment: &Assignment, sight: &Sight) -> Option<Transition> {
         let role_before = core::mem::replace(&mut self.role, assignment.role);
         self.role_uid.clone_from(&assignment.uid);
         match assignment.role {
-            Role::Target
-                if role_before == Role::Target
-                    && (same_migration || matches!(self.state, State::Target | State::Live)) =>
-            {
-                if !same_migration {
-                    self.report_due_since = Some(now);
-                }
-                self.uid.clone_from(&assignment.uid);
-                self.source.clone_from(&assignment.source);
-                None
-            }
-            Role::Target => {
-                let known_to_run_here = matches!(self.state, State::Base | State::TimeWait)
-                    && same_migration
-                    && self.phases.announced_at.is_some();
-                if known_to_run_here && !self.uid.is_empty() {
-                    // A datastore that was set back shows a migration again whose end we have seen. Its virtual
-                    // machine announced itself here: taking its route away would be wrong.
-                    return None;
-                }
-                self.begin(assignment, now);
-                self.step(Input::Target, now, convergence)
-            }
+            Role::Target => self.assign_target(role_before, assignment, sight),
             Role::Source => {
-                let transition = if role_before == Role::Source {
-                    None
-                } else {
-                    self.step(Input::Source, now, convergence)
-                };
+                let transition = self.leave(false, sight);
+                self.here = None;
                 self.not_here = false;
                 self.undecided_since = None;
                 // Nova waits for the next target; a write from here would end its wait.
@@ -298,7 +313,86 @@ impl Machine {
                 self.repeats = None;
                 transition
             }
-            Role::None if role_before == Role::Source => {
+            Role::None => self.role_gone(role_before, sight),
+        }
+    }
+
+    fn assign_target(
+        &mut self,
+        role_before: Role,
+        assignment: &Assignment,
+        sight: &Sight,
+    ) -> Option<Transition> {
+        let is_here = self.is_known_to_run_here(assignment, sight);
+        let is_arrived = is_here || matches!(self.state, State::Live | State::TimeWait);
+        if assignment.leaves && is_arrived {
+            self.follow(assignment, sight);
+            return self.leave(true, sight);
+        }
+        self.is_leaving = false;
+        let same_migration = assignment.uid == self.uid;
+        let goes_on = role_before == Role::Target
+            && (same_migration || matches!(self.state, State::Target | State::Live));
+        if !goes_on && !is_here {
+            self.begin(assignment.uid.clone(), assignment.source.as_ref(), sight);
+            return self.step(Input::Target { is_here: false }, sight.now, sight.convergence);
+        }
+        if !same_migration {
+            self.report_due_since = Some(sight.now);
+        }
+        self.follow(assignment, sight);
+        if !is_here {
+            return None;
+        }
+        (self.phases.role_gone_at, self.phases.ended_at) = (None, None);
+        let transition = self.step(Input::Target { is_here }, sight.now, sight.convergence);
+        self.is_kept = true;
+        transition
+    }
+
+    /// What there is to know about the migration, which is the same attempt or one that goes on in its place.
+    fn follow(&mut self, assignment: &Assignment, sight: &Sight) {
+        self.uid.clone_from(&assignment.uid);
+        if self.source != assignment.source {
+            self.comes_from(assignment.source.as_ref());
+        }
+        self.look_for_source(sight.source_present);
+    }
+
+    /// Whether a virtual machine that is expected here is known to run here already: a driver that puts its datastore in
+    /// order deletes a migration and creates it again, perhaps after the virtual machine has arrived. Taking the route away
+    /// would be wrong.
+    fn is_known_to_run_here(&self, assignment: &Assignment, sight: &Sight) -> bool {
+        if self.not_here || !matches!(self.state, State::Base | State::TimeWait) {
+            return false;
+        }
+        let is_the_same_place = self.here.is_some() && self.here == sight.place();
+        // A datastore that was set back shows a migration again whose end we have seen.
+        let has_arrived_in_it = assignment.uid == self.uid && self.phases.announced_at.is_some();
+        is_the_same_place || (has_arrived_in_it && !self.uid.is_empty())
+    }
+
+    /// The virtual machine is about to leave: normal priority before it can announce itself where it goes, because that
+    /// host's priority will be elevated.
+    ///
+    /// The host that it came from may still have a route of normal priority, which would then be as good as ours. So
+    /// that one is waited for, but not for long.
+    fn leave(&mut self, is_target_still: bool, sight: &Sight) -> Option<Transition> {
+        let was_leaving = core::mem::replace(&mut self.is_leaving, true);
+        let is_contested = is_target_still || (sight.source_present && !sight.source_suppressed);
+        let latest = sight.now + CONTESTED_BOUND;
+        if is_contested && !was_leaving {
+            self.elevated_until = self.elevated_until.map(|until| until.min(latest));
+        }
+        self.step(Input::Source { is_contested }, sight.now, sight.convergence.min(CONTESTED_BOUND))
+    }
+
+    fn role_gone(&mut self, role_before: Role, sight: &Sight) -> Option<Transition> {
+        self.is_leaving = false;
+        let now = sight.now;
+        match role_before {
+            Role::None => None,
+            Role::Source => {
                 self.undecided_since = Some(now);
                 // What a target that has failed did to the port while it was one.
                 if core::mem::take(&mut self.disturbed) {
@@ -306,24 +400,25 @@ impl Machine {
                 }
                 None
             }
-            Role::None if role_before == Role::Target => {
+            Role::Target => {
                 self.phases.role_gone_at.get_or_insert(now);
                 if self.state == State::Target {
+                    let absent_since = self.source_gone_at.unwrap_or(now);
                     self.unresolved = Some(Unresolved {
                         since: now,
                         rewritten: false,
-                        source_absent_since: (!source_present).then_some(now),
+                        source_absent_since: (!sight.source_present).then_some(absent_since),
                     });
                 }
-                self.step(Input::RoleGone(Outcome::Unresolved), now, convergence)
+                self.step(Input::RoleGone(Outcome::Unresolved), now, sight.convergence)
             }
-            Role::None => None,
         }
     }
 
     /// A new attempt starts: what was known of the one before is over.
-    fn begin(&mut self, assignment: &Assignment, now: BootTime) {
-        if self.state == State::Target && assignment.uid == self.uid {
+    fn begin(&mut self, uid: String, source: Option<&EndpointKey>, sight: &Sight) {
+        let now = sight.now;
+        if self.state == State::Target && uid == self.uid {
             self.phases.role_gone_at = None;
         } else {
             // The watch of an attempt that was never resolved goes on for the next one.
@@ -331,8 +426,10 @@ impl Machine {
             self.phases = Phases { targeted_at: Some(now), armed_at, ..Phases::default() };
             self.report_due_since = Some(now);
         }
-        self.uid.clone_from(&assignment.uid);
-        self.source.clone_from(&assignment.source);
+        self.uid = uid;
+        self.comes_from(source);
+        self.look_for_source(sight.source_present);
+        self.here = None;
         self.unresolved = None;
         self.not_here = false;
         self.disturbed = false;
@@ -340,22 +437,32 @@ impl Machine {
         self.undecided_since = None;
     }
 
+    /// Nothing has been seen yet of where the migration comes from.
+    fn comes_from(&mut self, source: Option<&EndpointKey>) {
+        self.source = source.cloned();
+        self.is_sourceless = true;
+        self.source_gone_at = None;
+    }
+
+    fn look_for_source(&mut self, is_there: bool) {
+        if is_there {
+            self.is_sourceless = false;
+            self.source_gone_at = None;
+        }
+    }
+
     /// An announcement was accepted on the tap.
-    pub fn announced(
-        &mut self,
-        seen: &AnnouncementSeen,
-        now: BootTime,
-        convergence: Duration,
-    ) -> Option<Transition> {
+    pub fn announced(&mut self, seen: &AnnouncementSeen, sight: &Sight) -> Option<Transition> {
         if self.state != State::Target {
             return None;
         }
+        self.here = sight.place();
         self.phases.announced_at = Some(seen.seen_at);
         self.phases.taken_at = seen.taken_at;
         self.phases.routed_at = seen.routed_at;
         self.phases.kind = Some(seen.kind as u32);
         let role_gone = self.role != Role::Target;
-        self.step(Input::Announcement { role_gone }, now, convergence)
+        self.step(Input::Announcement { role_gone }, sight.now, sight.convergence)
     }
 
     /// What was done about the announcement, told after the announcement itself.
@@ -364,31 +471,71 @@ impl Machine {
         self.phases.routed_at = seen.routed_at;
     }
 
-    /// Our own endpoint was written again.
-    pub fn endpoint_written(&mut self) {
+    /// Our own endpoint was written again; it may have been away for a moment.
+    pub fn endpoint_written(&mut self, was_away: bool, sight: &Sight) -> Option<Transition> {
         self.not_here = false;
         self.undecided_since = None;
-        if let Some(unresolved) = &mut self.unresolved {
-            unresolved.rewritten = true;
+        self.look_at_place(was_away, sight);
+        if self.is_kept && self.here.is_none() {
+            // The migration was told before its endpoint, and what was known is about the one before.
+            let (uid, source) = (self.uid.clone(), self.source.take());
+            self.begin(uid, source.as_ref(), sight);
+            return self.step(Input::Target { is_here: false }, sight.now, sight.convergence);
+        }
+        if !self.unresolved.as_mut()?.written_again() {
+            return None;
+        }
+        self.step(Input::RoleGone(Outcome::Success), sight.now, sight.convergence)
+    }
+
+    /// An endpoint that was created anew is another place, of which nothing is known, unless that is how a driver ends a
+    /// migration that succeeded (W33).
+    fn look_at_place(&mut self, was_away: bool, sight: &Sight) {
+        let Some(here) = &mut self.here else { return };
+        let has_uid = !sight.endpoint_uid.is_empty();
+        if here.endpoint_uid == sight.endpoint_uid && (has_uid || !was_away) {
+            return;
+        }
+        if self.role == Role::None && !sight.source_present {
+            here.endpoint_uid.clone_from(&sight.endpoint_uid);
+        } else {
+            self.here = None;
         }
     }
 
     /// The endpoint that the migration came from was written: after the end of the migration this means that
     /// the virtual machine stayed there.
     pub fn source_written(&mut self, now: BootTime, convergence: Duration) -> Option<Transition> {
+        self.look_for_source(true);
+        if self.role != Role::Target {
+            self.here = None;
+        }
         self.unresolved?;
         self.step(Input::RoleGone(Outcome::Failure), now, convergence)
     }
 
     /// The endpoint that the migration came from is gone.
-    pub fn source_removed(&mut self, now: BootTime) {
+    pub fn source_removed(&mut self, now: BootTime) -> Option<Transition> {
         if let Some(unresolved) = &mut self.unresolved {
             unresolved.source_absent_since.get_or_insert(now);
+        } else if self.state == State::Target {
+            self.source_gone_at.get_or_insert(now);
         }
+        if !self.is_leaving || self.role != Role::Source {
+            return None;
+        }
+        self.step(Input::Source { is_contested: false }, now, Duration::ZERO)
+    }
+
+    /// The datastore has an endpoint where the migration came from, although nobody could read it.
+    pub fn source_found(&mut self, now: BootTime) {
+        self.is_sourceless = false;
+        self.source_looked_for_anew(now);
     }
 
     /// Nobody could look for the endpoint that the migration came from until now.
     pub fn source_looked_for_anew(&mut self, now: BootTime) {
+        self.source_gone_at = self.source_gone_at.map(|_| now);
         if let Some(unresolved) = &mut self.unresolved {
             unresolved.source_absent_since = unresolved.source_absent_since.map(|_| now);
         }
@@ -479,13 +626,14 @@ impl Machine {
             return None;
         }
         self.state = to;
+        self.is_kept = false;
         if to != State::Target {
             self.arming = None;
             self.unresolved = None;
         }
         self.elevated_until = (to == State::TimeWait).then(|| now + convergence);
         self.not_here = to == State::Base && input == Input::RoleGone(Outcome::Failure);
-        if to == State::TimeWait && input != Input::Source {
+        if to == State::TimeWait && !matches!(input, Input::Source { .. }) {
             self.report_due_since = Some(now);
         }
         if from == State::Target && core::mem::take(&mut self.disturbed) {
@@ -495,18 +643,6 @@ impl Machine {
             self.phases.ended_at = Some(now);
         }
         Some(Transition { from, input, to, uid: self.uid.clone() })
-    }
-}
-
-impl Unresolved {
-    /// When the migration will count as a success if nothing else happens.
-    ///
-    /// An endpoint written again while its source's stays away beyond the grace time is one. Without that, the end
-    /// of the bound is taken for one, as the existing agent takes the end of the migration.
-    fn success_at(&self, grace: Duration) -> Option<BootTime> {
-        let absent_since = self.source_absent_since?;
-        let bound = absent_since + UNRESOLVED_BOUND;
-        Some(if self.rewritten { bound.min(absent_since + grace) } else { bound })
     }
 }
 

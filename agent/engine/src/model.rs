@@ -60,6 +60,10 @@ impl fmt::Display for EndpointKey {
 /// One port of a virtual machine on one host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Endpoint {
+    /// Uid of the resource, empty if it has none. It tells one that was created anew from one that was only written again; it
+    /// identifies nothing.
+    #[serde(default)]
+    pub uid: Box<str>,
     /// Name of its tap.
     pub interface: String,
     /// The guest's hardware address, which is not the tap's. Without it there are no permanent neighbours and

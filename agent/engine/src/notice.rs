@@ -46,6 +46,8 @@ pub enum Notice {
         endpoint: EndpointKey,
         /// Which migration.
         uid: String,
+        /// The endpoint that it came from is still there: nothing but evidence ends the waiting.
+        source_present: bool,
     },
     /// An endpoint vanished from the datastore while its tap exists; it is held.
     Held {

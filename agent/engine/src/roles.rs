@@ -37,6 +37,8 @@ pub struct Assignment {
     pub uid: String,
     /// For a target: where that migration comes from, if it names one endpoint.
     pub source: Option<EndpointKey>,
+    /// For a target: it is the source of another migration, too.
+    pub leaves: bool,
 }
 
 /// The role of one endpoint, given all migrations. Target wins over source.
@@ -58,11 +60,14 @@ pub fn assign<'a>(
         } else {
             continue;
         };
+        let leaves = best.leaves || (is_source && !is_target(migration, key, labels));
         let source = source_endpoint(migration, role);
         if (role, &migration.uid, &source) >= (best.role, &best.uid, &best.source) {
-            best = Assignment { role, uid: migration.uid.clone(), source };
+            best = Assignment { role, uid: migration.uid.clone(), source, leaves };
         }
+        best.leaves = leaves;
     }
+    best.leaves &= best.role == Role::Target;
     best
 }
 

@@ -1,6 +1,6 @@
 //! What `cutover status` shows: a plain picture of what the engine knows, for people and programs.
 
-use crate::machine::{Machine, Phases, State, kind_name};
+use crate::machine::{Machine, Phases, State, Unresolved, kind_name};
 use crate::model::EndpointKey;
 use crate::roles::Role;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub struct EndpointView {
     pub held: bool,
     /// A migration to here failed; the endpoint has no route until it is written again.
     pub not_here: bool,
+    /// What has to happen before it is known how the last migration to here ended, if it is not.
+    #[serde(default)]
+    pub waits_for: Option<String>,
     /// Destinations with their metrics.
     pub routes: Vec<RouteView>,
     /// Generation of the armed watch.
@@ -110,6 +113,7 @@ impl EndpointView {
             self.migration_uid.clone_from(&machine.uid);
         }
         self.not_here = machine.not_here;
+        self.waits_for = machine.unresolved.map(|unresolved| waits_for(&unresolved).to_owned());
         // The same condition as for the record that is written when it is over.
         let is_under_way = machine.state != State::Base && machine.phases.targeted_at.is_some();
         self.migration = is_under_way.then(|| MigrationView {
@@ -122,5 +126,13 @@ impl EndpointView {
             (Some(announced), Some(routed)) => u64::try_from(routed.since(announced).as_nanos()).ok(),
             _ => None,
         };
+    }
+}
+
+/// In words, for people.
+const fn waits_for(unresolved: &Unresolved) -> &'static str {
+    match unresolved.source_absent_since {
+        None => "a frame of the virtual machine, or the end of the source's endpoint",
+        Some(_) => "a frame of the virtual machine, or a write of its endpoint",
     }
 }

@@ -202,6 +202,9 @@ fn notes(endpoint: &EndpointView) -> String {
     if let Some(felix) = endpoint.felix.as_ref().filter(|felix| !felix.missing.is_empty()) {
         notes.push(missing_chains(felix));
     }
+    if let Some(what) = &endpoint.waits_for {
+        notes.push(format!("migration over, waits for {what}"));
+    }
     if let Some(kind) = &endpoint.announcement {
         notes.push(format!("announced by {kind}"));
     }
@@ -275,6 +278,7 @@ mod tests {
             status_due: false,
             held: false,
             not_here: false,
+            waits_for: None,
             routes: vec![RouteView { destination: "10.0.0.1/32".into(), metric: 512 }],
             watch: None,
             announcement: Some("RARP".into()),

@@ -57,6 +57,7 @@ pub(super) struct Store {
     /// What was logged about elements and duplicates of each file, so that it is not said twice.
     notices: BTreeMap<PathBuf, BTreeSet<String>>,
     touched: BTreeMap<ResourceId, Touch>,
+    touches: u64,
 }
 
 /// What happened to a resource since the last batch.
@@ -66,6 +67,8 @@ struct Touch {
     before: Option<Resource>,
     /// Whether the definition in force was written, perhaps with the same content.
     written: bool,
+    /// How many touches of whatever there had been when this one was touched last.
+    position: u64,
 }
 
 impl Store {
@@ -166,11 +169,12 @@ impl Store {
     /// What happened since the last call.
     ///
     /// ORDER: as a driver writes. Migrations come first, so that an endpoint is never seen without the migration that it
-    /// belongs to; removals come before writes, so that a rewritten target is evidence for the migration that is gone.
+    /// belongs to, and a rewritten target is evidence for the migration that is gone. Endpoints come in the order in which
+    /// they were touched, because one that is written after another has gone says how a migration ended (W34).
     pub(super) fn take_events(&mut self) -> Vec<Event> {
         let mut configuration_changed = false;
-        let [mut migrations_gone, mut migrations, mut endpoints_gone, mut endpoints] =
-            [const { Vec::new() }; 4];
+        let [mut migrations_gone, mut migrations] = [const { Vec::new() }; 2];
+        let mut endpoints = BTreeMap::new();
         for (id, touch) in std::mem::take(&mut self.touched) {
             let now = self.definitions.get(&id).and_then(|by_path| by_path.values().next());
             match (id, now) {
@@ -179,19 +183,20 @@ impl Store {
                     migrations_gone.push(Fact::MigrationRemoved(name));
                 }
                 (ResourceId::Endpoint(key), None) if touch.before.is_some() => {
-                    endpoints_gone.push(Fact::EndpointRemoved(key));
+                    endpoints.insert(touch.position, Fact::EndpointRemoved(key));
                 }
                 (_, Some(now)) if !touch.written && Some(now) == touch.before.as_ref() => {}
                 (_, Some(Resource::Migration(name, migration))) => {
                     migrations.push(Fact::MigrationWritten(name.clone(), migration.clone()));
                 }
                 (_, Some(Resource::Endpoint(key, endpoint))) => {
-                    endpoints.push(Fact::EndpointWritten(key.clone(), endpoint.clone()));
+                    endpoints.insert(touch.position, Fact::EndpointWritten(key.clone(), endpoint.clone()));
                 }
                 _ => {}
             }
         }
-        let facts = [migrations_gone, migrations, endpoints_gone, endpoints].concat();
+        let facts: Vec<Fact> =
+            migrations_gone.into_iter().chain(migrations).chain(endpoints.into_values()).collect();
         let mut events = Vec::new();
         if configuration_changed {
             events.push(Event::Configurations(self.configurations()));
@@ -229,8 +234,10 @@ impl Store {
     }
 
     fn touch(&mut self, id: ResourceId, before: Option<Resource>, written: bool) {
-        let touch = self.touched.entry(id).or_insert(Touch { before, written: false });
+        self.touches += 1;
+        let touch = self.touched.entry(id).or_insert(Touch { before, written: false, position: 0 });
         touch.written |= written;
+        touch.position = self.touches;
     }
 
     fn only_new(&mut self, path: &Path, said: BTreeSet<String>) -> Vec<String> {
@@ -294,6 +301,29 @@ mod tests {
             ]
         );
         assert!(store.put(b, documents(&endpoint("p1", "10.0.0.2")), true).is_empty());
+    }
+
+    /// One that is written after another has gone says how a migration ended (W34).
+    #[test]
+    fn endpoints_come_in_the_order_in_which_they_were_touched() {
+        let (first, second) = (Path::new("/r/1.yaml"), Path::new("/r/2.yaml"));
+        for written_last in [true, false] {
+            let mut store = Store::default();
+            for (path, name) in [(first, "p1"), (second, "p2")] {
+                store.put(path, documents(&endpoint(name, "10.0.0.1")), true);
+            }
+            store.take_events();
+            store.put(second, documents(&endpoint("p2", "10.0.0.1")), true);
+            store.remove(first);
+            if written_last {
+                store.put(second, documents(&endpoint("p2", "10.0.0.1")), true);
+            }
+            let events = store.take_events();
+            let [Event::Facts(facts)] = &events[..] else { panic!("{events:?}") };
+            let written = |fact: &Fact| matches!(fact, Fact::EndpointWritten(..));
+            let expected = if written_last { [false, true] } else { [true, false] };
+            assert_eq!(facts.iter().map(written).collect::<Vec<_>>(), expected);
+        }
     }
 
     /// What the agent would believe after all facts.

@@ -293,6 +293,7 @@ mod tests {
             status_due: false,
             held: false,
             not_here: false,
+            waits_for: None,
             routes: Vec::new(),
             watch: None,
             announcement: None,

@@ -3,7 +3,7 @@
 use crate::judging::{assert_answers, assert_reachable};
 use cutover_tests::fabric::{BGP_METRIC, CONVERGED, Daemon, Fabric, Leads, Place, Shape, leads};
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
-use cutover_tests::{RouteWatch, frames, probe, wait};
+use cutover_tests::{Agent, RouteWatch, frames, probe, wait};
 use std::time::Duration;
 
 #[test]
@@ -27,6 +27,13 @@ fn through_a_tor() {
             "{to} does not answer to a host behind the ToR"
         );
     }
+}
+
+/// Within the convergence time: two hosts that are elevated together would share the traffic.
+#[test]
+fn there_and_back_and_there_in_a_row() {
+    let long = |agent: &mut Agent| agent.set("LiveMigrationRouteConvergenceTime", 60);
+    Fabric::with(Daemon::Bird, Shape::Mesh, long).go_there_and_back_and_there();
 }
 
 pub(crate) fn migrate(fabric: &mut Fabric) {

@@ -3,7 +3,7 @@
 use crate::by_hand::{ELEVATED, NORMAL};
 use cutover_tests::fabric::{CONVERGED, Daemon, Fabric, Place, Shape, Who, ZEBRA_METRIC};
 use cutover_tests::scene::{SOURCE, TARGET};
-use cutover_tests::{frames, wait};
+use cutover_tests::{Agent, frames, wait};
 use ipnet::IpNet;
 
 #[test]
@@ -29,6 +29,13 @@ fn from_the_announcement_to_the_third_host_and_back_to_normal() {
         let history = router.watch.since(mark);
         fabric.port().routed().into_iter().for_each(|to| history.assert_never_without(to));
     }
+}
+
+/// Within the convergence time: two hosts that are elevated together would share the traffic.
+#[test]
+fn there_and_back_and_there_in_a_row() {
+    let long = |agent: &mut Agent| agent.set("LiveMigrationRouteConvergenceTime", 60);
+    Fabric::with(Daemon::Frr, Shape::Mesh, long).go_there_and_back_and_there();
 }
 
 /// A failed migration reaches nobody: neither the priority nor the target's route, nor a moment without one.

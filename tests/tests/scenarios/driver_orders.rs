@@ -81,6 +81,75 @@ fn extended_success_without_an_announcement_is_understood() {
     assert_life(&scene.target, &scene, &[&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]]);
 }
 
+/// W34: no grace time is waited for once the driver has said it. Without a decision it would be five seconds.
+#[test]
+fn the_last_write_of_a_success_decides_it_at_once() {
+    for is_extended in [false, true] {
+        let mut scene = Scene::with(|agent| agent.set("CutoverEndpointGrace", 60));
+        scene.start_migration();
+        scene.move_vm(|_| {});
+        if is_extended {
+            scene.driver.succeed_extended(SOURCE, TARGET);
+        } else {
+            scene.driver.succeed(SOURCE, TARGET);
+        }
+        let written_at = cutover_agent::clock::now();
+        scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+        for to in scene.port.routed() {
+            let added_at = scene.target.watch.history().added_at(to, ELEVATED).expect("a route");
+            let took = added_at.since(written_at);
+            assert!(took < Duration::from_secs(1), "{to} after {took:?}, extended: {is_extended}");
+        }
+    }
+}
+
+/// W34: there has never been anything that a rollback could bring back.
+#[test]
+fn without_a_source_in_the_datastore_the_end_of_the_migration_is_a_success() {
+    let mut scene = Scene::new();
+    scene.driver.unbind(SOURCE);
+    scene.source.wait_metrics(&scene.port, &[]);
+    scene.driver.announce(SOURCE, TARGET, &new_uid());
+    scene.driver.bind(TARGET);
+    scene.target.wait_armed(&scene.port);
+    scene.move_vm(|_| {});
+    scene.driver.withdraw(TARGET);
+    let gone_at = cutover_agent::clock::now();
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    for to in scene.port.routed() {
+        let added_at = scene.target.watch.history().added_at(to, ELEVATED).expect("a route");
+        let took = added_at.since(gone_at);
+        assert!(took < Duration::from_secs(2), "{to} after {took:?}, and not after the bound of 5 s");
+    }
+}
+
+/// W34: a driver died half-way, and both endpoints stay. The VM asks for its gateway, which is no announcement; nobody else's
+/// frame counts, and status says what is waited for.
+#[test]
+fn while_it_is_open_how_a_migration_ended_any_frame_of_the_vm_decides() {
+    let scene = Scene::new();
+    scene.start_migration();
+    let tap = scene.target.tap().open();
+    let std::net::IpAddr::V4(address) = scene.port.ipv4().addr() else { unreachable!("an IPv4 prefix") };
+    let asks = frames::arp_request(scene.port.mac, address, [169, 254, 1, 1].into());
+    tap.send(&asks);
+    scene.driver.withdraw(TARGET);
+    scene.target.agent.log().wait(wait::SOON, &["waiting for evidence", "any frame of the virtual machine"]);
+    let status = scene.target.agent.status_of(&scene.port).expect("an endpoint");
+    assert!(status["waits_for"].as_str().is_some_and(|text| text.contains("a frame")), "{status}");
+    let stranger = cutover_common::MacAddr([2, 0, 0, 0, 0, 9]);
+    wait::throughout(Duration::from_millis(500), "no route", || {
+        tap.send(&asks.from_station(stranger));
+        scene.target.has_metrics(&scene.port, &[])
+    });
+    wait::until(wait::SOON, "a route for whoever asks for his gateway", || {
+        tap.send(&asks);
+        scene.target.has_metrics(&scene.port, &[ELEVATED])
+    });
+    scene.target.wait_state(&scene.port, "TimeWait");
+    scene.target.agent.log().wait(wait::SOON, &["input=GARPDetected", "to=TimeWait"]);
+}
+
 /// W33 and W34: on the source a rollback is a re-creation, on the target it looks like a success at first.
 #[test]
 fn rollback_touches_no_route_on_either_host() {

@@ -2,6 +2,7 @@
 
 use cutover_tests::driver::Pace;
 use cutover_tests::resources::new_uid;
+use cutover_tests::route_history::Moment;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
 use cutover_tests::{Lab, Port, frames, probe, wait};
 use ipnet::IpNet;
@@ -86,11 +87,11 @@ fn a3_a_failed_migration_never_had_a_route_on_the_target() {
     wait::until(wait::SOON, "the VM answers on the source", || answers(&scene, &scene.source));
 }
 
-/// A4 with W12: migrated back while the first migration is not yet over. The first target keeps its elevated
-/// route as a source until the convergence time is over.
+/// A4 with W12: migrated back while the first migration is not yet over. The first target gives up its priority as soon as
+/// it is only a source, so that the two hosts are never elevated together.
 #[test]
-fn a4_migrating_back_at_once_suppresses_the_first_host_and_keeps_the_second_elevated() {
-    let mut scene = Scene::new();
+fn a4_migrating_back_at_once_suppresses_the_first_host_and_no_two_hosts_are_elevated() {
+    let mut scene = Scene::with(|agent| agent.set("LiveMigrationRouteConvergenceTime", 60));
     scene.start_migration();
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
@@ -100,12 +101,10 @@ fn a4_migrating_back_at_once_suppresses_the_first_host_and_keeps_the_second_elev
     scene.driver.announce(TARGET, SOURCE, &back);
     scene.source.wait_metrics(&scene.port, &[]);
     scene.source.wait_state(&scene.port, "Target");
-    assert!(scene.target.has_metrics(&scene.port, &[ELEVATED]));
 
     scene.driver.withdraw(TARGET);
-    scene.target.wait_state(&scene.port, "TimeWait");
-    wait::throughout(STILL_CONVERGING, "elevated", || scene.target.has_metrics(&scene.port, &[ELEVATED]));
     scene.target.wait_metrics(&scene.port, &[NORMAL]);
+    scene.target.wait_state(&scene.port, "Base");
 
     scene.source.wait_armed(&scene.port);
     drop(scene.vm.pause());
@@ -113,16 +112,63 @@ fn a4_migrating_back_at_once_suppresses_the_first_host_and_keeps_the_second_elev
     at_home.send(&frames::rarp(mac));
     scene.source.wait_metrics(&scene.port, &[ELEVATED]);
     scene.vm.resume(at_home);
+    assert!(scene.target.has_metrics(&scene.port, &[NORMAL]));
 
     scene.driver.unbind(TARGET);
     scene.driver.withdraw(SOURCE);
     scene.source.wait_state(&scene.port, "TimeWait");
-    wait::throughout(STILL_CONVERGING, "elevated", || scene.source.has_metrics(&scene.port, &[ELEVATED]));
     scene.target.wait_metrics(&scene.port, &[]);
-    scene.source.wait_metrics(&scene.port, &[NORMAL]);
     for to in scene.port.routed() {
-        let expected: [&[u32]; 6] = [&[], &[NORMAL], &[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]];
-        assert_eq!(scene.source.watch.history().metrics(to), expected, "{to}");
+        let at_target: [&[u32]; 5] = [&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL], &[]];
+        assert_eq!(scene.target.watch.history().metrics(to), at_target, "{to}");
+        let at_source: [&[u32]; 4] = [&[], &[NORMAL], &[], &[ELEVATED]];
+        assert_eq!(scene.source.watch.history().metrics(to), at_source, "{to}");
+        assert_never_elevated_together(&scene, to);
+    }
+}
+
+/// By the order in which the kernels said so.
+fn assert_never_elevated_together(scene: &Scene, to: IpNet) {
+    let of = |node: &Node| {
+        let is_elevated =
+            |moment: Moment| (moment.since, moment.routes.iter().any(|route| route.metric == ELEVATED));
+        node.watch.history().moments(to).into_iter().map(is_elevated).collect::<Vec<_>>()
+    };
+    let mut moments: Vec<_> = of(&scene.source).into_iter().map(|(since, is)| (since, 0, is)).collect();
+    moments.extend(of(&scene.target).into_iter().map(|(since, is)| (since, 1, is)));
+    moments.sort_by_key(|(since, ..)| *since);
+    let mut elevated = [false, false];
+    for (since, host, is_elevated) in moments {
+        elevated[host] = is_elevated;
+        assert_ne!(elevated, [true, true], "{to} is elevated on both hosts at {since:?}");
+    }
+}
+
+/// There and back and there, in a row and within the convergence time.
+#[test]
+fn there_and_back_and_there_in_a_row_no_two_hosts_are_elevated() {
+    let mut scene = Scene::with(|agent| agent.set("LiveMigrationRouteConvergenceTime", 60));
+    scene.driver = scene.driver.clone().at_pace(Pace::IMMEDIATE);
+    let mac = scene.port.mac;
+    for (round, (from, to)) in [(SOURCE, TARGET), (TARGET, SOURCE), (SOURCE, TARGET)].into_iter().enumerate()
+    {
+        let _uid = scene.driver.start(from, to);
+        let node = if to == TARGET { &scene.target } else { &scene.source };
+        node.wait_armed(&scene.port);
+        drop(scene.vm.pause());
+        let tap = node.tap().open();
+        tap.send(&frames::rarp(mac));
+        node.wait_metrics(&scene.port, &[ELEVATED]);
+        scene.vm.resume(tap);
+        if round % 2 == 0 {
+            scene.driver.succeed(from, to)
+        } else {
+            scene.driver.succeed_extended(from, to)
+        }
+        node.wait_state(&scene.port, "TimeWait");
+    }
+    for to in scene.port.routed() {
+        assert_never_elevated_together(&scene, to);
     }
 }
 
@@ -160,13 +206,17 @@ fn w1_every_change_of_metric_is_make_before_break() {
         node.wait_metrics(&port, &[ELEVATED]);
         driver.succeed_extended(SOURCE, TARGET);
         node.wait_metrics(&port, &[NORMAL]);
+        // It goes away again, and comes back as another one.
+        driver.unbind(TARGET);
+        node.wait_metrics(&port, &[]);
+        driver.bind(SOURCE);
     }
     let twice: [&[u32]; 7] =
         [&[], &[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL], &[], &[ELEVATED], &[ELEVATED, NORMAL]];
     for to in port.routed() {
         let lived = node.watch.history().metrics(to);
         assert_eq!(lived[..7], twice, "{to}");
-        assert_eq!(lived[7..], [[NORMAL]], "{to}");
+        assert_eq!(lived[7..], [vec![NORMAL], vec![]], "{to}");
     }
 }
 
@@ -189,7 +239,8 @@ fn w2_a_rolled_back_migration_is_never_advertised() {
     assert_eq!(scene.source.watch.since(at_start).writes_to(scene.source.tap().ifindex()), Vec::<&_>::new());
 }
 
-/// W11. A second attempt at the same target while the first is still converging is a new migration.
+/// W11. A second attempt at the same target while the first is still converging is a new migration, if the first has failed:
+/// the driver has created the endpoint anew.
 #[test]
 fn w11_another_attempt_during_time_wait_suppresses_the_route_again() {
     let mut scene = Scene::with(|agent| agent.set("LiveMigrationRouteConvergenceTime", 60));
@@ -199,6 +250,9 @@ fn w11_another_attempt_during_time_wait_suppresses_the_route_again() {
     scene.target.wait_metrics(&scene.port, &[ELEVATED]);
     scene.driver.withdraw(TARGET);
     scene.target.wait_state(&scene.port, "TimeWait");
+    scene.driver.unbind(SOURCE);
+    scene.driver.unbind(TARGET);
+    scene.driver.bind(SOURCE);
     assert!(scene.target.has_metrics(&scene.port, &[ELEVATED]));
 
     let mark = scene.target.agent.log().mark();
@@ -212,6 +266,36 @@ fn w11_another_attempt_during_time_wait_suppresses_the_route_again() {
     scene.target.wait_armed(&scene.port);
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
     scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+}
+
+/// A driver that puts its datastore in order deletes the migration and creates it again, after the VM has arrived: its route
+/// stays, also if the agent is restarted meanwhile.
+#[test]
+fn w11_a_migration_that_is_created_again_takes_no_route_from_a_vm_that_is_here() {
+    let mut scene = Scene::with(|agent| agent.set("LiveMigrationRouteConvergenceTime", 60));
+    let _first = scene.start_migration();
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    for is_restarted in [false, true] {
+        let watched = scene.target.watch.mark();
+        scene.driver.withdraw(TARGET);
+        scene.target.wait_state(&scene.port, "TimeWait");
+        if is_restarted {
+            scene.target.agent.kill();
+        }
+        let again = new_uid();
+        scene.driver.announce(SOURCE, TARGET, &again);
+        if is_restarted {
+            scene.target.agent.start();
+        }
+        let uid = format!("migrationUid={again}");
+        scene.target.agent.log().wait(wait::SOON, &["from=TimeWait", &uid, "to=Live"]);
+        for to in scene.port.routed() {
+            let lived = scene.target.watch.since(watched).metrics(to);
+            assert_eq!(lived, [[ELEVATED]], "{to}, restarted: {is_restarted}");
+        }
+    }
 }
 
 /// Two ports of two VMs on one host: an announcement on one tap is no evidence for the other.

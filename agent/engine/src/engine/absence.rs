@@ -108,7 +108,7 @@ impl Engine {
     fn count_anew(&mut self, now: BootTime, key: &EndpointKey) {
         self.locals.change(key, |local| local.held_since = local.held_since.map(|_| now));
         if let Some(target) = self.target_from(key) {
-            self.locals.change(&target, |local| local.machine.source_looked_for_anew(now));
+            self.locals.change(&target, |local| local.machine.source_found(now));
         }
     }
 }

@@ -251,7 +251,8 @@ impl Engine {
             }
         }
         part.watch = local.machine.arming.map(|arming| {
-            let mut watch = wants::watch(&self.policy, &local.endpoint, arming);
+            let is_open = local.machine.unresolved.is_some();
+            let mut watch = wants::watch(&self.policy, &local.endpoint, arming, is_open);
             // What somebody has who comes first would not be wanted after the announcement either.
             watch
                 .routes

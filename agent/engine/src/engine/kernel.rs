@@ -75,8 +75,10 @@ impl Engine {
             // What was on the tap that is gone is gone with it.
             return;
         }
-        let convergence = self.policy.convergence;
-        let transition = self.locals.change(&key, |local| local.machine.announced(&seen, now, convergence));
+        let sight = self.sight(now, local, None);
+        let transition = self.locals.change(&key, |local| local.machine.announced(&seen, &sight));
         self.note_transition(&key, transition.flatten());
+        // It may be about to leave again.
+        self.assign_role(now, &key);
     }
 }

@@ -92,9 +92,13 @@ impl Local {
         self.endpoint = endpoint;
     }
 
-    /// Whether there is something to remember, or to wait for.
+    /// Whether there is something to wait for.
     fn is_active(&self) -> bool {
         !self.machine.is_idle() || self.held_since.is_some()
+    }
+
+    fn is_remembered(&self) -> bool {
+        self.is_active() || self.machine.here.is_some()
     }
 }
 
@@ -102,8 +106,10 @@ impl Local {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Locals {
     by_key: BTreeMap<Arc<EndpointKey>, Local>,
-    /// Not idle, or held: few on any host, and the only ones with a memory, a watch or a deadline.
+    /// Not idle, or held: few on any host, and the only ones with a watch or a deadline.
     active: BTreeSet<Arc<EndpointKey>>,
+    /// These, and those that arrived here by a migration: the only ones with a memory.
+    remembered: BTreeSet<Arc<EndpointKey>>,
     /// Changed, or about to be looked at because of something else; also those that are gone.
     dirty: BTreeSet<Arc<EndpointKey>>,
     /// Whoever names an interface, as of when it was looked at last.
@@ -144,6 +150,11 @@ impl Locals {
         self.active.iter().filter_map(|key| self.by_key.get_key_value(key))
     }
 
+    /// Those with a memory.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (&Arc<EndpointKey>, &Local)> {
+        self.remembered.iter().filter_map(|key| self.by_key.get_key_value(key))
+    }
+
     /// The one whose watch has this generation.
     pub(super) fn by_generation(&self, generation: u64) -> Option<Arc<EndpointKey>> {
         let has_it =
@@ -166,8 +177,8 @@ impl Locals {
         let local = self.by_key.get_mut(&key)?;
         let result = change(local);
         local.machine.settle();
-        let is_active = local.is_active();
-        self.note(key, is_active);
+        let (is_active, is_remembered) = (local.is_active(), local.is_remembered());
+        self.note(key, is_active, is_remembered);
         Some(result)
     }
 
@@ -180,21 +191,30 @@ impl Locals {
     }
 
     pub(super) fn insert(&mut self, key: EndpointKey, local: Local) {
-        let (key, is_active) = (Arc::new(key), local.is_active());
+        let (is_active, is_remembered) = (local.is_active(), local.is_remembered());
+        let key = Arc::new(key);
         self.by_key.insert(Arc::clone(&key), local);
-        self.note(key, is_active);
+        self.note(key, is_active, is_remembered);
     }
 
     pub(super) fn remove(&mut self, key: &EndpointKey) -> Option<Local> {
         let (key, local) = self.by_key.remove_entry(key)?;
-        self.note(key, false);
+        self.note(key, false, false);
         Some(local)
     }
 
-    fn note(&mut self, key: Arc<EndpointKey>, is_active: bool) {
-        let was_active =
-            if is_active { !self.active.insert(Arc::clone(&key)) } else { self.active.remove(&key) };
-        self.memory_changed |= is_active || was_active;
+    fn note(&mut self, key: Arc<EndpointKey>, is_active: bool, is_remembered: bool) {
+        if is_active {
+            _ = self.active.insert(Arc::clone(&key))
+        } else {
+            _ = self.active.remove(&key)
+        }
+        let was_remembered = if is_remembered {
+            !self.remembered.insert(Arc::clone(&key))
+        } else {
+            self.remembered.remove(&key)
+        };
+        self.memory_changed |= is_remembered || was_remembered;
         self.dirty.insert(key);
     }
 

@@ -1,7 +1,7 @@
 //! What the datastore says: endpoints come, go and are held, migrations give roles.
 
 use super::{Engine, Local};
-use crate::machine::Machine;
+use crate::machine::{Machine, Sight};
 use crate::memory::Remembered;
 use crate::model::{Endpoint, EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use crate::notice::Notice;
@@ -25,9 +25,14 @@ impl Engine {
         }
         endpoint.labels = self.locals.labels.share(endpoint.labels);
         if self.locals.contains_key(&key) {
-            let returned = self.locals.change(&key, |local| {
+            // Before the datastore is in sync nobody can tell what came first.
+            let is_news = self.in_sync_since.is_some();
+            let mut sight = self.sight(now, &self.locals[&key], None);
+            sight.endpoint_uid.clone_from(&endpoint.uid);
+            let change = self.locals.change(&key, |local| {
                 let stays = local.machine.undecided_since.is_some();
-                local.machine.endpoint_written();
+                let was_away = local.held_since.is_some();
+                let transition = is_news.then(|| local.machine.endpoint_written(was_away, &sight)).flatten();
                 let was_held = local.held_since.take().is_some();
                 if was_held || stays {
                     // A driver that creates an endpoint anew, or ends a migration, has taken its port down before (W15).
@@ -35,11 +40,13 @@ impl Engine {
                 }
                 (local.unseen, local.is_found_missing, local.is_suspect) = (false, false, false);
                 local.replace(endpoint);
-                was_held
+                (was_held, transition)
             });
-            if returned == Some(true) {
+            let (returned, transition) = change.unwrap_or_default();
+            if returned {
                 self.notices.push(Notice::Returned { endpoint: key.clone() });
             }
+            self.note_transition(&key, transition);
         } else {
             let machine = self.remembered.remove(&key).map(|entry| entry.machine.into()).unwrap_or_default();
             self.locals.insert(key.clone(), Local::new(endpoint, machine));
@@ -58,7 +65,7 @@ impl Engine {
             if self.remotes.remove(key) {
                 self.endpoint_removed_elsewhere(now, key);
                 if let Some(target) = self.target_from(key) {
-                    self.locals.change(&target, |local| local.machine.source_removed(now));
+                    self.source_removed(now, &target);
                 }
             }
             return;
@@ -103,6 +110,11 @@ impl Engine {
         if self.locals.get(key).is_some_and(|local| local.machine.not_here && local.held_since.is_some()) {
             self.remove_local(now, key);
         }
+    }
+
+    pub(super) fn source_removed(&mut self, now: BootTime, key: &EndpointKey) {
+        let transition = self.locals.change(key, |local| local.machine.source_removed(now));
+        self.note_transition(key, transition.flatten());
     }
 
     pub(super) fn remove_local(&mut self, now: BootTime, key: &EndpointKey) {
@@ -203,13 +215,34 @@ impl Engine {
         }
     }
 
+    /// What is around a machine; `source` is where it comes from if that is not what the machine remembers.
+    pub(super) fn sight(&self, now: BootTime, local: &Local, source: Option<&EndpointKey>) -> Sight {
+        let source = source.or(local.machine.source.as_ref());
+        Sight {
+            now,
+            convergence: self.policy.convergence,
+            source_present: source.is_some_and(|source| self.endpoint_exists(source)),
+            source_suppressed: source.is_some_and(|source| self.is_target(source)),
+            endpoint_uid: local.endpoint.uid.clone(),
+            ifindex: self.ifindex(&local.endpoint.interface),
+        }
+    }
+
+    /// Whether a migration is heading for an endpoint, wherever it is.
+    fn is_target(&self, key: &EndpointKey) -> bool {
+        let endpoint = |target: &Option<MigrationTarget>| matches!(target, Some(MigrationTarget::Endpoint(target)) if target == key);
+        self.migrations.values().any(|migration| endpoint(&migration.target))
+    }
+
     pub(super) fn assign_role(&mut self, now: BootTime, key: &EndpointKey) {
         let Some(local) = self.locals.get(key) else { return };
         let assignment = roles::assign(key, &local.endpoint.labels, self.migrations.values());
-        let from = assignment.source.as_ref().or(local.machine.source.as_ref());
-        let source_present = from.is_some_and(|source| self.endpoint_exists(source));
+        let mut sight = self.sight(now, local, assignment.source.as_ref());
+        // It may come back as another one.
+        sight.ifindex = sight.ifindex.filter(|_| local.held_since.is_none());
+        let source_present = sight.source_present;
         let mut machine = Machine::clone(&local.machine);
-        let transition = machine.assign(&assignment, source_present, now, self.policy.convergence);
+        let transition = machine.assign(&assignment, &sight);
         if machine == *local.machine {
             return;
         }
@@ -226,7 +259,7 @@ impl Engine {
             });
         }
         if after.unresolved.is_some() && before.unresolved.is_none() {
-            self.notices.push(Notice::Unresolved { endpoint: key.clone(), uid: before.uid });
+            self.notices.push(Notice::Unresolved { endpoint: key.clone(), uid: before.uid, source_present });
         }
         self.note_transition(key, transition);
     }

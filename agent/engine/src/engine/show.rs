@@ -29,6 +29,7 @@ impl Engine {
             status_due: wanted.is_some_and(|wanted| wanted.due_since.is_some()),
             held: local.held_since.is_some(),
             not_here: false,
+            waits_for: None,
             routes: Vec::new(),
             watch: local.armed,
             announcement: None,

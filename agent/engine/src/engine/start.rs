@@ -50,7 +50,7 @@ impl Engine {
         let Some(unresolved) = machine.unresolved else { return };
         let present = machine.source.as_ref().is_some_and(|source| self.endpoint_exists(source));
         if !present {
-            self.locals.change(key, |local| local.machine.source_removed(now));
+            self.source_removed(now, key);
         } else if unresolved.source_absent_since.is_some() {
             self.source_written(now, key);
         }
@@ -109,9 +109,9 @@ impl Engine {
             taken_at: None,
             routed_at: None,
         };
-        let convergence = self.policy.convergence;
+        let sight = self.sight(now, local, None);
         let transition = self.locals.change(key, |local| {
-            let transition = local.machine.announced(&seen, now, convergence);
+            let transition = local.machine.announced(&seen, &sight);
             local.machine.phases.announced_at = None;
             local.machine.phases.kind = None;
             transition

@@ -5,7 +5,7 @@ use super::build::Placed;
 use super::locals::Local;
 use crate::fact::Link;
 use crate::machine::{Arming, State};
-use crate::model::{Endpoint, EndpointKey, Policy};
+use crate::model::{Endpoint, EndpointKey, Policy, Trigger};
 use crate::wanted::{Question, Status, WantedCheck, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -111,13 +111,15 @@ impl Engine {
 }
 
 /// What its watch looks for and installs.
-pub(super) fn watch(policy: &Policy, endpoint: &Endpoint, arming: Arming) -> WantedWatch {
+///
+/// While it is open how the migration ended, whatever the virtual machine sends says that it runs here.
+pub(super) fn watch(policy: &Policy, endpoint: &Endpoint, arming: Arming, is_open: bool) -> WantedWatch {
     WantedWatch {
         interface: endpoint.interface.clone(),
         generation: arming.generation,
         mac: endpoint.mac,
         addresses: host_addresses(endpoint).collect(),
-        trigger: policy.trigger,
+        trigger: if is_open { Trigger::FirstFrame } else { policy.trigger },
         validation: policy.validation,
         routes: routes(policy, endpoint, arming.ifindex, true).collect(),
     }

@@ -120,6 +120,22 @@ fn replace(path: &Path, text: &str) {
     fs::rename(hidden, path).unwrap();
 }
 
+/// Whatever their names are: one that is written after another has gone says how a migration ended (W34).
+#[tokio::test]
+async fn what_happens_in_one_moment_comes_in_the_order_in_which_it_happened() {
+    let [first, second] = [endpoint("p1", "10.0.0.1"), endpoint("p2", "10.0.0.2")];
+    let mut setup = Setup::new(&[("1.yaml", &first), ("2.yaml", &second)]);
+    setup.expect_all(&["+p1 10.0.0.1/32", "+p2 10.0.0.2/32", "sync true"]).await;
+    fs::remove_file(setup.path("2.yaml")).unwrap();
+    replace(&setup.path("1.yaml"), &first);
+    setup.expect(&["-p2", "+p1 10.0.0.1/32"]).await;
+    replace(&setup.path("2.yaml"), &second);
+    setup.expect(&["+p2 10.0.0.2/32"]).await;
+    replace(&setup.path("2.yaml"), &second);
+    fs::remove_file(setup.path("1.yaml")).unwrap();
+    setup.expect(&["+p2 10.0.0.2/32", "-p1"]).await;
+}
+
 #[tokio::test]
 async fn everything_that_is_there_comes_in_one_batch() {
     let both = format!("{}---\n{}", endpoint("p1", "10.0.0.1"), migration("m1"));
@@ -326,7 +342,8 @@ async fn the_root_may_be_missing_at_first_and_go_later() {
     setup.expect(&["sync false"]).await;
     write(&setup.path("new/p2.yaml"), &endpoint("p2", "10.0.0.2"));
     fs::rename(setup.path("new"), &root).unwrap();
-    setup.expect(&["-p1", "+p2 10.0.0.2/32", "sync true"]).await;
+    // ORDER: nobody knows what came first, and a write after a removal would be evidence (W34).
+    setup.expect(&["+p2 10.0.0.2/32", "-p1", "sync true"]).await;
     // Removed with its files, which is a removal of each, and created again.
     fs::remove_dir_all(&root).unwrap();
     setup.expect_all(&["-p2", "sync false"]).await;

@@ -35,11 +35,31 @@ pub(super) struct Watcher {
     /// Of every file, as it was when it was read last.
     signatures: BTreeMap<PathBuf, Signature>,
     /// Files that have to be read.
-    dirty: BTreeSet<PathBuf>,
+    dirty: Dirty,
     root_found: bool,
     /// The last `InSync` that was sent.
     announced: Option<bool>,
     missing_logged: bool,
+}
+
+/// Files that have to be read, in the order in which something happened to them last.
+#[derive(Debug, Default)]
+struct Dirty {
+    last: BTreeMap<PathBuf, u64>,
+    count: u64,
+}
+
+impl Dirty {
+    fn insert(&mut self, path: PathBuf) {
+        self.count += 1;
+        self.last.insert(path, self.count);
+    }
+
+    fn take(&mut self) -> Vec<PathBuf> {
+        let mut paths: Vec<_> = std::mem::take(&mut self.last).into_iter().collect();
+        paths.sort_by_key(|(_, count)| *count);
+        paths.into_iter().map(|(path, _)| path).collect()
+    }
 }
 
 /// Nobody wants the events any more.
@@ -54,7 +74,7 @@ impl Watcher {
             store: Store::default(),
             quarantine: Quarantine::default(),
             signatures: BTreeMap::new(),
-            dirty: BTreeSet::new(),
+            dirty: Dirty::default(),
             root_found: false,
             announced: None,
             missing_logged: false,
@@ -92,8 +112,9 @@ impl Watcher {
         for _ in 0..QUIET_ROUNDS {
             for hint in self.notifications.take(&self.root)? {
                 match hint {
-                    Hint::File(path) => drop(format_of(&path).is_some() && self.dirty.insert(path)),
-                    Hint::Access(path) => drop(self.store.is_refused(&path) && self.dirty.insert(path)),
+                    Hint::File(path) if format_of(&path).is_some() => self.dirty.insert(path),
+                    Hint::Access(path) if self.store.is_refused(&path) => self.dirty.insert(path),
+                    Hint::File(_) | Hint::Access(_) => {}
                     Hint::Everything => everything = true,
                     Hint::RootLost => {
                         self.root_found = false;
@@ -136,15 +157,18 @@ impl Watcher {
         let lost = known.iter().filter(|path| found.files.binary_search(path).is_err());
         let lost =
             lost.filter(|path| !found.unlisted.iter().any(|unlisted| path.starts_with(&unlisted.path)));
-        self.dirty.extend(lost.cloned());
+        let lost: BTreeSet<PathBuf> = lost.cloned().collect();
         let signatures = &self.signatures;
         let changed =
             found.files.into_iter().filter(|path| signatures.get(path) != Signature::at(path).ok().as_ref());
-        self.dirty.extend(changed);
+        let noticed = self.dirty.take().into_iter().filter(|path| !lost.contains(path));
+        let there: Vec<PathBuf> = noticed.chain(changed).collect();
+        // ORDER: nobody knows what came first, and what is written after another thing has gone is evidence (W34).
+        there.into_iter().chain(lost).for_each(|path| self.dirty.insert(path));
     }
 
     fn read_and_send(&mut self) -> Result<(), Stopped> {
-        for path in std::mem::take(&mut self.dirty) {
+        for path in self.dirty.take() {
             self.read(&path);
         }
         self.quarantine.replace(self.store.refused());

@@ -122,7 +122,9 @@ impl View {
     }
 
     /// Everything that there is now. What differs is told in the order in which a driver writes: migrations before
-    /// endpoints, removals before writes, so that a rewritten endpoint is evidence for the migration that is gone.
+    /// endpoints, so that a rewritten endpoint is evidence for the migration that is gone. Nobody knows which of the endpoints
+    /// came or went first, and one that is written after another has gone is evidence, too (W34): so those that
+    /// are there come first.
     ///
     /// Takes the snapshot apart while it goes, so that values and what is made of them are not there twice.
     pub(super) fn replace(&mut self, snapshot: BTreeMap<Key, Found>, history: History) -> News {
@@ -137,13 +139,14 @@ impl View {
         let (endpoints_gone, others_gone): (Vec<Key>, Vec<Key>) = gone.partition(is_endpoint);
         let (endpoints, others): (BTreeMap<Key, Found>, BTreeMap<Key, Found>) =
             snapshot.into_iter().partition(|(key, _)| is_endpoint(key));
-        for (gone, there) in [(others_gone, others), (endpoints_gone, endpoints)] {
-            for key in &gone {
-                self.forget(key, &mut news);
-            }
-            for (key, found) in there {
-                self.compare(&key, &found, history, &mut news);
-            }
+        for key in &others_gone {
+            self.forget(key, &mut news);
+        }
+        for (key, found) in others.into_iter().chain(endpoints) {
+            self.compare(&key, &found, history, &mut news);
+        }
+        for key in &endpoints_gone {
+            self.forget(key, &mut news);
         }
         news
     }

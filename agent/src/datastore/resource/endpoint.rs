@@ -69,7 +69,8 @@ pub(super) fn interpret(
         }
     }
     let labels = metadata.labels.unwrap_or_default().into();
-    Ok(Resource::Endpoint(key, Endpoint { interface, mac, prefixes, labels }))
+    let uid = metadata.uid.unwrap_or_default().into();
+    Ok(Resource::Endpoint(key, Endpoint { uid, interface, mac, prefixes, labels }))
 }
 
 /// From the spec; what is missing there is in the name.

@@ -3,6 +3,7 @@
 use super::host::*;
 use crate::fact::{AnnouncementSeen, Fact};
 use crate::machine::{Outcome, State, UNRESOLVED_BOUND};
+use crate::model::Trigger;
 use crate::notice::Notice;
 use crate::time::BootTime;
 
@@ -33,22 +34,79 @@ fn w34_announcement_after_the_end_is_a_success() {
     assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
 }
 
+/// A rollback never writes the target's endpoint after it has removed the source's.
 #[test]
-fn w34_activation_without_announcement_is_a_success_after_the_grace_time() {
+fn w34_activation_without_announcement_is_a_success_at_once() {
     let mut host = unresolved();
     host.tell(removed("a")).pass(ms(180)).tell(written("b"));
-    stays_suppressed(&mut host, 1_800);
-    host.pass(ms(20));
     assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
 }
 
 #[test]
-fn w34_legacy_success_without_announcement() {
+fn w34_legacy_success_without_announcement_is_one_at_once() {
     let mut host = unresolved();
-    host.tell(removed("a")).tell(removed("b")).pass(ms(300)).tell(written("b"));
-    stays_suppressed(&mut host, 1_600);
+    host.tell(removed("a")).tell(removed("b"));
+    stays_suppressed(&mut host, 300);
+    host.tell(recreated("b", "e2"));
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+}
+
+/// What a datastore tells after an interruption says nothing about what came first.
+#[test]
+fn w34_written_before_the_source_went_proves_nothing_for_the_grace_time() {
+    let mut host = unresolved();
+    host.tell(written("b")).tell(removed("a"));
+    stays_suppressed(&mut host, 1_900);
+    let mut failed = host.clone();
+    failed.tell(written("a"));
+    stays_suppressed(&mut failed, 60_000);
     host.pass(ms(100));
     assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+}
+
+#[test]
+fn w34_without_a_source_in_the_datastore_nothing_speaks_for_a_failure() {
+    let mut host = Host::quiet("b");
+    host.tell(migration_written("u1", "a", "b")).tell(written("b")).pass(ms(5_000));
+    let mut failed = host.clone();
+    host.tell(migration_removed("b"));
+    stays_suppressed(&mut host, 200);
+    host.pass(ms(50));
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+    // Whatever goes with the migration has gone by then.
+    failed.tell(migration_removed("b")).pass(ms(100)).tell(removed("b"));
+    stays_suppressed(&mut failed, 60_000);
+}
+
+/// One that cannot be read is there all the same.
+#[test]
+fn w34_a_source_that_only_the_datastore_knows_is_waited_for() {
+    let mut host = Host::quiet("b").asking();
+    host.datastore_answers = false;
+    host.tell(migration_written("u1", "a", "b")).tell(written("b")).pass(ms(5_000));
+    host.tell(migration_removed("b")).pass(ms(250));
+    assert_eq!(host.engine.take_questions(), [port("a")]);
+    let at = host.now;
+    host.tell(Fact::EndpointLookedUp { endpoint: port("a"), at, exists: true });
+    assert_eq!(host.engine.next_deadline(), Some(host.now + UNRESOLVED_BOUND));
+}
+
+#[test]
+fn w34_while_it_is_open_any_frame_of_the_virtual_machine_decides() {
+    let mut host = Host::target("b");
+    let generation = host.watch().unwrap().generation;
+    assert_eq!(host.watch().unwrap().trigger, Trigger::Announcement);
+    host.tell(migration_removed("b"));
+    let watch = host.watch().unwrap().clone();
+    assert_eq!((watch.generation, watch.trigger), (generation, Trigger::FirstFrame), "the same watch, wider");
+    assert_eq!(watch.mac, Some(MAC), "of the virtual machine");
+    assert!(host.engine.view(host.now)[0].waits_for.is_some(), "status says so");
+    let mut again = host.clone();
+    host.announce();
+    assert_eq!((host.state(), host.metric()), (State::TimeWait, Some(ELEVATED)));
+    assert!(host.engine.view(host.now)[0].waits_for.is_none());
+    again.tell(migration_written("u1", "a", "b"));
+    assert_eq!(again.watch().unwrap().trigger, Trigger::Announcement, "it is not over");
 }
 
 #[test]
@@ -119,20 +177,21 @@ fn w34_source_gone_before_the_migration() {
     let mut host = Host::target("b");
     host.tell(removed("a")).pass(ms(3_000)).tell(migration_removed("b"));
     stays_suppressed(&mut host, 1_900);
-    host.tell(written("b"));
-    assert_eq!(host.metric(), None, "the grace time counts from the end of the migration");
+    let mut decided = host.clone();
+    decided.tell(written("b"));
+    assert_eq!(decided.state(), State::TimeWait);
     host.pass(ms(100));
-    assert_eq!(host.state(), State::TimeWait);
+    assert_eq!(host.state(), State::TimeWait, "the bound counts from when the source went");
 }
 
 #[test]
 fn w34_migration_that_comes_back_is_waited_for_again() {
     for uid in ["u1", "u2"] {
         let mut host = unresolved();
-        let watch = host.watch().cloned();
+        let watch = host.watch().map(|watch| watch.generation);
         host.pass(ms(3_000)).tell(migration_written(uid, "a", "b"));
         stays_suppressed(&mut host, 60_000);
-        assert_eq!(host.watch(), watch.as_ref(), "the same watch");
+        assert_eq!(host.watch().map(|watch| watch.generation), watch, "the same watch");
         host.announce();
         assert_eq!(host.state(), State::Live);
     }
@@ -178,7 +237,11 @@ fn notices_of_an_unresolved_migration_and_its_failure() {
     host.engine.take_notices();
     host.tell(migration_removed("b")).tell(written("a"));
     let notices = host.engine.take_notices();
-    assert!(notices.contains(&Notice::Unresolved { endpoint: port("b"), uid: "u1".into() }));
+    assert!(notices.contains(&Notice::Unresolved {
+        endpoint: port("b"),
+        uid: "u1".into(),
+        source_present: true
+    }));
     let failed = |notice: &Notice| {
         matches!(notice, Notice::Transition { transition, .. }
         if transition.to == State::Base && transition.input == crate::machine::Input::RoleGone(Outcome::Failure))

@@ -354,6 +354,10 @@ impl World {
             let unresolved =
                 machine.unresolved.map(|u| (age(u.since), u.rewritten, u.source_absent_since.map(age)));
             let known = (machine.not_here, machine.phases.announced_at.is_some(), &machine.source);
+            let place = machine.here.as_ref().map(|here| Some(here.ifindex) == current);
+            let source_gone = machine.source_gone_at.map(age);
+            let known =
+                (known, place, machine.is_kept, machine.is_leaving, machine.is_sourceless, source_gone);
             let undecided = machine.undecided_since.map(age);
             format!(
                 "{:?}{:?}{}{arming:?}{left:?}{unresolved:?}{undecided:?}{known:?}",

@@ -40,6 +40,7 @@ pub(super) fn endpoint() -> Endpoint {
 
 pub(super) fn endpoint_on(interface: &str) -> Endpoint {
     Endpoint {
+        uid: "e1".into(),
         interface: interface.into(),
         mac: Some(MAC),
         prefixes: ["10.65.0.2/32", "2001:db8::2/128"].iter().map(|text| text.parse().unwrap()).collect(),
@@ -66,6 +67,11 @@ pub(super) fn migration_removed(to: &str) -> Fact {
 
 pub(super) fn written(host: &str) -> Fact {
     Fact::EndpointWritten(port(host), endpoint())
+}
+
+/// Created anew: written with another uid.
+pub(super) fn recreated(host: &str, uid: &str) -> Fact {
+    Fact::EndpointWritten(port(host), Endpoint { uid: uid.into(), ..endpoint() })
 }
 
 pub(super) fn removed(host: &str) -> Fact {

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const GRACE_MS: u64 = 2_000;
 const CONVERGENCE_MS: u64 = 30_000;
 const BOUND_MS: u64 = 5_000;
+const SOURCELESS_MS: u64 = 250;
+const CONTESTED_MS: u64 = 1_000;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -20,6 +22,8 @@ enum Event {
     Begins(&'static str, &'static str, &'static str),
     Ends(&'static str),
     Written(&'static str),
+    /// The one on host b is another one from now on.
+    CreatedAnew,
     Removed(&'static str),
     TapUp(bool),
     TapRecreated,
@@ -35,6 +39,9 @@ struct Reference {
     present: BTreeSet<&'static str>,
     tap: bool,
     tap_up: bool,
+    /// How many taps and endpoints there were on host b.
+    taps: u32,
+    endpoints: u32,
 
     /// Nothing else is remembered unless the endpoint exists or is held.
     exists: bool,
@@ -46,7 +53,14 @@ struct Reference {
     source: Option<&'static str>,
     announced: bool,
     not_here: bool,
-    time_wait_since: u64,
+    /// Endpoint and tap on which the machine is known to run.
+    here: Option<(u32, u32)>,
+    /// In Live without an announcement in this migration.
+    kept: bool,
+    leaving: bool,
+    elevated_until: u64,
+    source_never_seen: bool,
+    source_gone_at: Option<u64>,
     gone_since: Option<u64>,
     written_since_gone: bool,
     source_absent_since: Option<u64>,
@@ -64,13 +78,15 @@ impl Reference {
             present: core::mem::take(&mut self.present),
             tap: self.tap,
             tap_up: self.tap_up,
+            taps: self.taps,
+            endpoints: self.endpoints,
             ..Self::default()
         };
     }
 
     fn time_wait(&mut self) {
         self.state = Some(State::TimeWait);
-        self.time_wait_since = self.now;
+        self.elevated_until = self.now + CONVERGENCE_MS;
         self.gone_since = None;
     }
 
@@ -90,6 +106,53 @@ impl Reference {
         self.migrations.values().any(|(_, from)| *from == "b")
     }
 
+    fn source_is_there(&self) -> bool {
+        self.source.is_some_and(|host| self.present.contains(host))
+    }
+
+    /// A machine that announced itself on this endpoint and this tap, or that the driver said to have arrived, has not gone
+    /// anywhere else as far as anybody knows.
+    fn knows_it_here(&self, uid: &str) -> bool {
+        let by_place =
+            self.here == Some((self.endpoints, self.taps)) && self.tap && self.held_since.is_none();
+        let by_uid = self.announced && uid == self.uid;
+        !self.not_here && matches!(self.state(), State::Base | State::TimeWait) && (by_place || by_uid)
+    }
+
+    fn is_about(&mut self, uid: &'static str, from: &'static str) {
+        if self.source != Some(from) {
+            (self.source_never_seen, self.source_gone_at) = (true, None);
+        }
+        (self.uid, self.source) = (uid, Some(from));
+        self.look_for_source();
+    }
+
+    fn look_for_source(&mut self) {
+        if self.source_is_there() {
+            (self.source_never_seen, self.source_gone_at) = (false, None);
+        }
+    }
+
+    /// No second host may be elevated when the machine announces itself there. Ours may be so for a second more if another
+    /// host's route is as good as our normal one.
+    fn leave(&mut self, contested: bool) {
+        let first = !core::mem::replace(&mut self.leaving, true);
+        match self.state() {
+            State::Base => {}
+            State::Target => self.base(),
+            State::Live if contested => {
+                self.time_wait();
+                self.elevated_until = self.now + CONTESTED_MS;
+            }
+            State::TimeWait if contested => {
+                if first {
+                    self.elevated_until = self.elevated_until.min(self.now + CONTESTED_MS);
+                }
+            }
+            State::Live | State::TimeWait => self.base(),
+        }
+    }
+
     fn look_at_roles(&mut self) {
         if !self.exists {
             return;
@@ -97,52 +160,87 @@ impl Reference {
         let target = self.migration_to_here();
         let source = target.is_none() && self.is_source();
         if let Some((uid, from)) = target {
-            let continues = self.was_target && matches!(self.state(), State::Target | State::Live);
-            let over = self.was_target && uid == self.uid;
-            let runs_here =
-                self.announced && uid == self.uid && matches!(self.state(), State::Base | State::TimeWait);
-            if continues || over {
-                (self.uid, self.source) = (uid, Some(from));
-            } else if !runs_here {
-                (self.uid, self.source) = (uid, Some(from));
-                (self.announced, self.not_here, self.gone_since) = (false, false, None);
-                self.state = Some(State::Target);
+            let knows = self.knows_it_here(uid);
+            let goes_elsewhere = self.migrations.iter().any(|(to, (_, from))| *to != "b" && *from == "b");
+            if goes_elsewhere && (knows || matches!(self.state(), State::Live | State::TimeWait)) {
+                self.is_about(uid, from);
+                self.leave(true);
+            } else {
+                self.leaving = false;
+                let continues = self.was_target && matches!(self.state(), State::Target | State::Live);
+                if knows {
+                    self.is_about(uid, from);
+                    (self.state, self.kept) = (Some(State::Live), true);
+                } else if continues || (self.was_target && uid == self.uid) {
+                    self.is_about(uid, from);
+                } else {
+                    self.source = None;
+                    self.is_about(uid, from);
+                    (self.announced, self.not_here, self.gone_since, self.here) = (false, false, None, None);
+                    self.state = Some(State::Target);
+                }
             }
         } else if source {
-            self.not_here = false;
-            if !self.was_source {
-                match self.state() {
-                    State::Target => self.base(),
-                    State::Live => self.time_wait(),
-                    State::Base | State::TimeWait => {}
-                }
-            }
-        } else if self.was_target {
-            match self.state() {
-                State::Target => {
-                    self.gone_since = Some(self.now);
-                    self.written_since_gone = false;
-                    let present = self.source.is_some_and(|host| self.present.contains(host));
-                    self.source_absent_since = (!present).then_some(self.now);
-                }
-                State::Live => self.time_wait(),
-                State::Base | State::TimeWait => {}
+            let suppressed = self.source.is_some_and(|host| self.migrations.contains_key(host));
+            self.leave(self.source_is_there() && !suppressed);
+            (self.not_here, self.here) = (false, None);
+        } else {
+            self.leaving = false;
+            if self.was_target && self.state() == State::Target {
+                self.gone_since = Some(self.now);
+                self.written_since_gone = false;
+                let gone_at = self.source_gone_at.unwrap_or(self.now);
+                self.source_absent_since = (!self.source_is_there()).then_some(gone_at);
+            } else if self.was_target && self.state() == State::Live {
+                self.time_wait();
             }
         }
+        // The same migration in its old place goes on when it is told again.
+        if self.gone_since.is_some() && target.is_some() {
+            self.gone_since = None;
+        }
+        self.kept &= self.state() == State::Live;
         (self.was_target, self.was_source) = (target.is_some(), source);
     }
 
-    fn written(&mut self, host: &'static str) {
+    fn written(&mut self, host: &'static str, anew: bool) {
         self.present.insert(host);
         if host == "b" {
+            self.endpoints += u32::from(anew);
+            if anew && let Some((endpoint, _)) = &mut self.here {
+                if !self.was_target
+                    && !self.was_source
+                    && !self.source.is_some_and(|it| self.present.contains(it))
+                {
+                    *endpoint = self.endpoints;
+                } else {
+                    self.here = None;
+                }
+            }
             (self.exists, self.held_since, self.not_here) = (true, None, false);
             self.written_since_gone = true;
+            if self.gone_since.is_some() && self.source_absent_since.is_some() {
+                self.time_wait();
+            }
+            if self.kept && self.state() == State::Live && self.here.is_none() {
+                // It was about another endpoint. The same migration starts over.
+                let from = self.source.take();
+                self.is_about(self.uid, from.unwrap_or_default());
+                (self.announced, self.kept) = (false, false);
+                self.state = Some(State::Target);
+            }
             self.look_at_roles();
-        } else if self.gone_since.is_some() && self.source == Some(host) {
-            self.base();
-            self.not_here = true;
-            if self.held_since.is_some() {
-                self.forget();
+        } else if self.exists && self.source == Some(host) {
+            self.look_for_source();
+            if !self.was_target {
+                self.here = None;
+            }
+            if self.gone_since.is_some() {
+                self.base();
+                self.not_here = true;
+                if self.held_since.is_some() {
+                    self.forget();
+                }
             }
         }
     }
@@ -153,20 +251,28 @@ impl Reference {
         }
         if host == "b" {
             if self.tap && !self.not_here { self.held_since = Some(self.now) } else { self.forget() }
-        } else if self.source == Some(host) && self.source_absent_since.is_none() {
-            self.source_absent_since = Some(self.now);
+        } else if self.source == Some(host) {
+            if self.gone_since.is_some() {
+                self.source_absent_since.get_or_insert(self.now);
+            } else if self.state() == State::Target {
+                self.source_gone_at.get_or_insert(self.now);
+            } else if self.leaving && self.was_source {
+                self.base();
+            }
         }
     }
 
     /// When the next thing happens by itself.
     fn due(&self) -> Option<u64> {
         let away = self.held_since.map(|since| since + GRACE_MS);
-        let over = (self.state() == State::TimeWait).then_some(self.time_wait_since + CONVERGENCE_MS);
-        // Without the source's endpoint being away, only evidence decides.
-        let absent_since = self.gone_since.and(self.source_absent_since);
-        let verdict = absent_since.map(|absent| match self.written_since_gone {
-            true => absent + GRACE_MS,
-            false => absent + BOUND_MS,
+        let over = (self.state() == State::TimeWait).then_some(self.elevated_until);
+        // Without the source's endpoint being away, only evidence decides, and nothing while ours may be gone for good.
+        let absent_since =
+            self.gone_since.and(self.source_absent_since).filter(|_| self.held_since.is_none());
+        let verdict = absent_since.map(|absent| {
+            let bound = if self.source_never_seen { SOURCELESS_MS } else { BOUND_MS };
+            let evidence = if self.written_since_gone { GRACE_MS } else { bound };
+            (absent + evidence.min(bound)).max(self.gone_since.unwrap_or(0) + SOURCELESS_MS)
         });
         [away, over, verdict].into_iter().flatten().min()
     }
@@ -197,19 +303,27 @@ impl Reference {
                 self.migrations.remove(to);
                 self.look_at_roles();
             }
-            Event::Written(host) => self.written(host),
+            Event::Written(host) => self.written(host, false),
+            Event::CreatedAnew => self.written("b", true),
             Event::Removed(host) => self.removed(host),
             Event::TapUp(up) => (self.tap, self.tap_up) = (true, up),
             Event::TapGone | Event::TapRecreated => {
                 if self.tap && self.held_since.is_some() {
                     self.forget();
                 }
+                self.taps += 1;
                 (self.tap, self.tap_up) = (matches!(event, Event::TapRecreated), true);
             }
             Event::Announced => {
                 if self.tap && self.state() == State::Target {
                     self.announced = true;
-                    if self.was_target { self.state = Some(State::Live) } else { self.time_wait() }
+                    self.here = Some((self.endpoints, self.taps));
+                    if self.was_target {
+                        self.state = Some(State::Live)
+                    } else {
+                        self.time_wait()
+                    }
+                    self.look_at_roles();
                 }
             }
             Event::Passes(milliseconds) => self.pass(milliseconds),
@@ -234,6 +348,7 @@ struct Real {
     host: Host,
     ifindex: u32,
     tap: bool,
+    endpoints: u32,
 }
 
 impl Real {
@@ -241,7 +356,12 @@ impl Real {
         match *event {
             Event::Begins(uid, from, to) => _ = self.host.tell(migration_written(uid, from, to)),
             Event::Ends(to) => _ = self.host.tell(migration_removed(to)),
+            Event::Written("b") => self.write_own(),
             Event::Written(host) => _ = self.host.tell(written(host)),
+            Event::CreatedAnew => {
+                self.endpoints += 1;
+                self.write_own();
+            }
             Event::Removed(host) => _ = self.host.tell(removed(host)),
             Event::TapUp(up) => self.see_tap(up),
             Event::TapGone => self.lose_tap(),
@@ -252,6 +372,10 @@ impl Real {
             Event::Announced => _ = self.host.announce(),
             Event::Passes(milliseconds) => _ = self.host.pass(ms(milliseconds)),
         }
+    }
+
+    fn write_own(&mut self) {
+        self.host.tell(recreated("b", &format!("e{}", self.endpoints)));
     }
 
     fn see_tap(&mut self, up: bool) {
@@ -276,6 +400,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (uid, other).prop_map(|(uid, to)| Event::Begins(uid, "b", to)),
         5 => any_host.clone().prop_map(Event::Ends),
         5 => any_host.clone().prop_map(Event::Written),
+        2 => Just(Event::CreatedAnew),
         4 => any_host.prop_map(Event::Removed),
         1 => any::<bool>().prop_map(Event::TapUp),
         1 => Just(Event::TapUp(true)),
@@ -291,7 +416,7 @@ proptest! {
     #[test]
     fn engine_and_reference_agree(events in prop::collection::vec(event(), 1..60)) {
         let mut reference = Reference { tap: true, tap_up: true, ..Reference::default() };
-        let mut real = Real { host: Host::quiet("b"), ifindex: 5, tap: true };
+        let mut real = Real { host: Host::quiet("b"), ifindex: 5, tap: true, endpoints: 0 };
         for event in &events {
             reference.happens(event);
             real.happens(event);

@@ -265,7 +265,8 @@ fn w3_a_watch_that_was_found_is_used_for_one_attempt_only() {
         let memory = if remember { host.memory() } else { Memory::default() };
         let mut again = restart(&host, memory, host.found(), in_migration());
         again.announce();
-        again.tell(migration_removed("b")).pass(ms(40_000)).tell(migration_written("u2", "a", "b"));
+        again.tell(migration_removed("b")).tell(written("a")).pass(ms(40_000));
+        again.tell(migration_written("u2", "a", "b"));
         assert_eq!(again.state(), State::Target);
         assert!(again.watch().unwrap().generation > old);
     }
@@ -313,13 +314,30 @@ fn nothing_is_wanted_before_the_datastore_is_in_sync() {
     assert_eq!((host.state(), host.metric()), (State::Target, None));
 }
 
+/// The endpoint says whether it is a retry, or the driver has created the migration again.
 #[test]
-fn w11_retry_while_nobody_was_there() {
+fn w11_another_migration_while_nobody_was_there() {
     let mut host = Host::live("b");
     host.tell(migration_removed("b"));
-    let resources = vec![written("a"), migration_written("u2", "a", "b"), written("b")];
-    let again = restart(&host, host.memory(), host.found(), resources);
-    assert_eq!((again.state(), again.metric()), (State::Target, None));
+    for (own, expected) in
+        [(recreated("b", "e2"), (State::Target, None)), (written("b"), (State::Live, Some(ELEVATED)))]
+    {
+        let resources = vec![written("a"), migration_written("u2", "a", "b"), own];
+        let again = restart(&host, host.memory(), host.found(), resources);
+        assert_eq!((again.state(), again.metric()), expected);
+    }
+}
+
+/// Also long after its migration.
+#[test]
+fn w11_where_a_machine_is_known_to_run_survives_a_restart() {
+    let mut host = Host::live("b");
+    host.tell(migration_removed("b")).tell(removed("a")).tell(recreated("b", "e2")).pass(ms(60_000));
+    assert_eq!((host.state(), host.metric()), (State::Base, Some(NORMAL)));
+    let mut again = restart(&host, host.memory(), host.found(), vec![recreated("b", "e2")]);
+    assert_eq!((again.state(), again.metric()), (State::Base, Some(NORMAL)));
+    again.tell(migration_written("u2", "a", "b"));
+    assert_eq!((again.state(), again.metric()), (State::Live, Some(ELEVATED)));
 }
 
 #[test]
@@ -327,7 +345,7 @@ fn w12_migration_back_while_nobody_was_there() {
     let host = Host::live("b");
     let resources = vec![written("b"), migration_written("u2", "b", "a"), written("a")];
     let again = restart(&host, host.memory(), host.found(), resources);
-    assert_eq!((again.state(), again.metric()), (State::TimeWait, Some(ELEVATED)));
+    assert_eq!((again.state(), again.metric()), (State::Base, Some(NORMAL)));
 }
 
 #[test]

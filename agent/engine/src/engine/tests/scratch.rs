@@ -66,7 +66,8 @@ impl Engine {
             }
         }
         if let Some(arming) = local.machine.arming {
-            let mut watch = wants::watch(&self.policy, &local.endpoint, arming);
+            let mut watch =
+                wants::watch(&self.policy, &local.endpoint, arming, local.machine.unresolved.is_some());
             watch.routes.retain(|route| !taken.prefixes.contains(&route.destination));
             wanted.watches.insert(link.ifindex, watch);
         }

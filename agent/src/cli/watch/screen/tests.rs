@@ -28,6 +28,7 @@ fn endpoint(number: usize) -> EndpointView {
         status_due: false,
         held: false,
         not_here: false,
+        waits_for: None,
         routes: vec![RouteView { destination: "10.0.0.1/32".into(), metric: 1024 }],
         watch: None,
         announcement: None,
