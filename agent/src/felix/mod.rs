@@ -1,7 +1,7 @@
 //! Felix beside the agent (`CutoverRole = routes`): what it has programmed, and whether the two get in each other's way.
 //!
 //! Reads only: nothing here changes a table of Felix's. [`Observer`] follows Felix's chains and tells the engine of each interface
-//! that has some, [`settings`] reads what Felix runs with, [`rivalry`] finds out that both write routes.
+//! that has some, `settings` reads what Felix runs with, `rivalry` finds out that both write routes.
 
 mod backend;
 mod legacy;

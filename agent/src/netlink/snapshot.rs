@@ -50,7 +50,7 @@ pub fn links() -> io::Result<Vec<LinkSeen>> {
 
 /// The unicast routes of the main table that go straight to one of these interfaces, of every protocol.
 ///
-/// IPv6 routes are asked for interface by interface if somebody changed some while they were read: see [`super::walk`].
+/// IPv6 routes are asked for interface by interface if somebody changed some while they were read: see `walk.rs`.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
