@@ -15,6 +15,7 @@ pub use start::{RunError, run};
 pub(crate) use start::{attach, monitor_settings};
 
 use crate::allocator;
+use crate::applier::interfaces::Unprepared;
 use crate::applier::routes::RouteReport;
 use crate::applier::watches::{SharedKernel, Unarmed};
 use crate::clock;
@@ -74,6 +75,7 @@ struct Agent {
     presence: Option<Presence>,
     kernel: SharedKernel,
     unarmed: Unarmed,
+    unprepared: Unprepared,
     monitor: MonitorHandle,
     route_report: RouteReport,
     reporting: Reporting,
@@ -437,6 +439,7 @@ impl Agent {
                 refused_settings: self.refused_settings.clone(),
             },
             unarmed: unarmed.values().cloned().collect(),
+            unprepared: self.unprepared.list(),
             hostname: self.settings.felix_hostname.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

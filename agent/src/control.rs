@@ -103,6 +103,9 @@ pub struct Status {
     /// What is known of Felix, where it runs beside the agent.
     #[serde(default)]
     pub felix: Option<crate::felix::Report>,
+    /// Interfaces whose sysctls or neighbours are not as they have to be, and `host`, each with the reason.
+    #[serde(default)]
+    pub unprepared: BTreeMap<String, String>,
     /// How programs are attached: `tcx`, `tc` or `xdp`.
     pub attach: String,
     /// Endpoints of this host.

@@ -27,3 +27,4 @@ mod processes;
 pub mod run_dir;
 pub mod settings;
 pub mod state_file;
+mod sysctls;

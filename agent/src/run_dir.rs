@@ -1,13 +1,13 @@
 //! The run directory: created for root only, and locked by the one agent that uses it.
 //!
-//! Its tenants have files of their own: [`crate::state_file`], [`crate::control`], [`crate::migrations`], the status
-//! files.
+//! Its tenants have files of their own: [`crate::state_file`], [`crate::control`], [`crate::migrations`], what sysctls were
+//! before, the status files.
 
 use crate::migrations;
 use cutover_engine::notice::MigrationRecord;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -82,6 +82,8 @@ impl RunDir {
             "state.json",
             "state.json.new",
             "state.json.unreadable",
+            "sysctls.json",
+            "sysctls.json.new",
             migrations::CURRENT,
             migrations::ROTATED,
             crate::control::SOCKET,
@@ -95,6 +97,19 @@ impl RunDir {
         }
         found
     }
+}
+
+/// Replaces a file of ours as a whole, `NAME.json` by way of `NAME.json.new`: after a crash there is the old or the new one.
+pub(crate) fn replace_file(path: &Path, text: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("json.new");
+    // One that a crash left behind would keep its mode.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;
+    file.write_all(text)?;
+    fs::rename(&beside, path)
 }
 
 #[cfg(test)]

@@ -7,14 +7,13 @@
 //! Everything is written each time something changes, so that there is never more than one truth. What that costs is mostly
 //! turning machines into text, so the text of those that did not change is kept.
 
-use crate::clock;
+use crate::{clock, run_dir};
 use cutover_engine::EndpointKey;
 use cutover_engine::memory::{Aftermath, Memory, Remembered, StatusElsewhere};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Layout of the file; another number is another layout.
@@ -103,7 +102,7 @@ impl StateFile {
             return Ok(());
         }
         self.is_written = false;
-        self.replace(self.text()?.as_bytes())?;
+        run_dir::replace_file(&self.path, self.text()?.as_bytes())?;
         self.is_written = true;
         Ok(())
     }
@@ -137,18 +136,6 @@ impl StateFile {
         let elsewhere = serde_json::to_string(&self.statuses_elsewhere).map_err(io::Error::other)?;
         text.push_str(&format!("\n],\n\"aftermaths\":{aftermaths},\n\"statuses_elsewhere\":{elsewhere}}}\n"));
         Ok(text)
-    }
-
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
-        let beside = self.path.with_extension("json.new");
-        // One that a crash left behind would keep its mode.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside)?;
-        file.write_all(text)?;
-        fs::rename(&beside, &self.path)
     }
 }
 

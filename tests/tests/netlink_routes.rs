@@ -9,7 +9,7 @@ use cutover_agent::netlink::batch::DATAGRAM_MESSAGES_MAX;
 use cutover_agent::netlink::{Failure, MonitorSettings, RouteChange, RouteSocket, route as kernel_route};
 use cutover_common::MacAddr;
 use cutover_engine::model::{Trigger, Validation};
-use cutover_engine::wanted::{WantedInterface, WantedRoute, WantedWatch};
+use cutover_engine::wanted::{Ipv6, WantedInterface, WantedRoute, WantedWatch};
 use cutover_engine::{Fact, Wanted};
 use cutover_tests::namespace::Namespace;
 use cutover_tests::route_watch::{dump_neighbours, dump_routes};
@@ -487,7 +487,7 @@ const MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);
 fn preparing(tap: u32, mac: MacAddr) -> Wanted {
     let address = |text: &str| net(text).addr();
     let neighbours = BTreeMap::from([(address(IPV4), mac), (address(IPV6), mac)]);
-    let interface = WantedInterface { name: "tapone".into(), neighbours, ipv6: true };
+    let interface = WantedInterface { name: "tapone".into(), neighbours, ipv6: Ipv6::Routed };
     Wanted { interfaces: [(tap, interface)].into(), ..wanting([]) }
 }
 
@@ -513,7 +513,7 @@ fn a_tap_is_prepared_before_anybody_opens_it() {
     rig.want(preparing(tap, MAC));
     rig.wait_for_fact(&Fact::InterfaceConfigured { ifindex: tap, ready: true });
     for (path, value) in [
-        ("net/ipv4/conf/tapone/route_localnet", "1"),
+        ("net/ipv4/conf/tapone/route_localnet", "0"),
         ("net/ipv4/neigh/tapone/proxy_delay", "0"),
         ("net/ipv4/conf/tapone/proxy_arp", "1"),
         ("net/ipv4/conf/tapone/forwarding", "1"),

@@ -78,8 +78,19 @@ pub struct WantedInterface {
     pub name: String,
     /// Permanent neighbours.
     pub neighbours: BTreeMap<IpAddr, MacAddr>,
-    /// Whether the IPv6 sysctls are wanted, too.
-    pub ipv6: bool,
+    /// What it needs of IPv6.
+    pub ipv6: Ipv6,
+}
+
+/// What an interface needs of IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ipv6 {
+    /// IPv6 is somebody else's business (`Ipv6Support`): neither settings nor neighbours are touched.
+    LeftAlone,
+    /// No IPv6 prefix is routed here: no setting is needed, and a neighbour is one too many.
+    Unused,
+    /// IPv6 prefixes are routed here.
+    Routed,
 }
 
 /// What is to be reported about one endpoint.

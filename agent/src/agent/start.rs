@@ -36,7 +36,7 @@ use cutover_engine::memory::{Found, Memory};
 use cutover_engine::{Engine, Fact};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thiserror::Error;
@@ -157,13 +157,14 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     parts.start("the route applier", route_applier.run());
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
     let interface_applier = InterfaceApplier::open(
-        interface_settings(&settings),
+        interface_settings(&settings, run_dir.path()),
         wanted.subscribe(),
         neighbours,
         interface_facts_in,
     )?
     .after(route_report.attempted())
     .beside_felix(felix.is_some());
+    let unprepared = interface_applier.unprepared();
     parts.start("the interface applier", interface_applier.run());
     let looked = first_look(&monitor_handle, &route_report, &mut links);
     let (mut first_facts, reload) = tokio::select! {
@@ -219,6 +220,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         presence,
         kernel,
         unarmed,
+        unprepared,
         monitor: monitor_handle,
         route_report,
         reporting,
@@ -279,9 +281,10 @@ pub(crate) const fn attach(attach: Attach) -> bpf::Attach {
     }
 }
 
-fn interface_settings(settings: &Settings) -> InterfaceSettings {
+fn interface_settings(settings: &Settings, run_dir: &Path) -> InterfaceSettings {
     InterfaceSettings {
         ip_forwarding: settings.ip_forwarding == Switch::Enabled,
+        run_dir: Some(run_dir.to_owned()),
         ..InterfaceSettings::default()
     }
 }

@@ -6,7 +6,9 @@
 
 mod neighbours;
 mod preparer;
-mod sysctl;
+mod unprepared;
+
+pub use unprepared::Unprepared;
 
 use super::WantedReceiver;
 use super::retry::Retries;
@@ -14,26 +16,37 @@ use super::routes::sleep_until;
 use crate::clock;
 use crate::netlink::NeighbourEvent;
 use crate::netlink::socket::OpenError;
+use crate::sysctls;
+use crate::sysctls::table::Keeper;
 use cutover_engine::shared::{Difference, SharedMap};
+use cutover_engine::wanted::Ipv6;
 use cutover_engine::{BootTime, Fact, Wanted};
-use preparer::Preparer;
+use preparer::{PrepareError, Preparer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
+use unprepared::Item;
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
 
-/// The kernel does not tell when somebody changes a sysctl, so they are looked at again this often, at the end
+/// KERNEL: it does not tell when somebody changes most of the sysctls, so they are looked at again this often, at the end
 /// of a full read.
 const SYSCTL_REFRESH: Duration = Duration::from_secs(30);
 
 /// LIMIT: reading all settings of ten thousand interfaces takes a large part of a second, so only so many are looked
 /// at in one refresh; the next one goes on with the others.
 const SYSCTL_REFRESH_AT_ONCE: usize = 1000;
+
+/// KERNEL: it does not tell when IPv6 is switched on for an interface without a carrier, so whatever lacks something is looked at
+/// again this often.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// LIMIT: where IPv6 is off for good that many are looked at again at once; one takes some ten microseconds.
+const LOOK_AGAIN_AT_ONCE: usize = 64;
 
 /// LIMIT: so many interfaces that nobody waits for are prepared before looking for something more urgent; each takes some
 /// hundred microseconds when all of its settings have to be written.
@@ -48,19 +61,20 @@ pub struct InterfaceSettings {
     pub ip_forwarding: bool,
     /// Where the network sysctls are: `/proc/sys/net`.
     pub sysctl_root: PathBuf,
+    /// Where to note what sysctls of the host were, so that `cutover cleanup` can set them back.
+    pub run_dir: Option<PathBuf>,
 }
 
 impl Default for InterfaceSettings {
     fn default() -> Self {
-        Self { ip_forwarding: true, sysctl_root: Path::new("/proc/sys/net").to_owned() }
+        Self { ip_forwarding: true, sysctl_root: Path::new(sysctls::ROOT).to_owned(), run_dir: None }
     }
 }
 
-/// What is tried again on its own.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Item {
-    Host,
-    Interface(u32),
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Forwards {
+    any: bool,
+    ipv6: bool,
 }
 
 /// The applier. Open it in the right network namespace, then [`InterfaceApplier::run`] it on a thread of the
@@ -78,6 +92,14 @@ pub struct InterfaceApplier {
     retries: Retries<Item>,
     last_attempt_at: BootTime,
     reported: BTreeMap<u32, bool>,
+    unprepared: Unprepared,
+    /// Ready, but not complete.
+    incomplete: BTreeSet<u32>,
+    /// When to look at them again, and at the last one last time.
+    look_again: Option<BootTime>,
+    looked_up_to: u32,
+    /// What the host has to forward because of some interface since the start.
+    forwards: Forwards,
     synced: bool,
     refreshed_at: BootTime,
     /// The last interface that was looked at again.
@@ -99,7 +121,7 @@ impl InterfaceApplier {
         facts: mpsc::Sender<Fact>,
     ) -> Result<Self, OpenError> {
         Ok(Self {
-            preparer: Preparer::open(&settings.sysctl_root)?,
+            preparer: Preparer::open(&settings.sysctl_root, settings.run_dir.as_deref())?,
             settings,
             wanted,
             events,
@@ -109,6 +131,11 @@ impl InterfaceApplier {
             retries: Retries::default(),
             last_attempt_at: BootTime::default(),
             reported: BTreeMap::new(),
+            unprepared: Unprepared::default(),
+            incomplete: BTreeSet::new(),
+            look_again: None,
+            looked_up_to: 0,
+            forwards: Forwards::default(),
             synced: false,
             refreshed_at: BootTime::default(),
             refreshed_up_to: 0,
@@ -125,8 +152,14 @@ impl InterfaceApplier {
     /// Leaves to Felix what Felix has on each tap.
     #[must_use]
     pub fn beside_felix(mut self, felix_is_beside: bool) -> Self {
-        self.preparer.leave_to_felix(felix_is_beside);
+        self.preparer.kept_by(if felix_is_beside { Keeper::Felix } else { Keeper::Agent });
         self
+    }
+
+    /// What is not set up, as it is at any time.
+    #[must_use]
+    pub fn unprepared(&self) -> Unprepared {
+        self.unprepared.clone()
     }
 
     /// Prepares interfaces until the sender of `wanted` or of the events is gone.
@@ -135,7 +168,8 @@ impl InterfaceApplier {
         let mut is_left = false;
         self.wanted.mark_changed();
         loop {
-            let due = self.retries.next_after(self.last_attempt_at);
+            let retry = self.retries.next_after(self.last_attempt_at);
+            let due = retry.into_iter().chain(self.look_again).min();
             tokio::select! {
                 // ORDER: what is new may be more urgent than what is left.
                 biased;
@@ -154,6 +188,7 @@ impl InterfaceApplier {
                 () = opened(&mut self.may_begin), if is_left => {}
                 () = sleep_until(due) => {}
             }
+            self.look_again();
             // What exists is not known before the end of the first full read.
             if self.synced {
                 is_left = self.prepare_dirty().await;
@@ -163,18 +198,25 @@ impl InterfaceApplier {
 
     fn take_wanted(&mut self) {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
+        let forwards_before = self.forwards;
         for Difference { key: &ifindex, now, .. } in wanted.interfaces.differences(&self.taken.interfaces) {
             let item = Item::Interface(ifindex);
             self.retries.release(|other| *other == item);
-            if now.is_some() {
+            if let Some(interface) = now {
                 self.dirty.insert(item);
+                self.forwards.any = true;
+                self.forwards.ipv6 |= interface.ipv6 == Ipv6::Routed;
             } else {
                 self.dirty.remove(&item);
                 self.reported.remove(&ifindex);
+                self.incomplete.remove(&ifindex);
+                self.unprepared.clear(item);
             }
         }
-        if self.refreshed_at == BootTime::default() {
+        if self.forwards != forwards_before {
             self.dirty.insert(Item::Host);
+        }
+        if self.refreshed_at == BootTime::default() {
             self.refreshed_at = clock::now();
         }
         self.taken = wanted;
@@ -183,7 +225,7 @@ impl InterfaceApplier {
     fn take_event(&mut self, event: NeighbourEvent) {
         let ifindex = match event {
             NeighbourEvent::Seen(_) | NeighbourEvent::Gone(_) => self.preparer.observe(&event),
-            NeighbourEvent::LinkChanged { ifindex } => {
+            NeighbourEvent::LinkChanged { ifindex } | NeighbourEvent::Ipv6Appeared { ifindex } => {
                 self.retries.release(|item| *item == Item::Interface(ifindex));
                 Some(ifindex)
             }
@@ -207,6 +249,19 @@ impl InterfaceApplier {
             let round = next_round(&self.taken.interfaces, self.refreshed_up_to, SYSCTL_REFRESH_AT_ONCE);
             self.refreshed_up_to = round.last().copied().unwrap_or_default();
             self.dirty.extend(round.into_iter().map(Item::Interface));
+        }
+    }
+
+    /// What lacks something may get it by now.
+    fn look_again(&mut self) {
+        let now = clock::now();
+        if self.look_again.is_some_and(|at| at <= now) {
+            let later = self.incomplete.range(self.looked_up_to.saturating_add(1)..);
+            let round = later.chain(self.incomplete.range(..=self.looked_up_to)).copied();
+            let round: Vec<u32> = round.take(LOOK_AGAIN_AT_ONCE).collect();
+            self.looked_up_to = round.last().copied().unwrap_or_default();
+            self.dirty.extend(round.into_iter().map(Item::Interface));
+            self.look_again = (!self.incomplete.is_empty()).then(|| now + LOOK_AGAIN_AFTER);
         }
     }
 
@@ -247,13 +302,17 @@ impl InterfaceApplier {
 
     fn prepare_host(&mut self, now: BootTime) {
         self.dirty.remove(&Item::Host);
-        if !self.settings.ip_forwarding {
+        if !self.settings.ip_forwarding || !self.forwards.any {
             return;
         }
-        match self.preparer.prepare_host() {
-            Ok(()) => self.retries.succeeded(&Item::Host),
+        match self.preparer.prepare_host(self.forwards.ipv6) {
+            Ok(()) => {
+                self.retries.succeeded(&Item::Host);
+                self.unprepared.clear(Item::Host);
+            }
             Err(error) => {
                 self.dirty.insert(Item::Host);
+                self.unprepared.set(Item::Host, "host", error.to_string());
                 if self.retries.failed(Item::Host, now) {
                     warn!(%error, "forwarding not switched on, trying again");
                 }
@@ -265,28 +324,49 @@ impl InterfaceApplier {
         let item = Item::Interface(ifindex);
         self.dirty.remove(&item);
         let Some(interface) = self.taken.interfaces.get(&ifindex).cloned() else { return };
+        let name = interface.name.as_str();
         let result = self.preparer.prepare(ifindex, &interface);
         let ready = result.is_ok();
         match result {
-            Ok(()) => self.retries.succeeded(&item),
-            Err(error) => {
-                self.dirty.insert(item);
-                let is_first = self.retries.failed(item, now);
-                if is_first && !error.is_expected() {
-                    warn!(interface = interface.name, %error, "interface not prepared, trying again");
-                } else {
-                    debug!(interface = interface.name, %error, "interface not prepared, trying again");
-                }
-            }
+            Ok(lacks) => self.note_prepared(item, ifindex, name, lacks),
+            Err(error) => self.note_failed(item, ifindex, name, &error, now),
         }
         if self.reported.insert(ifindex, ready) != Some(ready) {
             if self.preparer.is_loud() {
-                info!(interface = interface.name, ifindex, ready, "interface prepared");
+                info!(interface = name, ifindex, ready, "interface prepared");
             } else {
-                debug!(interface = interface.name, ifindex, ready, "interface prepared");
+                debug!(interface = name, ifindex, ready, "interface prepared");
             }
             // The engine only goes when the process does.
             let _ = self.facts.send(Fact::InterfaceConfigured { ifindex, ready }).await;
+        }
+    }
+
+    fn note_prepared(&mut self, item: Item, ifindex: u32, name: &str, lacks: Option<String>) {
+        self.retries.succeeded(&item);
+        if let Some(lacks) = lacks {
+            self.incomplete.insert(ifindex);
+            self.look_again.get_or_insert(self.last_attempt_at + LOOK_AGAIN_AFTER);
+            if self.unprepared.set(item, name, lacks.clone()) {
+                warn!(interface = name, lacks, "interface prepared, but for something");
+            }
+        } else {
+            self.unprepared.clear(item);
+            if self.incomplete.remove(&ifindex) {
+                info!(interface = name, ifindex, "interface complete");
+            }
+        }
+    }
+
+    fn note_failed(&mut self, item: Item, ifindex: u32, name: &str, error: &PrepareError, now: BootTime) {
+        self.incomplete.remove(&ifindex);
+        self.dirty.insert(item);
+        self.unprepared.set(item, name, error.to_string());
+        let is_first = self.retries.failed(item, now);
+        if is_first && !error.is_expected() {
+            warn!(interface = name, %error, "interface not prepared, trying again");
+        } else {
+            debug!(interface = name, %error, "interface not prepared, trying again");
         }
     }
 }

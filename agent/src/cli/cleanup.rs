@@ -1,8 +1,8 @@
 //! `cutover cleanup`: removes everything that the agent left in the kernel and on disk.
 //!
 //! Only without a running agent: one that has the run directory, the pins, or our routes in this network namespace. What is ours is told by the same code that the agent itself uses: pins under the pin
-//! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls stay:
-//! those of taps go with the taps, and nobody knows what they were; forwarding is the host's.
+//! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls of the host
+//! are set back to what the agent noted before it changed them; those of taps go with the taps.
 
 use super::check_config::certain;
 use super::{ConfigFile, Failure, print};
@@ -13,6 +13,8 @@ use crate::netlink::{Neighbour, NeighbourChange, Owner, RouteChange, RouteSocket
 use crate::presence;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{Loaded, Origin, Settings, Sources, load};
+use crate::sysctls::former::FormerValues;
+use crate::sysctls::{self, Sysctls};
 use cutover_engine::wanted::WantedRoute;
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,9 +51,11 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
     let lock = if arguments.dry_run { None } else { lock(&settings)? };
     let mut removed = bpf::cleanup(&settings.cutover_pin_path, arguments.dry_run).map_err(refused)?;
     removed.extend(clean_network(&settings, arguments.dry_run)?);
+    // ORDER: before the files, one of which says what they were.
+    let set_back = set_back_sysctls(&settings.cutover_run_dir, arguments.dry_run)?;
     removed.extend(clean_disk(&settings.cutover_run_dir, arguments.dry_run)?);
     drop(lock);
-    report(arguments, &removed)
+    report(arguments, &removed, &set_back)
 }
 
 /// The settings that say what is ours: the agent's, and no others, because what they say is removed.
@@ -174,12 +178,28 @@ async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTre
             event = streams.neighbours.recv() => match event? {
                 NeighbourEvent::Seen(neighbour) => drop(neighbours.insert(neighbour)),
                 NeighbourEvent::Gone(key) => neighbours.retain(|neighbour| neighbour.key != key),
-                NeighbourEvent::LinkChanged { .. } => {}
+                NeighbourEvent::LinkChanged { .. } | NeighbourEvent::Ipv6Appeared { .. } => {}
                 NeighbourEvent::Synced => neighbours_known = true,
             },
         }
     }
     Some((routes, neighbours))
+}
+
+fn set_back_sysctls(run_dir: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
+    let sysctls = Sysctls::new(Path::new(sysctls::ROOT));
+    let former = FormerValues::of(run_dir).to_set_back(&sysctls);
+    let former = former.map_err(|error| {
+        Failure::other(format!("{}: cannot see what sysctls were: {error}", run_dir.display()))
+    })?;
+    let mut lines = Vec::new();
+    for (row, value) in former {
+        if !dry_run {
+            sysctls.write(row.path, &value).map_err(|error| Failure::other(error.to_string()))?;
+        }
+        lines.push(format!("sysctl {}={value}", row.name()));
+    }
+    Ok(lines)
 }
 
 fn clean_disk(run_dir: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
@@ -204,14 +224,16 @@ fn clean_disk(run_dir: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
     Ok(lines)
 }
 
-fn report(arguments: &CleanupArguments, removed: &[String]) -> Result<(), Failure> {
+fn report(arguments: &CleanupArguments, removed: &[String], set_back: &[String]) -> Result<(), Failure> {
+    let (remove, set) =
+        if arguments.dry_run { ("would remove", "would set back") } else { ("removed", "set back") };
     if arguments.json {
-        let what = if arguments.dry_run { "would_remove" } else { "removed" };
-        return print(&format!("{}\n", serde_json::json!({ what: removed })));
+        let [remove, set] = [remove, set].map(|what| what.replace(' ', "_"));
+        return print(&format!("{}\n", serde_json::json!({ remove: removed, set: set_back })));
     }
-    let verb = if arguments.dry_run { "would remove" } else { "removed" };
-    let mut text: String = removed.iter().map(|line| format!("{verb} {line}\n")).collect();
-    if removed.is_empty() {
+    let removed = removed.iter().map(|line| format!("{remove} {line}\n"));
+    let mut text: String = removed.chain(set_back.iter().map(|line| format!("{set} {line}\n"))).collect();
+    if text.is_empty() {
         text.push_str("nothing of the agent is left\n");
     }
     print(&text)

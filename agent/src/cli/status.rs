@@ -108,10 +108,14 @@ fn table(status: &Status) -> String {
             let _ = writeln!(text, "  {}: {}", printable(name), printable(reason));
         }
     }
-    if !status.unarmed.is_empty() {
-        let _ = writeln!(text, "cannot be armed: {}", status.unarmed.len());
-        for (interface, reason) in &status.unarmed {
-            let _ = writeln!(text, "  {}: {}", printable(interface), printable(reason));
+    for (what, reasons) in
+        [("cannot be armed", &status.unarmed), ("cannot be set up completely", &status.unprepared)]
+    {
+        if !reasons.is_empty() {
+            let _ = writeln!(text, "{what}: {}", reasons.len());
+            for (interface, reason) in reasons {
+                let _ = writeln!(text, "  {}: {}", printable(interface), printable(reason));
+            }
         }
     }
     let counted: Vec<_> = status
@@ -320,6 +324,7 @@ mod tests {
             role: "routes".into(),
             felix: Some(Report { conflicts: vec!["both write".into()], ..Report::default() }),
             unarmed: BTreeMap::from([("tap9".to_owned(), "no memory".to_owned())]),
+            unprepared: BTreeMap::from([("tap8".to_owned(), "no IPv6".to_owned())]),
             attach: "tcx".into(),
             endpoints: vec![endpoint()],
             kernel_routes: Vec::new(),
@@ -335,6 +340,7 @@ mod tests {
         assert!(lines[2].ends_with("migration u1, announced by RARP, routed in 93 us"), "{}", lines[2]);
         assert_eq!(lines[3..5], ["cannot be read: 1", "  LiveMigration x: no uid"]);
         assert_eq!(lines[5..7], ["cannot be armed: 1", "  tap9: no memory"]);
-        assert_eq!(lines[7], "announcements: accepted_rarp 1");
+        assert_eq!(lines[7..9], ["cannot be set up completely: 1", "  tap8: no IPv6"]);
+        assert_eq!(lines[9], "announcements: accepted_rarp 1");
     }
 }

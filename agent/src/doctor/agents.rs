@@ -145,6 +145,7 @@ mod tests {
             unarmed: Default::default(),
             role: "full".into(),
             felix: None,
+            unprepared: Default::default(),
             attach: "tcx".into(),
             endpoints: Vec::new(),
             kernel_routes: Vec::new(),

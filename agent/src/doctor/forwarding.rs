@@ -1,6 +1,7 @@
 //! Sysctls of the host as a whole: forwarding, reverse path filters, connection tracking.
 
 use super::finding::{Area, Check, Finding};
+use crate::control::Status;
 use crate::settings::{Settings, Switch};
 use std::fs;
 use std::path::Path;
@@ -8,14 +9,14 @@ use std::path::Path;
 static IPV4: Check = Check {
     area: Area::Network,
     name: "ipv4-forwarding",
-    wants: "net.ipv4.ip_forward is 1",
+    wants: "net.ipv4.ip_forward is 1 where there are VMs",
     why: "The host is the router of its VMs; during a migration the source also forwards what still arrives there to the target.",
 };
 static IPV6: Check = Check {
     area: Area::Network,
     name: "ipv6-forwarding",
-    wants: "net.ipv6.conf.all.forwarding is 1, if IPv6 is in use",
-    why: "The same as for IPv4.",
+    wants: "net.ipv6.conf.all.forwarding is 1 where there are VMs with IPv6 addresses",
+    why: "The same as for IPv4. Without such VMs it may stay 0: a host that forwards IPv6 learns no default route from router advertisements unless accept_ra is 2.",
 };
 static RP_FILTER: Check = Check {
     area: Area::Network,
@@ -35,6 +36,12 @@ static ACCEPT_RA: Check = Check {
     wants: "Uplinks that learn their default route from router advertisements have accept_ra 2",
     why: "A host that forwards IPv6 ignores router advertisements if accept_ra is 1, and loses its default route when the agent turns forwarding on.",
 };
+static GUEST_ROUTER: Check = Check {
+    area: Area::Network,
+    name: "guest-router",
+    wants: "No IPv6 default route was learnt from a VM",
+    why: "Whoever sends router advertisements on an interface that accepts them becomes the host's way out. The agent makes interfaces with endpoints refuse them; what was learnt before stays.",
+};
 static GATEWAY_ROUTE: Check = Check {
     area: Area::Network,
     name: "gateway-route",
@@ -42,7 +49,8 @@ static GATEWAY_ROUTE: Check = Check {
     why: "With proxy_arp, Linux answers a VM that asks for its gateway only if it has a route to that address out of another interface. Without one the VM never finds its gateway.",
 };
 
-pub(super) static CHECKS: &[&Check] = &[&IPV4, &IPV6, &RP_FILTER, &TCP_LOOSE, &ACCEPT_RA, &GATEWAY_ROUTE];
+pub(super) static CHECKS: &[&Check] =
+    &[&IPV4, &IPV6, &RP_FILTER, &TCP_LOOSE, &ACCEPT_RA, &GUEST_ROUTER, &GATEWAY_ROUTE];
 
 /// Sysctls as they are; nothing for those that do not exist.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -54,6 +62,8 @@ pub(super) struct Seen {
     pub(super) rp_filter_all: Option<String>,
     pub(super) tcp_loose: Option<String>,
     pub(super) uplinks: Vec<Uplink>,
+    /// Interfaces of VMs with a default route that was learnt from a router advertisement.
+    pub(super) guest_routers: Vec<String>,
     /// Interfaces of IPv4 default routes; nothing if the table could not be read.
     pub(super) default_routes: Option<Vec<String>>,
 }
@@ -77,10 +87,10 @@ impl Seen {
         );
         let names = fs::read_dir(net.join("ipv4/conf")).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_uplink = |name: &String| {
-            !matches!(name.as_str(), "all" | "default" | "lo")
-                && !settings.interface_prefix.iter().any(|prefix| name.starts_with(prefix.as_str()))
-        };
+        let is_guests =
+            |name: &String| settings.interface_prefix.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        let is_uplink =
+            |name: &String| !matches!(name.as_str(), "all" | "default" | "lo") && !is_guests(name);
         let mut uplinks: Vec<Uplink> = names
             .filter(is_uplink)
             .map(|name| Uplink {
@@ -99,6 +109,7 @@ impl Seen {
             rp_filter_all: read("ipv4/conf/all/rp_filter"),
             tcp_loose: read("netfilter/nf_conntrack_tcp_loose"),
             uplinks,
+            guest_routers: learnt.iter().filter(|name| is_guests(name)).cloned().collect(),
             default_routes: fs::read_to_string(proc.join("thread-self/net/route"))
                 .ok()
                 .map(|table| default_routes(&table)),
@@ -135,14 +146,34 @@ fn default_routes(table: &str) -> Vec<String> {
     table.lines().filter_map(of_line).collect()
 }
 
-pub(super) fn judge(seen: &Seen, agent_runs: bool) -> Vec<Finding> {
-    let mut findings =
-        vec![forwarding(&IPV4, "net.ipv4.ip_forward", seen.ipv4_forwarding.as_deref(), seen, agent_runs)];
+/// Whether the agent that runs has endpoints whose packets the host has to forward.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Endpoints {
+    pub(super) any: bool,
+    pub(super) ipv6: bool,
+}
+
+impl Endpoints {
+    pub(super) fn of(status: &Status) -> Self {
+        let mut routes = status.endpoints.iter().flat_map(|endpoint| &endpoint.routes);
+        Self {
+            any: status.endpoints.iter().any(|endpoint| endpoint.ifindex.is_some()),
+            ipv6: routes.any(|route| route.destination.contains(':')),
+        }
+    }
+}
+
+/// `endpoints` are those of the running agent, if one runs.
+pub(super) fn judge(seen: &Seen, endpoints: Option<Endpoints>) -> Vec<Finding> {
+    let ipv4 = seen.ipv4_forwarding.as_deref();
+    let any = endpoints.map(|endpoints| endpoints.any);
+    let mut findings = vec![forwarding(&IPV4, "net.ipv4.ip_forward", ipv4, seen, any)];
     if seen.wants_ipv6 {
-        let name = "net.ipv6.conf.all.forwarding";
-        findings.push(forwarding(&IPV6, name, seen.ipv6_forwarding.as_deref(), seen, agent_runs));
+        let (name, ipv6) = ("net.ipv6.conf.all.forwarding", seen.ipv6_forwarding.as_deref());
+        findings.push(forwarding(&IPV6, name, ipv6, seen, endpoints.map(|endpoints| endpoints.ipv6)));
         findings.extend(accept_ra(&seen.uplinks));
     }
+    findings.extend(guest_router(&seen.guest_routers));
     findings.extend(rp_filter(seen));
     findings.extend(gateway_route(seen));
     findings.push(match seen.tcp_loose.as_deref() {
@@ -161,14 +192,19 @@ fn forwarding(
     name: &str,
     value: Option<&str>,
     seen: &Seen,
-    agent_runs: bool,
+    is_needed: Option<bool>,
 ) -> Finding {
     let change = format!("sysctl -w {name}=1, and take {name}=0 out of /etc/sysctl.conf and /etc/sysctl.d");
     match value {
         // KERNEL: for IPv6, 2 is forwarding with router solicitations.
         Some(value) if value != "0" => check.ok(format!("{name} is {value}")),
-        Some(_) if agent_runs || !seen.wants_forwarding => check.error(format!("{name} is 0"), change),
-        Some(_) => check.notice(format!("{name} is 0"), "nothing: the agent sets it to 1 when it starts"),
+        Some(_) if is_needed == Some(true) || !seen.wants_forwarding => {
+            check.error(format!("{name} is 0"), change)
+        }
+        Some(_) => check.notice(
+            format!("{name} is 0"),
+            "nothing: the agent sets it to 1 as soon as a VM that needs it has its interface here",
+        ),
         None => check.notice(format!("could not read {name}"), "mount /proc"),
     }
 }
@@ -196,6 +232,21 @@ fn rp_filter(seen: &Seen) -> Vec<Finding> {
                     .join("; ")
             ),
     )]
+}
+
+fn guest_router(interfaces: &[String]) -> Vec<Finding> {
+    let of = |name: &String| {
+        GUEST_ROUTER.error(
+            format!("this host's IPv6 default route leads to the VM behind {name}"),
+            format!(
+                "sysctl -w net.ipv6.conf.{name}.accept_ra=0; ip -6 route del default dev {name} proto ra"
+            ),
+        )
+    };
+    match interfaces {
+        [] => vec![GUEST_ROUTER.ok("no VM is this host's router")],
+        interfaces => interfaces.iter().map(of).collect(),
+    }
 }
 
 fn gateway_route(seen: &Seen) -> Option<Finding> {
@@ -250,6 +301,7 @@ mod tests {
             rp_filter_all: value("0"),
             tcp_loose: value("1"),
             uplinks: vec![uplink("2", "1", false)],
+            guest_routers: Vec::new(),
             default_routes: Some(vec!["eth0".to_owned()]),
         }
     }
@@ -257,34 +309,47 @@ mod tests {
     #[test]
     fn each_fault_is_exactly_one_finding() {
         let value = |text: &str| Some(text.to_owned());
-        for (seen, agent_runs, check, level) in [
-            (Seen { ipv4_forwarding: value("0"), ..healthy() }, true, "ipv4-forwarding", Level::Error),
-            (Seen { ipv4_forwarding: value("0"), ..healthy() }, false, "ipv4-forwarding", Level::Notice),
+        let both = Some(Endpoints { any: true, ipv6: true });
+        for (seen, endpoints, check, level) in [
+            (Seen { ipv4_forwarding: value("0"), ..healthy() }, both, "ipv4-forwarding", Level::Error),
+            (Seen { ipv4_forwarding: value("0"), ..healthy() }, None, "ipv4-forwarding", Level::Notice),
+            (
+                Seen { ipv6_forwarding: value("0"), ..healthy() },
+                Some(Endpoints { any: true, ipv6: false }),
+                "ipv6-forwarding",
+                Level::Notice,
+            ),
+            (
+                Seen { guest_routers: vec!["tap1".to_owned()], ..healthy() },
+                both,
+                "guest-router",
+                Level::Error,
+            ),
             (
                 Seen { ipv4_forwarding: value("0"), wants_forwarding: false, ..healthy() },
-                false,
+                None,
                 "ipv4-forwarding",
                 Level::Error,
             ),
-            (Seen { ipv6_forwarding: value("0"), ..healthy() }, true, "ipv6-forwarding", Level::Error),
-            (Seen { tcp_loose: value("0"), ..healthy() }, true, "tcp-loose", Level::Warning),
+            (Seen { ipv6_forwarding: value("0"), ..healthy() }, both, "ipv6-forwarding", Level::Error),
+            (Seen { tcp_loose: value("0"), ..healthy() }, both, "tcp-loose", Level::Warning),
             (
                 Seen { rp_filter_all: value("1"), uplinks: vec![uplink("0", "1", false)], ..healthy() },
-                true,
+                both,
                 "rp-filter",
                 Level::Warning,
             ),
-            (Seen { uplinks: vec![uplink("1", "1", false)], ..healthy() }, true, "rp-filter", Level::Warning),
-            (Seen { uplinks: vec![uplink("2", "1", true)], ..healthy() }, true, "accept-ra", Level::Warning),
-            (Seen { default_routes: Some(vec![]), ..healthy() }, true, "gateway-route", Level::Warning),
+            (Seen { uplinks: vec![uplink("1", "1", false)], ..healthy() }, both, "rp-filter", Level::Warning),
+            (Seen { uplinks: vec![uplink("2", "1", true)], ..healthy() }, both, "accept-ra", Level::Warning),
+            (Seen { default_routes: Some(vec![]), ..healthy() }, both, "gateway-route", Level::Warning),
             (
                 Seen { default_routes: Some(vec!["tap1".to_owned()]), ..healthy() },
-                true,
+                both,
                 "gateway-route",
                 Level::Warning,
             ),
         ] {
-            let found = judge(&seen, agent_runs);
+            let found = judge(&seen, endpoints);
             let problems: Vec<_> = found
                 .iter()
                 .filter(|finding| finding.level != Level::Ok)
@@ -306,7 +371,7 @@ mod tests {
                 ..healthy()
             },
         ] {
-            assert!(judge(&fine, true).iter().all(|finding| finding.level == Level::Ok), "{fine:?}");
+            assert!(judge(&fine, both).iter().all(|finding| finding.level == Level::Ok), "{fine:?}");
         }
     }
 

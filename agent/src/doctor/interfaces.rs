@@ -3,7 +3,10 @@
 use super::finding::{Area, Check, Finding};
 use crate::control::Status;
 use crate::netlink::snapshot::{self, LinkSeen};
-use crate::settings::Settings;
+use crate::settings::{Role, Settings};
+use crate::sysctls::Sysctls;
+use crate::sysctls::table::{self, Keeper, Setting, Value};
+use cutover_engine::wanted::Ipv6;
 use std::fs;
 use std::path::Path;
 
@@ -16,8 +19,14 @@ static PREFIX: Check = Check {
 static SYSCTLS: Check = Check {
     area: Area::Network,
     name: "tap-settings",
-    wants: "proxy_arp, forwarding and proxy_ndp are on for interfaces of VMs",
-    why: "The VM finds its gateway only because the host answers for it, and the host forwards only what comes from interfaces that may.",
+    wants: "Interfaces of VMs have the sysctls and permanent neighbours that the agent gives them",
+    why: "The VM finds its gateway only because the host answers for it, the host forwards only what comes from interfaces that may, and it must neither answer for the VM's own address nor take the VM for a router.",
+};
+static LOCALNET: Check = Check {
+    area: Area::Network,
+    name: "route-localnet",
+    wants: "route_localnet is 0 for interfaces of VMs",
+    why: "With 1 a VM reaches what listens on 127.0.0.1 of the host, unless rules forbid it. Calico's Felix sets 1, has such rules, and leaves the 1 behind when it is switched off.",
 };
 static CARRIER: Check = Check {
     area: Area::Network,
@@ -32,7 +41,7 @@ static MANAGED: Check = Check {
     why: "systemd-networkd and NetworkManager remove routes and addresses from interfaces that they manage, those of the agent as well.",
 };
 
-pub(super) static CHECKS: &[&Check] = &[&PREFIX, &SYSCTLS, &CARRIER, &MANAGED];
+pub(super) static CHECKS: &[&Check] = &[&PREFIX, &SYSCTLS, &LOCALNET, &CARRIER, &MANAGED];
 
 /// Kinds of links that hypervisors and container runtimes make for a workload.
 const WORKLOAD_KINDS: [&str; 5] = ["tun", "veth", "macvtap", "ipvtap", "netkit"];
@@ -48,6 +57,10 @@ pub(super) struct Seen {
     pub(super) wants_ipv6: bool,
     pub(super) links: Vec<LinkSeen>,
     pub(super) workloads: Vec<Workload>,
+    /// `net.ipv4.conf.all.route_localnet` is on: for every interface, whatever its own value.
+    pub(super) all_route_localnet: bool,
+    /// Whose business that of the interfaces is.
+    pub(super) keeper: Keeper,
 }
 
 /// A link with the prefix.
@@ -57,17 +70,34 @@ pub(super) struct Workload {
     pub(super) ifindex: u32,
     pub(super) is_up: bool,
     pub(super) has_carrier: bool,
-    /// Sysctls that are not as they have to be: path and value.
-    pub(super) wrong: Vec<(String, String)>,
+    /// Sysctls that are not as they have to be.
+    pub(super) wrong: Vec<Wrong>,
+    pub(super) route_localnet: bool,
     /// The manager that takes care of it.
     pub(super) manager: Option<&'static str>,
 }
 
+/// A sysctl below /proc/sys/net.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Wrong {
+    pub(super) path: String,
+    pub(super) value: String,
+    pub(super) wanted: &'static str,
+}
+
 impl Seen {
     pub(super) fn look(proc: &Path, settings: &Settings) -> Self {
+        let sysctls = Sysctls::new(&proc.join("sys/net"));
+        let route_localnet = |name: &str| {
+            sysctls.read(&format!("ipv4/conf/{name}/route_localnet")).is_ok_and(|value| value != "0")
+        };
         let links = snapshot::links().unwrap_or_default();
         let prefixes = settings.interface_prefix.clone();
         let wants_ipv6 = settings.ipv6_support;
+        let keeper = match settings.cutover_role {
+            Role::Full => Keeper::Agent,
+            Role::Routes => Keeper::Felix,
+        };
         let has_prefix =
             |seen: &&LinkSeen| prefixes.iter().any(|prefix| seen.link.name.starts_with(prefix.as_str()));
         let workloads = links.iter().filter(has_prefix).map(|seen| Workload {
@@ -75,22 +105,29 @@ impl Seen {
             ifindex: seen.link.ifindex,
             is_up: seen.link.admin_up,
             has_carrier: seen.link.running,
-            wrong: wrong_sysctls(&proc.join("sys/net"), &seen.link.name, wants_ipv6),
+            wrong: wrong_sysctls(&sysctls, &seen.link.name, wants_ipv6, keeper),
+            route_localnet: route_localnet(&seen.link.name),
             manager: manager(seen.link.ifindex),
         });
         let workloads = workloads.collect();
-        Self { prefixes, wants_ipv6, links, workloads }
+        Self { prefixes, wants_ipv6, links, workloads, all_route_localnet: route_localnet("all"), keeper }
     }
 }
 
-fn wrong_sysctls(net: &Path, name: &str, wants_ipv6: bool) -> Vec<(String, String)> {
-    let read = |path: &str| fs::read_to_string(net.join(path)).ok().map(|text| text.trim().to_owned());
-    let mut wanted = vec![format!("ipv4/conf/{name}/proxy_arp"), format!("ipv4/conf/{name}/forwarding")];
-    if wants_ipv6 && read(&format!("ipv6/conf/{name}/disable_ipv6")).as_deref() == Some("0") {
-        wanted.extend([format!("ipv6/conf/{name}/proxy_ndp"), format!("ipv6/conf/{name}/forwarding")]);
-    }
-    let wrong = |path: String| read(&path).filter(|value| value == "0").map(|value| (path, value));
-    wanted.into_iter().filter_map(wrong).collect()
+/// All but route_localnet, which has a check of its own, and what follows an operator's default.
+fn wrong_sysctls(sysctls: &Sysctls, name: &str, wants_ipv6: bool, keeper: Keeper) -> Vec<Wrong> {
+    let ipv6 = if wants_ipv6 { Ipv6::Routed } else { Ipv6::LeftAlone };
+    let settings = table::of_interface(name, ipv6, sysctls.ipv6_device(name), keeper);
+    let wrong = |setting: Setting| {
+        let Value::Fixed(wanted) = setting.value else { return None };
+        let value = sysctls.read(&setting.path).ok()?;
+        (value != wanted).then_some(Wrong { path: setting.path, value, wanted })
+    };
+    settings
+        .into_iter()
+        .filter(|setting| !setting.path.ends_with("/route_localnet"))
+        .filter_map(wrong)
+        .collect()
 }
 
 /// Both managers keep a file for each link; the words are those of networkctl(1) and of NetworkManager's device state.
@@ -115,6 +152,7 @@ fn is_managed_by_network_manager(text: &str) -> bool {
 pub(super) fn judge(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
     let mut findings = prefix(seen);
     findings.extend(sysctls(seen, status));
+    findings.extend(route_localnet(seen, status.is_some()));
     findings.extend(carrier(seen, status));
     let managed: Vec<Finding> = seen
         .workloads
@@ -183,24 +221,57 @@ fn few(names: &[&str]) -> String {
 /// The agent makes these settings when an endpoint has the interface; before that they mean nothing.
 fn sysctls(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
     let Some(status) = status else { return Vec::new() };
-    let has_endpoint = |workload: &&Workload| {
-        status.endpoints.iter().any(|endpoint| endpoint.ifindex == Some(workload.ifindex))
+    let unprepared = status.unprepared.iter().map(|(name, reason)| {
+        SYSCTLS.error(
+            format!("{name} cannot be set up completely: {reason}"),
+            "mend what the message says; the agent tries again by itself",
+        )
+    });
+    let wrong = seen.workloads.iter().flat_map(|workload| wrong_for_endpoint(workload, status));
+    let wrong = wrong.map(|Wrong { path, value, wanted }| {
+        SYSCTLS.error(
+            format!("net.{} is {value}", path.replace('/', ".")),
+            format!("systemctl restart cutover, which sets it to {wanted}; and find out who sets it to {value}: a file in /etc/sysctl.d, or another agent"),
+        )
+    });
+    let findings: Vec<Finding> = unprepared.chain(wrong).collect();
+    if findings.is_empty() { vec![SYSCTLS.ok("interfaces of VMs are set up")] } else { findings }
+}
+
+/// What is wrong on an interface that an endpoint has. Without an IPv6 route to it, the agent leaves IPv6 as it is.
+fn wrong_for_endpoint<'a>(workload: &'a Workload, status: &Status) -> impl Iterator<Item = &'a Wrong> {
+    let endpoint = status.endpoints.iter().find(|endpoint| endpoint.ifindex == Some(workload.ifindex));
+    let has_ipv6 =
+        endpoint.is_some_and(|endpoint| endpoint.routes.iter().any(|route| route.destination.contains(':')));
+    let is_set = move |wrong: &&Wrong| {
+        has_ipv6 || !wrong.path.starts_with("ipv6/") || wrong.path.ends_with("/accept_ra")
     };
-    let wrong: Vec<&(String, String)> =
-        seen.workloads.iter().filter(has_endpoint).flat_map(|workload| &workload.wrong).collect();
-    if wrong.is_empty() {
-        return vec![SYSCTLS.ok("interfaces of VMs are set up")];
+    let wrong = if endpoint.is_some() { workload.wrong.as_slice() } else { &[] };
+    wrong.iter().filter(is_set)
+}
+
+fn route_localnet(seen: &Seen, agent_runs: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if seen.all_route_localnet {
+        findings.push(LOCALNET.error(
+            "net.ipv4.conf.all.route_localnet is 1: it is on for every interface",
+            "sysctl -w net.ipv4.conf.all.route_localnet=0, and the same in /etc/sysctl.d",
+        ));
     }
-    wrong
-        .iter()
-        .map(|(path, value)| {
-            let name = format!("net.{}", path.replace('/', "."));
-            SYSCTLS.error(
-                format!("{name} is {value}"),
-                format!("systemctl restart cutover, which sets it to 1; and find out who sets it to {value}: a file in /etc/sysctl.d, or another agent"),
-            )
-        })
-        .collect()
+    // Felix has 1 on every tap, and rules that keep the guest from what listens there.
+    let is_ours = seen.keeper == Keeper::Agent;
+    let on = seen.workloads.iter().filter(|workload| is_ours && workload.route_localnet);
+    let on: Vec<&str> = on.map(|workload| workload.name.as_str()).collect();
+    if !on.is_empty() {
+        let what = format!("route_localnet is 1 on {}", few(&on));
+        let change = "sysctl -w net.ipv4.conf.<name>.route_localnet=0; the agent does so for interfaces with endpoints";
+        findings.push(if agent_runs { LOCALNET.error(what, change) } else { LOCALNET.warning(what, change) });
+    }
+    if findings.is_empty() {
+        vec![LOCALNET.ok("no VM reaches 127.0.0.1 of the host by it")]
+    } else {
+        findings
+    }
 }
 
 fn carrier(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
@@ -245,7 +316,7 @@ mod tests {
     use cutover_engine::EndpointKey;
     use cutover_engine::fact::Link;
     use cutover_engine::machine::State;
-    use cutover_engine::view::EndpointView;
+    use cutover_engine::view::{EndpointView, RouteView};
     use std::collections::BTreeMap;
 
     fn link(name: &str, ifindex: u32, kind: Option<&str>) -> LinkSeen {
@@ -260,6 +331,7 @@ mod tests {
             is_up: true,
             has_carrier: true,
             wrong: Vec::new(),
+            route_localnet: false,
             manager: None,
         }
     }
@@ -270,6 +342,8 @@ mod tests {
             wants_ipv6: true,
             links: vec![link("lo", 1, None), link("eth0", 2, None), link("tap1", 3, Some("tun"))],
             workloads: vec![workload("tap1", 3)],
+            all_route_localnet: false,
+            keeper: Keeper::Agent,
         }
     }
 
@@ -314,6 +388,7 @@ mod tests {
             unarmed: Default::default(),
             role: "full".into(),
             felix: None,
+            unprepared: Default::default(),
             attach: "tcx".into(),
             endpoints: vec![endpoint],
             kernel_routes: Vec::new(),
@@ -332,14 +407,35 @@ mod tests {
     fn each_fault_is_exactly_one_finding() {
         let none = status("NO_ROLE");
         let only = |workload: Workload| Seen { workloads: vec![workload], ..healthy() };
-        let wrong =
-            Workload { wrong: vec![("ipv4/conf/tap1/proxy_arp".into(), "0".into())], ..workload("tap1", 3) };
+        let with = |path: &str| {
+            let wrong = Wrong { path: path.into(), value: "0".into(), wanted: "1" };
+            Workload { wrong: vec![wrong], ..workload("tap1", 3) }
+        };
+        let wrong = with("ipv4/conf/tap1/proxy_arp");
+        let wrong_for_ipv6 = with("ipv6/conf/tap1/proxy_ndp");
+        let mut with_ipv6 = none.clone();
+        with_ipv6.endpoints[0].routes =
+            vec![RouteView { destination: "2001:db8::2/128".into(), metric: 1024 }];
+        let mut unprepared = none.clone();
+        unprepared.unprepared.insert("tap1".into(), "IPv6 is switched off".into());
+        let localnet = Workload { route_localnet: true, ..workload("tap1", 3) };
         let no_carrier = Workload { has_carrier: false, ..workload("tap1", 3) };
         for (seen, status, expected) in [
             (healthy(), Some(&none), &[][..]),
             (healthy(), None, &[]),
             (only(wrong.clone()), Some(&none), &[("tap-settings", Level::Error)]),
             (only(wrong), None, &[]),
+            (only(wrong_for_ipv6.clone()), Some(&none), &[]),
+            (only(wrong_for_ipv6), Some(&with_ipv6), &[("tap-settings", Level::Error)]),
+            (healthy(), Some(&unprepared), &[("tap-settings", Level::Error)]),
+            (only(localnet.clone()), Some(&none), &[("route-localnet", Level::Error)]),
+            (only(localnet.clone()), None, &[("route-localnet", Level::Warning)]),
+            (Seen { keeper: Keeper::Felix, ..only(localnet) }, Some(&none), &[]),
+            (
+                Seen { all_route_localnet: true, ..healthy() },
+                Some(&none),
+                &[("route-localnet", Level::Error)],
+            ),
             (only(no_carrier.clone()), Some(&none), &[("tap-carrier", Level::Notice)]),
             (only(no_carrier.clone()), Some(&status("TARGET")), &[]),
             (only(no_carrier), None, &[]),

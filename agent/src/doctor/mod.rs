@@ -116,7 +116,8 @@ pub fn examine(subject: &Subject) -> Report {
         findings.extend(datastore::examine(settings));
     }
     findings.extend(status.map(|status| datastore::judge_kept(&status.losses)).unwrap_or_default());
-    findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), status.is_some()));
+    let endpoints = status.map(forwarding::Endpoints::of);
+    findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), endpoints));
     findings.extend(interfaces::judge(&interfaces::Seen::look(proc, settings), status));
     if readable {
         findings.extend(bgp::examine(&subject.bgp, &processes, settings));

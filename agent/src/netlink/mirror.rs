@@ -7,7 +7,7 @@ use super::monitor::{MonitorSettings, NeighbourEvent, Owner, RouteEvent};
 use super::neighbour::NeighbourKey;
 use super::route::ObservedRoute;
 use super::table::Table;
-use super::{Neighbour, link, neighbour, route};
+use super::{Neighbour, ipv6, link, neighbour, route};
 use cutover_common::MacAddr;
 use cutover_engine::Fact;
 use cutover_engine::fact::Link;
@@ -214,6 +214,8 @@ impl Mirror {
             libc::RTM_DELROUTE => self.route_notified(payload, false, false, seen),
             libc::RTM_NEWNEIGH => self.neighbour_notified(payload, true, seen),
             libc::RTM_DELNEIGH => self.neighbour_notified(payload, false, seen),
+            libc::RTM_NEWNETCONF => self.ipv6_notified(ipv6::with_new_settings(payload), seen),
+            libc::RTM_NEWADDR => self.ipv6_notified(ipv6::with_new_address(payload), seen),
             _ => {}
         }
     }
@@ -274,6 +276,12 @@ impl Mirror {
             .range(first..)
             .take_while(|(route, _)| route.destination == destination)
             .any(|(route, _)| route.metric == metric && Some(*route) != by)
+    }
+
+    fn ipv6_notified(&self, ifindex: Option<u32>, seen: &mut Seen) {
+        if let Some(ifindex) = ifindex.filter(|ifindex| self.is_workload(*ifindex)) {
+            seen.neighbours.push(NeighbourEvent::Ipv6Appeared { ifindex });
+        }
     }
 
     fn neighbour_notified(&mut self, payload: &[u8], exists: bool, seen: &mut Seen) {

@@ -7,6 +7,7 @@
 pub mod batch;
 mod dump;
 mod filter;
+mod ipv6;
 pub mod link;
 mod mirror;
 pub mod monitor;

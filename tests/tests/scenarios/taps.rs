@@ -124,7 +124,8 @@ fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {
 
     let name = &port.interface;
     for (path, value) in [
-        (format!("net/ipv4/conf/{name}/route_localnet"), "1"),
+        (format!("net/ipv4/conf/{name}/route_localnet"), "0"),
+        (format!("net/ipv4/conf/{name}/drop_gratuitous_arp"), "1"),
         (format!("net/ipv4/conf/{name}/proxy_arp"), "1"),
         (format!("net/ipv4/neigh/{name}/proxy_delay"), "0"),
         (format!("net/ipv4/conf/{name}/forwarding"), "1"),

@@ -6,7 +6,9 @@ use super::locals::Local;
 use crate::fact::Link;
 use crate::machine::{Arming, State};
 use crate::model::{Endpoint, EndpointKey, Policy, Trigger};
-use crate::wanted::{Question, Status, WantedCheck, WantedInterface, WantedRoute, WantedStatus, WantedWatch};
+use crate::wanted::{
+    Ipv6, Question, Status, WantedCheck, WantedInterface, WantedRoute, WantedStatus, WantedWatch,
+};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -162,5 +164,11 @@ pub(super) fn interface(policy: &Policy, endpoint: &Endpoint, link: &Link) -> Wa
             .map(|address| (address, mac))
             .collect()
     });
-    WantedInterface { name: link.name.clone(), neighbours, ipv6: policy.ipv6_support }
+    let has_ipv6 = endpoint.prefixes.iter().any(|prefix| prefix.addr().is_ipv6());
+    let ipv6 = match (policy.ipv6_support, has_ipv6) {
+        (false, _) => Ipv6::LeftAlone,
+        (true, false) => Ipv6::Unused,
+        (true, true) => Ipv6::Routed,
+    };
+    WantedInterface { name: link.name.clone(), neighbours, ipv6 }
 }

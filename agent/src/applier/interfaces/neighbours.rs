@@ -2,29 +2,35 @@
 
 use crate::netlink::{Neighbour, NeighbourChange, NeighbourKey};
 use cutover_common::MacAddr;
-use cutover_engine::wanted::WantedInterface;
+use cutover_engine::wanted::{Ipv6, WantedInterface};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// What has to be written so that the permanent neighbours of an interface are the wanted ones. A permanent
-/// unicast neighbour on a workload interface is ours: nobody else knows the guest's address for certain.
+/// unicast neighbour on a workload interface is ours: nobody else knows the guest's address for certain. Where IPv6 is to be left
+/// alone its neighbours are nobody's.
 pub(super) fn plan(
     ifindex: u32,
     interface: &WantedInterface,
-    ipv6: bool,
+    has_ipv6: bool,
     observed: &BTreeMap<NeighbourKey, MacAddr>,
 ) -> Vec<NeighbourChange> {
     let wanted: BTreeMap<NeighbourKey, MacAddr> = interface
         .neighbours
         .iter()
-        .filter(|(address, _)| ipv6 || address.is_ipv4())
+        .filter(|(address, _)| has_ipv6 || address.is_ipv4())
         .map(|(address, mac)| (NeighbourKey { ifindex, address: *address }, *mac))
         .collect();
     let missing = wanted.iter().filter(|(key, mac)| observed.get(key) != Some(mac));
     let additions = missing.map(|(key, mac)| NeighbourChange::Add(Neighbour { key: *key, mac: *mac }));
-    let removals = observed
-        .keys()
-        .filter(|key| key.ifindex == ifindex && !key.address.is_multicast() && !wanted.contains_key(key))
-        .map(|key| NeighbourChange::Remove(*key));
+    let is_ours = |key: &&NeighbourKey| {
+        let is_left_alone = key.address.is_ipv6() && interface.ipv6 == Ipv6::LeftAlone;
+        !key.address.is_multicast() && !is_left_alone
+    };
+    let first = NeighbourKey { ifindex, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    let here = observed.range(first..).map(|(key, _)| key).take_while(|key| key.ifindex == ifindex);
+    let removals = here.filter(is_ours).filter(|key| !wanted.contains_key(key));
+    let removals = removals.map(|key| NeighbourChange::Remove(*key));
     additions.chain(removals).collect()
 }
 
@@ -41,7 +47,7 @@ mod tests {
 
     fn interface() -> WantedInterface {
         let neighbours = ["10.65.0.2", "2001:db8::2"].map(|address| (address.parse().unwrap(), MAC));
-        WantedInterface { name: "tap1".into(), neighbours: BTreeMap::from(neighbours), ipv6: true }
+        WantedInterface { name: "tap1".into(), neighbours: BTreeMap::from(neighbours), ipv6: Ipv6::Routed }
     }
 
     #[test]
@@ -72,5 +78,16 @@ mod tests {
             NeighbourChange::Remove(key(7, "10.65.0.99")),
         ];
         assert_eq!(plan(7, &interface(), true, &observed), expected);
+    }
+    #[test]
+    fn ipv6_neighbours_of_others_are_left_alone_without_ipv6_support() {
+        let neighbours = BTreeMap::from([("10.65.0.2".parse().unwrap(), MAC)]);
+        let observed = BTreeMap::from([(key(7, "10.65.0.2"), MAC), (key(7, "2001:db8::9"), MAC)]);
+        let plan_with = |ipv6| {
+            let interface = WantedInterface { ipv6, neighbours: neighbours.clone(), ..interface() };
+            plan(7, &interface, true, &observed)
+        };
+        assert_eq!(plan_with(Ipv6::LeftAlone), []);
+        assert_eq!(plan_with(Ipv6::Unused), [NeighbourChange::Remove(key(7, "2001:db8::9"))]);
     }
 }

@@ -1,12 +1,15 @@
 //! Writes what one interface, or the whole host, lacks. Knows no order and no second attempt; the applier does.
 
 use super::neighbours;
-use super::sysctl::{self, Need, SettingError, Sysctls};
 use crate::netlink::socket::{OpenError, SendError};
 use crate::netlink::{Neighbour, NeighbourChange, NeighbourEvent, NeighbourKey, RouteSocket, neighbour};
+use crate::sysctls::former::FormerValues;
+use crate::sysctls::table::{self, HostSysctl, Ipv6Device, Keeper, Need, Setting};
+use crate::sysctls::{SettingError, Sysctls, is_safe_name};
 use cutover_common::MacAddr;
-use cutover_engine::wanted::WantedInterface;
+use cutover_engine::wanted::{Ipv6, WantedInterface};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use tracing::{debug, info, warn};
 
@@ -27,7 +30,7 @@ pub(super) enum PrepareError {
     #[error(transparent)]
     Setting(#[from] SettingError),
     #[error("cannot set neighbour {address}: {error}")]
-    Neighbour { address: std::net::IpAddr, error: std::io::Error },
+    Neighbour { address: std::net::IpAddr, error: io::Error },
     #[error(transparent)]
     Netlink(#[from] SendError),
 }
@@ -47,29 +50,29 @@ impl PrepareError {
 #[derive(Debug)]
 pub(super) struct Preparer {
     sysctls: Sysctls,
+    former: Option<FormerValues>,
     socket: RouteSocket,
     observed: BTreeMap<NeighbourKey, MacAddr>,
     /// What is done is logged one by one.
     is_loud: bool,
-    felix_is_beside: bool,
+    keeper: Keeper,
 }
 
-/// What Felix has on each tap as it needs it for its own chains: they would be set to and fro.
-const LEFT_TO_FELIX: [&str; 2] = ["/route_localnet", "/rp_filter"];
-
 impl Preparer {
-    pub(super) fn open(sysctl_root: &Path) -> Result<Self, OpenError> {
+    /// What the host's sysctls were is noted in `run_dir`, if there is one.
+    pub(super) fn open(sysctl_root: &Path, run_dir: Option<&Path>) -> Result<Self, OpenError> {
         Ok(Self {
             sysctls: Sysctls::new(sysctl_root),
+            former: run_dir.map(FormerValues::of),
             socket: RouteSocket::open()?,
             observed: BTreeMap::new(),
             is_loud: true,
-            felix_is_beside: false,
+            keeper: Keeper::Agent,
         })
     }
 
-    pub(super) const fn leave_to_felix(&mut self, felix_is_beside: bool) {
-        self.felix_is_beside = felix_is_beside;
+    pub(super) const fn kept_by(&mut self, keeper: Keeper) {
+        self.keeper = keeper;
     }
 
     pub(super) const fn is_loud(&self) -> bool {
@@ -88,19 +91,46 @@ impl Preparer {
                 (self.observed.insert(*key, *mac) != Some(*mac)).then_some(key.ifindex)
             }
             NeighbourEvent::Gone(key) => self.observed.remove(key).map(|_| key.ifindex),
-            NeighbourEvent::LinkChanged { .. } | NeighbourEvent::Synced => None,
+            NeighbourEvent::LinkChanged { .. }
+            | NeighbourEvent::Ipv6Appeared { .. }
+            | NeighbourEvent::Synced => None,
         }
     }
 
-    /// Switches forwarding on for the whole host.
-    pub(super) fn prepare_host(&self) -> Result<(), SettingError> {
-        self.ensure_all(&self.sysctls.forwarding(), || true)
+    /// Makes the whole host forward what belongs to VMs.
+    pub(super) fn prepare_host(&self, with_ipv6: bool) -> Result<(), SettingError> {
+        let rows = table::HOST.iter().filter(|row| with_ipv6 || !row.is_ipv6);
+        let outcomes: Vec<_> = rows.map(|row| self.ensure_forwarding(row)).collect();
+        outcomes.into_iter().collect()
     }
 
-    /// Sets an interface up. Whatever fails because it went meanwhile is [`PrepareError::Missing`].
-    pub(super) fn prepare(&mut self, ifindex: u32, interface: &WantedInterface) -> Result<(), PrepareError> {
+    fn ensure_forwarding(&self, row: &HostSysctl) -> Result<(), SettingError> {
+        let value = match self.sysctls.read(row.path) {
+            Ok(value) => value,
+            Err(error) if row.is_ipv6 && error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.sysctls.error(row.path, table::FORWARDING, error)),
+        };
+        if value != "0" {
+            return Ok(());
+        }
+        // ORDER: noted before it is changed, or nobody would know after a crash.
+        if let Some(Err(error)) = self.former.as_ref().map(|former| former.remember(row.path, &value)) {
+            warn!(%error, setting = row.name(), "cannot note what it was; cleanup will not set it back");
+        }
+        self.sysctls.write(row.path, table::FORWARDING)?;
+        info!(settings = format!("{}={}", row.path, table::FORWARDING), "sysctls written");
+        Ok(())
+    }
+
+    /// Sets an interface up. Says what it is ready without, if there is anything. Whatever fails because it went meanwhile is
+    /// [`PrepareError::Missing`].
+    pub(super) fn prepare(
+        &mut self,
+        ifindex: u32,
+        interface: &WantedInterface,
+    ) -> Result<Option<String>, PrepareError> {
         let name = interface.name.as_str();
-        if !sysctl::is_safe_name(name) {
+        if !is_safe_name(name) {
             return Err(PrepareError::Name(name.to_owned()));
         }
         check_identity(ifindex, name)?;
@@ -111,53 +141,49 @@ impl Preparer {
         prepared
     }
 
-    fn prepare_existing(&mut self, ifindex: u32, interface: &WantedInterface) -> Result<(), PrepareError> {
+    fn prepare_existing(
+        &mut self,
+        ifindex: u32,
+        interface: &WantedInterface,
+    ) -> Result<Option<String>, PrepareError> {
         let name = interface.name.as_str();
-        let ipv6 = interface.ipv6 && self.sysctls.has_ipv6(name);
-        let mut settings = self.sysctls.ipv4(name);
-        if ipv6 {
-            settings.extend(Sysctls::ipv6(name));
+        let device = self.sysctls.ipv6_device(name);
+        let mut lacks = self.ensure_all(&table::of_interface(name, interface.ipv6, device, self.keeper))?;
+        if interface.ipv6 == Ipv6::Routed {
+            lacks.extend(without_ipv6(name, device));
         }
-        let is_left = |path: &str| LEFT_TO_FELIX.iter().any(|name| path.ends_with(name));
-        settings.retain(|setting| !(self.felix_is_beside && is_left(&setting.path)));
-        self.ensure_all(&settings, || check_identity(ifindex, name).is_ok())?;
         // An interface of the same name may have taken the place of ours while its settings were written.
         check_identity(ifindex, name)?;
-        self.ensure_neighbours(ifindex, interface, ipv6)
+        self.ensure_neighbours(ifindex, interface, device == Ipv6Device::Enabled)?;
+        Ok((!lacks.is_empty()).then(|| lacks.join("; ")))
     }
 
-    /// Makes all settings that can be made, and reports the first required one that cannot. One that is only wanted is worth
-    /// a warning as long as what it is about is there.
-    fn ensure_all(
-        &self,
-        settings: &[sysctl::Setting],
-        is_there: impl Fn() -> bool,
-    ) -> Result<(), SettingError> {
-        let mut written = Vec::new();
+    /// Makes all settings that can be made, and reports the first required one that cannot, or else those that were only wanted.
+    fn ensure_all(&self, settings: &[Setting]) -> Result<Vec<String>, SettingError> {
+        let (mut written, mut lacks) = (Vec::new(), Vec::new());
         let mut first_error = None;
         for setting in settings {
             match (self.sysctls.ensure(setting), setting.need) {
-                (Ok(true), _) => written.push(setting.clone()),
+                (Ok(true), _) => written.push(format!("{}={}", setting.path, self.sysctls.value(setting))),
                 (Ok(false), _) => {}
                 (Err(error), Need::Required) => first_error = first_error.or(Some(error)),
-                (Err(error), Need::Wanted) if is_there() => warn!(%error, "going on without it"),
-                (Err(error), Need::Wanted | Need::BestEffort) => debug!(%error, "going on without it"),
+                (Err(error), Need::Wanted) => lacks.push(error.to_string()),
             }
         }
         if !written.is_empty() {
-            let settings = sysctl::describe(&written);
+            let settings = written.join(" ");
             say!(self.is_loud, settings, "sysctls written");
         }
-        first_error.map_or(Ok(()), Err)
+        first_error.map_or(Ok(lacks), Err)
     }
 
     fn ensure_neighbours(
         &mut self,
         ifindex: u32,
         interface: &WantedInterface,
-        ipv6: bool,
+        has_ipv6: bool,
     ) -> Result<(), PrepareError> {
-        let changes = neighbours::plan(ifindex, interface, ipv6, &self.observed);
+        let changes = neighbours::plan(ifindex, interface, has_ipv6, &self.observed);
         if changes.is_empty() {
             return Ok(());
         }
@@ -168,7 +194,7 @@ impl Preparer {
         for (index, change) in changes.iter().enumerate() {
             let address = change.key().address;
             if let Some(&errno) = failed.get(&index) {
-                let error = std::io::Error::from_raw_os_error(errno);
+                let error = io::Error::from_raw_os_error(errno);
                 first_error = first_error.or(Some(PrepareError::Neighbour { address, error }));
                 continue;
             }
@@ -187,6 +213,18 @@ impl Preparer {
     }
 }
 
+/// Why an interface that needs IPv6 cannot have it.
+fn without_ipv6(name: &str, device: Ipv6Device) -> Option<String> {
+    match device {
+        Ipv6Device::Enabled => None,
+        Ipv6Device::Disabled => Some(format!(
+            "IPv6 is switched off (net.ipv6.conf.{name}.disable_ipv6), so neither settings nor neighbours"
+        )),
+        // KERNEL: IPV6_MIN_MTU.
+        Ipv6Device::Absent => Some("no IPv6: the MTU is less than 1280, or the kernel has none".to_owned()),
+    }
+}
+
 /// That the interface of this name is the one of this number.
 fn check_identity(ifindex: u32, name: &str) -> Result<(), PrepareError> {
     match nix::net::if_::if_nametoindex(name) {
@@ -198,32 +236,30 @@ fn check_identity(ifindex: u32, name: &str) -> Result<(), PrepareError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logging::warnings;
     use std::collections::BTreeSet;
 
-    fn missing_setting(root: &Path) -> (Preparer, sysctl::Setting) {
-        let preparer = Preparer::open(root).unwrap();
-        let accept_dad = |setting: &sysctl::Setting| setting.path.ends_with("accept_dad");
-        let setting = Sysctls::ipv6("tap1").into_iter().find(accept_dad).unwrap();
-        (preparer, setting)
-    }
-
     #[test]
-    fn a_setting_that_went_with_its_tap_is_no_warning() {
+    fn what_is_only_wanted_is_lacking_and_what_is_required_fails() {
         let root = tempfile::tempdir().unwrap();
-        let (preparer, setting) = missing_setting(root.path());
-        let attempt = |is_there: bool| preparer.ensure_all(std::slice::from_ref(&setting), || is_there);
-        assert_eq!(warnings(|| attempt(false).unwrap()), [""; 0]);
-        let said = warnings(|| attempt(true).unwrap());
-        assert!(said.len() == 1 && said[0].contains("accept_dad"), "{said:?}");
+        let preparer = Preparer::open(root.path(), None).unwrap();
+        let settings = table::of_interface("tap1", Ipv6::Routed, Ipv6Device::Enabled, Keeper::Agent);
+        let (wanted, required): (Vec<_>, Vec<_>) =
+            settings.into_iter().partition(|setting| setting.need == Need::Wanted);
+        let lacks = preparer.ensure_all(&wanted).unwrap();
+        assert!(lacks.len() == wanted.len() && lacks[1].contains("accept_dad"), "{lacks:?}");
+        let error = preparer.ensure_all(&required).unwrap_err().to_string();
+        assert!(error.contains("route_localnet"), "{error}");
     }
 
     #[test]
     fn only_what_is_not_there_or_down_fails_as_expected() {
         let root = tempfile::tempdir().unwrap();
-        let mut preparer = Preparer::open(root.path()).unwrap();
-        let wanted =
-            |name: &str| WantedInterface { name: name.into(), neighbours: BTreeMap::new(), ipv6: true };
+        let mut preparer = Preparer::open(root.path(), None).unwrap();
+        let wanted = |name: &str| WantedInterface {
+            name: name.into(),
+            neighbours: BTreeMap::new(),
+            ipv6: Ipv6::Routed,
+        };
         let gone = i32::MAX.cast_unsigned();
         let error = preparer.prepare(gone, &wanted("cut0gone")).unwrap_err();
         assert!(matches!(error, PrepareError::Missing) && error.is_expected(), "{error}");
@@ -232,7 +268,7 @@ mod tests {
         assert!(matches!(error, PrepareError::Setting(_)) && !error.is_expected(), "{error}");
         let refused = |errno| PrepareError::Neighbour {
             address: std::net::Ipv4Addr::LOCALHOST.into(),
-            error: std::io::Error::from_raw_os_error(errno),
+            error: io::Error::from_raw_os_error(errno),
         };
         let expected: BTreeSet<i32> = [libc::ENETDOWN, libc::ENODEV, libc::EPERM, libc::EINVAL]
             .into_iter()

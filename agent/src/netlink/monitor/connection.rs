@@ -13,6 +13,16 @@ use tracing::debug;
 /// LIMIT: the kernel never puts more than 32 KiB into one answer, and notifications are smaller.
 const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 
+/// What the socket is notified of.
+const GROUPS: [u32; 6] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_NETCONF,
+];
+
 /// A socket for following the kernel could not be made, or broke.
 #[derive(Debug, thiserror::Error)]
 pub enum MonitorError {
@@ -67,9 +77,7 @@ impl Connection {
         }
         filter::attach(raw, protocols).map_err(failed("SO_ATTACH_FILTER"))?;
         let address = raw.bind_auto().map_err(failed("bind"))?;
-        for group in
-            [libc::RTNLGRP_LINK, libc::RTNLGRP_NEIGH, libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV6_ROUTE]
-        {
+        for group in GROUPS {
             raw.add_membership(group).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
         }
         Ok(Self {

@@ -56,6 +56,12 @@ pub enum NeighbourEvent {
         /// Its number.
         ifindex: u32,
     },
+    /// A workload's interface has settings or an address of IPv6 that it did not have: what failed for want of IPv6 may
+    /// succeed now.
+    Ipv6Appeared {
+        /// Its number.
+        ifindex: u32,
+    },
     /// A full read is over: everything is known.
     Synced,
 }

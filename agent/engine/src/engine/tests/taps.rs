@@ -5,6 +5,7 @@ use crate::fact::{Fact, Link};
 use crate::machine::State;
 use crate::model::{Endpoint, Policy};
 use crate::notice::Notice;
+use crate::wanted::Ipv6;
 use std::collections::BTreeSet;
 
 #[test]
@@ -84,7 +85,7 @@ fn without_ipv6_support_only_ipv4_is_wanted() {
     host.tell(Fact::PolicyChanged(Box::new(policy)));
     assert_eq!(host.watch().unwrap().routes.len(), 1);
     let interface = host.wanted().interfaces.values().next().unwrap();
-    assert_eq!((interface.ipv6, interface.neighbours.len()), (false, 1));
+    assert_eq!((interface.ipv6, interface.neighbours.len()), (Ipv6::LeftAlone, 1));
 }
 
 #[test]

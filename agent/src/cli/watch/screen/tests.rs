@@ -52,6 +52,7 @@ fn status(endpoints: Vec<EndpointView>) -> Status {
         unarmed: Default::default(),
         role: "full".into(),
         felix: None,
+        unprepared: Default::default(),
         attach: "tcx".into(),
         endpoints,
         kernel_routes: Vec::new(),
