@@ -16,7 +16,7 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -147,6 +147,7 @@ fn receive(socket: &UdpSocket, last: &mpsc::Receiver<usize>) -> Vec<(usize, Boot
 pub struct ByteStream {
     stop: Arc<AtomicBool>,
     socket: TcpStream,
+    longest_timeout_us: Arc<AtomicU64>,
     writer: Option<JoinHandle<io::Result<u64>>>,
     reader: Option<JoinHandle<ByteRecord>>,
 }
@@ -167,32 +168,26 @@ impl ByteStream {
         let stop_writing = Arc::clone(&stop);
         let (to_write, to_read) =
             (socket.try_clone().expect("a descriptor"), socket.try_clone().expect("a descriptor"));
-        let writer = std::thread::spawn(move || write(to_write, &stop_writing));
+        let longest_timeout_us = Arc::<AtomicU64>::default();
+        let timeouts = Arc::clone(&longest_timeout_us);
+        let writer = std::thread::spawn(move || write(to_write, &stop_writing, &timeouts));
         let reader = std::thread::spawn(move || read(to_read));
-        Self { stop, socket, writer: Some(writer), reader: Some(reader) }
+        Self { stop, socket, longest_timeout_us, writer: Some(writer), reader: Some(reader) }
     }
 
-    /// How long the client waits now for an acknowledgement before it sends again (the kernel's RTO).
+    /// The longest that the client has waited so far for an acknowledgement before it sent again: each attempt in vain doubles it.
+    #[must_use]
+    pub fn longest_retransmission_timeout(&self) -> Duration {
+        Duration::from_micros(self.longest_timeout_us.load(Ordering::Relaxed))
+    }
+
+    /// How long the client waits now for an acknowledgement before it sends again.
     ///
     /// # Panics
     /// Never for a TCP socket.
     #[must_use]
     pub fn retransmission_timeout(&self) -> Duration {
-        // SAFETY: all zeros are a valid tcp_info, which is made of integers.
-        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-        let mut length = libc::socklen_t::try_from(size_of_val(&info)).expect("a small structure");
-        // SAFETY: the kernel writes at most `length` bytes to `info`, which lives until the call returns.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                (&raw mut info).cast(),
-                &raw mut length,
-            )
-        };
-        assert_eq!(result, 0, "TCP_INFO: {}", io::Error::last_os_error());
-        Duration::from_micros(info.tcpi_rto.into())
+        retransmission_timeout(&self.socket)
     }
 
     /// Stops talking, waits for everything that is still to come, and says what happened.
@@ -222,12 +217,33 @@ impl Drop for ByteStream {
     }
 }
 
-fn write(mut socket: TcpStream, stop: &AtomicBool) -> io::Result<u64> {
+/// The kernel's RTO, which grows with each retransmission in vain (`tcpi_rto` of linux/tcp.h, in microseconds).
+fn retransmission_timeout(socket: &TcpStream) -> Duration {
+    // SAFETY: all zeros are a valid tcp_info, which is made of integers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).expect("a small structure");
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which lives until the call returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0, "TCP_INFO: {}", io::Error::last_os_error());
+    Duration::from_micros(info.tcpi_rto.into())
+}
+
+fn write(mut socket: TcpStream, stop: &AtomicBool, longest_timeout_us: &AtomicU64) -> io::Result<u64> {
     let mut written: u64 = 0;
     let mut next = clock::now();
     while !stop.load(Ordering::Relaxed) {
         socket.write_all(&written.to_be_bytes())?;
         written += 8;
+        let timeout_us = u64::try_from(retransmission_timeout(&socket).as_micros()).unwrap_or(u64::MAX);
+        longest_timeout_us.fetch_max(timeout_us, Ordering::Relaxed);
         next = next + WRITE_PERIOD;
         sleep_until(next);
     }

@@ -21,7 +21,7 @@ pub struct Heard {
     pub datagrams: Vec<(IpAddr, DatagramRecord)>,
     /// The TCP connection.
     pub bytes: ByteRecord,
-    /// What the client's TCP waited at the end for an acknowledgement.
+    /// The longest that the client's TCP waited for an acknowledgement before it sent again.
     pub retransmission_timeout: Duration,
 }
 
@@ -54,7 +54,7 @@ impl Traffic {
         for (_, stream) in &self.datagrams {
             stream.stop();
         }
-        let retransmission_timeout = self.retransmission_timeout();
+        let retransmission_timeout = self.bytes.longest_retransmission_timeout();
         let bytes = self.bytes.finish();
         let datagrams =
             self.datagrams.into_iter().map(|(address, stream)| (address, stream.finish())).collect();
