@@ -6,7 +6,9 @@ mod churn;
 mod rig;
 
 use cutover_agent::netlink::batch::DATAGRAM_MESSAGES_MAX;
-use cutover_agent::netlink::{Failure, MonitorSettings, RouteChange, RouteSocket, route as kernel_route};
+use cutover_agent::netlink::{
+    Failure, Monitor, MonitorSettings, RouteChange, RouteEvent, RouteSocket, route as kernel_route, snapshot,
+};
 use cutover_common::MacAddr;
 use cutover_engine::model::{Trigger, Validation};
 use cutover_engine::wanted::{Ipv6, WantedInterface, WantedRoute, WantedWatch};
@@ -14,6 +16,7 @@ use cutover_engine::{Fact, Wanted};
 use cutover_tests::namespace::Namespace;
 use cutover_tests::route_watch::{dump_neighbours, dump_routes};
 use cutover_tests::{RouteWatch, wait};
+use nix::sched::{CloneFlags, unshare};
 use rig::{
     IPV4, IPV6, Rig, both, ifindex, in_kernel, namespace, net, plug, route, settings, wait_for_routes,
     wanting, with_tap,
@@ -577,4 +580,24 @@ fn a_tap_that_comes_late_is_prepared_when_it_comes() {
     assert_eq!(tap, expected, "interfaces are numbered one after the other");
     rig.wait_for_fact(&Fact::InterfaceConfigured { ifindex: tap, ready: true });
     assert_eq!(permanent(&namespace, tap).len(), 2);
+}
+
+/// A host that has never had an IPv4 route, as one that knows IPv6 only, has no main table for it.
+#[test]
+fn a_host_without_any_ipv4_route_is_read_like_any_other() {
+    let host = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a new namespace needs root");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let is_read = runtime.block_on(async {
+            let (monitor, _handle, mut streams) = Monitor::open(settings()).expect("a socket");
+            let running = tokio::spawn(monitor.run());
+            let first = tokio::time::timeout(wait::SOON, streams.routes.recv()).await;
+            running.abort();
+            matches!(first, Ok(Some(RouteEvent::Synced)))
+        });
+        (is_read, snapshot::routes(&BTreeSet::from([1])))
+    });
+    let (is_read, routes) = host.join().expect("no panic");
+    assert!(is_read, "the first full read is over");
+    assert_eq!(routes.expect("a look"), BTreeSet::new());
 }

@@ -380,6 +380,8 @@ fn refused(read: &mut FullRead, error: io::Error) -> Result<(), MonitorError> {
             Step::Routes { ipv6: true, .. },
             Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT),
         ) => Ok(()),
+        // KERNEL: the main table of IPv4 is made with its first route (`fib_new_table`).
+        (Step::Routes { ipv6: false, .. }, Some(libc::ENOENT)) => Ok(()),
         // The interface is gone, and its routes with it.
         (Step::RoutesOn { .. }, Some(libc::ENODEV | libc::ENOENT)) => Ok(()),
         (Step::RoutesOn { .. }, _) | (_, Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {

@@ -56,8 +56,12 @@ pub fn links() -> io::Result<Vec<LinkSeen>> {
 /// When the kernel cannot be asked.
 pub fn routes(interfaces: &BTreeSet<u32>) -> io::Result<BTreeSet<ObservedRoute>> {
     let mut questions = Questions::open()?;
-    let (ipv4, _) = questions.ask(Step::Routes { ipv6: false, protocol: ANY_PROTOCOL })?;
-    let mut found = decode(&ipv4);
+    let mut found = match questions.ask(Step::Routes { ipv6: false, protocol: ANY_PROTOCOL }) {
+        Ok((ipv4, _)) => decode(&ipv4),
+        // KERNEL: the main table of IPv4 is made with its first route (`fib_new_table`).
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => BTreeSet::new(),
+        Err(error) => return Err(error),
+    };
     let witness = Witness::open();
     let (ipv6, walk) = questions.ask(Step::Routes { ipv6: true, protocol: ANY_PROTOCOL })?;
     found.extend(decode(&ipv6));
