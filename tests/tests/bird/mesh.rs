@@ -20,27 +20,32 @@ const GONE: Duration = Duration::from_secs(24 + 16);
 
 #[test]
 fn a_third_host_always_has_a_route() {
-    go_to_and_fro(Release::Bird2, 2);
+    assert_eq!(go_to_and_fro(Release::Bird2, 2), []);
 }
 
 #[test]
 fn a_third_host_always_has_a_route_with_bird_2_17() {
     if Release::Bird217.is_there("machines that go to and fro") {
-        go_to_and_fro(Release::Bird217, 2);
+        assert_eq!(go_to_and_fro(Release::Bird217, 2), []);
     }
 }
 
-/// BIRD 3 tells only its best path, and has not been seen to tell out of order.
+/// BIRD 3 tells only its best path, so that a third host may hear of the end of the one before it hears of the other: these are
+/// two sessions. It has the other one's route moments later (docs/bgp-bird.md says how often).
 #[test]
-fn a_third_host_always_has_a_route_with_bird_3() {
+fn a_third_host_has_a_route_again_at_once_with_bird_3() {
     if Release::Bird3.is_there("machines that go to and fro") {
-        go_to_and_fro(Release::Bird3, 1);
+        for (name, moments) in go_to_and_fro(Release::Bird3, 1) {
+            assert!(moments.iter().all(|moment| *moment < CONVERGED), "{name}: {moments:?}");
+            assert_eq!(name, "compute3", "only who hears of both over two sessions: {moments:?}");
+        }
     }
 }
 
-/// A third host knows so many paths to a machine that has arrived, while its source has a route still.
+/// The moments without a route, by router that had some. A third host knows so many paths to a machine that has arrived, while
+/// its source has a route still.
 #[track_caller]
-fn go_to_and_fro(release: Release, paths: usize) {
+fn go_to_and_fro(release: Release, paths: usize) -> Vec<(String, Vec<Duration>)> {
     let mesh = Mesh::new(release);
     let [mut from, mut to] = [mesh.source(), mesh.target()];
     let marks = mesh.fabric.marks();
@@ -57,11 +62,13 @@ fn go_to_and_fro(release: Release, paths: usize) {
         wait_sends(mesh.third(), to);
         std::mem::swap(&mut from, &mut to);
     }
-    for (router, mark) in mesh.fabric.routers().into_iter().zip(marks) {
+    let routers = mesh.fabric.routers().into_iter().zip(marks);
+    let moments = routers.map(|(router, mark)| {
         let history = router.watch.since(mark);
         let gaps: Vec<Duration> = machines().flat_map(|machine| gaps(&history, machine)).collect();
-        assert!(gaps.is_empty(), "{}, {ROUNDS} rounds of {MACHINES}: {gaps:?}", router.name());
-    }
+        (router.name().to_owned(), gaps)
+    });
+    moments.filter(|(_, gaps)| !gaps.is_empty()).collect()
 }
 
 /// The route that a source still announces when it dies is gone before the target's is no better.
