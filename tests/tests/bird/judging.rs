@@ -18,16 +18,26 @@ pub(crate) fn assert_answers(fabric: &Fabric) {
     }
 }
 
-/// LIMIT: between two writes to the kernel, on a loaded machine.
-const REPLACED: Duration = Duration::from_millis(100);
+/// LIMIT: between two writes of one daemon to the kernel, or between what two sessions tell, on a loaded machine. A route that
+/// only the daemon's next scan of the kernel brings back is away for longer.
+const REPLACED: Duration = Duration::from_secs(2);
 
-/// No moment without a route. BIRD 2.0 changes an IPv6 route by removing it and adding it, one right after the other.
+/// How a router may come to have no route for a moment, although nobody is at fault but its daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Gaps {
+    /// BIRD 2.0 changes an IPv6 route by removing it and adding it, one right after the other.
+    Ipv6,
+    /// A third host in a full mesh with BIRD 3: two sessions race (docs/bgp-bird.md, "Gaps").
+    Race,
+}
+
+/// No moment without a route, but for those that the daemon is known for.
 #[track_caller]
-pub(crate) fn assert_reachable(name: &str, history: &History, to: IpNet) {
+pub(crate) fn assert_reachable(name: &str, history: &History, to: IpNet, allowed: Gaps) {
     let gaps = gaps(history, to);
-    let is_right = match to {
-        IpNet::V4(_) => gaps.is_empty(),
-        IpNet::V6(_) => gaps.iter().all(|gap| *gap < REPLACED),
+    let is_right = match (allowed, to) {
+        (Gaps::Ipv6, IpNet::V4(_)) => gaps.is_empty(),
+        (Gaps::Ipv6, IpNet::V6(_)) | (Gaps::Race, _) => gaps.iter().all(|gap| *gap < REPLACED),
     };
     let is_there = history.moments(to).last().is_some_and(|moment| !moment.routes.is_empty());
     assert!(is_right && is_there, "{name}: no route to {to} for {gaps:?}: {:#?}", history.moments(to));

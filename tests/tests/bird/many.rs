@@ -1,6 +1,6 @@
 //! Two hundred VMs move in the same second.
 
-use crate::judging::assert_reachable;
+use crate::judging::{Gaps, assert_reachable};
 use cutover_tests::driver::Pace;
 use cutover_tests::fabric::{CONVERGED, Daemon, Fabric, Shape, Who};
 use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
@@ -68,7 +68,7 @@ fn move_all(shape: Shape) {
     for (router, mark) in fabric.routers().into_iter().zip(marks) {
         let history = router.watch.since(mark);
         for to in &routed {
-            assert_reachable(router.name(), &history, *to);
+            assert_reachable(router.name(), &history, *to, Gaps::Ipv6);
         }
     }
 }

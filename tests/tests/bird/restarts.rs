@@ -1,6 +1,6 @@
 //! BIRD is killed and started again, or restarts, on each router in each state of a migration.
 
-use crate::judging::assert_reachable;
+use crate::judging::{Gaps, assert_reachable};
 use cutover_tests::fabric::{BGP_METRIC, Daemon, Fabric, Place, Shape, Who};
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
 use cutover_tests::{Bird, frames};
@@ -55,7 +55,7 @@ fn each(fabric: &mut Fabric, restart: &impl Fn(&mut Bird), place: Place, metric:
         for (router, mark) in fabric.routers().into_iter().zip(marks) {
             let name = format!("{state}, {who:?}, on {}", router.name());
             for to in fabric.port().routed() {
-                assert_reachable(&name, &router.watch.since(mark), to);
+                assert_reachable(&name, &router.watch.since(mark), to, Gaps::Ipv6);
             }
         }
     }
