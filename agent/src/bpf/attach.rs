@@ -88,9 +88,31 @@ impl Attacher {
             take_over_link(object, &path, armed)
                 .map_err(|error| OpenError::TakeOver { object: path.display().to_string(), error })?;
         }
-        for ifindex in armed {
-            take_over_filter(object, *ifindex)
-                .map_err(|error| OpenError::TakeOver { object: format!("interface {ifindex}"), error })?;
+        self.take_over_filters(object, pins, armed)
+    }
+
+    /// What does not run the programs of this agent writes to maps that nobody may read, and costs time for each frame.
+    fn take_over_filters(&self, object: &mut Object, pins: &Pins, armed: &[u32]) -> Result<(), OpenError> {
+        let of = |ifindex| move |error| OpenError::TakeOver { object: format!("interface {ifindex}"), error };
+        let interfaces = clsact::interfaces().map_err(|error| of(0)(error.into()))?;
+        for &ifindex in &interfaces {
+            let result = if armed.contains(&ifindex) {
+                take_over_filter(object, ifindex)
+            } else {
+                remove_filter(pins, ifindex)
+            };
+            match result {
+                // The tap may have gone meanwhile.
+                Err(_) if is_gone(ifindex) => {}
+                result => result.map_err(of(ifindex))?,
+            }
+        }
+        let listing = |error| OpenError::Pins { step: "cannot list", path: pins.root().into(), error };
+        for marked in pins.qdiscs().map_err(listing)? {
+            // A mark without a qdisc would make one that somebody else adds there ours.
+            if !interfaces.contains(&marked) {
+                remove_mark(pins, marked).map_err(of(marked))?;
+            }
         }
         Ok(())
     }
@@ -222,11 +244,7 @@ fn take_over_filter(object: &mut Object, ifindex: u32) -> Result<(), AttachError
         return Ok(());
     }
     let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
-    match clsact::put_filter(ifindex, program.fd()?.as_fd()) {
-        // The tap may have gone meanwhile.
-        Err(_) if is_gone(ifindex) => Ok(()),
-        result => Ok(result?),
-    }
+    Ok(clsact::put_filter(ifindex, program.fd()?.as_fd())?)
 }
 
 fn attach_tcx(object: &mut Object, interface: &str) -> Result<FdLink, AttachError> {
@@ -253,7 +271,9 @@ fn attach_xdp(object: &mut Object, ifindex: u32) -> Result<FdLink, AttachError> 
 }
 
 fn put_filter(object: &mut Object, pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
-    if clsact::has_filter(ifindex)? {
+    let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
+    // What runs an agent's program of before looks into the maps of before, which need not be those of now.
+    if clsact::running(ifindex)? == Some(program.info()?.id()) {
         return Ok(());
     }
     let mark = pins.qdisc(ifindex);
@@ -265,25 +285,25 @@ fn put_filter(object: &mut Object, pins: &Pins, ifindex: u32) -> Result<(), Atta
             _ => {}
         }
     }
-    let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
     Ok(clsact::put_filter(ifindex, program.fd()?.as_fd())?)
 }
 
 /// Removes our filter from an interface, and the qdisc if we made it and nobody uses it by now.
 pub(super) fn remove_filter(pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
     clsact::remove_filter(ifindex)?;
-    let mark = pins.qdisc(ifindex);
-    if mark.exists() {
+    if pins.qdisc(ifindex).exists() {
         if clsact::is_unused(ifindex)? {
             clsact::remove_qdisc(ifindex)?;
         }
-        pins::remove(&mark).map_err(|error| AttachError::File {
-            step: "cannot remove",
-            path: mark,
-            error,
-        })?;
+        remove_mark(pins, ifindex)?;
     }
     Ok(())
+}
+
+/// Whoever made the qdisc, it is not ours to remove from now on.
+fn remove_mark(pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
+    let mark = pins.qdisc(ifindex);
+    pins::remove(&mark).map_err(|error| AttachError::File { step: "cannot remove", path: mark, error })
 }
 
 fn question(path: &Path) -> Result<Option<PinnedLinkInfo>, AttachError> {

@@ -1,11 +1,13 @@
 //! The clsact qdisc and our filter on it, for kernels without tcx.
 //!
 //! A filter outlives the agent by nature, and is found again by its name at its fixed place. Only that filter
-//! is ever touched; whether a qdisc may be removed is for the caller to know.
+//! is ever touched; whether a qdisc may be removed is for the caller to know. What others have attached is counted by its header
+//! and not read any further: it may be of a kind that nobody here knows.
 
 use cutover_common::names::PROGRAM_TC;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    Parseable as _,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
@@ -20,6 +22,7 @@ const QDISC: &str = "clsact";
 // Classes of clsact, linux/pkt_sched.h: TC_H_MIN_INGRESS and TC_H_MIN_EGRESS.
 const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
 const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
+const QDISC_HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 /// First of all filters: one that ends the processing of a frame would hide it.
 const PRIORITY: u32 = 1;
 /// Our place within the priority, so that a filter of somebody else can have the same one.
@@ -27,15 +30,19 @@ const HANDLE: u32 = 0xc7;
 
 /// A filter or qdisc cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {step} on interface {ifindex}: {error}")]
+#[error("cannot {step} on {}: {error}", place(*ifindex))]
 pub struct ClsactError {
     /// What was tried.
     pub step: &'static str,
-    /// Where.
+    /// Where; 0 for every interface.
     pub ifindex: u32,
     /// What the kernel said.
     #[source]
     pub error: io::Error,
+}
+
+fn place(ifindex: u32) -> String {
+    if ifindex == 0 { "any interface".to_owned() } else { format!("interface {ifindex}") }
 }
 
 /// Makes the qdisc; whether there was none before.
@@ -65,7 +72,24 @@ pub(super) fn is_unused(ifindex: u32) -> Result<bool, ClsactError> {
 
 /// Whether our filter is there.
 pub(super) fn has_filter(ifindex: u32) -> Result<bool, ClsactError> {
-    Ok(filters(ifindex, INGRESS)?.iter().any(is_ours))
+    Ok(our_filter(ifindex)?.is_some())
+}
+
+/// The number of the program that our filter runs, if the filter is there: 0 if the kernel does not say.
+pub(super) fn running(ifindex: u32) -> Result<Option<u32>, ClsactError> {
+    Ok(our_filter(ifindex)?.map(|filter| options(&filter).find_map(program_id).unwrap_or(0)))
+}
+
+/// Every interface that has such a qdisc, whoever made it, or one of kind `ingress`, which has the same place.
+pub(super) fn interfaces() -> Result<Vec<u32>, ClsactError> {
+    let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let found = transact(request, NLM_F_DUMP).map_err(|error| ClsactError {
+        step: "list qdiscs",
+        ifindex: 0,
+        error,
+    })?;
+    let has_place = |found: &&Found| found.header.handle == QDISC_HANDLE;
+    Ok(found.iter().filter(has_place).map(|found| found.header.index.cast_unsigned()).collect())
 }
 
 /// Puts our filter in its place with this program, instead of the program that was there.
@@ -105,7 +129,7 @@ fn qdisc(ifindex: u32) -> TcMessage {
     let mut message = TcMessage::default();
     message.header = TcHeader {
         index: ifindex.cast_signed(),
-        handle: TcHandle { major: 0xffff, minor: 0 },
+        handle: QDISC_HANDLE,
         parent: TcHandle::CLSACT,
         ..TcHeader::default()
     };
@@ -128,27 +152,52 @@ fn filter(ifindex: u32) -> TcMessage {
     message
 }
 
+/// What a kernel's answer is about, and the rest of it as it came.
+struct Found {
+    header: TcHeader,
+    message: Vec<u8>,
+}
+
+fn our_filter(ifindex: u32) -> Result<Option<TcMessage>, ClsactError> {
+    let found = filters(ifindex, INGRESS)?
+        .into_iter()
+        .find(|found| u32::from(found.header.handle) == HANDLE && found.header.info >> 16 == PRIORITY);
+    let read = found.and_then(|found| TcMessage::parse(&found.message).ok());
+    Ok(read.filter(|filter| options(filter).any(|option| is_our_name(option))))
+}
+
 /// The filters of a class, without the entries that only stand for a priority.
-fn filters(ifindex: u32, parent: TcHandle) -> Result<Vec<TcMessage>, ClsactError> {
+fn filters(ifindex: u32, parent: TcHandle) -> Result<Vec<Found>, ClsactError> {
     let mut message = TcMessage::default();
     message.header = TcHeader { index: ifindex.cast_signed(), parent, ..TcHeader::default() };
     match transact(RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP) {
-        Ok(messages) => {
-            Ok(messages.into_iter().filter(|filter| u32::from(filter.header.handle) != 0).collect())
-        }
+        Ok(found) => Ok(found.into_iter().filter(|found| u32::from(found.header.handle) != 0).collect()),
         Err(error) if is_absence(&error) => Ok(Vec::new()),
         Err(error) => Err(ClsactError { step: "list filters", ifindex, error }),
     }
 }
 
-fn is_ours(filter: &TcMessage) -> bool {
-    let is_named = |option: &TcOption| matches!(option, TcOption::Bpf(TcFilterBpfOption::ProgName(name)) if name == PROGRAM_TC);
-    u32::from(filter.header.handle) == HANDLE
-        && filter.header.info >> 16 == PRIORITY
-        && filter.attributes.iter().any(|attribute| match attribute {
-            TcAttribute::Options(options) => options.iter().any(is_named),
-            _ => false,
-        })
+/// Options of a filter that runs a program; none of any other.
+fn options(filter: &TcMessage) -> impl Iterator<Item = &TcFilterBpfOption> {
+    let of_attribute = |attribute| match attribute {
+        &TcAttribute::Options(ref options) => options.as_slice(),
+        _ => &[],
+    };
+    filter.attributes.iter().flat_map(of_attribute).filter_map(|option| match option {
+        TcOption::Bpf(option) => Some(option),
+        _ => None,
+    })
+}
+
+fn is_our_name(option: &TcFilterBpfOption) -> bool {
+    matches!(option, TcFilterBpfOption::ProgName(name) if name == PROGRAM_TC)
+}
+
+fn program_id(option: &TcFilterBpfOption) -> Option<u32> {
+    match option {
+        TcFilterBpfOption::ProgId(id) => Some(*id),
+        _ => None,
+    }
 }
 
 /// KERNEL: ENODEV without the interface; EINVAL or ENOENT without the qdisc or the filter, by kernel version.
@@ -164,7 +213,7 @@ fn ignore_absence<T>(result: io::Result<T>) -> io::Result<()> {
 }
 
 /// One request on a socket of its own, in the network namespace of the calling thread, with every answer.
-fn transact(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<TcMessage>> {
+fn transact(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Found>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     let kernel = SocketAddr::new(0, 0);
@@ -175,31 +224,43 @@ fn transact(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<TcMessag
     let mut datagram = vec![0; request.buffer_len()];
     request.serialize(&mut datagram);
     socket.send(&datagram, 0)?;
-    let mut filters = Vec::new();
+    let mut found = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
-        if collect(&datagram, &mut filters)? {
-            return Ok(filters);
+        if collect(&datagram, &mut found)? {
+            return Ok(found);
         }
     }
 }
 
-/// Takes the filters out of a datagram; whether it was the last one.
-fn collect(mut datagram: &[u8], filters: &mut Vec<TcMessage>) -> io::Result<bool> {
+/// Takes what was found out of a datagram; whether it was the last one.
+fn collect(mut datagram: &[u8], found: &mut Vec<Found>) -> io::Result<bool> {
+    let invalid = |error: netlink_packet_core::DecodeError| {
+        io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+    };
     while !datagram.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) => {
-                filters.push(filter)
+        let message = NetlinkBuffer::new_checked(datagram).map_err(invalid)?;
+        match message.message_type() {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                // struct nlmsgerr begins with a negative errno, or 0 for success.
+                let code =
+                    message.payload().first_chunk().map_or(-libc::EPROTO, |code| i32::from_ne_bytes(*code));
+                return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(-code)) };
+            }
+            RTM_NEWQDISC | RTM_NEWTFILTER => {
+                let header = TcHeader::parse(message.payload()).map_err(invalid)?;
+                found.push(Found { header, message: message.payload().to_vec() });
             }
             _ => {}
         }
-        let aligned = (message.header.length as usize).next_multiple_of(4);
+        let aligned = (message.length() as usize).next_multiple_of(4);
         datagram = datagram.get(aligned..).unwrap_or_default();
     }
     Ok(false)
 }
+
+const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
+const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
+const RTM_NEWQDISC: u16 = libc::RTM_NEWQDISC;
+const RTM_NEWTFILTER: u16 = libc::RTM_NEWTFILTER;

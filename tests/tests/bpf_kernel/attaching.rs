@@ -147,6 +147,24 @@ fn xdp_is_generic_where_the_driver_has_none() {
     assert!(bed.attached().contains("generic id"), "{}", bed.attached());
 }
 
+/// A tap has one of clsact and ingress, and somebody may have needed one first.
+#[test]
+fn an_ingress_qdisc_of_somebody_else_serves_as_well() {
+    let bed = Bed::new();
+    let tap = bed.plug();
+    let qemu = tap.open();
+    bed.output("tc", &["qdisc", "add", "dev", TAP, "ingress"]);
+    let qdisc = || bed.output("tc", &["qdisc", "show", "dev", TAP, "ingress"]);
+    let before = qdisc();
+    let mut kernel = bed.open(Attach::Tc);
+    bed.arm(&mut kernel, &tap, &watch(1));
+    qemu.send(&announcement());
+    wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+    bed.disarm(&mut kernel, tap.ifindex(), Some(TAP));
+    assert_eq!(qdisc(), before, "it stays");
+    assert!(!bed.attached().contains("cutover_tc"), "{}", bed.attached());
+}
+
 #[test]
 fn a_tap_that_was_renamed_is_disarmed() {
     for (attach, attachment) in WAYS {

@@ -202,6 +202,50 @@ fn links_that_nobody_watches_are_removed_at_the_start() {
     assert_eq!(bed.pins("links"), Vec::<String>::new());
 }
 
+/// Its maps are those of before, so nobody would hear what it sees.
+#[test]
+fn a_filter_with_other_maps_is_replaced_when_its_tap_is_armed() {
+    let (bed, other) = (Bed::new(), Bed::new());
+    let tap = bed.plug();
+    let qemu = tap.open();
+    let mut kernel = bed.open(Attach::Tc);
+    let options = Options { pin_path: other.pin_path.clone(), attach: Attach::Tc, debug_log: false };
+    let mut before = bed.inside(|| Kernel::open(&options)).unwrap();
+    bed.inside(|| before.arm(tap.ifindex(), TAP, &watch(1))).unwrap();
+    let attached = bed.attached();
+    bed.arm(&mut kernel, &tap, &watch(2));
+    assert_ne!(bed.attached(), attached);
+    qemu.send(&announcement());
+    wait::until(wait::SOON, "it is heard", || kernel.evidence(2).unwrap().is_some());
+    assert_eq!(before.evidence(1).unwrap(), None);
+    let attached = bed.attached();
+    bed.arm(&mut kernel, &tap, &watch(3));
+    assert_eq!(bed.attached(), attached, "what is right is left alone");
+}
+
+#[test]
+fn filters_that_nobody_watches_are_removed_at_the_start() {
+    for (attach, attachment) in WAYS {
+        let bed = Bed::new();
+        let tap = bed.plug();
+        let mut kernel = bed.open(Attach::Tc);
+        bed.arm(&mut kernel, &tap, &watch(1));
+        drop(kernel);
+        let namespace = bed.host.namespace();
+        namespace.ip("tuntap add dev tapother mode tap");
+        bed.output("tc", &["qdisc", "add", "dev", "tapother", "clsact"]);
+        // As after somebody has removed the maps, or an update that replaced them.
+        fs::remove_file(bed.pin_path.join("maps/WATCHES")).unwrap();
+        // A tap that went while no agent was there.
+        fs::create_dir(bed.pin_path.join("qdiscs/4000000")).unwrap();
+        drop(bed.open(attach));
+        assert_eq!(bed.attached(), "", "{attachment}");
+        assert_eq!(bed.pins("qdiscs"), Vec::<String>::new(), "{attachment}");
+        let others = bed.output("tc", &["qdisc", "show", "dev", "tapother", "clsact"]);
+        assert!(others.contains("clsact"), "what others made stays");
+    }
+}
+
 #[test]
 fn outside_of_a_bpf_file_system_nothing_is_opened() {
     let folder = tempfile::tempdir().unwrap();
