@@ -242,6 +242,11 @@ impl Agent {
                 }
                 Ok(changed.into_iter().collect())
             }
+            Some(Event::MigrationsTold(revision)) => {
+                // ORDER: the facts came before, in an event of their own, and what follows from them is published.
+                self.reporting.migrations_told(revision);
+                Ok(Vec::new())
+            }
             None => Err(PartEnded::silent("the datastore reader")),
         }
     }

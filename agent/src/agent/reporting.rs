@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 pub(super) struct Reporting {
     enabled: watch::Sender<bool>,
     delay: watch::Sender<Duration>,
+    /// The revision up to which what is wanted answers to every LiveMigration.
+    migrations_told: watch::Sender<i64>,
     /// Nothing where the heartbeat is somebody else's.
     cadence: Option<watch::Sender<Cadence>>,
 }
@@ -29,6 +31,7 @@ impl Reporting {
         Self {
             enabled: watch::Sender::new(settings.reports_endpoints()),
             delay: watch::Sender::new(settings.endpoint_reporting_delay),
+            migrations_told: watch::Sender::new(0),
             cadence: (settings.cutover_role == Role::Full).then(|| watch::Sender::new(cadence(settings))),
         }
     }
@@ -43,6 +46,11 @@ impl Reporting {
         self.delay.send_if_modified(|before| std::mem::replace(before, delay) != delay);
         let enabled = settings.reports_endpoints();
         self.enabled.send_if_modified(|before| std::mem::replace(before, enabled) != enabled);
+    }
+
+    /// What is wanted answers to every LiveMigration up to this revision.
+    pub(super) fn migrations_told(&self, revision: i64) {
+        self.migrations_told.send_replace(revision);
     }
 
     /// Starts what goes with a directory of files.
@@ -76,6 +84,7 @@ impl Reporting {
             enabled: self.enabled.subscribe(),
             delay: self.delay.subscribe(),
             ready,
+            migrations_told: self.migrations_told.subscribe(),
             own,
         };
         let publisher = statuses::etcd::run(writer, keys, inputs, facts);

@@ -34,6 +34,8 @@ pub enum Event {
     /// Facts that belong together, in the order in which a driver makes such writes: migrations removed, migrations written,
     /// endpoints removed, endpoints written; then [`Fact::InSync`], in the first batch and whenever its completeness changes.
     Facts(Vec<Fact>),
+    /// Every LiveMigration that was written in the datastore up to this revision has been told. Only etcd has revisions.
+    MigrationsTold(i64),
 }
 
 /// A running datastore of either kind.

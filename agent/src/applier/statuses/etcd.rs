@@ -6,12 +6,12 @@
 //! or the datastore is not ready.
 
 use super::plan::Planner;
-use super::publisher::{Page, Publisher, Store};
+use super::publisher::{Outcome, Page, Publisher, Store};
 use super::{Inputs, parse};
 use crate::datastore::etcd::{Keys, Member, RequestError, Writer};
 use cutover_engine::Fact;
 use cutover_engine::model::EndpointKey;
-use etcd_client::{DeleteOptions, GetOptions, GetResponse};
+use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, Txn, TxnOp};
 use tokio::sync::mpsc;
 
 /// LIMIT: keys of one answer; a status and its key have some 200 bytes.
@@ -23,7 +23,7 @@ pub async fn run(writer: Writer, keys: Keys, inputs: Inputs, facts: mpsc::Unboun
         let keys = keys.clone();
         move |endpoint: &EndpointKey| keys.status(endpoint)
     };
-    let store = StatusKeys { writer, prefix: keys.statuses() };
+    let store = StatusKeys { writer, prefix: keys.statuses(), migrations: keys.migrations() };
     Publisher::new(store, Planner::new(name), facts).run(inputs).await;
 }
 
@@ -32,6 +32,28 @@ pub async fn run(writer: Writer, keys: Keys, inputs: Inputs, facts: mpsc::Unboun
 struct StatusKeys {
     writer: Writer,
     prefix: String,
+    /// What the keys of LiveMigrations begin with.
+    migrations: String,
+}
+
+impl StatusKeys {
+    /// Does something in one transaction with the question whether a LiveMigration was written after this revision. A driver
+    /// that begins a migration takes any `up` that comes then for its target's.
+    async fn unless_overtaken(
+        &self,
+        step: &'static str,
+        what: TxnOp,
+        seen: Option<i64>,
+    ) -> Result<Outcome, RequestError> {
+        let is_seen = seen.map(|seen| {
+            Compare::mod_revision(self.migrations.as_str(), CompareOp::Less, seen.saturating_add(1))
+                .with_prefix()
+        });
+        let transaction = Txn::new().when(is_seen.into_iter().collect::<Vec<_>>()).and_then([what]);
+        let ask = |member: Member| async move { member.kv().txn(transaction).await };
+        let answer = self.writer.request(step, ask).await?;
+        Ok(if answer.succeeded() { Outcome::Done } else { Outcome::Overtaken })
+    }
 }
 
 impl Store for StatusKeys {
@@ -54,14 +76,12 @@ impl Store for StatusKeys {
         Ok(page)
     }
 
-    async fn write(&self, name: String, value: String) -> Result<(), RequestError> {
-        let put = |member: Member| async move { member.kv().put(name, value, None).await };
-        self.writer.request("report an endpoint status", put).await.map(drop)
+    async fn write(&self, name: String, value: String, seen: Option<i64>) -> Result<Outcome, RequestError> {
+        self.unless_overtaken("report an endpoint status", TxnOp::put(name, value, None), seen).await
     }
 
-    async fn remove(&self, name: String) -> Result<(), RequestError> {
-        let delete = |member: Member| async move { member.kv().delete(name, None::<DeleteOptions>).await };
-        self.writer.request("remove an endpoint status", delete).await.map(drop)
+    async fn remove(&self, name: String, seen: Option<i64>) -> Result<Outcome, RequestError> {
+        self.unless_overtaken("remove an endpoint status", TxnOp::delete(name, None), seen).await
     }
 }
 

@@ -5,6 +5,7 @@
 //! any decision; [`super::etcd`] gives it a store.
 
 use super::plan::{Action, Observed, Planner, Step};
+mod overtaken;
 mod paced;
 
 use super::{parse, render};
@@ -14,8 +15,9 @@ use crate::clock;
 use crate::datastore::etcd::{OwnStatus, OwnStatuses};
 use crate::logging::one_line;
 use cutover_engine::{BootTime, Fact};
+use overtaken::Overtaken;
 use paced::Paced;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -42,7 +44,16 @@ pub(super) struct Page {
     pub next: Option<String>,
 }
 
-/// Where statuses are kept.
+/// What became of a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// It is done.
+    Done,
+    /// A LiveMigration was written that is not seen here yet, so nothing was done: what is wanted may be about to change.
+    Overtaken,
+}
+
+/// Where statuses are kept. What is done to it is done only if no LiveMigration was written after the revision `seen`.
 pub(super) trait Store: Clone + Send + 'static {
     /// Why the store did not do what was asked.
     type Error: std::error::Error + Send + 'static;
@@ -51,10 +62,19 @@ pub(super) trait Store: Clone + Send + 'static {
     fn page(&self, from: Option<String>) -> impl Future<Output = Result<Page, Self::Error>> + Send;
 
     /// Writes a value.
-    fn write(&self, name: String, value: String) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    fn write(
+        &self,
+        name: String,
+        value: String,
+        seen: Option<i64>,
+    ) -> impl Future<Output = Result<Outcome, Self::Error>> + Send;
 
     /// Removes a name, which need not exist.
-    fn remove(&self, name: String) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    fn remove(
+        &self,
+        name: String,
+        seen: Option<i64>,
+    ) -> impl Future<Output = Result<Outcome, Self::Error>> + Send;
 }
 
 /// What the publisher is told.
@@ -68,12 +88,14 @@ pub struct Inputs {
     pub delay: watch::Receiver<Duration>,
     /// Whether the datastore is ready to be written to.
     pub ready: watch::Receiver<bool>,
+    /// The revision up to which what is wanted answers to every LiveMigration.
+    pub migrations_told: watch::Receiver<i64>,
     /// What happens to the statuses, whoever does it.
     pub own: OwnStatuses,
 }
 
-/// A step with how it ended.
-type Ended<E> = (Step, Result<(), RequestError<E>>);
+/// A step, the revision that was seen when it was taken, and how it ended.
+type Ended<E> = (Step, i64, Result<Outcome, RequestError<E>>);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +130,7 @@ pub(super) struct Publisher<S: Store> {
     /// Names that are being written, with what was seen of them meanwhile.
     in_flight: BTreeMap<String, Option<Seen>>,
     paced: Paced,
+    overtaken: Overtaken,
 }
 
 /// What a name was seen to hold; nothing if it was seen to go.
@@ -132,12 +155,15 @@ impl<S: Store> Publisher<S> {
             running: JoinSet::new(),
             in_flight: BTreeMap::new(),
             paced: Paced::default(),
+            overtaken: Overtaken::default(),
         }
     }
 
     /// Publishes until the sender of the wanted sets is gone.
     pub(super) async fn run(mut self, mut inputs: Inputs) {
         loop {
+            // ORDER: before what is wanted is looked at, which so is never older than this says.
+            let seen = *inputs.migrations_told.borrow_and_update();
             let active =
                 *inputs.enabled.borrow() && *inputs.ready.borrow() && inputs.wanted.borrow().is_some();
             if active {
@@ -152,11 +178,11 @@ impl<S: Store> Publisher<S> {
             // ORDER: one time for the steps and for the pause after them. A retry that became due in between would wait for an event.
             let now = clock::now();
             self.paced.forget_before(now, *inputs.delay.borrow());
-            self.start_writes(now);
+            self.start_writes(now, seen);
             let pause = self.pause(active, now, *inputs.delay.borrow());
             tokio::select! {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
-                    Ok((step, result)) => self.finished(&step, result),
+                    Ok((step, seen, result)) => self.finished(&step, seen, result),
                     // A defect ends the publisher, which ends the agent.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
@@ -168,6 +194,7 @@ impl<S: Store> Publisher<S> {
                 changed = inputs.enabled.changed() => if changed.is_err() { return },
                 changed = inputs.ready.changed() => if changed.is_err() { return },
                 changed = inputs.delay.changed() => if changed.is_err() { return },
+                changed = inputs.migrations_told.changed() => if changed.is_err() { return },
                 seen = inputs.own.recv() => match seen {
                     Some(seen) => self.noticed(seen),
                     None => return,
@@ -187,7 +214,8 @@ impl<S: Store> Publisher<S> {
         let read = if is_idle { self.read_at.since(now) } else { READ_EVERY };
         let retry = self.retries.next_after(now).map_or(READ_EVERY, |due| due.since(now));
         let paced = self.paced.next_after(delay).map_or(READ_EVERY, |due| due.since(now));
-        read.min(retry).min(paced).max(Duration::from_millis(1))
+        let overtaken = self.overtaken.next_after(now).map_or(READ_EVERY, |due| due.since(now));
+        read.min(retry).min(paced).min(overtaken).max(Duration::from_millis(1))
     }
 
     /// A status of this host was written or removed, also by this publisher. What that means can only be told by reading: what
@@ -258,8 +286,12 @@ impl<S: Store> Publisher<S> {
     }
 
     /// The most urgent step that nothing keeps from being taken.
-    fn next_step(&self, now: BootTime) -> Option<Step> {
-        let can_start = |name: &String| !self.in_flight.contains_key(name) && !self.retries.holds(name, now);
+    fn next_step(&self, now: BootTime, seen: i64) -> Option<Step> {
+        let can_start = |name: &String| {
+            !self.in_flight.contains_key(name)
+                && !self.retries.holds(name, now)
+                && !self.overtaken.holds(name, seen, now)
+        };
         // Somebody waits for some; the others can be told once what the store holds is known again.
         let is_soon = |name: &String| !self.reading.is_empty() || self.paced.holds(name);
         let mut left = self.planner.left();
@@ -267,32 +299,45 @@ impl<S: Store> Publisher<S> {
             .map(|left| left.to_step())
     }
 
-    fn start_writes(&mut self, now: BootTime) {
+    fn start_writes(&mut self, now: BootTime, seen: i64) {
+        if !self.overtaken.is_empty() {
+            let left: BTreeSet<&String> = self.planner.left().map(|left| left.name).collect();
+            self.overtaken.keep(|name| left.contains(&name.to_owned()));
+        }
         while self.running.len() < AT_ONCE {
-            let Some(step) = self.next_step(now) else { return };
+            let Some(step) = self.next_step(now, seen) else { return };
+            let condition = (!self.overtaken.is_too_long(&step.name, now)).then_some(seen);
             self.in_flight.insert(step.name.clone(), None);
             self.is_outdated = true;
             let (store, name) = (self.store.clone(), step.name.clone());
             self.running.spawn(async move {
                 let result = match step.action {
-                    Action::Write { status, .. } => limited(store.write(name, render(status))).await,
-                    Action::Remove => limited(store.remove(name)).await,
+                    Action::Write { status, .. } => {
+                        limited(store.write(name, render(status), condition)).await
+                    }
+                    Action::Remove => limited(store.remove(name, condition)).await,
                 };
-                (step, result)
+                (step, seen, result)
             });
         }
     }
 
     /// Takes the end of a request in.
-    fn finished(&mut self, step: &Step, result: Result<(), RequestError<S::Error>>) {
+    fn finished(&mut self, step: &Step, seen: i64, result: Result<Outcome, RequestError<S::Error>>) {
         let now = clock::now();
-        let seen = self.in_flight.remove(&step.name).flatten();
-        if seen.is_some_and(|seen| result.is_err() || seen.flatten().as_deref() != step.action.status()) {
+        let is_done = matches!(result, Ok(Outcome::Done));
+        let noticed = self.in_flight.remove(&step.name).flatten();
+        if noticed.is_some_and(|status| !is_done || status.flatten().as_deref() != step.action.status()) {
             self.look_again();
         }
         match result {
-            Ok(()) => {
+            Ok(Outcome::Overtaken) => {
+                debug!(key = %step.name, seen, "a LiveMigration was written meanwhile; what is to be reported waits for it");
+                self.overtaken.note(&step.name, seen, now);
+            }
+            Ok(Outcome::Done) => {
                 self.retries.succeeded(&step.name);
+                self.overtaken.succeeded(&step.name);
                 let mut unread = Observed::new();
                 let observed = self.observed.as_mut().unwrap_or(&mut unread);
                 // What nothing was reported of has not begun to flap: a machine that boots is waited for.

@@ -191,6 +191,9 @@ impl Reader {
                 feed.waiting().for_each(|skipped| self.note_skipped(skipped));
                 return self.send(news).await;
             }
+            if change.key.starts_with(self.keys.migrations().as_bytes()) {
+                news.migrations_at = Some(change.revision);
+            }
             let Some(key) = self.parse(&change.key) else { continue };
             match &key {
                 Key::Cluster => {

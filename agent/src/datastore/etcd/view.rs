@@ -58,6 +58,8 @@ struct Entry {
 pub(super) struct News {
     pub(super) facts: Vec<Fact>,
     configurations_changed: bool,
+    /// With these, every LiveMigration up to this revision is told.
+    pub(super) migrations_at: Option<i64>,
 }
 
 impl View {
@@ -214,7 +216,7 @@ impl View {
     /// What to send. INVARIANT: the first news are those of a whole snapshot, so that the first events say that it is in sync.
     pub(super) fn events(&mut self, news: News) -> Vec<Event> {
         let mut events = Vec::new();
-        let News { mut facts, configurations_changed } = news;
+        let News { mut facts, configurations_changed, migrations_at } = news;
         let complete = self.is_complete();
         if configurations_changed || self.announced.is_none() {
             events.push(Event::Configurations(self.configurations.values().cloned().collect()));
@@ -226,6 +228,8 @@ impl View {
         if !facts.is_empty() {
             events.push(Event::Facts(facts));
         }
+        // ORDER: after what it is about.
+        events.extend(migrations_at.map(Event::MigrationsTold));
         events
     }
 }

@@ -23,6 +23,9 @@ struct Inside {
     /// Requests about these names fail.
     broken: BTreeSet<String>,
     reads: usize,
+    /// When a LiveMigration was written last.
+    migration_at: i64,
+    overtaken: usize,
 }
 
 #[derive(Clone)]
@@ -50,8 +53,17 @@ impl Fake {
         &self,
         name: String,
         entry: String,
+        seen: Option<i64>,
         change: impl FnOnce(&mut Observed),
-    ) -> Result<(), OutOfOrder> {
+    ) -> Result<Outcome, OutOfOrder> {
+        let is_overtaken = self.inside(|inside| {
+            let is_overtaken = seen.is_some_and(|seen| seen < inside.migration_at);
+            inside.overtaken += usize::from(is_overtaken);
+            is_overtaken
+        });
+        if is_overtaken {
+            return Ok(Outcome::Overtaken);
+        }
         self.inside(|inside| {
             inside.log.push(entry);
             inside.at_once += 1;
@@ -64,7 +76,7 @@ impl Fake {
                 return Err(OutOfOrder);
             }
             change(&mut inside.values);
-            Ok(())
+            Ok(Outcome::Done)
         })
     }
 
@@ -98,14 +110,14 @@ impl Store for Fake {
         page
     }
 
-    async fn write(&self, name: String, value: String) -> Result<(), OutOfOrder> {
+    async fn write(&self, name: String, value: String, seen: Option<i64>) -> Result<Outcome, OutOfOrder> {
         let status = parse(value.as_bytes());
         let entry = format!("{name}={}", status.clone().unwrap());
-        self.request(name.clone(), entry, |values| drop(values.insert(name, status))).await
+        self.request(name.clone(), entry, seen, |values| drop(values.insert(name, status))).await
     }
 
-    async fn remove(&self, name: String) -> Result<(), OutOfOrder> {
-        self.request(name.clone(), format!("-{name}"), |values| drop(values.remove(&name))).await
+    async fn remove(&self, name: String, seen: Option<i64>) -> Result<Outcome, OutOfOrder> {
+        self.request(name.clone(), format!("-{name}"), seen, |values| drop(values.remove(&name))).await
     }
 }
 
@@ -128,6 +140,7 @@ struct Bench {
     enabled: watch::Sender<bool>,
     ready: watch::Sender<bool>,
     delay: watch::Sender<Duration>,
+    migrations_told: watch::Sender<i64>,
     own: mpsc::UnboundedSender<OwnStatus>,
     facts: mpsc::UnboundedReceiver<Fact>,
     task: JoinHandle<()>,
@@ -143,6 +156,7 @@ impl Bench {
         let (enabled, is_enabled) = watch::channel(true);
         let (ready, is_ready) = watch::channel(true);
         let (delay, is_delay) = watch::channel(Duration::ZERO);
+        let (migrations_told, told) = watch::channel(0);
         let (own, seen) = mpsc::unbounded_channel();
         let (sender, facts) = mpsc::unbounded_channel();
         let planner = Planner::new(|endpoint| endpoint.endpoint.clone());
@@ -152,9 +166,10 @@ impl Bench {
             enabled: is_enabled,
             delay: is_delay,
             ready: is_ready,
+            migrations_told: told,
             own: seen,
         }));
-        Self { store, wanted, enabled, ready, delay, own, facts, task }
+        Self { store, wanted, enabled, ready, delay, migrations_told, own, facts, task }
     }
 
     fn want(&self, statuses: Statuses) {
@@ -420,4 +435,31 @@ async fn a_retry_that_becomes_due_between_step_and_pause_is_tried() {
     tokio::time::sleep(due_at.since(step_at)).await;
     assert!(clock::now() >= due_at, "it has become due");
     assert!(publisher.pause(true, step_at, Duration::ZERO) < READ_EVERY);
+}
+
+/// The host that a machine is about to leave again repeats its `up`, and a driver begins the next migration in that moment.
+#[tokio::test]
+async fn nothing_is_reported_to_a_migration_that_is_not_seen_yet() {
+    let bench = Bench::new(Fake::with([("z", "up")]));
+    bench.migrations_told.send_replace(7);
+    bench.store.inside(|inside| inside.migration_at = 8);
+    bench.want([(key("a"), UP), (key("b"), UP)].into());
+    bench.store.wait("nothing is done", |inside| inside.overtaken == 3).await;
+    // What is wanted once it is seen.
+    bench.want([(key("b"), UP), (key("z"), UP)].into());
+    bench.migrations_told.send_replace(8);
+    bench.store.wait("the one that is wanted still", |inside| inside.values.contains_key("b")).await;
+    assert_eq!(bench.settled().await, ["b=up"]);
+}
+
+#[tokio::test]
+async fn who_does_not_get_to_see_a_migration_reports_all_the_same() {
+    let bench = Bench::new(Fake::with([]));
+    bench.store.inside(|inside| inside.migration_at = i64::MAX);
+    bench.want([(key("a"), UP)].into());
+    bench.store.wait("overtaken", |inside| inside.overtaken > 0).await;
+    // There is always another one.
+    bench.migrations_told.send_replace(1);
+    bench.store.wait("overtaken again", |inside| inside.overtaken > 1).await;
+    bench.store.wait("reported", |inside| inside.values.contains_key("a")).await;
 }

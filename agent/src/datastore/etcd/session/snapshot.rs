@@ -54,6 +54,7 @@ impl Reader {
         self.seen = Some((cluster, revision));
         let keys = snapshot.len();
         let mut news = self.view.replace(snapshot, history);
+        news.migrations_at = Some(revision);
         if self.times_read > 0 {
             // The publisher may be off.
             let _ = self.outputs.own_statuses.send(OwnStatus::Unknown);
