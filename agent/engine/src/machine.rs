@@ -76,6 +76,8 @@ pub enum Input {
     },
     /// The endpoint is gone for good.
     Deleted,
+    /// Its routes were found at elevated priority, and nobody remembers why.
+    FoundElevated,
 }
 
 impl Input {
@@ -89,6 +91,7 @@ impl Input {
             Self::Timer => "TimerPop",
             Self::Source { .. } => "Source",
             Self::Deleted => "Deleted",
+            Self::FoundElevated => "FoundElevated",
         }
     }
 }
@@ -96,7 +99,7 @@ impl Input {
 /// The transition table.
 #[must_use]
 pub const fn next(state: State, input: Input) -> State {
-    use Input::{Announcement, Deleted, RoleGone, Source, Target, Timer};
+    use Input::{Announcement, Deleted, FoundElevated, RoleGone, Source, Target, Timer};
     match (state, input) {
         (_, Target { is_here: false }) => State::Target,
         (State::Base | State::TimeWait, Target { is_here: true }) => State::Live,
@@ -107,6 +110,8 @@ pub const fn next(state: State, input: Input) -> State {
 
         (State::Live, RoleGone(_) | Source { is_contested: true }) => State::TimeWait,
         (State::Live | State::TimeWait, Source { is_contested: false }) => State::Base,
+
+        (State::Base, FoundElevated) => State::TimeWait,
 
         (State::TimeWait, Timer) | (State::Live | State::TimeWait, Deleted) => State::Base,
 
@@ -580,6 +585,15 @@ impl Machine {
         }
     }
 
+    /// Its routes have elevated priority, and nothing is remembered: somebody else was in charge when it arrived, or the memory is
+    /// lost. The network may still be converging.
+    pub fn found_elevated(&mut self, now: BootTime, convergence: Duration) -> Option<Transition> {
+        if self.role != Role::None || self.not_here {
+            return None;
+        }
+        self.step(Input::FoundElevated, now, convergence)
+    }
+
     /// The endpoint is gone for good.
     pub fn deleted(&mut self, now: BootTime) -> Option<Transition> {
         self.step(Input::Deleted, now, Duration::ZERO)
@@ -633,7 +647,7 @@ impl Machine {
         }
         self.elevated_until = (to == State::TimeWait).then(|| now + convergence);
         self.not_here = to == State::Base && input == Input::RoleGone(Outcome::Failure);
-        if to == State::TimeWait && !matches!(input, Input::Source { .. }) {
+        if to == State::TimeWait && !matches!(input, Input::Source { .. } | Input::FoundElevated) {
             self.report_due_since = Some(now);
         }
         if from == State::Target && core::mem::take(&mut self.disturbed) {

@@ -10,16 +10,16 @@ use std::time::Duration;
 const A_WHILE: Duration = Duration::from_millis(800);
 
 /// A host whose agent leaves policy to Felix. The agent is not started yet.
-struct Scene {
-    node: Node,
-    driver: Driver,
-    port: Port,
+pub(crate) struct Scene {
+    pub(crate) node: Node,
+    pub(crate) driver: Driver,
+    pub(crate) port: Port,
     _directory: Directory,
     lab: Lab,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let lab = Lab::new();
         let (directory, port) = (lab.directory(), Port::new(1));
         let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);

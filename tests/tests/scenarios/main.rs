@@ -16,6 +16,7 @@ mod mainline;
 mod ready_command;
 mod restart;
 mod roles;
+mod switching;
 mod tap_settings;
 mod taps;
 mod timeline;

@@ -33,7 +33,7 @@ impl Engine {
             self.announcement_seen(now, seen);
         }
         for key in &idle {
-            self.infer_live(now, key);
+            self.infer_arrived(now, key);
         }
         for key in &keys {
             self.compare_source(now, key);
@@ -93,13 +93,18 @@ impl Engine {
         })
     }
 
-    /// Without a memory, a route at elevated priority says that the virtual machine runs here (W3).
-    pub(super) fn infer_live(&mut self, now: BootTime, key: &EndpointKey) {
+    /// Without a memory, a route at elevated priority says that the virtual machine runs here (W3): still in its migration, or
+    /// the network may be converging after it.
+    pub(super) fn infer_arrived(&mut self, now: BootTime, key: &EndpointKey) {
         let Some(local) = self.locals.get(key) else { return };
         let ifindex = self.ifindex(&local.endpoint.interface);
-        if local.machine.state != State::Target
-            || !ifindex.is_some_and(|ifindex| self.found_elevated(ifindex))
-        {
+        if !ifindex.is_some_and(|ifindex| self.found_elevated(ifindex)) {
+            return;
+        }
+        if local.machine.state != State::Target {
+            let convergence = self.policy.convergence;
+            let transition = self.locals.change(key, |local| local.machine.found_elevated(now, convergence));
+            self.note_transition(key, transition.flatten());
             return;
         }
         let seen = AnnouncementSeen {

@@ -49,6 +49,28 @@ fn in_migration() -> Vec<Fact> {
     vec![written("a"), migration_written("u1", "a", "b"), written("b")]
 }
 
+/// As when another agent was in charge until now: nobody knows when the migration ended.
+#[test]
+fn w3_memory_lost_after_a_migration_stays_elevated_for_the_convergence_time() {
+    let host = Host::live("b");
+    let found = |metric| {
+        let route = WantedRoute { metric, ..*elevated_on(5).first().unwrap() };
+        Found { routes: [route].into(), ..Found::default() }
+    };
+    let mut again = restart(&host, Memory::default(), found(ELEVATED), vec![written("b")]);
+    again.pass(ms(29_999));
+    assert_eq!((again.state(), again.metric()), (State::TimeWait, Some(ELEVATED)));
+    again.pass(ms(1));
+    assert_eq!((again.state(), again.metric()), (State::Base, Some(NORMAL)));
+
+    let again = restart(&host, Memory::default(), found(NORMAL), vec![written("b")]);
+    assert_eq!((again.state(), again.metric()), (State::Base, Some(NORMAL)));
+    // What is about to leave is normal at once.
+    let leaves = vec![migration_written("u2", "b", "a"), written("b"), written("a")];
+    let again = restart(&host, Memory::default(), found(ELEVATED), leaves);
+    assert_eq!((again.state(), again.metric()), (State::Base, Some(NORMAL)));
+}
+
 #[test]
 fn w3_target_goes_on_with_its_watch() {
     let host = Host::target("b");
