@@ -6,6 +6,7 @@
 
 mod certificates;
 mod client;
+mod diary;
 mod failures;
 mod history;
 mod impostor;
@@ -13,6 +14,7 @@ mod member;
 mod requests;
 
 pub use certificates::Certificates;
+pub use diary::Diary;
 pub use history::{Write, Written};
 pub use impostor::Impostor;
 

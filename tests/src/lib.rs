@@ -24,6 +24,7 @@ pub mod hypervisor;
 pub mod lab;
 pub mod log;
 pub mod namespace;
+pub mod neutron;
 pub mod packet;
 pub mod probe;
 pub mod program_cost;

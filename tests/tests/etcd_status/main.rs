@@ -7,5 +7,6 @@ mod full_host;
 mod heartbeat;
 mod leaving;
 mod migrate;
+mod neutron;
 mod regions;
 mod statuses;
