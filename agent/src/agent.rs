@@ -423,6 +423,11 @@ impl Agent {
         None
     }
 
+    fn name_of(&self, ifindex: u32) -> Option<String> {
+        let wanted = self.wanted.borrow();
+        wanted.as_ref()?.interfaces.get(&ifindex).map(|interface| interface.name.to_string())
+    }
+
     fn status(&self) -> Status {
         let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let announcements = match kernel.counters() {
@@ -445,6 +450,7 @@ impl Agent {
             },
             unarmed: unarmed.values().cloned().collect(),
             unprepared: self.unprepared.list(),
+            refused_routes: self.route_report.refused(|ifindex| self.name_of(ifindex)),
             hostname: self.settings.felix_hostname.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

@@ -106,6 +106,9 @@ pub struct Status {
     /// Interfaces whose sysctls or neighbours are not as they have to be, and `host`, each with the reason.
     #[serde(default)]
     pub unprepared: BTreeMap<String, String>,
+    /// Changes of routes that the kernel refuses, by the route as `ip route` writes it, each with the reason.
+    #[serde(default)]
+    pub refused_routes: BTreeMap<String, String>,
     /// How programs are attached: `tcx`, `tc` or `xdp`.
     pub attach: String,
     /// Endpoints of this host.

@@ -154,9 +154,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let felix = Beside::new(&settings);
     let (route_applier, route_report) = RouteApplier::open(wanted.subscribe(), routes)?;
     let route_applier = route_applier.watching(felix.as_ref().map(Beside::deletions));
-    parts.start("the route applier", route_applier.run());
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
-    let interface_applier = InterfaceApplier::open(
+    let mut interface_applier = InterfaceApplier::open(
         interface_settings(&settings, run_dir.path()),
         wanted.subscribe(),
         neighbours,
@@ -165,6 +164,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     .after(route_report.attempted())
     .beside_felix(felix.is_some());
     let unprepared = interface_applier.unprepared();
+    let route_applier = route_applier.mended_by(interface_applier.mended());
+    parts.start("the route applier", route_applier.run());
     parts.start("the interface applier", interface_applier.run());
     let looked = first_look(&monitor_handle, &route_report, &mut links);
     let (mut first_facts, reload) = tokio::select! {

@@ -104,6 +104,8 @@ pub struct InterfaceApplier {
     refreshed_at: BootTime,
     /// The last interface that was looked at again.
     refreshed_up_to: u32,
+    /// Whoever has to hear that an interface has something which it lacked.
+    mended: mpsc::UnboundedSender<u32>,
     /// True when whatever nobody waits for may begin.
     may_begin: watch::Receiver<bool>,
 }
@@ -139,6 +141,7 @@ impl InterfaceApplier {
             synced: false,
             refreshed_at: BootTime::default(),
             refreshed_up_to: 0,
+            mended: mpsc::unbounded_channel().0,
             may_begin: watch::channel(true).1,
         })
     }
@@ -154,6 +157,14 @@ impl InterfaceApplier {
     pub fn beside_felix(mut self, felix_is_beside: bool) -> Self {
         self.preparer.kept_by(if felix_is_beside { Keeper::Felix } else { Keeper::Agent });
         self
+    }
+
+    /// Says from now on which interfaces have something that they lacked, such as IPv6: routes to them may have failed for want of
+    /// it, and the kernel does not always say when it is there.
+    pub fn mended(&mut self) -> mpsc::UnboundedReceiver<u32> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.mended = sender;
+        receiver
     }
 
     /// What is not set up, as it is at any time.
@@ -349,13 +360,20 @@ impl InterfaceApplier {
             self.look_again.get_or_insert(self.last_attempt_at + LOOK_AGAIN_AFTER);
             if self.unprepared.set(item, name, lacks.clone()) {
                 warn!(interface = name, lacks, "interface prepared, but for something");
+                self.tell_mended(ifindex);
             }
         } else {
             self.unprepared.clear(item);
             if self.incomplete.remove(&ifindex) {
                 info!(interface = name, ifindex, "interface complete");
+                self.tell_mended(ifindex);
             }
         }
+    }
+
+    fn tell_mended(&self, ifindex: u32) {
+        // Nobody may want to know.
+        let _: Result<(), _> = self.mended.send(ifindex);
     }
 
     fn note_failed(&mut self, item: Item, ifindex: u32, name: &str, error: &PrepareError, now: BootTime) {

@@ -54,9 +54,11 @@ impl<K: Ord> Retries<K> {
         self.entries.remove(key);
     }
 
-    /// What matches may be tried again at once: its circumstances changed.
-    pub fn release(&mut self, matches: impl Fn(&K) -> bool) {
+    /// What matches may be tried again at once: its circumstances changed. Says whether there is anything of that kind.
+    pub fn release(&mut self, matches: impl Fn(&K) -> bool) -> bool {
+        let before = self.entries.len();
         self.entries.retain(|key, _| !matches(key));
+        self.entries.len() < before
     }
 
     /// When the next try after the one at `last` is due. What was due then and was not tried waits for an event.

@@ -9,6 +9,7 @@
 
 mod expected;
 mod plan;
+mod refused;
 mod report;
 
 pub use plan::{ObservedRoutes, Plan, Target};
@@ -26,6 +27,7 @@ use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Wanted};
 use expected::Expected;
 use ipnet::IpNet;
+use refused::Refusal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -57,6 +59,8 @@ pub struct RouteApplier {
     expected: Expected,
     /// Where Felix runs beside the agent: whether it deletes what comes from here.
     deletions: Option<Deletions>,
+    /// Interfaces that have something which they lacked, as the kernel does not say by itself.
+    mended: Option<mpsc::UnboundedReceiver<u32>>,
     /// A full read of the kernel is over.
     synced: bool,
 }
@@ -85,6 +89,7 @@ impl RouteApplier {
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
             deletions: None,
+            mended: None,
             synced: false,
         };
         Ok((applier, report))
@@ -95,6 +100,12 @@ impl RouteApplier {
     pub(crate) fn watching(mut self, deletions: Option<Deletions>) -> Self {
         self.deletions = deletions;
         self
+    }
+
+    /// Tries again what failed on an interface when it comes from here.
+    #[must_use]
+    pub fn mended_by(self, mended: mpsc::UnboundedReceiver<u32>) -> Self {
+        Self { mended: Some(mended), ..self }
     }
 
     /// Closes differences until the sender of `wanted` or of the events is gone.
@@ -115,6 +126,7 @@ impl RouteApplier {
                     // Every event has to be taken, whatever the ones before it said.
                     events.drain(..).filter(|event| self.take_event(*event)).count() > 0
                 }
+                ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = sleep_until(due) => true,
             };
             if differs && self.synced {
@@ -138,7 +150,7 @@ impl RouteApplier {
             self.dirty.extend(changed.map(|route| route.destination));
         }
         self.retries.release(|route| !self.target.wants(route));
-        state.failing.retain(|route, _| self.target.wants(route));
+        state.failing.retain(|route, refusal| self.target.wants(route) != refusal.is_removal);
         drop(state);
         self.taken = wanted;
     }
@@ -166,6 +178,9 @@ impl RouteApplier {
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
             }
+            RouteEvent::AddressAppeared { address } => {
+                self.retries.release(|route| route.source == Some(address))
+            }
             RouteEvent::Synced => {
                 self.report.note_known();
                 let is_first = !std::mem::replace(&mut self.synced, true);
@@ -182,9 +197,12 @@ impl RouteApplier {
         self.dirty.extend(self.report.lock().observed.destinations());
     }
 
+    /// What failed about this very route is another matter now.
     fn look_at(&mut self, route: &WantedRoute, is_news: bool) -> bool {
         if is_news {
             self.dirty.insert(route.destination);
+            self.retries.succeeded(route);
+            self.report.lock().failing.remove(route);
         }
         is_news
     }
@@ -308,7 +326,8 @@ impl RouteApplier {
                 }
                 Some(&errno) => {
                     let first = self.retries.failed(*route, now);
-                    state.failing.insert(*route, errno);
+                    let is_removal = matches!(change, RouteChange::Remove(_));
+                    state.failing.insert(*route, Refusal { errno, is_removal });
                     log_failure(change, errno, first);
                 }
             }
@@ -341,6 +360,16 @@ fn log_failure(change: &RouteChange, errno: i32, first: bool) {
     } else {
         debug!(%destination, ifindex, metric, %error, "route not written, trying again");
     }
+}
+
+/// The next of what may come; never, if nothing does.
+async fn next_of(stream: &mut Option<mpsc::UnboundedReceiver<u32>>) -> u32 {
+    if let Some(stream) = stream
+        && let Some(next) = stream.recv().await
+    {
+        return next;
+    }
+    std::future::pending().await
 }
 
 pub(crate) async fn sleep_until(at: Option<BootTime>) {

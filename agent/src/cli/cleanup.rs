@@ -172,7 +172,9 @@ async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTre
             event = streams.routes.recv() => match event? {
                 RouteEvent::Seen(route, Owner::Ours) => drop(routes.insert(route)),
                 RouteEvent::Gone(route) => drop(routes.remove(&route)),
-                RouteEvent::Seen(_, Owner::Other) | RouteEvent::LinkChanged { .. } => {}
+                RouteEvent::Seen(_, Owner::Other)
+                | RouteEvent::LinkChanged { .. }
+                | RouteEvent::AddressAppeared { .. } => {}
                 RouteEvent::Synced => routes_known = true,
             },
             event = streams.neighbours.recv() => match event? {

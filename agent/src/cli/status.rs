@@ -108,13 +108,15 @@ fn table(status: &Status) -> String {
             let _ = writeln!(text, "  {}: {}", printable(name), printable(reason));
         }
     }
-    for (what, reasons) in
-        [("cannot be armed", &status.unarmed), ("cannot be set up completely", &status.unprepared)]
-    {
+    for (what, reasons) in [
+        ("cannot be armed", &status.unarmed),
+        ("cannot be set up completely", &status.unprepared),
+        ("refused by the kernel", &status.refused_routes),
+    ] {
         if !reasons.is_empty() {
             let _ = writeln!(text, "{what}: {}", reasons.len());
-            for (interface, reason) in reasons {
-                let _ = writeln!(text, "  {}: {}", printable(interface), printable(reason));
+            for (name, reason) in reasons {
+                let _ = writeln!(text, "  {}: {}", printable(name), printable(reason));
             }
         }
     }
@@ -325,6 +327,7 @@ mod tests {
             felix: Some(Report { conflicts: vec!["both write".into()], ..Report::default() }),
             unarmed: BTreeMap::from([("tap9".to_owned(), "no memory".to_owned())]),
             unprepared: BTreeMap::from([("tap8".to_owned(), "no IPv6".to_owned())]),
+            refused_routes: BTreeMap::from([("10.0.0.9/32 dev tap7".to_owned(), "down".to_owned())]),
             attach: "tcx".into(),
             endpoints: vec![endpoint()],
             kernel_routes: Vec::new(),
@@ -341,6 +344,7 @@ mod tests {
         assert_eq!(lines[3..5], ["cannot be read: 1", "  LiveMigration x: no uid"]);
         assert_eq!(lines[5..7], ["cannot be armed: 1", "  tap9: no memory"]);
         assert_eq!(lines[7..9], ["cannot be set up completely: 1", "  tap8: no IPv6"]);
-        assert_eq!(lines[9], "announcements: accepted_rarp 1");
+        assert_eq!(lines[9..11], ["refused by the kernel: 1", "  10.0.0.9/32 dev tap7: down"]);
+        assert_eq!(lines[11], "announcements: accepted_rarp 1");
     }
 }

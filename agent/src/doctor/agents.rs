@@ -146,6 +146,7 @@ mod tests {
             role: "full".into(),
             felix: None,
             unprepared: Default::default(),
+            refused_routes: Default::default(),
             attach: "tcx".into(),
             endpoints: Vec::new(),
             kernel_routes: Vec::new(),

@@ -311,13 +311,11 @@ fn carrier(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::example::status;
     use super::super::finding::Level;
     use super::*;
-    use cutover_engine::EndpointKey;
     use cutover_engine::fact::Link;
-    use cutover_engine::machine::State;
-    use cutover_engine::view::{EndpointView, RouteView};
-    use std::collections::BTreeMap;
+    use cutover_engine::view::RouteView;
 
     fn link(name: &str, ifindex: u32, kind: Option<&str>) -> LinkSeen {
         let link = Link { ifindex, name: name.into(), admin_up: true, running: true };
@@ -344,56 +342,6 @@ mod tests {
             workloads: vec![workload("tap1", 3)],
             all_route_localnet: false,
             keeper: Keeper::Agent,
-        }
-    }
-
-    fn status(role: &str) -> Status {
-        let key = EndpointKey {
-            host: "b".into(),
-            orchestrator: "openstack".into(),
-            workload: "openstack/vm1".into(),
-            endpoint: "port1".into(),
-        };
-        let endpoint = EndpointView {
-            name: key.to_string(),
-            key,
-            interface: "tap1".into(),
-            ifindex: Some(3),
-            running: true,
-            role: role.into(),
-            state: State::Base,
-            migration_uid: String::new(),
-            status: "up".into(),
-            status_due: false,
-            held: false,
-            not_here: false,
-            waits_for: None,
-            routes: Vec::new(),
-            watch: None,
-            announcement: None,
-            announced_to_routed_ns: None,
-            elevated_for_seconds: None,
-            felix: None,
-            migration: None,
-        };
-        Status {
-            hostname: "b".into(),
-            version: "0.1.0".into(),
-            pid: 1,
-            in_sync: true,
-            datastore_trouble: None,
-            complete: true,
-            losses: Default::default(),
-            quarantine: Default::default(),
-            unarmed: Default::default(),
-            role: "full".into(),
-            felix: None,
-            unprepared: Default::default(),
-            attach: "tcx".into(),
-            endpoints: vec![endpoint],
-            kernel_routes: Vec::new(),
-            announcements: BTreeMap::new(),
-            route_writes: 0,
         }
     }
 

@@ -10,6 +10,8 @@ mod bgp;
 mod clock;
 mod command;
 mod datastore;
+#[cfg(test)]
+mod example;
 mod finding;
 mod forwarding;
 mod interfaces;
@@ -20,6 +22,7 @@ mod privileges;
 mod ready_command;
 pub mod reference;
 mod report;
+mod routes;
 mod run_dir;
 mod settings;
 
@@ -35,7 +38,7 @@ use std::path::{Path, PathBuf};
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 13] = [
+    let areas: [&[&Check]; 14] = [
         settings::CHECKS,
         ready_command::CHECKS,
         kernel::CHECKS,
@@ -46,6 +49,7 @@ pub fn checks() -> Vec<&'static Check> {
         datastore::CHECKS,
         forwarding::CHECKS,
         interfaces::CHECKS,
+        routes::CHECKS,
         bgp::CHECKS,
         clock::CHECKS,
         nova::CHECKS,
@@ -119,6 +123,7 @@ pub fn examine(subject: &Subject) -> Report {
     let endpoints = status.map(forwarding::Endpoints::of);
     findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), endpoints));
     findings.extend(interfaces::judge(&interfaces::Seen::look(proc, settings), status));
+    findings.extend(routes::judge(status));
     if readable {
         findings.extend(bgp::examine(&subject.bgp, &processes, settings));
     }

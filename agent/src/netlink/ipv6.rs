@@ -24,15 +24,6 @@ pub(super) fn with_new_settings(payload: &[u8]) -> Option<u32> {
     u32::try_from(ifindex).ok().filter(|_| settings > 1)
 }
 
-/// The interface of RTM_NEWADDR if the address is one of IPv6. The first one comes when IPv6 is switched on and something is at
-/// the other end.
-pub(super) fn with_new_address(payload: &[u8]) -> Option<u32> {
-    // `struct ifaddrmsg`: family, length of the prefix, flags, scope, number of the interface.
-    let (&family, ifindex) = (payload.first()?, payload.get(4..8)?);
-    let ifindex = u32::from_ne_bytes(ifindex.try_into().ok()?);
-    (i32::from(family) == libc::AF_INET6).then_some(ifindex)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,13 +54,5 @@ mod tests {
         }
         assert_eq!(with_new_settings(&[]), None);
         assert_eq!(with_new_settings(&[10, 0, 0, 0, 9, 0]), None);
-    }
-
-    #[test]
-    fn only_ipv6_addresses_say_that_ipv6_is_there() {
-        let address = |family: u8| [family, 64, 0, 253, 7, 0, 0, 0];
-        assert_eq!(with_new_address(&address(10)), Some(7));
-        assert_eq!(with_new_address(&address(2)), None);
-        assert_eq!(with_new_address(&[10, 64]), None);
     }
 }

@@ -7,7 +7,7 @@ use super::monitor::{MonitorSettings, NeighbourEvent, Owner, RouteEvent};
 use super::neighbour::NeighbourKey;
 use super::route::ObservedRoute;
 use super::table::Table;
-use super::{Neighbour, ipv6, link, neighbour, route};
+use super::{Neighbour, address, ipv6, link, neighbour, route};
 use cutover_common::MacAddr;
 use cutover_engine::Fact;
 use cutover_engine::fact::Link;
@@ -214,8 +214,13 @@ impl Mirror {
             libc::RTM_DELROUTE => self.route_notified(payload, false, false, seen),
             libc::RTM_NEWNEIGH => self.neighbour_notified(payload, true, seen),
             libc::RTM_DELNEIGH => self.neighbour_notified(payload, false, seen),
-            libc::RTM_NEWNETCONF => self.ipv6_notified(ipv6::with_new_settings(payload), seen),
-            libc::RTM_NEWADDR => self.ipv6_notified(ipv6::with_new_address(payload), seen),
+            libc::RTM_NEWNETCONF => {
+                if let Some(ifindex) = ipv6::with_new_settings(payload) {
+                    self.ipv6_notified(ifindex, seen);
+                }
+            }
+            libc::RTM_NEWADDR => self.address_notified(payload, seen),
+            libc::RTM_DELADDR => self.address_gone(payload, seen),
             _ => {}
         }
     }
@@ -278,9 +283,29 @@ impl Mirror {
             .any(|(route, _)| route.metric == metric && Some(*route) != by)
     }
 
-    fn ipv6_notified(&self, ifindex: Option<u32>, seen: &mut Seen) {
-        if let Some(ifindex) = ifindex.filter(|ifindex| self.is_workload(*ifindex)) {
+    fn ipv6_notified(&self, ifindex: u32, seen: &mut Seen) {
+        if self.is_workload(ifindex) {
             seen.neighbours.push(NeighbourEvent::Ipv6Appeared { ifindex });
+        }
+    }
+
+    fn address_notified(&self, payload: &[u8], seen: &mut Seen) {
+        let Some(host) = address::decode(payload) else { return };
+        if host.address.is_ipv6() {
+            self.ipv6_notified(host.ifindex, seen);
+        }
+        if host.can_be_source() {
+            seen.routes.push(RouteEvent::AddressAppeared { address: host.address });
+        }
+    }
+
+    /// KERNEL: IPv4 routes go with their source address, until 6.7 without a notification (fib_sync_down_addr); IPv6 routes lose it and
+    /// stay, without a notification (rt6_remove_prefsrc). Both happen under the lock (RTNL) under which the notification is made and
+    /// which the dump of links takes, so that a read that begins later sees it.
+    fn address_gone(&self, payload: &[u8], seen: &mut Seen) {
+        let Some(host) = address::decode(payload).filter(address::HostAddress::can_be_source) else { return };
+        if self.routes.current().keys().any(|route| route.source == Some(host.address)) {
+            seen.doubt(Doubt::Now);
         }
     }
 
@@ -310,6 +335,8 @@ mod tests {
     use crate::netlink::route::encode;
     use cutover_engine::wanted::WantedRoute;
     use netlink_packet_core::Emitable;
+    use netlink_packet_route::AddressFamily;
+    use netlink_packet_route::address::{AddressAttribute, AddressMessage};
     use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
     fn settings(route_protocol: impl Into<Option<u8>>) -> MonitorSettings {
@@ -406,6 +433,23 @@ mod tests {
             let message = bytes(&encode(&replacement));
             with_routes().notified(libc::RTM_NEWROUTE, NLM_F_REPLACE, &message, &mut seen);
             assert_eq!(seen.doubt, expected, "{replacement:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_goes_casts_doubt_on_the_routes_that_it_is_the_source_of() {
+        for (source, expected) in
+            [(None, None), (Some("192.0.2.1"), Some(Doubt::Now)), (Some("192.0.2.2"), None)]
+        {
+            let mut mirror = with_routes();
+            let mut seen = Seen::default();
+            let route = WantedRoute { source: source.map(|it| it.parse().unwrap()), ..route(3) };
+            mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route)), &mut seen);
+            let mut message = AddressMessage::default();
+            message.header.family = AddressFamily::Inet;
+            message.attributes = vec![AddressAttribute::Local("192.0.2.1".parse().unwrap())];
+            mirror.notified(libc::RTM_DELADDR, 0, &bytes(&message), &mut seen);
+            assert_eq!(seen.doubt, expected, "{source:?}");
         }
     }
 

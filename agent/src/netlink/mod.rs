@@ -4,6 +4,7 @@
 //! vocabulary. It decides nothing: the appliers and the fast path say what to write ([`batch`], [`socket`]),
 //! and [`monitor`] tells them and the engine what is there.
 
+mod address;
 pub mod batch;
 mod dump;
 mod filter;

@@ -14,6 +14,7 @@ mod kills;
 mod lost;
 mod mainline;
 mod ready_command;
+mod refused;
 mod restart;
 mod roles;
 mod switching;

@@ -1,6 +1,7 @@
 //! What the route applier knows and did, for `cutover status`, metrics, tests and the other appliers.
 
 use super::ObservedRoutes;
+use super::refused::Refusal;
 use cutover_engine::wanted::WantedRoute;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +19,8 @@ pub struct RouteReport {
 pub(super) struct State {
     pub(super) observed: ObservedRoutes,
     pub(super) writes: u64,
-    /// The error of each route whose last change failed.
-    pub(super) failing: BTreeMap<WantedRoute, i32>,
+    /// Each route whose last change failed, until the kernel shows it otherwise.
+    pub(super) failing: BTreeMap<WantedRoute, Refusal>,
     pub(super) settled: bool,
 }
 
@@ -58,7 +59,14 @@ impl RouteReport {
     /// Routes whose last change failed, with the `errno`.
     #[must_use]
     pub fn failing(&self) -> BTreeMap<WantedRoute, i32> {
-        self.lock().failing.clone()
+        self.lock().failing.iter().map(|(route, refusal)| (*route, refusal.errno)).collect()
+    }
+
+    /// The same for people: what the kernel refuses and why. `name` is that of an interface.
+    #[must_use]
+    pub fn refused(&self, name: impl Fn(u32) -> Option<String>) -> BTreeMap<String, String> {
+        let failing = self.lock().failing.clone();
+        failing.iter().map(|(route, refusal)| refusal.describe(route, name(route.ifindex))).collect()
     }
 
     /// Whether the kernel holds what is wanted, as far as is known.

@@ -14,11 +14,12 @@ use tracing::debug;
 const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 
 /// What the socket is notified of.
-const GROUPS: [u32; 6] = [
+const GROUPS: [u32; 7] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_ROUTE,
     libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV6_NETCONF,
 ];

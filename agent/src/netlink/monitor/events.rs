@@ -3,6 +3,7 @@
 use crate::netlink::neighbour::{Neighbour, NeighbourKey};
 use crate::netlink::route::ObservedRoute;
 use cutover_engine::Fact;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -39,6 +40,11 @@ pub enum RouteEvent {
     LinkChanged {
         /// Its number.
         ifindex: u32,
+    },
+    /// The host has an address that can be the source of routes.
+    AddressAppeared {
+        /// The address.
+        address: IpAddr,
     },
     /// A full read is over: everything is known.
     Synced,

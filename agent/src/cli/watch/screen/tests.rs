@@ -53,6 +53,7 @@ fn status(endpoints: Vec<EndpointView>) -> Status {
         role: "full".into(),
         felix: None,
         unprepared: Default::default(),
+        refused_routes: Default::default(),
         attach: "tcx".into(),
         endpoints,
         kernel_routes: Vec::new(),

@@ -1,0 +1,58 @@
+//! What an agent answers on a healthy host with one endpoint on `tap1`, for tests.
+
+use crate::control::Status;
+use cutover_engine::EndpointKey;
+use cutover_engine::machine::State;
+use cutover_engine::view::EndpointView;
+use std::collections::BTreeMap;
+
+pub(super) fn status(role: &str) -> Status {
+    let key = EndpointKey {
+        host: "b".into(),
+        orchestrator: "openstack".into(),
+        workload: "openstack/vm1".into(),
+        endpoint: "port1".into(),
+    };
+    let endpoint = EndpointView {
+        name: key.to_string(),
+        key,
+        interface: "tap1".into(),
+        ifindex: Some(3),
+        running: true,
+        role: role.into(),
+        state: State::Base,
+        migration_uid: String::new(),
+        status: "up".into(),
+        status_due: false,
+        held: false,
+        not_here: false,
+        waits_for: None,
+        routes: Vec::new(),
+        watch: None,
+        announcement: None,
+        announced_to_routed_ns: None,
+        elevated_for_seconds: None,
+        felix: None,
+        migration: None,
+    };
+    Status {
+        hostname: "b".into(),
+        version: "0.1.0".into(),
+        pid: 1,
+        in_sync: true,
+        datastore_trouble: None,
+        complete: true,
+        losses: Default::default(),
+        quarantine: Default::default(),
+        unarmed: Default::default(),
+        role: "full".into(),
+        felix: None,
+        unprepared: Default::default(),
+        refused_routes: Default::default(),
+        attach: "tcx".into(),
+        endpoints: vec![endpoint],
+        kernel_routes: Vec::new(),
+        announcements: BTreeMap::new(),
+        route_writes: 0,
+    }
+}
