@@ -402,6 +402,7 @@ pub(crate) fn monitor_settings(settings: &Settings) -> MonitorSettings {
         route_protocol: Some(settings.device_route_protocol),
         interface_prefixes: settings.interface_prefix.clone(),
         refresh: refresh.into_iter().filter(|every| !every.is_zero()).min(),
+        answer_timeout: Some(settings.netlink_timeout).filter(|timeout| !timeout.is_zero()),
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
     }
 }
@@ -455,6 +456,15 @@ impl Signals {
 mod tests {
     use super::*;
     use nix::sys::signal;
+
+    #[test]
+    fn no_timeout_is_as_long_as_it_likes() {
+        let timeout = |netlink_timeout| {
+            monitor_settings(&Settings { netlink_timeout, ..Settings::default() }).answer_timeout
+        };
+        assert_eq!(timeout(Duration::ZERO), None);
+        assert_eq!(timeout(Duration::from_millis(1500)), Some(Duration::from_millis(1500)));
+    }
 
     /// A dump that never ends.
     #[tokio::test]

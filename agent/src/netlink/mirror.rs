@@ -344,6 +344,7 @@ mod tests {
             route_protocol: route_protocol.into(),
             interface_prefixes: vec!["tap".into()],
             refresh: None,
+            answer_timeout: None,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
         }
     }

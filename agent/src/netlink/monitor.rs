@@ -36,8 +36,6 @@ pub const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 /// LIMIT: enough to ride out a pause of the reader; when it is full the kernel's buffer fills, then overruns.
 const STREAM_EVENTS_MAX: usize = 4096;
 
-/// How long a full read without a sign of life may take.
-const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after one full read the next begins, when it is urgent.
 const PAUSE_URGENT: Duration = Duration::from_millis(20);
 /// The same when nothing is known to be wrong.
@@ -183,16 +181,18 @@ impl Monitor {
             if self.read.is_none() && self.next_read_at.is_some_and(|at| at <= now) {
                 self.begin_full_read(now)?;
             }
-            let wake_at = self.read.as_ref().map_or(self.next_read_at, |read| Some(read.deadline));
+            let wake_at = self.read.as_ref().map_or(self.next_read_at, |read| read.answer_by);
             tokio::select! {
+                // ORDER: an answer that is there is in time, however late it is read.
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command).await?,
+                    None => return Ok(()),
+                },
                 received = self.socket.receive() => match received {
                     Ok(()) => self.handle_datagram().await?,
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun(),
                     Err(error) => return Err(failed("recv")(error)),
-                },
-                command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command).await?,
-                    None => return Ok(()),
                 },
                 () = sleep_until(wake_at) => {
                     if self.read.is_some() {
@@ -247,9 +247,15 @@ impl Monitor {
         // ORDER: from before the request, so that no notification falls between the two.
         self.mirror.begin_links();
         let is_thorough = std::mem::take(&mut self.is_ignorant);
-        let read = FullRead::begin(protocols, is_thorough, now + DUMP_TIMEOUT, |step| self.socket.ask(step))?;
+        let answer_by = self.answer_by(now);
+        let read = FullRead::begin(protocols, is_thorough, answer_by, |step| self.socket.ask(step))?;
         self.read = Some(read);
         Ok(())
+    }
+
+    /// When the kernel has to have answered. LIMIT: it is stuck if it has not; what came so far is worth nothing then.
+    fn answer_by(&self, now: BootTime) -> Option<BootTime> {
+        self.settings.answer_timeout.map(|timeout| now + timeout)
     }
 
     /// What a read that came to nothing had to find is left to the next.
@@ -284,6 +290,7 @@ impl Monitor {
         seen: &mut Seen,
     ) -> Result<(), MonitorError> {
         let port = self.socket.port;
+        let answer_by = self.answer_by(clock::now());
         let is_answer = |read: &&mut FullRead| {
             message.port_number() == port && message.sequence_number() == read.sequence
         };
@@ -291,7 +298,7 @@ impl Monitor {
             self.mirror.notified(message.message_type(), message.flags(), message.payload(), seen);
             return Ok(());
         };
-        read.deadline = clock::now() + DUMP_TIMEOUT;
+        read.answer_by = answer_by;
         read.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
         match message.message_type() {
             NLMSG_DONE | NLMSG_ERROR => {

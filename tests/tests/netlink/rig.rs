@@ -93,6 +93,7 @@ pub(crate) fn settings() -> MonitorSettings {
         route_protocol: Some(3),
         interface_prefixes: vec!["tap".into()],
         refresh: None,
+        answer_timeout: Some(wait::SOON),
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
     }
 }

@@ -1,6 +1,7 @@
 //! What the agent does when nobody migrates: it repairs what others break, touches nothing that is not its
 //! own, and writes nothing when nothing differs (W4, W20).
 
+use cutover_tests::deafening::deafen;
 use cutover_tests::driver::Pace;
 use cutover_tests::resources::felix_configuration;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
@@ -51,6 +52,25 @@ fn a_route_that_an_operator_deletes_comes_back_at_once() {
         node.host.namespace().ip(&format!("route del {to} dev {}", port.interface));
         node.wait_metrics_within(Duration::from_secs(1), &port, &[NORMAL]);
         assert_eq!(node.watch.since(mark).metrics(to), [vec![NORMAL], vec![], vec![NORMAL]], "{to}");
+    }
+}
+
+/// `NetlinkTimeoutSecs`, from the datastore: a kernel that does not answer is asked anew after that, and not after the built-in 10 s.
+#[test]
+fn a_kernel_that_does_not_answer_is_asked_anew() {
+    let (_lab, directory, port, node) = settled(|agent| agent.set("RouteRefreshInterval", 1));
+    let log = node.agent.log().mark();
+    directory.put(&felix_configuration("default", &json!({"netlinkTimeout": "500ms"})));
+    node.agent.log().wait_after(log, wait::SOON, &["Settings changed"]);
+    for _ in 0..2 {
+        let log = node.agent.log().mark();
+        // What is there already when the socket goes deaf is read all the same.
+        wait::until(wait::SOON, "the agent follows the kernel", || {
+            deafen(node.agent.pid().expect("it runs")) == 1
+        });
+        node.agent.log().wait_after(log, Duration::from_secs(5), &["WARN", "a dump did not end"]);
+        node.host.namespace().ip(&format!("route del {} dev {}", port.ipv4(), port.interface));
+        node.wait_metrics_within(Duration::from_secs(5), &port, &[NORMAL]);
     }
 }
 

@@ -25,6 +25,8 @@ pub struct MonitorSettings {
     pub interface_prefixes: Vec<String>,
     /// How often everything is read again (`RouteRefreshInterval`); `None` for never.
     pub refresh: Option<Duration>,
+    /// How long the kernel may take for the next part of an answer (`NetlinkTimeoutSecs`); `None` for as long as it likes.
+    pub answer_timeout: Option<Duration>,
     /// Size of the receive buffer in bytes; [`super::RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
     pub receive_buffer_bytes: usize,
 }

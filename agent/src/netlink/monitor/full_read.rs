@@ -32,7 +32,8 @@ pub(super) struct FullRead {
     pub(super) interrupted: bool,
     /// Notifications were lost: nothing follows from this read.
     pub(super) overrun: bool,
-    pub(super) deadline: BootTime,
+    /// When the next part of the answer has to be there.
+    pub(super) answer_by: Option<BootTime>,
     walk: Walk,
     ipv6: Ipv6,
 }
@@ -59,7 +60,7 @@ impl FullRead {
     pub(super) fn begin<E>(
         protocols: BTreeSet<u8>,
         is_thorough: bool,
-        deadline: BootTime,
+        answer_by: Option<BootTime>,
         ask: impl FnOnce(Step) -> Result<u32, E>,
     ) -> Result<Self, E> {
         let mut steps = dump::full(&protocols);
@@ -72,7 +73,7 @@ impl FullRead {
             is_thorough,
             interrupted: false,
             overrun: false,
-            deadline,
+            answer_by,
             walk: Walk::default(),
             ipv6: Ipv6 {
                 witness: None,
