@@ -163,7 +163,7 @@ fn our_filter(ifindex: u32) -> Result<Option<TcMessage>, ClsactError> {
         .into_iter()
         .find(|found| u32::from(found.header.handle) == HANDLE && found.header.info >> 16 == PRIORITY);
     let read = found.and_then(|found| TcMessage::parse(&found.message).ok());
-    Ok(read.filter(|filter| options(filter).any(|option| is_our_name(option))))
+    Ok(read.filter(|filter| options(filter).any(is_our_name)))
 }
 
 /// The filters of a class, without the entries that only stand for a priority.
@@ -179,11 +179,11 @@ fn filters(ifindex: u32, parent: TcHandle) -> Result<Vec<Found>, ClsactError> {
 
 /// Options of a filter that runs a program; none of any other.
 fn options(filter: &TcMessage) -> impl Iterator<Item = &TcFilterBpfOption> {
-    let of_attribute = |attribute| match attribute {
-        &TcAttribute::Options(ref options) => options.as_slice(),
-        _ => &[],
-    };
-    filter.attributes.iter().flat_map(of_attribute).filter_map(|option| match option {
+    let all = filter.attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    all.flatten().filter_map(|option| match option {
         TcOption::Bpf(option) => Some(option),
         _ => None,
     })

@@ -183,8 +183,8 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
         None => format!("{} (absent)", endpoint.interface),
     };
     vec![
-        printable(&endpoint.name).into_owned(),
-        printable(&interface).into_owned(),
+        endpoint.name.clone(),
+        interface,
         endpoint.role.clone(),
         endpoint.state.to_string(),
         endpoint.status.clone(),
@@ -197,7 +197,7 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
 fn notes(endpoint: &EndpointView) -> String {
     let mut notes = Vec::new();
     if !endpoint.migration_uid.is_empty() {
-        notes.push(format!("migration {}", printable(&endpoint.migration_uid)));
+        notes.push(format!("migration {}", endpoint.migration_uid));
     }
     if endpoint.held {
         notes.push("held".to_owned());
@@ -231,21 +231,22 @@ fn missing_chains(felix: &FelixView) -> String {
     }
 }
 
-/// Columns as wide as their widest cell, the last one as it is.
+/// Columns as wide as their widest cell, the last one as it is. Whatever is in a cell, it stays one.
 pub(super) fn align(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<_> = (0..columns)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells: Vec<_> = row
             .iter()
             .zip(&widths)
             .enumerate()
             .map(
                 |(column, (cell, &width))| {
-                    if column + 1 == columns { cell.clone() } else { format!("{cell:width$}") }
+                    if column + 1 == columns { cell.to_string() } else { format!("{cell:width$}") }
                 },
             )
             .collect();

@@ -3,6 +3,7 @@
 use super::migration::{Migration, Outcome, Phase};
 use super::span;
 use crate::cli::status::align;
+use crate::logging::printable;
 use cutover_engine::BootTime;
 use std::fmt::Write as _;
 
@@ -15,9 +16,10 @@ fn one(migration: &Migration) -> String {
         Some(kind) => format!("announced by {kind}"),
         None => "not announced".to_owned(),
     };
-    let mut text = format!("migration {}: {}, {announced}\n", migration.uid, migration.result());
-    let _ = writeln!(text, "  to    {}", migration.endpoint);
-    let _ = writeln!(text, "  from  {}", migration.source.as_deref().unwrap_or("-"));
+    let uid = printable(&migration.uid);
+    let mut text = format!("migration {uid}: {}, {announced}\n", migration.result());
+    let _ = writeln!(text, "  to    {}", printable(&migration.endpoint));
+    let _ = writeln!(text, "  from  {}", printable(migration.source.as_deref().unwrap_or("-")));
     if let Some(boot_id) = &migration.boot_id {
         let _ = writeln!(text, "  boot  {boot_id}");
     }

@@ -112,4 +112,14 @@ mod tests {
         let late = Phases { role_gone_at: Some(BEGAN + Duration::from_secs(1)), ..phases() };
         assert_eq!(cells(&migration("u1", late))[7..11], ["+3.01 s", "+43.0 µs", "+994 ms", "+30.5 s"]);
     }
+
+    /// A name and a uid are whatever somebody has written into the datastore.
+    #[test]
+    fn nothing_in_a_name_makes_another_line_or_moves_the_cursor() {
+        let migration = migration("u1\n\u{1b}[2J", phases());
+        for text in [text(std::slice::from_ref(&migration)), super::super::detail::text(&[migration])] {
+            assert!(text.contains("u1\\n\\u{1b}[2J"), "{text}");
+            assert!(!text.contains('\u{1b}'), "{text}");
+        }
+    }
 }
