@@ -25,6 +25,7 @@ pub mod hypervisor;
 pub mod lab;
 pub mod log;
 pub mod namespace;
+pub mod neighbour_flood;
 pub mod neutron;
 pub mod packet;
 pub mod probe;

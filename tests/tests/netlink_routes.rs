@@ -2,6 +2,8 @@
 
 #[path = "netlink/churn.rs"]
 mod churn;
+#[path = "netlink/floods.rs"]
+mod floods;
 #[path = "netlink/rig.rs"]
 mod rig;
 

@@ -6,6 +6,7 @@
 
 mod neighbours;
 mod preparer;
+mod round;
 mod unprepared;
 
 pub use unprepared::Unprepared;
@@ -18,10 +19,11 @@ use crate::netlink::NeighbourEvent;
 use crate::netlink::socket::OpenError;
 use crate::sysctls;
 use crate::sysctls::table::Keeper;
-use cutover_engine::shared::{Difference, SharedMap};
+use cutover_engine::shared::Difference;
 use cutover_engine::wanted::Ipv6;
 use cutover_engine::{BootTime, Fact, Wanted};
 use preparer::{PrepareError, Preparer};
+use round::next_round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -235,7 +237,9 @@ impl InterfaceApplier {
 
     fn take_event(&mut self, event: NeighbourEvent) {
         let ifindex = match event {
-            NeighbourEvent::Seen(_) | NeighbourEvent::Gone(_) => self.preparer.observe(&event),
+            NeighbourEvent::Seen(_) | NeighbourEvent::Gone(_) | NeighbourEvent::Recount => {
+                self.preparer.observe(&event)
+            }
             NeighbourEvent::LinkChanged { ifindex } | NeighbourEvent::Ipv6Appeared { ifindex } => {
                 self.retries.release(|item| *item == Item::Interface(ifindex));
                 Some(ifindex)
@@ -252,6 +256,9 @@ impl InterfaceApplier {
 
     fn take_synced(&mut self) {
         self.synced = true;
+        let lost = self.preparer.end_recount();
+        let lost = lost.into_iter().filter(|ifindex| self.taken.interfaces.contains_key(ifindex));
+        self.dirty.extend(lost.map(Item::Interface));
         let now = clock::now();
         let published = self.refreshed_at != BootTime::default();
         if published && now.since(self.refreshed_at) >= SYSCTL_REFRESH {
@@ -392,27 +399,4 @@ impl InterfaceApplier {
 /// Waits until it is true, or until whoever would turn it true has ended.
 async fn opened(gate: &mut watch::Receiver<bool>) {
     drop(gate.wait_for(|open| *open).await);
-}
-
-/// The next `count` interfaces after one of them, beginning anew at the end.
-fn next_round<T>(interfaces: &SharedMap<u32, T>, after: u32, count: usize) -> Vec<u32> {
-    let next = after.saturating_add(1);
-    let rest = interfaces.starting_at(&next);
-    let first = interfaces.keys().take_while(|ifindex| **ifindex <= after);
-    rest.map(|(ifindex, _)| ifindex).chain(first).copied().take(count).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounds_go_through_all_interfaces_and_begin_anew() {
-        let interfaces = SharedMap::from([3, 5, 8].map(|ifindex| (ifindex, ())));
-        assert_eq!(next_round(&interfaces, 0, 2), [3, 5]);
-        assert_eq!(next_round(&interfaces, 5, 2), [8, 3]);
-        assert_eq!(next_round(&interfaces, 8, 5), [3, 5, 8], "each at most once");
-        assert_eq!(next_round(&interfaces, 6, 5), [8, 3, 5], "the last one may be gone");
-        assert!(next_round(&SharedMap::<u32, ()>::default(), 6, 5).is_empty());
-    }
 }

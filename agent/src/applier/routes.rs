@@ -8,6 +8,7 @@
 //! confirmed; an addition that fails keeps the old route.
 
 mod expected;
+mod log;
 mod plan;
 mod refused;
 mod report;
@@ -15,8 +16,8 @@ mod report;
 pub use plan::{ObservedRoutes, Plan, Target};
 pub use report::RouteReport;
 
+use super::WantedReceiver;
 use super::retry::Retries;
-use super::{WantedReceiver, is_gone};
 use crate::clock;
 use crate::felix::rivalry::Deletions;
 use crate::netlink::batch::DATAGRAM_MESSAGES_MAX;
@@ -27,11 +28,12 @@ use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Wanted};
 use expected::Expected;
 use ipnet::IpNet;
+use log::{log_change, log_failure};
 use refused::Refusal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -59,6 +61,8 @@ pub struct RouteApplier {
     expected: Expected,
     /// Where Felix runs beside the agent: whether it deletes what comes from here.
     deletions: Option<Deletions>,
+    /// In a recount: what did not come up so far.
+    uncounted: BTreeSet<WantedRoute>,
     /// Interfaces that have something which they lacked, as the kernel does not say by itself.
     mended: Option<mpsc::UnboundedReceiver<u32>>,
     /// A full read of the kernel is over.
@@ -89,6 +93,7 @@ impl RouteApplier {
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
             deletions: None,
+            uncounted: BTreeSet::new(),
             mended: None,
             synced: false,
         };
@@ -159,21 +164,14 @@ impl RouteApplier {
     fn take_event(&mut self, event: RouteEvent) -> bool {
         match event {
             RouteEvent::Seen(route, owner) => {
+                self.uncounted.remove(&route);
                 let is_news = self.report.lock().observed.seen(route, owner);
                 if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
                     deletions.appeared(route, clock::now());
                 }
                 self.look_at(&route, is_news)
             }
-            RouteEvent::Gone(route) => {
-                self.note_gone(&route);
-                let is_news = self.report.lock().observed.gone(&route);
-                let is_wanted = is_news && self.target.wants(&route);
-                if let Some(deletions) = self.deletions.as_mut().filter(|_| is_wanted) {
-                    deletions.gone(&route, clock::now());
-                }
-                self.look_at(&route, is_news)
-            }
+            RouteEvent::Gone(route) => self.take_gone(&route),
             RouteEvent::LinkChanged { ifindex } => {
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
@@ -181,15 +179,31 @@ impl RouteApplier {
             RouteEvent::AddressAppeared { address } => {
                 self.retries.release(|route| route.source == Some(address))
             }
+            RouteEvent::Recount => {
+                self.uncounted = self.report.all_routes();
+                false
+            }
             RouteEvent::Synced => {
                 self.report.note_known();
+                let uncounted = std::mem::take(&mut self.uncounted);
+                let lost = uncounted.iter().filter(|route| self.take_gone(route)).count();
                 let is_first = !std::mem::replace(&mut self.synced, true);
                 if is_first {
                     self.look_at_everything();
                 }
-                is_first
+                is_first || lost > 0
             }
         }
+    }
+
+    fn take_gone(&mut self, route: &WantedRoute) -> bool {
+        self.note_gone(route);
+        let is_news = self.report.lock().observed.gone(route);
+        let is_wanted = is_news && self.target.wants(route);
+        if let Some(deletions) = self.deletions.as_mut().filter(|_| is_wanted) {
+            deletions.gone(route, clock::now());
+        }
+        self.look_at(route, is_news)
     }
 
     fn look_at_everything(&mut self) {
@@ -336,32 +350,6 @@ impl RouteApplier {
     }
 }
 
-fn log_change(change: &RouteChange, loud: bool) {
-    let WantedRoute { destination, ifindex, metric, protocol, .. } = *change.route();
-    let what = match change {
-        RouteChange::Add(_) => "route added",
-        RouteChange::Replace(_) => "route replaced",
-        RouteChange::Remove(_) => "route removed",
-    };
-    if loud {
-        info!(%destination, ifindex, metric, protocol, "{what}");
-    } else {
-        debug!(%destination, ifindex, metric, protocol, "{what}");
-    }
-}
-
-/// An interface that is down or gone is nothing to worry about: its routes come with its next event.
-fn log_failure(change: &RouteChange, errno: i32, first: bool) {
-    let WantedRoute { destination, ifindex, metric, .. } = *change.route();
-    let error = std::io::Error::from_raw_os_error(errno);
-    let expected = matches!(errno, libc::ENODEV | libc::ENETDOWN | libc::ENETUNREACH);
-    if first && !expected && !is_gone(ifindex) {
-        warn!(%destination, ifindex, metric, %error, "route not written, trying again");
-    } else {
-        debug!(%destination, ifindex, metric, %error, "route not written, trying again");
-    }
-}
-
 /// The next of what may come; never, if nothing does.
 async fn next_of(stream: &mut Option<mpsc::UnboundedReceiver<u32>>) -> u32 {
     if let Some(stream) = stream
@@ -382,26 +370,29 @@ pub(crate) async fn sleep_until(at: Option<BootTime>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logging::warnings;
+    use tokio::sync::watch;
 
-    fn warned(ifindex: u32, errno: i32) -> bool {
-        let destination = "10.65.0.2/32".parse().unwrap();
-        let route = WantedRoute { destination, ifindex, metric: 1024, protocol: 3, source: None };
-        !warnings(|| log_failure(&RouteChange::Add(route), errno, true)).is_empty()
-    }
-
+    /// The word of the write was lost, and that of the removal as well.
     #[test]
-    fn a_route_that_is_refused_because_its_tap_went_is_no_warning() {
-        let gone = i32::MAX.cast_unsigned();
-        // KERNEL: a namespace's first interface is its loopback.
-        for (ifindex, errno, wanted) in [
-            (gone, libc::ENODEV, false),
-            (gone, libc::EINVAL, false),
-            (1, libc::ENETDOWN, false),
-            (1, libc::EINVAL, true),
-            (1, libc::EPERM, true),
-        ] {
-            assert_eq!(warned(ifindex, errno), wanted, "interface {ifindex}, errno {errno}");
-        }
+    fn what_does_not_come_up_in_a_recount_is_gone() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let (_wanted, receiver) = watch::channel(None);
+        let (mut applier, report) = RouteApplier::open(receiver, mpsc::channel(1).1).unwrap();
+        let route = |metric| {
+            let destination = "10.65.0.2/32".parse().unwrap();
+            WantedRoute { destination, ifindex: 7, metric, protocol: 3, source: None }
+        };
+        let [written, seen, later] = [512, 1024, 2048].map(route);
+        applier.take_event(RouteEvent::Synced);
+        report.lock().observed.confirmed(&RouteChange::Add(written));
+        applier.take_event(RouteEvent::Recount);
+        report.lock().observed.confirmed(&RouteChange::Add(later));
+        applier.take_event(RouteEvent::Seen(seen, Owner::Ours));
+        assert_eq!(report.routes(), BTreeSet::from([written, seen, later]), "not before the end");
+        assert!(applier.take_event(RouteEvent::Synced), "there is something to do");
+        assert_eq!(report.routes(), BTreeSet::from([seen, later]));
+        assert!(applier.dirty.contains(&written.destination));
+        assert!(!applier.take_event(RouteEvent::Synced), "once");
     }
 }

@@ -174,13 +174,16 @@ async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTre
                 RouteEvent::Gone(route) => drop(routes.remove(&route)),
                 RouteEvent::Seen(_, Owner::Other)
                 | RouteEvent::LinkChanged { .. }
-                | RouteEvent::AddressAppeared { .. } => {}
+                | RouteEvent::AddressAppeared { .. }
+                | RouteEvent::Recount => {}
                 RouteEvent::Synced => routes_known = true,
             },
             event = streams.neighbours.recv() => match event? {
                 NeighbourEvent::Seen(neighbour) => drop(neighbours.insert(neighbour)),
                 NeighbourEvent::Gone(key) => neighbours.retain(|neighbour| neighbour.key != key),
-                NeighbourEvent::LinkChanged { .. } | NeighbourEvent::Ipv6Appeared { .. } => {}
+                NeighbourEvent::LinkChanged { .. }
+                | NeighbourEvent::Ipv6Appeared { .. }
+                | NeighbourEvent::Recount => {}
                 NeighbourEvent::Synced => neighbours_known = true,
             },
         }

@@ -11,18 +11,25 @@
 
 mod connection;
 mod events;
+mod flood;
 mod full_read;
+mod handle;
+mod outlet;
 
 pub use connection::MonitorError;
 pub use events::{MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
+pub use handle::MonitorHandle;
 
 use super::dump::{ANY_PROTOCOL, Step};
 use super::mirror::{Doubt, Mirror, Seen};
 use crate::clock;
 use connection::{Connection, failed};
-use cutover_engine::{BootTime, Fact};
-use full_read::FullRead;
+use cutover_engine::BootTime;
+use flood::{Flood, Overruns};
+use full_read::{FullRead, refused};
+use handle::Command;
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
+use outlet::Outlet;
 use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
@@ -45,39 +52,6 @@ const INTERRUPTED_READS_MAX: u32 = 3;
 /// How long to wait before the socket is opened anew after an error.
 const PAUSE_REOPEN: Duration = Duration::from_secs(1);
 
-/// Tells a running monitor what to do. The monitor ends when the last handle is gone.
-#[derive(Clone, Debug)]
-pub struct MonitorHandle {
-    commands: mpsc::UnboundedSender<Command>,
-    full_reads: watch::Receiver<u64>,
-}
-
-impl MonitorHandle {
-    /// Asks for a full read.
-    pub fn resync(&self) {
-        // The monitor only goes when the process does.
-        let _ = self.commands.send(Command::Resync);
-    }
-
-    /// Hands over other settings.
-    pub fn configure(&self, settings: MonitorSettings) {
-        let _ = self.commands.send(Command::Configure(settings));
-    }
-
-    /// How many full reads are complete. Until it is 1 nothing is known about absence: links that exist may
-    /// not have been reported.
-    #[must_use]
-    pub fn full_reads(&self) -> watch::Receiver<u64> {
-        self.full_reads.clone()
-    }
-}
-
-#[derive(Debug)]
-enum Command {
-    Resync,
-    Configure(MonitorSettings),
-}
-
 /// The follower. Open it in the right network namespace, then [`Monitor::run`] it.
 #[derive(Debug)]
 pub struct Monitor {
@@ -93,33 +67,14 @@ pub struct Monitor {
     ask_for: BTreeSet<u8>,
     /// The next full read has to find what nobody knows of.
     is_ignorant: bool,
+    flood: Flood,
+    overruns: Overruns,
+    /// When neighbours are heard of again, if they are not.
+    hear_again_at: Option<BootTime>,
     /// Datagrams received, to tell them apart.
     datagrams: u64,
     outlet: Outlet,
     commands: mpsc::UnboundedReceiver<Command>,
-}
-
-#[derive(Debug)]
-struct Outlet {
-    facts: mpsc::Sender<Fact>,
-    routes: mpsc::Sender<RouteEvent>,
-    neighbours: mpsc::Sender<NeighbourEvent>,
-    full_reads: watch::Sender<u64>,
-}
-
-impl Outlet {
-    /// Facts first: whoever hears of a route can have heard of its link.
-    async fn deliver(&self, seen: Seen) {
-        for fact in seen.facts {
-            let _ = self.facts.send(fact).await;
-        }
-        for event in seen.routes {
-            let _ = self.routes.send(event).await;
-        }
-        for event in seen.neighbours {
-            let _ = self.neighbours.send(event).await;
-        }
-    }
 }
 
 impl Monitor {
@@ -129,7 +84,7 @@ impl Monitor {
     /// When the socket cannot be made.
     pub fn open(settings: MonitorSettings) -> Result<(Self, MonitorHandle, Streams), MonitorError> {
         let mirror = Mirror::new(&settings);
-        let socket = Connection::open(&settings, mirror.protocols())?;
+        let socket = Connection::open(&settings, mirror.filter())?;
         let (facts, facts_out) = mpsc::channel(STREAM_EVENTS_MAX);
         let (routes, routes_out) = mpsc::channel(STREAM_EVENTS_MAX);
         let (neighbours, neighbours_out) = mpsc::channel(STREAM_EVENTS_MAX);
@@ -147,11 +102,14 @@ impl Monitor {
             // `DeviceRouteProtocol` left are to be replaced in place.
             ask_for: BTreeSet::from([ANY_PROTOCOL]),
             is_ignorant: true,
+            flood: Flood::default(),
+            overruns: Overruns::default(),
+            hear_again_at: None,
             datagrams: 0,
             outlet: Outlet { facts, routes, neighbours, full_reads },
             commands,
         };
-        let handle = MonitorHandle { commands: commands_in, full_reads: full_reads_out };
+        let handle = MonitorHandle::new(commands_in, full_reads_out);
         let streams = Streams { facts: facts_out, routes: routes_out, neighbours: neighbours_out };
         Ok((monitor, handle, streams))
     }
@@ -167,7 +125,8 @@ impl Monitor {
             }
             self.is_ignorant = true;
             tokio::time::sleep(PAUSE_REOPEN).await;
-            match Connection::open(&self.settings, self.mirror.protocols()) {
+            self.hear_again_at = None;
+            match Connection::open(&self.settings, self.mirror.filter()) {
                 Ok(socket) => self.socket = socket,
                 Err(error) => warn!(%error, "netlink monitor cannot start"),
             }
@@ -181,7 +140,11 @@ impl Monitor {
             if self.read.is_none() && self.next_read_at.is_some_and(|at| at <= now) {
                 self.begin_full_read(now)?;
             }
-            let wake_at = self.read.as_ref().map_or(self.next_read_at, |read| read.answer_by);
+            if self.read.is_none() && self.hear_again_at.is_some_and(|at| at <= now) {
+                self.hear_neighbours_again(now)?;
+            }
+            let next = [self.next_read_at, self.hear_again_at].into_iter().flatten().min();
+            let wake_at = self.read.as_ref().map_or(next, |read| read.answer_by);
             tokio::select! {
                 // ORDER: an answer that is there is in time, however late it is read.
                 biased;
@@ -191,7 +154,7 @@ impl Monitor {
                 },
                 received = self.socket.receive() => match received {
                     Ok(()) => self.handle_datagram().await?,
-                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun(),
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun()?,
                     Err(error) => return Err(failed("recv")(error)),
                 },
                 () = sleep_until(wake_at) => {
@@ -209,7 +172,7 @@ impl Monitor {
             Command::Configure(settings) if settings == self.settings => {}
             Command::Configure(settings) => {
                 let seen = self.mirror.configure(&settings);
-                self.socket.filter(self.mirror.protocols())?;
+                self.socket.filter(self.mirror.filter())?;
                 self.settings = settings;
                 self.ask_for = BTreeSet::from([ANY_PROTOCOL]);
                 self.is_ignorant = true;
@@ -225,13 +188,36 @@ impl Monitor {
 
     /// KERNEL: the receive buffer was full and notifications were dropped; the kernel says so once. A dump in
     /// progress is not affected, but it has to be read to its end before the next can be asked for.
-    fn overrun(&mut self) {
+    fn overrun(&mut self) -> Result<(), MonitorError> {
         debug!("netlink notifications were lost; reading everything again");
         if let Some(read) = &mut self.read {
             read.overrun = true;
         }
         self.is_ignorant = true;
-        self.read_again_at(clock::now());
+        let now = clock::now();
+        let pause = self.overruns.note(now);
+        self.read_again_at(now + pause);
+        // Nothing else comes in such numbers without being needed.
+        if self.overruns.go_on() { self.stop_hearing_neighbours(now) } else { Ok(()) }
+    }
+
+    fn stop_hearing_neighbours(&mut self, now: BootTime) -> Result<(), MonitorError> {
+        if self.hear_again_at.is_none() {
+            debug!("too many notifications about neighbours; not listening for a while");
+            self.socket.hear_neighbours(false)?;
+            self.hear_again_at = Some(now + flood::PAUSE);
+        }
+        Ok(())
+    }
+
+    /// ORDER: as in a full read, notified before asked.
+    fn hear_neighbours_again(&mut self, now: BootTime) -> Result<(), MonitorError> {
+        self.socket.hear_neighbours(true)?;
+        self.hear_again_at = None;
+        self.mirror.begin_neighbours();
+        let answer_by = self.answer_by(now);
+        self.read = Some(FullRead::of_neighbours(answer_by, |step| self.socket.ask(step))?);
+        Ok(())
     }
 
     fn read_again_at(&mut self, at: BootTime) {
@@ -279,6 +265,9 @@ impl Monitor {
             }
         }
         self.socket.buffer = buffer;
+        if !seen.facts.is_empty() {
+            self.socket.filter(self.mirror.filter())?;
+        }
         self.act_on(seen).await;
         result
     }
@@ -295,8 +284,7 @@ impl Monitor {
             message.port_number() == port && message.sequence_number() == read.sequence
         };
         let Some(read) = self.read.as_mut().filter(is_answer) else {
-            self.mirror.notified(message.message_type(), message.flags(), message.payload(), seen);
-            return Ok(());
+            return self.notified(message, seen);
         };
         read.answer_by = answer_by;
         read.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
@@ -314,6 +302,19 @@ impl Monitor {
                 Ok(())
             }
         }
+    }
+
+    fn notified(&mut self, message: &NetlinkBuffer<&[u8]>, seen: &mut Seen) -> Result<(), MonitorError> {
+        let known = seen.neighbours.len();
+        self.mirror.notified(message.message_type(), message.flags(), message.payload(), seen);
+        let is_neighbour = matches!(message.message_type(), libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH);
+        if is_neighbour && seen.neighbours.len() == known {
+            let now = clock::now();
+            if self.flood.came_to_nothing(now) {
+                return self.stop_hearing_neighbours(now);
+            }
+        }
+        Ok(())
     }
 
     fn next_step(&mut self, seen: &mut Seen) -> Result<(), MonitorError> {
@@ -340,7 +341,13 @@ impl Monitor {
             read.current = step;
             read.sequence = self.socket.ask(step)?;
             self.read = Some(read);
+        } else if read.is_of_neighbours {
+            self.end_read_of_neighbours(complete, seen);
         } else if complete {
+            if read.is_thorough && self.full_reads_done > 0 {
+                self.mirror.recount_routes(seen);
+                self.mirror.recount_neighbours(seen);
+            }
             self.end_full_read(seen);
         } else {
             self.ask_again(read);
@@ -351,6 +358,16 @@ impl Monitor {
             self.read_again_at(clock::now() + pause);
         }
         Ok(())
+    }
+
+    fn end_read_of_neighbours(&mut self, complete: bool, seen: &mut Seen) {
+        if complete {
+            self.mirror.recount_neighbours(seen);
+            seen.neighbours.push(NeighbourEvent::Synced);
+        } else {
+            self.is_ignorant = true;
+            self.read_again_at(clock::now() + PAUSE_PRECAUTION);
+        }
     }
 
     fn end_full_read(&mut self, seen: &mut Seen) {
@@ -377,25 +394,6 @@ impl Monitor {
         self.outlet
             .full_reads
             .send_if_modified(|done| std::mem::replace(done, self.full_reads_done) != self.full_reads_done);
-    }
-}
-
-/// A family or table that the kernel does not have reads as empty; anything else makes the read worthless.
-fn refused(read: &mut FullRead, error: io::Error) -> Result<(), MonitorError> {
-    match (read.current, error.raw_os_error()) {
-        (
-            Step::Routes { ipv6: true, .. },
-            Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT),
-        ) => Ok(()),
-        // KERNEL: the main table of IPv4 is made with its first route (`fib_new_table`).
-        (Step::Routes { ipv6: false, .. }, Some(libc::ENOENT)) => Ok(()),
-        // The interface is gone, and its routes with it.
-        (Step::RoutesOn { .. }, Some(libc::ENODEV | libc::ENOENT)) => Ok(()),
-        (Step::RoutesOn { .. }, _) | (_, Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
-            read.could_not_answer();
-            Ok(())
-        }
-        _ => Err(failed("dump")(error)),
     }
 }
 

@@ -11,6 +11,7 @@ mod contender;
 mod drawing;
 mod lane;
 mod machine;
+mod neighbours;
 mod program;
 mod quiet;
 mod report;
@@ -51,6 +52,8 @@ enum Bench {
     Program,
     /// The whole agent, seen from outside
     Agent,
+    /// Floods of notifications about neighbours, against a listener that reads each
+    Neighbours,
     /// Ten thousand endpoints on one host, with etcd
     Etcd,
     /// From the announcement through BIRD and FRR to the other hosts
@@ -67,6 +70,7 @@ impl Bench {
             Self::Program => program::measure(50),
             // A migration takes a hundred times as long as an announcement.
             Self::Agent => agent::measure(announcements.div_ceil(10)),
+            Self::Neighbours => neighbours::measure(announcements.div_ceil(200)),
             Self::Etcd => scale::measure(announcements.div_ceil(5)),
             Self::Bgp => bgp::measure(announcements.div_ceil(5)),
             Self::Vm => return vm::measure(announcements.div_ceil(40)),

@@ -13,7 +13,7 @@ use cutover_tests::route_watch::dump_routes;
 use cutover_tests::statistics::{Distribution, ratio};
 use cutover_tests::{Agent, Etcd, Lab, wait};
 use observer::Observer;
-use process::Usage;
+pub(crate) use process::Usage;
 use std::thread::sleep;
 use std::time::Duration;
 

@@ -2,8 +2,10 @@
 
 use cutover_common::MacAddr;
 use cutover_tests::driver::Pace;
+use cutover_tests::neighbour_flood::NeighbourFlood;
+use cutover_tests::route_watch::dump_routes;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
-use cutover_tests::{Driver, Lab, OpenTap, Port, frames, wait};
+use cutover_tests::{Agent, Driver, Lab, OpenTap, Port, frames, wait};
 use std::time::Duration;
 
 /// How many frames a flood has.
@@ -57,6 +59,47 @@ fn a_flood_of_announcements_is_one_event() {
     assert!(used < 50, "{used} ticks of processor time for one announcement");
     driver.succeed_extended(SOURCE, TARGET);
     node.wait_metrics(&port, &[NORMAL]);
+}
+
+/// Neighbours that change without end, on an uplink and on the tap itself, hold up neither the tap of a VM that arrives nor its
+/// announcement. Without a recording of the routes, which would have to hold all of that.
+#[test]
+fn a_flood_of_neighbours_holds_no_migration_up() {
+    /// A second without a word about neighbours is no second without one about links.
+    const AT_ONCE: Duration = Duration::from_secs(3);
+
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let host = lab.host(TARGET);
+    let mut agent = Agent::new(&lab, &host, &directory);
+    agent.set("RouteRefreshInterval", 3600);
+    agent.set("InterfaceRefreshInterval", 3600);
+    agent.start();
+    let driver = Driver::new(&directory, &port).at_pace(Pace::IMMEDIATE);
+    driver.bind(SOURCE);
+    let _uid = driver.start(SOURCE, TARGET);
+    wait::until(wait::SOON, "the agent knows of it", || agent.status_of(&port).is_some());
+
+    let first = host.plug("tapfirst", port.tap_mac());
+    let _floods = ["eth0", "tapfirst"].map(|interface| NeighbourFlood::start(host.namespace(), interface));
+    let tap = host.plug(&port.interface, port.tap_mac());
+    let is_armed = |endpoint: serde_json::Value| {
+        endpoint["ifindex"] == tap.ifindex() && endpoint["watch"].is_u64() && endpoint["status"] == "up"
+    };
+    wait::until(AT_ONCE, "the tap is armed", || agent.status_of(&port).is_some_and(is_armed));
+    let _flood = NeighbourFlood::start(host.namespace(), &port.interface);
+    tap.open().send(&frames::rarp(port.mac));
+    wait::until(AT_ONCE, "the routes are elevated", || {
+        let routes = host.namespace().run(dump_routes).expect("a dump");
+        port.routed()
+            .iter()
+            .all(|to| routes.iter().any(|route| route.destination == *to && route.metric == ELEVATED))
+    });
+    wait::until(AT_ONCE, "the agent knows", || {
+        agent.status_of(&port).is_some_and(|endpoint| endpoint["state"] == "Live")
+    });
+    drop(first);
 }
 
 /// Rubbish and lies do not wake the agent, and the genuine announcement in the middle of them is heard.

@@ -8,7 +8,7 @@ use crate::sysctls::table::{self, HostSysctl, Ipv6Device, Keeper, Need, Setting}
 use crate::sysctls::{SettingError, Sysctls, is_safe_name};
 use cutover_common::MacAddr;
 use cutover_engine::wanted::{Ipv6, WantedInterface};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use tracing::{debug, info, warn};
@@ -53,6 +53,8 @@ pub(super) struct Preparer {
     former: Option<FormerValues>,
     socket: RouteSocket,
     observed: BTreeMap<NeighbourKey, MacAddr>,
+    /// In a recount: what did not come up so far.
+    uncounted: BTreeSet<NeighbourKey>,
     /// What is done is logged one by one.
     is_loud: bool,
     keeper: Keeper,
@@ -66,6 +68,7 @@ impl Preparer {
             former: run_dir.map(FormerValues::of),
             socket: RouteSocket::open()?,
             observed: BTreeMap::new(),
+            uncounted: BTreeSet::new(),
             is_loud: true,
             keeper: Keeper::Agent,
         })
@@ -88,13 +91,24 @@ impl Preparer {
     pub(super) fn observe(&mut self, event: &NeighbourEvent) -> Option<u32> {
         match event {
             NeighbourEvent::Seen(Neighbour { key, mac }) => {
+                self.uncounted.remove(key);
                 (self.observed.insert(*key, *mac) != Some(*mac)).then_some(key.ifindex)
             }
             NeighbourEvent::Gone(key) => self.observed.remove(key).map(|_| key.ifindex),
+            NeighbourEvent::Recount => {
+                self.uncounted = self.observed.keys().copied().collect();
+                None
+            }
             NeighbourEvent::LinkChanged { .. }
             | NeighbourEvent::Ipv6Appeared { .. }
             | NeighbourEvent::Synced => None,
         }
+    }
+
+    /// Forgets what did not come up in a recount that is over. Says on which interfaces.
+    pub(super) fn end_recount(&mut self) -> BTreeSet<u32> {
+        let gone = std::mem::take(&mut self.uncounted);
+        gone.into_iter().filter(|key| self.observed.remove(key).is_some()).map(|key| key.ifindex).collect()
     }
 
     /// Makes the whole host forward what belongs to VMs.
@@ -236,7 +250,6 @@ fn check_identity(ifindex: u32, name: &str) -> Result<(), PrepareError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     #[test]
     fn what_is_only_wanted_is_lacking_and_what_is_required_fails() {

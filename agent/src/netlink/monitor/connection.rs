@@ -2,11 +2,10 @@
 
 use super::MonitorSettings;
 use crate::netlink::dump::{self, Step};
-use crate::netlink::filter;
+use crate::netlink::filter::Filter;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
-use std::collections::BTreeSet;
 use std::io;
 use tracing::debug;
 
@@ -53,6 +52,7 @@ pub(super) struct Connection {
     pub(super) port: u32,
     pub(super) buffer: Vec<u8>,
     sequence: u32,
+    filter: Filter,
 }
 
 /// [`TokioSocket`] with a name in debug output.
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Netlink {
 }
 
 impl Connection {
-    pub(super) fn open(settings: &MonitorSettings, protocols: &BTreeSet<u8>) -> Result<Self, MonitorError> {
+    pub(super) fn open(settings: &MonitorSettings, filter: Filter) -> Result<Self, MonitorError> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         let raw = socket.socket_mut();
         let bytes = settings.receive_buffer_bytes;
@@ -76,7 +76,7 @@ impl Connection {
         if let Err(error) = raw.set_netlink_get_strict_chk(true) {
             debug!(%error, "the kernel does not filter dumps; filtering here");
         }
-        filter::attach(raw, protocols).map_err(failed("SO_ATTACH_FILTER"))?;
+        filter.attach(raw).map_err(failed("SO_ATTACH_FILTER"))?;
         let address = raw.bind_auto().map_err(failed("bind"))?;
         for group in GROUPS {
             raw.add_membership(group).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
@@ -86,12 +86,27 @@ impl Connection {
             port: address.port_number(),
             buffer: Vec::with_capacity(DATAGRAM_BYTES_MAX),
             sequence: 0,
+            filter,
         })
     }
 
-    /// Lets notifications about routes of these protocols through, in place of earlier ones.
-    pub(super) fn filter(&self, protocols: &BTreeSet<u8>) -> Result<(), MonitorError> {
-        filter::attach(self.socket.0.socket_ref(), protocols).map_err(failed("SO_ATTACH_FILTER"))
+    /// Lets through what this filter does, in place of the one before.
+    pub(super) fn filter(&mut self, filter: Filter) -> Result<(), MonitorError> {
+        if filter != self.filter {
+            filter.attach(self.socket.0.socket_ref()).map_err(failed("SO_ATTACH_FILTER"))?;
+            self.filter = filter;
+        }
+        Ok(())
+    }
+
+    /// Whether the socket is notified of neighbours from now on.
+    pub(super) fn hear_neighbours(&mut self, hears: bool) -> Result<(), MonitorError> {
+        let socket = self.socket.0.socket_mut();
+        if hears {
+            socket.add_membership(libc::RTNLGRP_NEIGH).map_err(failed("NETLINK_ADD_MEMBERSHIP"))
+        } else {
+            socket.drop_membership(libc::RTNLGRP_NEIGH).map_err(failed("NETLINK_DROP_MEMBERSHIP"))
+        }
     }
 
     /// Asks for a dump. Returns the sequence number of the answers.

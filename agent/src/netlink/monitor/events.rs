@@ -48,6 +48,9 @@ pub enum RouteEvent {
         /// The address.
         address: IpAddr,
     },
+    /// Notifications were lost, so whoever wrote something may never have been told that it is gone. Everything that there is follows,
+    /// up to `Synced`, and nothing else is there.
+    Recount,
     /// A full read is over: everything is known.
     Synced,
 }
@@ -70,6 +73,8 @@ pub enum NeighbourEvent {
         /// Its number.
         ifindex: u32,
     },
+    /// As for routes.
+    Recount,
     /// A full read is over: everything is known.
     Synced,
 }

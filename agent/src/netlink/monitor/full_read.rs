@@ -3,6 +3,7 @@
 //! Owns the order of the dumps and the doubt about those of IPv6 routes ([`crate::netlink::walk`]): absence from one counts only if
 //! nobody changed IPv6 routes meanwhile, or if a question about the one interface says the same. [`super`] sends the requests.
 
+use super::connection::{MonitorError, failed};
 use crate::netlink::dump::{self, ANY_PROTOCOL, Step};
 use crate::netlink::mirror::Mirror;
 use crate::netlink::route::ObservedRoute;
@@ -10,6 +11,7 @@ use crate::netlink::walk::Walk;
 use crate::netlink::witness::Witness;
 use cutover_engine::BootTime;
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use tracing::debug;
 
 /// LIMIT: so many interfaces are cheaper to ask about than another dump of everything.
@@ -26,6 +28,8 @@ pub(super) struct FullRead {
     pub(super) current: Step,
     pub(super) sequence: u32,
     pub(super) protocols: BTreeSet<u8>,
+    /// It is about nothing else, and no full read.
+    pub(super) is_of_neighbours: bool,
     /// Nothing is known so far, or notifications were lost: every interface is asked about, not only where something is missing.
     pub(super) is_thorough: bool,
     /// The table changed while it was read: what is missing may have been skipped.
@@ -56,7 +60,7 @@ enum Certain {
 }
 
 impl FullRead {
-    /// A read of routes of these protocols. `ask` sends the first request and returns its sequence number.
+    /// A read of everything, with routes of these protocols. `ask` sends the first request and returns its sequence number.
     pub(super) fn begin<E>(
         protocols: BTreeSet<u8>,
         is_thorough: bool,
@@ -65,12 +69,27 @@ impl FullRead {
     ) -> Result<Self, E> {
         let mut steps = dump::full(&protocols);
         let current = steps.pop_front().unwrap_or(Step::Links);
-        Ok(Self {
-            steps,
+        let sequence = ask(current)?;
+        Ok(Self { steps, protocols, is_thorough, ..Self::of(current, sequence, answer_by) })
+    }
+
+    /// A read of neighbours alone.
+    pub(super) fn of_neighbours<E>(
+        answer_by: Option<BootTime>,
+        ask: impl FnOnce(Step) -> Result<u32, E>,
+    ) -> Result<Self, E> {
+        let sequence = ask(Step::Neighbours)?;
+        Ok(Self { is_of_neighbours: true, ..Self::of(Step::Neighbours, sequence, answer_by) })
+    }
+
+    fn of(current: Step, sequence: u32, answer_by: Option<BootTime>) -> Self {
+        Self {
+            steps: VecDeque::new(),
             current,
-            sequence: ask(current)?,
-            protocols,
-            is_thorough,
+            sequence,
+            protocols: BTreeSet::new(),
+            is_of_neighbours: false,
+            is_thorough: false,
             interrupted: false,
             overrun: false,
             answer_by,
@@ -82,7 +101,7 @@ impl FullRead {
                 questions: 0,
                 certain: Certain::OnInterfaces(BTreeSet::new()),
             },
-        })
+        }
     }
 
     /// An entry of the current answer came in this datagram.
@@ -166,5 +185,24 @@ impl FullRead {
             Certain::OnInterfaces(interfaces) => interfaces.contains(&route.ifindex),
         };
         !self.interrupted && was_asked_for && is_certain
+    }
+}
+
+/// A family or table that the kernel does not have reads as empty; anything else makes the read worthless.
+pub(super) fn refused(read: &mut FullRead, error: io::Error) -> Result<(), MonitorError> {
+    match (read.current, error.raw_os_error()) {
+        (
+            Step::Routes { ipv6: true, .. },
+            Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT),
+        ) => Ok(()),
+        // KERNEL: the main table of IPv4 is made with its first route (`fib_new_table`).
+        (Step::Routes { ipv6: false, .. }, Some(libc::ENOENT)) => Ok(()),
+        // The interface is gone, and its routes with it.
+        (Step::RoutesOn { .. }, Some(libc::ENODEV | libc::ENOENT)) => Ok(()),
+        (Step::RoutesOn { .. }, _) | (_, Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            read.could_not_answer();
+            Ok(())
+        }
+        _ => Err(failed("dump")(error)),
     }
 }

@@ -1,0 +1,29 @@
+//! The way from the monitor to whoever listens.
+
+use super::{NeighbourEvent, RouteEvent};
+use crate::netlink::mirror::Seen;
+use cutover_engine::Fact;
+use tokio::sync::{mpsc, watch};
+
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) facts: mpsc::Sender<Fact>,
+    pub(super) routes: mpsc::Sender<RouteEvent>,
+    pub(super) neighbours: mpsc::Sender<NeighbourEvent>,
+    pub(super) full_reads: watch::Sender<u64>,
+}
+
+impl Outlet {
+    /// Facts first: whoever hears of a route can have heard of its link.
+    pub(super) async fn deliver(&self, seen: Seen) {
+        for fact in seen.facts {
+            let _ = self.facts.send(fact).await;
+        }
+        for event in seen.routes {
+            let _ = self.routes.send(event).await;
+        }
+        for event in seen.neighbours {
+            let _ = self.neighbours.send(event).await;
+        }
+    }
+}
