@@ -244,7 +244,7 @@ mod tests {
                 Level::Warning,
                 "section libvirt",
             ),
-            ("live_migration_wait_for_vif_plug = True\n", WAIT, Level::Warning, "section DEFAULT"),
+            ("[DEFAULT]\nlive_migration_wait_for_vif_plug = True\n", WAIT, Level::Warning, "section DEFAULT"),
             ("[DEFAULT]\nvif_plugging_timeout = 0\n", "vif-plugging", Level::Error, "= 0"),
             ("[DEFAULT]\nvif_plugging_timeout = soon\n", "vif-plugging", Level::Error, "not valid"),
             ("[DEFAULT]\nvif_plugging_is_fatal = no\n", "vif-plugging", Level::Warning, "= no"),

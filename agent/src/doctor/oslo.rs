@@ -1,9 +1,10 @@
 //! Configuration files of OpenStack services, as oslo.config reads them.
 //!
-//! Unlike the agent's own file: sections count, a line that begins with a space goes on with the value before it, and a `#`
-//! inside a line is part of the value. Reads what it can; a line that oslo.config would refuse is reported with its number.
+//! Unlike the agent's own file: sections count, to the white space inside their brackets; a line that begins with white space goes on with the
+//! value before it, also if it looks like a comment, and is refused if there is none; a `#` inside a line is part of the value. Reads what
+//! it can; a line that oslo.config (10.7.0) refuses is reported with its number.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One value.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,40 +27,68 @@ pub(super) struct Files {
 
 impl Files {
     /// Adds the text of a file; its values count more than those before.
-    pub(super) fn add(&mut self, file: &std::path::Path, text: &str) {
-        let mut section = "DEFAULT".to_owned();
-        let mut goes_on = false;
-        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-            let trimmed = line.trim();
-            if trimmed.is_empty() {
-                goes_on = false;
-            } else if trimmed.starts_with(['#', ';']) {
-            } else if line.starts_with(char::is_whitespace) && goes_on {
-                if let Some(entry) = self.entries.last_mut() {
-                    entry.value.push('\n');
-                    entry.value.push_str(trimmed);
-                }
-            } else if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                name.trim().clone_into(&mut section);
-                goes_on = false;
-            } else if let Some((key, value)) = trimmed.split_once(['=', ':']) {
-                self.entries.push(Entry {
-                    section: section.clone(),
-                    key: key.trim().to_owned(),
-                    value: unquoted(value.trim()).to_owned(),
-                    file: file.to_owned(),
-                    line: number + 1,
-                });
-                goes_on = true;
+    pub(super) fn add(&mut self, file: &Path, text: &str) {
+        let mut section = None;
+        let mut before = Before::Nothing;
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim_end();
+            let read = if line.is_empty() || line.starts_with(['#', ';']) {
+                Ok(Before::Nothing)
+            } else if line.starts_with([' ', '\t']) {
+                self.go_on(line.trim_start(), before)
+            } else if let Some(rest) = line.strip_prefix('[') {
+                section_name(rest).map(|name| {
+                    section = Some(name);
+                    Before::Nothing
+                })
             } else {
-                self.refused.push(format!(
-                    "{}:{}: neither = nor : in {trimmed:?}",
-                    file.display(),
-                    number + 1
+                self.assign(section, line, file, number)
+            };
+            before = read.unwrap_or_else(|reason| {
+                self.refused.push(format!("{}:{number}: {reason}", file.display()));
+                Before::Refused
+            });
+        }
+    }
+
+    fn go_on(&mut self, more: &str, before: Before) -> Result<Before, String> {
+        match (before, self.entries.last_mut()) {
+            (Before::Value, Some(entry)) => {
+                entry.value.push('\n');
+                entry.value.push_str(more);
+            }
+            (Before::Refused, _) => {}
+            _ => {
+                return Err(format!(
+                    "{more:?} begins with white space, so it goes on with a value, but there is none before it"
                 ));
-                goes_on = false;
             }
         }
+        Ok(before)
+    }
+
+    fn assign(
+        &mut self,
+        section: Option<&str>,
+        line: &str,
+        file: &Path,
+        number: usize,
+    ) -> Result<Before, String> {
+        let (key, value) =
+            line.split_once(['=', ':']).ok_or_else(|| format!("neither = nor : in {line:?}"))?;
+        let key = key.trim();
+        let section = section.ok_or_else(|| format!("{key} is in no section"))?;
+        if key.is_empty() {
+            return Err(format!("no name before the = or : in {line:?}"));
+        }
+        self.entries.push(Entry {
+            section: section.to_owned(),
+            key: key.to_owned(),
+            value: unquoted(value.trim()).to_owned(),
+            file: file.to_owned(),
+            line: number,
+        });
+        Ok(Before::Value)
     }
 
     /// The value that counts: the last one. Sections are compared in any case, keys as they are.
@@ -76,8 +105,32 @@ impl Files {
     }
 }
 
+/// What a line that begins with white space goes on with.
+#[derive(Clone, Copy)]
+enum Before {
+    Nothing,
+    Value,
+    Refused,
+}
+
+/// What is between the brackets, white space and all.
+fn section_name(rest: &str) -> Result<&str, String> {
+    match rest.strip_suffix(']') {
+        Some("") => Err("a section without a name".to_owned()),
+        Some(name) => Ok(name),
+        None => Err(format!("{:?} does not end with ]", format!("[{rest}"))),
+    }
+}
+
 fn unquoted(value: &str) -> &str {
-    let inside = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    // One quote is the first and the last character of its value.
+    let inside = |quote: char| {
+        if value.len() == 1 && value.starts_with(quote) {
+            Some("")
+        } else {
+            value.strip_prefix(quote)?.strip_suffix(quote)
+        }
+    };
     inside('"').or_else(|| inside('\'')).unwrap_or(value)
 }
 
@@ -94,7 +147,6 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::Path;
 
     fn read(text: &str) -> Files {
         let mut files = Files::default();
@@ -122,6 +174,12 @@ mod tests {
             ("key = a\n[compute]\n", None),
             ("[compute]\nkey =\n", Some("")),
             ("[compute]\r\nkey = a\r\n", Some("a")),
+            ("[compute]\nkey = a\n  # b\n", Some("a\n# b")),
+            ("[compute]\nkey = a\n\t; b\n", Some("a\n; b")),
+            ("[compute]\nkey = a\n   \n", Some("a")),
+            ("[ compute ]\nkey = a\n", None),
+            ("[compute]\nkey = \"\n", Some("")),
+            ("[compute]\nkey = \"a'\n", Some("\"a'")),
         ] {
             assert_eq!(value(text).as_deref(), expected, "{text:?}");
         }
@@ -137,6 +195,30 @@ mod tests {
         assert_eq!(files.refused.len(), 1);
         assert!(files.refused[0].starts_with("nova.conf:3:"));
         assert_eq!(files.elsewhere("other", "key").count(), 2);
+    }
+
+    /// Each of them keeps Nova from starting.
+    #[test]
+    fn what_oslo_config_refuses_is_refused() {
+        for (text, line) in [
+            ("[compute]\n  key = a\n", 2),
+            ("[compute]\nkey = a\n\n  b\n", 4),
+            ("[compute]\nkey = a\n# b\n  c\n", 4),
+            ("  [compute]\n", 1),
+            ("\tkey = a\n", 1),
+            ("key = a\n[compute]\n", 1),
+            ("[compute] # here\n", 1),
+            ("[]\n", 1),
+            ("[compute\n", 1),
+            ("[compute]\n= a\n", 2),
+            ("[compute]\nkey\n", 2),
+            ("\u{feff}[compute]\n", 1),
+        ] {
+            let refused = read(text).refused;
+            assert_eq!(refused.len(), 1, "{text:?}: {refused:?}");
+            assert!(refused[0].starts_with(&format!("nova.conf:{line}: ")), "{text:?}: {refused:?}");
+        }
+        assert_eq!(read("# a\n\n[compute]\n; b\nkey = a\n b\n").refused, Vec::<String>::new());
     }
 
     proptest! {
