@@ -8,6 +8,7 @@ mod filter;
 mod kernel;
 mod locals;
 mod loss;
+mod recall;
 mod reports;
 mod resources;
 mod show;
@@ -58,8 +59,12 @@ pub struct Engine {
     found: Found,
     /// Machines of the last life whose endpoints have not shown up yet.
     remembered: BTreeMap<EndpointKey, Remembered>,
+    /// They are worked with until the datastore is in sync.
+    recalls: bool,
     /// Announcements that came before the endpoints did.
     early: Vec<AnnouncementSeen>,
+    /// Watches that were armed, or could not be, before the endpoints came.
+    early_armed: BTreeMap<u64, Option<BootTime>>,
     in_sync_since: Option<BootTime>,
     complete: bool,
     last_generation: u64,
@@ -100,7 +105,9 @@ impl Engine {
             waiting: WaitingEndpoints::new(),
             found,
             remembered: memory.endpoints.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
+            recalls: false,
             early: Vec::new(),
+            early_armed: BTreeMap::new(),
             in_sync_since: None,
             complete: false,
             last_generation,
@@ -162,11 +169,14 @@ impl Engine {
     /// Does what is due by now and brings the wanted sets up to date. Returns whether they changed.
     pub fn settle(&mut self, now: BootTime) -> bool {
         if self.in_sync_since.is_none() {
-            return false;
+            return self.recalls && self.recall(now);
         }
         self.reconsider_losses();
         self.expire(now);
         let before = self.wanted.clone();
+        if before.is_recalled {
+            self.wanted = Wanted::default();
+        }
         self.build(now);
         self.tell_waiting(now);
         self.wanted.chains_awaited = !self.waiting.is_empty();
@@ -177,10 +187,10 @@ impl Engine {
         self.wanted != before
     }
 
-    /// What should be the case; `None` before the datastore is in sync.
+    /// What should be the case; `None` before the datastore is in sync, unless the memory knows something.
     #[must_use]
     pub fn wanted(&self) -> Option<&Wanted> {
-        self.in_sync_since.map(|_| &self.wanted)
+        (self.in_sync_since.is_some() || self.wanted.is_recalled).then_some(&self.wanted)
     }
 
     /// The earliest time at which [`Engine::settle`] has something to do although nothing happened.
@@ -217,6 +227,7 @@ impl Engine {
             endpoint: local.endpoint.clone(),
             machine: Machine::clone(&local.machine),
             was_deleted: local.held_since.is_some() && !local.is_found_missing,
+            withheld: self.placed.get(key).map(|placed| placed.withheld.clone()).unwrap_or_default(),
         });
         let (aftermaths, statuses_elsewhere) = self.aftermaths_memory();
         Memory {
@@ -234,7 +245,8 @@ impl Engine {
     /// What `cutover status` shows.
     #[must_use]
     pub fn view(&self, now: BootTime) -> Vec<EndpointView> {
-        self.locals.iter().map(|(key, local)| self.view_of(key, local, now)).collect()
+        let known = self.locals.iter().map(|(key, local)| self.view_of(key, local, now));
+        known.chain(self.recalled_views(now)).collect()
     }
 
     fn is_local(&self, key: &EndpointKey) -> bool {

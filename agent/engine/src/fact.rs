@@ -19,8 +19,8 @@ pub enum Fact {
     MigrationWritten(String, LiveMigration),
     /// A LiveMigration is gone.
     MigrationRemoved(String),
-    /// The datastore has delivered everything that it held. Nothing is programmed before this. The links that
-    /// exist have to be known by then, or endpoints without a tap would not be held.
+    /// The datastore has delivered everything that it held. Nothing is programmed before this, except what is announced on a tap of
+    /// which the memory knows. The links that exist have to be known by then, or endpoints without a tap would not be held.
     InSync {
         /// False while something in the datastore could not be read: then routes that nobody asks for are kept,
         /// because the resource that asks for them may be the unreadable one.

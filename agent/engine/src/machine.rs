@@ -202,6 +202,27 @@ pub struct Phases {
     pub kind: Option<u32>,
 }
 
+impl Phases {
+    /// When the last one began that has.
+    pub(crate) fn latest(&self) -> Option<BootTime> {
+        let Self {
+            targeted_at,
+            armed_at,
+            reported_at,
+            announced_at,
+            taken_at,
+            routed_at,
+            role_gone_at,
+            ended_at,
+            kind: _,
+        } = *self;
+        [targeted_at, armed_at, reported_at, announced_at, taken_at, routed_at, role_gone_at, ended_at]
+            .into_iter()
+            .flatten()
+            .max()
+    }
+}
+
 /// The memory about one endpoint of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
@@ -468,6 +489,11 @@ impl Machine {
         self.phases.kind = Some(seen.kind as u32);
         let role_gone = self.role != Role::Target;
         self.step(Input::Announcement { role_gone }, sight.now, sight.convergence)
+    }
+
+    /// Whether only the latched evidence has told of an announcement at this moment.
+    pub(crate) fn is_known_by_evidence(&self, announced_at: BootTime) -> bool {
+        self.phases.announced_at == Some(announced_at) && self.phases.taken_at.is_none()
     }
 
     /// What was done about the announcement, told after the announcement itself.

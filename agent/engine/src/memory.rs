@@ -5,6 +5,7 @@ use crate::model::{Endpoint, EndpointKey};
 use crate::time::BootTime;
 use crate::wanted::WantedRoute;
 use cutover_common::MacAddr;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,6 +69,10 @@ pub struct Remembered {
     /// It was seen being deleted, and held since.
     #[serde(default)]
     pub was_deleted: bool,
+    /// What of its prefixes another endpoint of this host has, or would have, before it does; all of them if its tap is
+    /// another's. The other one may have nothing to remember.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub withheld: BTreeSet<IpNet>,
 }
 
 /// What the kernel still has from the agent's last life.

@@ -52,6 +52,18 @@ pub struct EndpointView {
     /// The migration to here that is under way.
     #[serde(default)]
     pub migration: Option<MigrationView>,
+    /// Known from the agent's last life only: the datastore has not been in sync since the agent was started.
+    #[serde(default)]
+    pub is_recalled: bool,
+}
+
+/// What the agent works with while its datastore has not been in sync since it was started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecallView {
+    /// Endpoints of this host that its memory knows.
+    pub endpoints: usize,
+    /// Taps on which it listens for an announcement.
+    pub watched: usize,
 }
 
 /// What is kept although the datastore does not show it, because it vanished as nothing vanishes that somebody wants gone.

@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// Everything that should exist, all at once. Copies are cheap, and comparing two of them says what changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
+    /// The datastore has not been in sync yet, and all of this is what the memory of the last life knows: routes and watches, no
+    /// more. They may be added. Nothing may be taken away because it is not among them.
+    pub is_recalled: bool,
     /// Routes of the main table.
     pub routes: SharedSet<WantedRoute>,
     /// Routes of ours that nobody wants may be removed from interfaces without a known endpoint. False at

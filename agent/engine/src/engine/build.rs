@@ -12,6 +12,7 @@ use crate::model::EndpointKey;
 use crate::notice::Notice;
 use crate::time::BootTime;
 use crate::wanted::{Status, WantedRoute, WantedStatus};
+use cutover_common::MacAddr;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(super) struct Placed {
     routes: Vec<WantedRoute>,
     /// What its watch would install.
     watched: Vec<IpNet>,
+    /// What of its prefixes others have before it does, if there is something to remember about it.
+    pub(super) withheld: BTreeSet<IpNet>,
     conflicts: Vec<Conflict>,
 }
 
@@ -60,6 +63,8 @@ impl Conflict {
         }
     }
 }
+
+static NOTHING: BTreeSet<IpNet> = BTreeSet::new();
 
 type Keys = BTreeSet<Arc<EndpointKey>>;
 
@@ -99,22 +104,24 @@ impl Engine {
                 continue;
             }
             let mac = local.endpoint.mac;
-            let arming = ifindex.map(|ifindex| {
-                let found = self.found.watches.remove(&ifindex);
-                let generation = match found {
-                    Some((generation, found)) if Some(found) == mac => generation,
-                    _ => {
-                        self.last_generation = now.0.max(self.last_generation + 1);
-                        self.last_generation
-                    }
-                };
-                Arming { ifindex, generation }
-            });
+            let arming = ifindex.map(|ifindex| self.arming(now, ifindex, mac));
             self.locals.arm(key, arming);
         }
         // INVARIANT: a generation is used once. What was found on a tap that exists has been adopted by now, or
         // belongs to a migration that is over.
         self.found.watches.retain(|ifindex, _| !self.links.contains_key(ifindex));
+    }
+
+    /// A watch for a tap that has none: the one of the last life if it is for the same guest.
+    pub(super) fn arming(&mut self, now: BootTime, ifindex: u32, mac: Option<MacAddr>) -> Arming {
+        let generation = match self.found.watches.remove(&ifindex) {
+            Some((generation, found)) if Some(found) == mac => generation,
+            _ => {
+                self.last_generation = now.0.max(self.last_generation + 1);
+                self.last_generation
+            }
+        };
+        Arming { ifindex, generation }
     }
 
     /// Notes who names which interface. Returns these endpoints and those that share one with them.
@@ -205,6 +212,18 @@ impl Engine {
         (routes, watched)
     }
 
+    /// What others have before an endpoint does. All claims are known.
+    fn withheld(&self, rank: &Rank) -> BTreeSet<IpNet> {
+        if !self.locals.is_remembered(&rank.key) {
+            return BTreeSet::new();
+        }
+        let endpoint = &self.locals[&rank.key].endpoint;
+        let has_interface = self.has_interface(rank, &endpoint.interface);
+        let is_withheld =
+            |prefix: &IpNet| !has_interface || self.prefixes.winner(prefix).is_some_and(|it| it < rank);
+        endpoint.prefixes.iter().map(IpNet::trunc).filter(is_withheld).collect()
+    }
+
     /// What an endpoint wants and gets. All claims are known.
     fn part(&self, rank: &Rank) -> Part {
         let key = &rank.key;
@@ -218,6 +237,7 @@ impl Engine {
                 ifindex: None,
                 routes,
                 watched,
+                withheld: self.withheld(rank),
                 conflicts: Vec::new(),
             },
             routes: Vec::new(),
@@ -334,6 +354,10 @@ impl Engine {
             }
         }
         if self.placed.get(key) != Some(&part.placed) {
+            let before = self.placed.get(key).map_or(&NOTHING, |before| &before.withheld);
+            if *before != part.placed.withheld {
+                self.locals.memory_changed();
+            }
             self.placed.insert(Arc::clone(key), part.placed);
         }
     }

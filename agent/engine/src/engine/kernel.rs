@@ -45,6 +45,10 @@ impl Engine {
     }
 
     pub(super) fn watch_armed(&mut self, generation: u64, at: Option<BootTime>) {
+        if self.in_sync_since.is_none() {
+            self.early_armed.insert(generation, at);
+            return;
+        }
         let Some(key) = self.locals.by_generation(generation) else { return };
         let armed = at.map(|_| generation);
         if self.locals[&key].armed == armed {

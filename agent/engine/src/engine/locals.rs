@@ -155,6 +155,10 @@ impl Locals {
         self.remembered.iter().filter_map(|key| self.by_key.get_key_value(key))
     }
 
+    pub(super) fn is_remembered(&self, key: &EndpointKey) -> bool {
+        self.remembered.contains(key)
+    }
+
     /// The one whose watch has this generation.
     pub(super) fn by_generation(&self, generation: u64) -> Option<Arc<EndpointKey>> {
         let has_it =
@@ -164,10 +168,7 @@ impl Locals {
 
     /// The one whose machine was announced at this moment, of which only the latched evidence has told so far.
     pub(super) fn known_by_evidence(&self, announced_at: BootTime) -> Option<Arc<EndpointKey>> {
-        let is_it = |local: &Local| {
-            let phases = &local.machine.phases;
-            phases.announced_at == Some(announced_at) && phases.taken_at.is_none()
-        };
+        let is_it = |local: &Local| local.machine.is_known_by_evidence(announced_at);
         self.active().find(|(_, local)| is_it(local)).map(|(key, _)| Arc::clone(key))
     }
 

@@ -74,7 +74,8 @@ impl Engine {
             // Whether it is held is decided once the datastore is in sync.
             if let Some(Local { endpoint, machine, .. }) = self.locals.remove(key) {
                 let machine = Machine::clone(&machine);
-                let new = Remembered { key: key.clone(), endpoint, machine, was_deleted: true };
+                let withheld = Default::default();
+                let new = Remembered { key: key.clone(), endpoint, machine, was_deleted: true, withheld };
                 self.remembered.insert(key.clone(), new);
                 self.locals.memory_changed();
             }

@@ -7,7 +7,7 @@ use crate::machine::State;
 use crate::model::EndpointKey;
 use crate::notice::Notice;
 use crate::time::BootTime;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl Engine {
@@ -21,6 +21,7 @@ impl Engine {
         }
         self.in_sync_since = Some(now);
         self.hold_remembered(now);
+        self.forget_used_watches();
         let keys: BTreeSet<_> = self.locals.keys().cloned().collect();
         let is_idle = |key: &&Arc<EndpointKey>| self.locals[*key].machine.is_idle();
         let idle: Vec<_> = keys.iter().filter(is_idle).cloned().collect();
@@ -29,6 +30,9 @@ impl Engine {
         }
         // ORDER: what was seen on the tap weighs more than what is inferred, and than what the source does.
         self.keep_armings(now, &keys);
+        for (generation, at) in core::mem::take(&mut self.early_armed) {
+            self.watch_armed(generation, at);
+        }
         for seen in core::mem::take(&mut self.early) {
             self.announcement_seen(now, seen);
         }
@@ -84,6 +88,21 @@ impl Engine {
         for key in unseen {
             self.locals.change(&key, |local| local.held_since = Some(now));
         }
+    }
+
+    /// A watch of an attempt that is decided is left over: the next attempt to the same tap needs another one, or it would
+    /// take what was announced in the one before for its own. Only one that was made later, for an attempt which nobody could save, is
+    /// none of those.
+    fn forget_used_watches(&mut self) {
+        let decided = self.locals.remembered().filter(|(_, local)| local.machine.state != State::Target);
+        let decided: BTreeMap<u32, BootTime> = decided
+            .filter_map(|(_, local)| {
+                Some((self.ifindex(&local.endpoint.interface)?, local.machine.phases.latest()?))
+            })
+            .collect();
+        let is_used =
+            |ifindex: &u32, generation: u64| decided.get(ifindex).is_some_and(|at| generation <= at.0);
+        self.found.watches.retain(|ifindex, (generation, _)| !is_used(ifindex, *generation));
     }
 
     fn found_elevated(&self, ifindex: u32) -> bool {

@@ -14,6 +14,7 @@ mod leaving;
 mod loss;
 mod orders;
 mod ready;
+mod recall;
 mod recordings;
 mod reference;
 mod repeated;

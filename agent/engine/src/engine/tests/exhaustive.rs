@@ -7,7 +7,7 @@ use super::host::*;
 use crate::fact::{Fact, Link};
 use crate::machine::{Machine, State};
 use crate::time::BootTime;
-use crate::wanted::Wanted;
+use crate::wanted::{Wanted, WantedRoute};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
@@ -34,6 +34,8 @@ enum Letter {
     Passed(u64),
     InSync,
     Restart,
+    /// The same while the datastore is away: what happens there is known when it is in sync.
+    RestartAway,
 }
 
 const ALPHABET: [Letter; 25] = [
@@ -64,6 +66,26 @@ const ALPHABET: [Letter; 25] = [
     Letter::Restart,
 ];
 
+impl Letter {
+    const fn is_of_the_datastore(self) -> bool {
+        use Letter::{
+            Migration, MigrationRemoved, OwnRemoved, OwnWritten, Reverse, ReverseRemoved, SourceRemoved,
+            SourceWritten,
+        };
+        matches!(
+            self,
+            Migration(_)
+                | MigrationRemoved
+                | Reverse
+                | ReverseRemoved
+                | OwnWritten
+                | OwnRemoved
+                | SourceWritten
+                | SourceRemoved
+        )
+    }
+}
+
 #[derive(Clone)]
 struct World {
     host: Host,
@@ -76,6 +98,8 @@ struct World {
     /// Every generation that was ever wanted, and for which interface.
     generations: BTreeMap<u64, u32>,
     given_up: BTreeSet<u64>,
+    /// The agent has been started while its datastore was away, which it is still.
+    is_away: bool,
     history: Vec<Letter>,
 }
 
@@ -92,6 +116,7 @@ impl World {
             links_so_far: 4,
             generations: BTreeMap::new(),
             given_up: BTreeSet::new(),
+            is_away: false,
             history: Vec::new(),
         }
     }
@@ -155,17 +180,29 @@ impl World {
                 self.host.now = self.host.now + ms(milliseconds);
                 vec![Fact::TimePassed]
             }
-            Letter::InSync if self.host.engine.wanted().is_none() => vec![Fact::InSync { complete: true }],
+            Letter::InSync if self.host.wanted_in_sync().is_none() => {
+                let mut facts =
+                    if core::mem::take(&mut self.is_away) { self.resources(true) } else { Vec::new() };
+                facts.push(Fact::InSync { complete: true });
+                facts
+            }
             Letter::Restart => {
                 // It takes some time, and the next generation is made from the time.
                 self.host.now = self.host.now + ms(1);
                 self.host = self.restarted(true);
                 vec![]
             }
+            Letter::RestartAway => {
+                self.host.now = self.host.now + ms(1);
+                self.is_away = true;
+                self.host = self.restarted(true);
+                vec![]
+            }
             _ => return false,
         };
         self.history.push(letter);
-        for fact in facts {
+        let is_untold = self.is_away && letter.is_of_the_datastore();
+        for fact in facts.into_iter().filter(|_| !is_untold) {
             self.host.engine.handle(self.host.now, fact);
         }
         self.host.engine.settle(self.host.now);
@@ -213,18 +250,13 @@ impl World {
         if let Some(link) = &self.link {
             engine.handle(now, Fact::LinkSeen(link.clone()));
         }
-        let own = self.own.then(|| written("b"));
-        let source = self.source.then(|| written("a"));
-        let endpoints = if own_first { [own, source] } else { [source, own] };
-        for fact in endpoints.into_iter().flatten() {
-            engine.handle(now, fact);
-        }
-        for (to, uid) in &self.migrations {
-            let from = if *to == "b" { "a" } else { "b" };
-            engine.handle(now, migration_written(uid, from, to));
-        }
-        if self.host.engine.wanted().is_some() {
-            engine.handle(now, Fact::InSync { complete: true });
+        if !self.is_away {
+            for fact in self.resources(own_first) {
+                engine.handle(now, fact);
+            }
+            if self.host.wanted_in_sync().is_some() {
+                engine.handle(now, Fact::InSync { complete: true });
+            }
         }
         host.engine.settle(now);
         // The appliers find what the old agent left and say so.
@@ -241,7 +273,34 @@ impl World {
         host
     }
 
+    /// What the datastore has.
+    fn resources(&self, own_first: bool) -> Vec<Fact> {
+        let own = self.own.then(|| written("b"));
+        let source = self.source.then(|| written("a"));
+        let endpoints = if own_first { [own, source] } else { [source, own] };
+        let migrations = self.migrations.iter().map(|(to, uid)| {
+            let from = if *to == "b" { "a" } else { "b" };
+            migration_written(uid, from, to)
+        });
+        endpoints.into_iter().flatten().chain(migrations).collect()
+    }
+
+    /// Without a datastore nothing is taken away, and what is announced has its routes at once.
+    fn check_away(&self, letter: Letter, before: &Before) {
+        let host = &self.host;
+        let lost: Vec<_> = before.kernel.difference(&host.kernel).collect();
+        let is_there = |ifindex| self.link.as_ref().is_some_and(|link| link.ifindex == ifindex);
+        assert!(!lost.iter().any(|route| is_there(route.ifindex)), "{lost:?} after {:?}", self.history);
+        if letter == Letter::Announced && self.link.as_ref().is_some_and(|link| link.admin_up) {
+            assert_eq!(host.metric(), Some(ELEVATED), "after {:?}", self.history);
+            assert!(host.engine.memory().endpoints.iter().any(|it| it.machine.elevated() == Some(true)));
+        }
+    }
+
     fn check(&mut self, letter: Letter, before: &Before) {
+        if self.is_away {
+            self.check_away(letter, before);
+        }
         if let Some(everything) = &before.everything {
             let now = (self.machine().cloned(), self.host.engine.wanted().cloned());
             assert_eq!(&now, everything, "after {:?}", self.history);
@@ -269,7 +328,7 @@ impl World {
 
     fn check_pending(&self) {
         let engine = &self.host.engine;
-        if engine.wanted().is_none() {
+        if self.host.wanted_in_sync().is_none() {
             assert_eq!(engine.next_deadline(), None, "a deadline before anything is known");
             return;
         }
@@ -292,7 +351,7 @@ impl World {
     ///
     /// Not said of an endpoint that is only held: its grace time starts again.
     fn check_restart(&self) {
-        let Some(wanted) = self.host.engine.wanted().filter(|_| !self.host.held()) else { return };
+        let Some(wanted) = self.host.wanted_in_sync().filter(|_| !self.host.held()) else { return };
         // A new life does not know which interfaces have been an endpoint's in the one before.
         let known = |wanted: &Wanted| wanted.interfaces.keys().copied().collect();
         let expected = Wanted {
@@ -377,7 +436,7 @@ impl World {
         let elevated: BTreeSet<_> = elevated.map(|route| Some(route.ifindex) == current).collect();
         format!(
             "{local:?}{remembered:?}{found:?}{armed:?}{in_sync:?}{link:?}{elevated:?}{:?}{:?}{:?}{}{}",
-            self.migrations,
+            (&self.migrations, self.is_away),
             self.source,
             self.own,
             engine.early.len(),
@@ -389,6 +448,7 @@ impl World {
 /// What a letter is compared with.
 struct Before {
     generation: Option<u64>,
+    kernel: BTreeSet<WantedRoute>,
     /// For letters that must not change anything.
     everything: Option<(Option<Machine>, Option<Wanted>)>,
 }
@@ -397,7 +457,8 @@ impl Before {
     fn of(world: &World, letter: Letter) -> Self {
         let generation = world.host.watch().map(|watch| watch.generation);
         let everything = || (world.machine().cloned(), world.host.engine.wanted().cloned());
-        Self { generation, everything: (letter == Letter::AnnouncedOnOldWatch).then(everything) }
+        let kernel = world.host.kernel.clone();
+        Self { generation, kernel, everything: (letter == Letter::AnnouncedOnOldWatch).then(everything) }
     }
 }
 
@@ -417,7 +478,8 @@ fn explore(roots: Vec<World>, most: u32) -> usize {
         if length == most {
             continue;
         }
-        for letter in ALPHABET {
+        for letter in ALPHABET.into_iter().chain([Letter::RestartAway].into_iter().filter(|_| world.is_away))
+        {
             let mut next = world.clone();
             if next.take(letter) && known.insert(next.situation()) {
                 queue.push_back((next, length + 1));
@@ -464,4 +526,21 @@ fn from_every_stage_of_a_migration() {
     roots.push(after_target(&[Letter::MigrationRemoved, Letter::SourceWritten]));
     let situations = explore(roots, MOST);
     assert!(situations > 10_000, "only {situations} situations: the letters do not apply");
+}
+
+/// LIMIT: these roots are many, and every input leads to others.
+const MOST_AWAY: u32 = 3;
+
+#[test]
+fn from_a_restart_without_a_datastore_in_every_stage() {
+    let stages = [&UP_TO_GAP[..0], &UP_TO_GAP[..1], &UP_TO_GAP[..2], &UP_TO_GAP[..3], &UP_TO_GAP[..4]];
+    let unresolved = [Letter::MigrationRemoved];
+    let roots = stages.into_iter().chain([&unresolved[..]]).map(|letters| {
+        let mut world = after_target(letters);
+        assert!(world.take(Letter::RestartAway));
+        assert!(world.host.engine.recall_view().is_some(), "after {:?}", world.history);
+        world
+    });
+    let situations = explore(roots.collect(), MOST_AWAY);
+    assert!(situations > 1_000, "only {situations} situations: the letters do not apply");
 }

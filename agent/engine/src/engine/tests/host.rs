@@ -115,7 +115,7 @@ impl Host {
 
     pub(super) fn restarted(name: &str, now: BootTime, memory: Memory, found: Found) -> Self {
         let policy = Policy { hostname: name.into(), ..Policy::default() };
-        let engine = Engine::new(policy, memory, found);
+        let engine = Engine::new(policy, memory, found).recalling();
         let (armed, configured, kernel) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         Self { engine, now, appliers: true, datastore_answers: true, armed, configured, kernel }
     }
@@ -192,10 +192,11 @@ impl Host {
     pub(super) fn apply(&mut self) {
         let Some(wanted) = self.engine.wanted().cloned() else { return };
         self.armed.retain(|ifindex, generation| {
-            wanted.watches.get(ifindex).is_some_and(|watch| watch.generation == *generation)
+            wanted.is_recalled
+                || wanted.watches.get(ifindex).is_some_and(|watch| watch.generation == *generation)
         });
         for (&ifindex, watch) in wanted.watches.iter() {
-            if self.armed.insert(ifindex, watch.generation).is_none() {
+            if self.armed.insert(ifindex, watch.generation) != Some(watch.generation) {
                 self.engine.handle(self.now, Fact::WatchArmed { generation: watch.generation, at: self.now });
             }
         }
@@ -242,6 +243,11 @@ impl Host {
 
     pub(super) fn wanted(&self) -> &Wanted {
         self.engine.wanted().expect("in sync")
+    }
+
+    /// The same, unless it is what the memory of the last life knows.
+    pub(super) fn wanted_in_sync(&self) -> Option<&Wanted> {
+        self.engine.wanted().filter(|wanted| !wanted.is_recalled)
     }
 
     pub(super) fn key(&self) -> EndpointKey {
@@ -317,6 +323,9 @@ impl Host {
             );
             return;
         };
+        if wanted.is_recalled {
+            return self.check_recalled(&wanted);
+        }
         let destinations: BTreeSet<_> = wanted.routes.iter().map(|route| route.destination).collect();
         assert_eq!(destinations.len(), wanted.routes.len(), "a destination with two routes");
         for route in wanted.routes.iter() {
@@ -339,6 +348,24 @@ impl Host {
 
         assert!(!self.engine.settle(self.now), "settling again changed something");
         assert_eq!(wanted, self.engine.rebuilt(), "what is wanted is not what would be wanted from scratch");
+    }
+
+    /// Nothing but watches and elevated routes of endpoints that the memory knows, and no time.
+    fn check_recalled(&mut self, wanted: &Wanted) {
+        let Wanted { routes, watches, .. } = wanted.clone();
+        let only_these = Wanted { is_recalled: true, routes, watches, ..Wanted::default() };
+        assert_eq!(*wanted, only_these, "more is wanted than the memory is enough for");
+        let memory = self.engine.memory();
+        let is_known = |ifindex: u32| {
+            let name = self.engine.links.get(&ifindex).map(|link| &link.name);
+            memory.endpoints.iter().any(|entry| Some(&entry.endpoint.interface) == name)
+        };
+        for route in wanted.routes.iter() {
+            assert!(is_known(route.ifindex) && route.metric == ELEVATED, "{route:?}");
+        }
+        assert!(wanted.watches.keys().all(|ifindex| is_known(*ifindex)), "{:?}", wanted.watches);
+        assert_eq!(self.engine.next_deadline(), None, "nothing ends by itself");
+        assert!(!self.engine.settle(self.now), "settling again changed something");
     }
 
     fn check_endpoint(&self, key: &EndpointKey, wanted: &Wanted) {

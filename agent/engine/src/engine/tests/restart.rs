@@ -396,3 +396,24 @@ fn w3_what_turns_out_to_be_gone_after_a_restart_goes_with_its_carrier() {
     again.tell(Fact::LinkSeen(link(5, false)));
     assert!(again.engine.view(again.now).is_empty());
 }
+
+/// The agent died after it had saved what was announced, and before it had disarmed the watch.
+#[test]
+fn w3_a_watch_whose_announcement_was_taken_is_none_for_the_next_attempt() {
+    let host = Host::target("b");
+    let (found, used) = (host.found(), host.watch().unwrap().generation);
+    let mut live = host.clone();
+    live.announce();
+    let evidence = announcement(used, live.now);
+    let retry =
+        || vec![evidence.clone(), written("a"), migration_written("u2", "a", "b"), recreated("b", "e2")];
+    live.tell(migration_removed("b"));
+    let again = restart(&live, live.memory(), found, retry());
+    assert_eq!((again.state(), again.metric()), (State::Target, None));
+    assert!(again.watch().unwrap().generation > used);
+    // One that is newer than everything that could be saved is that of the next attempt.
+    let newer = live.now.0 + 1_000;
+    let found = Found { watches: [(5, (newer, MAC))].into(), ..Found::default() };
+    let again = restart(&live, live.memory(), found, retry());
+    assert_eq!((again.state(), again.watch().unwrap().generation), (State::Target, newer));
+}
