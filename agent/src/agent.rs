@@ -7,6 +7,8 @@
 mod beside;
 mod losses;
 mod parts;
+mod published;
+mod recall;
 mod reporting;
 mod start;
 
@@ -26,19 +28,21 @@ use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
 use crate::presence::Presence;
 use crate::run_dir::RunDir;
-use crate::settings::{self, Loaded, Settings, Sources};
+use crate::settings::{self, Loaded, Settings, Sources, Told};
 use crate::state_file::StateFile;
 use beside::Beside;
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use parts::Parts;
+use published::Published;
+use recall::Recall;
 use reporting::Reporting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 /// LIMIT: the runtime's timers stand still while the host sleeps, the boot clock does not; looking at the
@@ -68,8 +72,11 @@ struct Agent {
     settings: Settings,
     sources: Sources,
     config_file: Option<PathBuf>,
+    /// Of the last life until the datastore tells.
     configurations: Vec<FelixConfiguration>,
-    wanted: watch::Sender<Option<Arc<Wanted>>>,
+    configurations_told: bool,
+    wanted: Published,
+    recall: Recall,
     state_file: StateFile,
     run_dir: RunDir,
     presence: Option<Presence>,
@@ -236,6 +243,7 @@ impl Agent {
             Some(Event::Facts(batch)) => Ok(batch),
             Some(Event::Configurations(configurations)) => {
                 self.configurations = configurations;
+                self.configurations_told = true;
                 let changed = self.reload();
                 if !std::mem::replace(&mut self.protocol_known, true) {
                     self.monitor.configure(monitor_settings(&self.settings));
@@ -254,7 +262,7 @@ impl Agent {
     /// How long nothing will happen by itself.
     fn pause(&self) -> Duration {
         let now = clock::now();
-        let deadlines = [self.engine.next_deadline(), self.remember_again];
+        let deadlines = [self.engine.next_deadline(), self.remember_again, self.recall.deadline()];
         deadlines
             .into_iter()
             .flatten()
@@ -281,14 +289,15 @@ impl Agent {
         // ORDER: memory before wanted sets, see `StateFile::save`.
         let remembered = self.remember(now);
         let was_remembered = std::mem::replace(&mut self.remembered, remembered);
-        if changed || remembered != was_remembered || self.wanted.borrow().is_none() {
+        if changed || remembered != was_remembered || self.wanted.newest().is_none() {
             self.publish();
         }
+        self.recall.say(now, self.engine.recall_view());
     }
 
     /// Whether the state file holds the engine's memory now.
     fn remember(&mut self, now: BootTime) -> bool {
-        let is_new = self.engine.take_memory_changed();
+        let is_new = self.engine.take_memory_changed() | self.state_file.settings_changed();
         let is_due = self.remember_again.is_some_and(|due| due <= now);
         if !is_new && !is_due {
             return self.remembered;
@@ -313,11 +322,11 @@ impl Agent {
     fn publish(&self) {
         let Some(mut wanted) = self.engine.wanted().cloned() else { return };
         if !self.remembered
-            && let Some(before) = self.wanted.borrow().as_deref()
+            && let Some(before) = self.wanted.newest()
         {
-            keep_evidence(before, &mut wanted);
+            keep_evidence(&before, &mut wanted);
         }
-        self.wanted.send_replace(Some(Arc::new(wanted)));
+        self.wanted.publish(wanted);
     }
 
     fn note_in_sync(&mut self, complete: bool) {
@@ -361,6 +370,9 @@ impl Agent {
     /// Combines all sources again and takes over what changed.
     fn reload(&mut self) -> Option<Fact> {
         let Loaded { mut settings, problems, .. } = self.load()?;
+        if self.configurations_told {
+            self.state_file.set_settings(Told::new(&self.configurations, &settings.felix_hostname));
+        }
         self.keep_interface_prefix(&mut settings);
         for problem in &problems {
             start::log_problem(problem);
@@ -424,8 +436,8 @@ impl Agent {
     }
 
     fn name_of(&self, ifindex: u32) -> Option<String> {
-        let wanted = self.wanted.borrow();
-        wanted.as_ref()?.interfaces.get(&ifindex).map(|interface| interface.name.to_string())
+        let wanted = self.wanted.newest()?;
+        wanted.interfaces.get(&ifindex).map(|interface| interface.name.to_string())
     }
 
     fn status(&self) -> Status {
@@ -461,6 +473,7 @@ impl Agent {
             role: self.settings.cutover_role.word().to_owned(),
             felix: self.felix.as_ref().map(|felix| felix.observer.report()),
             attach: kernel.attachment().to_string(),
+            from_memory: self.recall.show(clock::now(), self.engine.recall_view()),
             endpoints: self.engine.view(clock::now()),
             kernel_routes: self
                 .route_report

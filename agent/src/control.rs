@@ -111,6 +111,9 @@ pub struct Status {
     pub refused_routes: BTreeMap<String, String>,
     /// How programs are attached: `tcx`, `tc` or `xdp`.
     pub attach: String,
+    /// What the agent works with while its datastore has not been in sync since it was started.
+    #[serde(default)]
+    pub from_memory: Option<Recall>,
     /// Endpoints of this host.
     pub endpoints: Vec<cutover_engine::view::EndpointView>,
     /// Routes of ours that the kernel has.
@@ -119,6 +122,16 @@ pub struct Status {
     pub announcements: BTreeMap<String, u64>,
     /// Route changes sent to the kernel since the agent started.
     pub route_writes: u64,
+}
+
+/// What the agent's memory is enough for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recall {
+    /// What it is.
+    #[serde(flatten)]
+    pub view: cutover_engine::view::RecallView,
+    /// For how long the agent has been waiting for its datastore, in milliseconds.
+    pub for_ms: u64,
 }
 
 /// What is the matter with the datastore.

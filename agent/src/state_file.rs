@@ -4,9 +4,12 @@
 //! kernel has forgotten the routes, too. A file of another boot is ignored. A file that cannot be read is set
 //! aside for people to look at and never stops the agent.
 //!
+//! It also holds what the datastore said about the settings: an agent that is started while its datastore is away works with both.
+//!
 //! Everything is written each time something changes, so that there is never more than one truth. What that costs is mostly
 //! turning machines into text, so the text of those that did not change is kept.
 
+use crate::settings::Told;
 use crate::{clock, run_dir};
 use cutover_engine::EndpointKey;
 use cutover_engine::memory::{Aftermath, Memory, Remembered, StatusElsewhere};
@@ -23,6 +26,8 @@ const VERSION: u32 = 1;
 struct Document {
     version: u32,
     boot_id: String,
+    #[serde(default)]
+    settings: Option<Told>,
     #[serde(flatten)]
     memory: Memory,
 }
@@ -36,6 +41,9 @@ pub struct StateFile {
     entries: BTreeMap<EndpointKey, (Remembered, String)>,
     aftermaths: Vec<Aftermath>,
     statuses_elsewhere: Vec<StatusElsewhere>,
+    settings: Option<Told>,
+    /// The settings are others than those in the file.
+    settings_changed: bool,
     /// The file holds just that.
     is_written: bool,
 }
@@ -45,8 +53,8 @@ pub struct StateFile {
 pub enum Found {
     /// Nothing, or a file of an earlier boot.
     Nothing,
-    /// The memory of the agent's last life.
-    Memory(Memory),
+    /// The memory of the agent's last life, and what the datastore had said about the settings, if that is known.
+    Memory(Memory, Option<Told>),
     /// A file that is not ours to understand; it was renamed to this.
     SetAside(PathBuf, String),
 }
@@ -64,6 +72,8 @@ impl StateFile {
             entries: BTreeMap::new(),
             aftermaths: Vec::new(),
             statuses_elsewhere: Vec::new(),
+            settings: None,
+            settings_changed: false,
             is_written: false,
         })
     }
@@ -72,7 +82,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The file exists and cannot be read or renamed at all.
-    pub fn load(&self) -> io::Result<Found> {
+    pub fn load(&mut self) -> io::Result<Found> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
@@ -80,13 +90,29 @@ impl StateFile {
         };
         let reason = match serde_json::from_slice::<Document>(&text) {
             Ok(document) if document.boot_id != self.boot_id => return Ok(Found::Nothing),
-            Ok(document) if document.version == VERSION => return Ok(Found::Memory(document.memory)),
+            Ok(document) if document.version == VERSION => {
+                self.settings.clone_from(&document.settings);
+                return Ok(Found::Memory(document.memory, document.settings));
+            }
             Ok(document) => format!("layout {} is not {VERSION}", document.version),
             Err(error) => error.to_string(),
         };
         let aside = self.path.with_extension("json.unreadable");
         fs::rename(&self.path, &aside)?;
         Ok(Found::SetAside(aside, reason))
+    }
+
+    /// What the datastore says about the settings, from now on. It is written with the memory.
+    pub fn set_settings(&mut self, told: Told) {
+        let told = Some(told);
+        self.settings_changed |= self.settings != told;
+        self.settings = told;
+    }
+
+    /// Whether the file has to be written although the memory may be the same.
+    #[must_use]
+    pub const fn settings_changed(&self) -> bool {
+        self.settings_changed
     }
 
     /// Writes the memory unless the file holds it already.
@@ -98,12 +124,12 @@ impl StateFile {
     /// The file cannot be written; the one before is still there.
     pub fn save(&mut self, memory: Memory) -> io::Result<()> {
         let has_changed = self.take(memory)?;
-        if self.is_written && !has_changed {
+        if self.is_written && !has_changed && !self.settings_changed {
             return Ok(());
         }
         self.is_written = false;
         run_dir::replace_file(&self.path, self.text()?.as_bytes())?;
-        self.is_written = true;
+        (self.is_written, self.settings_changed) = (true, false);
         Ok(())
     }
 
@@ -127,7 +153,9 @@ impl StateFile {
 
     fn text(&self) -> io::Result<String> {
         let boot_id = serde_json::to_string(&self.boot_id).map_err(io::Error::other)?;
-        let mut text = format!("{{\"version\":{VERSION},\"boot_id\":{boot_id},\"endpoints\":[");
+        let settings = serde_json::to_string(&self.settings).map_err(io::Error::other)?;
+        let mut text =
+            format!("{{\"version\":{VERSION},\"boot_id\":{boot_id},\"settings\":{settings},\"endpoints\":[");
         for (position, (_, entry)) in self.entries.values().enumerate() {
             text.push_str(if position == 0 { "\n" } else { ",\n" });
             text.push_str(entry);
@@ -170,7 +198,13 @@ mod tests {
             lives_on: [EndpointKey { endpoint: "port9".into(), ..elsewhere.clone() }].into(),
         };
         Memory {
-            endpoints: vec![Remembered { key, endpoint, machine, was_deleted: false }],
+            endpoints: vec![Remembered {
+                key,
+                endpoint,
+                machine,
+                was_deleted: false,
+                withheld: Default::default(),
+            }],
             aftermaths: vec![aftermath],
             statuses_elsewhere: vec![StatusElsewhere { endpoint: elsewhere, revision: 9 }],
         }
@@ -182,7 +216,7 @@ mod tests {
         let mut file = StateFile::new(dir.path()).unwrap();
         assert_eq!(file.load().unwrap(), Found::Nothing);
         file.save(memory()).unwrap();
-        assert_eq!(StateFile::new(dir.path()).unwrap().load().unwrap(), Found::Memory(memory()));
+        assert_eq!(StateFile::new(dir.path()).unwrap().load().unwrap(), Found::Memory(memory(), None));
     }
 
     #[test]
@@ -207,11 +241,43 @@ mod tests {
     #[test]
     fn an_unreadable_file_is_kept_for_people_and_stops_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let file = StateFile::new(dir.path()).unwrap();
+        let mut file = StateFile::new(dir.path()).unwrap();
         fs::write(dir.path().join("state.json"), "{\"version\": 1, \"boot").unwrap();
         let Found::SetAside(aside, _) = file.load().unwrap() else { panic!("not set aside") };
         assert!(fs::read_to_string(aside).unwrap().starts_with("{\"version\""));
         assert_eq!(file.load().unwrap(), Found::Nothing);
+    }
+
+    #[test]
+    fn what_the_datastore_said_about_the_settings_comes_back_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(dir.path()).unwrap();
+        file.save(memory()).unwrap();
+        let told: Told = serde_json::from_str("{\"default\":{\"DeviceRouteProtocol\":\"80\"}}").unwrap();
+        file.set_settings(told.clone());
+        assert!(file.settings_changed());
+        file.save(memory()).unwrap();
+        assert!(!file.settings_changed());
+        let mut again = StateFile::new(dir.path()).unwrap();
+        assert_eq!(again.load().unwrap(), Found::Memory(memory(), Some(told.clone())));
+        again.set_settings(told);
+        assert!(!again.settings_changed());
+        // A resource that is gone says nothing; that nobody has been asked is something else.
+        file.set_settings(Told::default());
+        file.save(memory()).unwrap();
+        assert_eq!(file.load().unwrap(), Found::Memory(memory(), Some(Told::default())));
+    }
+
+    #[test]
+    fn a_file_of_a_version_that_did_not_keep_settings_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(dir.path()).unwrap();
+        file.save(memory()).unwrap();
+        let path = dir.path().join("state.json");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"settings\":null,"));
+        fs::write(&path, text.replace("\"settings\":null,", "")).unwrap();
+        assert_eq!(file.load().unwrap(), Found::Memory(memory(), None));
     }
 
     fn three() -> Memory {
@@ -235,7 +301,7 @@ mod tests {
         fewer.endpoints.remove(0);
         for memory in [&all, &later, &reported, &changed, &fewer, &all, &Memory::default(), &changed] {
             file.save(memory.clone()).unwrap();
-            assert_eq!(file.load().unwrap(), Found::Memory(memory.clone()));
+            assert_eq!(file.load().unwrap(), Found::Memory(memory.clone(), None));
         }
     }
 
@@ -257,9 +323,9 @@ mod tests {
         let in_the_way = dir.path().join("state.json.new");
         fs::create_dir(&in_the_way).unwrap();
         file.save(three()).unwrap_err();
-        assert_eq!(file.load().unwrap(), Found::Memory(memory()));
+        assert_eq!(file.load().unwrap(), Found::Memory(memory(), None));
         fs::remove_dir(&in_the_way).unwrap();
         file.save(three()).unwrap();
-        assert_eq!(file.load().unwrap(), Found::Memory(three()));
+        assert_eq!(file.load().unwrap(), Found::Memory(three(), None));
     }
 }

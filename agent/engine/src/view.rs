@@ -54,7 +54,7 @@ pub struct EndpointView {
     pub migration: Option<MigrationView>,
     /// Known from the agent's last life only: the datastore has not been in sync since the agent was started.
     #[serde(default)]
-    pub is_recalled: bool,
+    pub from_memory: bool,
 }
 
 /// What the agent works with while its datastore has not been in sync since it was started.

@@ -7,6 +7,8 @@
 
 use super::beside::Beside;
 use super::parts::{PartEnded, Parts};
+use super::published::Published;
+use super::recall::{self, Recall};
 use super::reporting::Reporting;
 use super::{Agent, Inputs};
 use crate::applier::interfaces::{InterfaceApplier, InterfaceSettings};
@@ -14,6 +16,7 @@ use crate::applier::ready::{ReadyApplier, Running};
 use crate::applier::routes::{RouteApplier, RouteReport};
 use crate::applier::watches::{SharedKernel, WatchApplier, announcement};
 use crate::bpf::{self, Kernel, KernelLog};
+use crate::clock;
 use crate::control;
 use crate::datastore::Datastore;
 use crate::datastore::dir::{self, Directory};
@@ -28,7 +31,7 @@ use crate::netlink::socket;
 use crate::presence::Presence;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{
-    Attach, DatastoreType, Loaded, LogSeverity, Origin, Problem, Settings, Severity, Sources, Switch,
+    Attach, DatastoreType, Loaded, LogSeverity, Origin, Problem, Settings, Severity, Sources, Switch, Told,
 };
 use crate::state_file::{Found as FoundState, StateFile};
 use cutover_common::MacAddr;
@@ -42,7 +45,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 /// LIMIT: facts of the interface applier that may wait for the loop.
@@ -99,19 +102,25 @@ fn io_error(step: &'static str) -> impl FnOnce(io::Error) -> RunError {
 /// It could not start, and nothing was changed; or a part of it ended by itself, and everything stays as it is.
 pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded) -> Result<(), RunError> {
     let protocol_known = is_protocol_known(&loaded);
-    let Loaded { settings, problems, .. } = loaded;
+    let Loaded { mut settings, problems, .. } = loaded;
     logging::init(settings.log_format.into(), level(settings.log_severity_screen));
     problems.iter().for_each(log_problem);
     let mut signals = Signals::listen().map_err(io_error("listen to signals"))?;
     let run_dir = RunDir::lock(&settings.cutover_run_dir)?;
-    let presence = show(&settings);
     info!(version = env!("CARGO_PKG_VERSION"), hostname = %settings.felix_hostname, role = settings.cutover_role.word(), "Cutover starting");
 
-    let state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
-    let memory = recall(&state_file)?;
+    let mut state_file = StateFile::new(run_dir.path()).map_err(io_error("read the boot identifier"))?;
+    let (memory, told) = remembered(&mut state_file)?;
+    let recalled = recall::settings(&sources, told.as_ref());
+    let recalls = recalled.is_some();
+    if let Some(recalled) = recalled {
+        settings = recalled;
+    }
+    let configurations = told.as_ref().filter(|_| recalls).map(Told::configurations).unwrap_or_default();
+    let presence = show(&settings);
 
     let mut parts = Parts::default();
-    let (wanted, _) = watch::channel(None);
+    let wanted = Published::new();
     let (facts_in, facts) = mpsc::unbounded_channel();
     // The datastore is read while everything else gets ready; nobody listens to it before.
     let reporting = Reporting::new(&settings);
@@ -148,11 +157,12 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     info!(attach = %kernel.attachment(), "Kernel programs loaded");
     let mut watched = monitor_settings(&settings);
     watched.route_protocol = watched.route_protocol.filter(|_| protocol_known);
+    watched.expected_protocol = recalls.then_some(settings.device_route_protocol);
     let (monitor, monitor_handle, streams) = Monitor::open(watched)?;
     let Streams { facts: mut links, routes, neighbours } = streams;
     parts.start("the netlink monitor", monitor.run());
     let felix = Beside::new(&settings);
-    let (route_applier, route_report) = RouteApplier::open(wanted.subscribe(), routes)?;
+    let (route_applier, route_report) = RouteApplier::open(wanted.for_recall(), routes)?;
     let route_applier = route_applier.watching(felix.as_ref().map(Beside::deletions));
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
     let mut interface_applier = InterfaceApplier::open(
@@ -188,7 +198,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     parts.start("the fast path", fast_path.ended());
     let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in.clone());
     let unarmed = watch_applier.unarmed();
-    parts.start("the watch applier", watch_applier.run(wanted.subscribe()));
+    parts.start("the watch applier", watch_applier.run(wanted.for_recall()));
 
     if let Some(felix) = &felix {
         felix.start(&mut parts, wanted.subscribe(), facts_in.clone());
@@ -203,6 +213,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     parts.start("the control socket", server.serve(requests_in));
 
     let mut engine = Engine::new(settings.policy(), memory, found);
+    if recalls {
+        engine = engine.recalling();
+    }
     if questions.is_some() {
         engine = engine.asking().with_driver();
     }
@@ -214,8 +227,10 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         settings,
         sources,
         config_file,
-        configurations: Vec::new(),
+        configurations,
+        configurations_told: false,
         wanted,
+        recall: Recall::since(clock::now()),
         state_file,
         run_dir,
         presence,
@@ -251,7 +266,7 @@ pub(super) fn show(settings: &Settings) -> Option<Presence> {
 }
 
 /// Whether environment or file, which come before the datastore, say which routes are ours. Otherwise the datastore may say that the
-/// built-in protocol is somebody else's.
+/// built-in protocol is somebody else's. What it said in the last life is enough for adding routes, not for taking others for ours.
 fn is_protocol_known(loaded: &Loaded) -> bool {
     matches!(loaded.origins.get("DeviceRouteProtocol"), Some(Origin::Environment(_) | Origin::File(..)))
 }
@@ -312,16 +327,17 @@ fn follow_kernel_log(log: Option<KernelLog>) {
     });
 }
 
-fn recall(state_file: &StateFile) -> Result<Memory, RunError> {
+/// What the last life knew, and what the datastore had said about the settings then.
+fn remembered(state_file: &mut StateFile) -> Result<(Memory, Option<Told>), RunError> {
     match state_file.load().map_err(io_error("read state.json"))? {
-        FoundState::Nothing => Ok(Memory::default()),
-        FoundState::Memory(memory) => {
+        FoundState::Nothing => Ok(Default::default()),
+        FoundState::Memory(memory, told) => {
             info!(endpoints = memory.endpoints.len(), "Migrations remembered from the agent's last life");
-            Ok(memory)
+            Ok((memory, told))
         }
         FoundState::SetAside(path, reason) => {
             warn!(path = %path.display(), reason, "state.json is unreadable and was set aside; inferring from the kernel");
-            Ok(Memory::default())
+            Ok(Default::default())
         }
     }
 }
@@ -400,6 +416,7 @@ pub(crate) fn monitor_settings(settings: &Settings) -> MonitorSettings {
     let refresh = [settings.route_refresh_interval, settings.interface_refresh_interval];
     MonitorSettings {
         route_protocol: Some(settings.device_route_protocol),
+        expected_protocol: None,
         interface_prefixes: settings.interface_prefix.clone(),
         refresh: refresh.into_iter().filter(|every| !every.is_zero()).min(),
         answer_timeout: Some(settings.netlink_timeout).filter(|timeout| !timeout.is_zero()),

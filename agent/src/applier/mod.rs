@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How the newest wanted sets arrive; `None` until the datastore is in sync.
+/// How the newest wanted sets arrive; `None` until the datastore is in sync, or, for whoever only adds by then, until the memory of the
+/// last life has been looked at ([`Wanted::is_recalled`]).
 pub type WantedReceiver = watch::Receiver<Option<Arc<Wanted>>>;
 
 /// Whether an interface is gone. A tap goes with its virtual machine, between any two instructions of ours, and then whatever

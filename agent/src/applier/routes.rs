@@ -257,7 +257,9 @@ impl RouteApplier {
             info!(added, removed, "routes changed");
         }
         self.keep_what_differs();
-        self.report.note_attempted();
+        if !self.taken.is_recalled {
+            self.report.note_attempted();
+        }
     }
 
     /// What could not be done stays to be looked at.

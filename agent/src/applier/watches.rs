@@ -105,11 +105,15 @@ impl WatchApplier {
         self.forget_unwanted(wanted);
         self.lock_unarmed().retain(|ifindex, _| wanted.watches.contains_key(ifindex));
         let pinned = wanted.watches.is_empty() || self.restore_pins();
-        let clean = pinned & self.disarm_unwanted(wanted) & self.arm_wanted(wanted);
+        // What is only known from memory says nothing about what is not among it.
+        let disarmed = wanted.is_recalled || self.disarm_unwanted(wanted);
+        let clean = pinned & disarmed & self.arm_wanted(wanted);
         self.report_evidence(wanted);
         if clean {
             self.back_off.reset();
-            self.forget_strays();
+            if !wanted.is_recalled {
+                self.forget_strays();
+            }
             (!wanted.watches.is_empty() || self.strays_due.is_some()).then_some(CHECK_INTERVAL)
         } else {
             Some(self.back_off.next_pause())

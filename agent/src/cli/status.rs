@@ -1,10 +1,10 @@
 //! `cutover status`: what the running agent knows, as a table or as JSON.
 
 use super::{ConfigFile, Failure, print};
-use crate::control::{self, Losses, Status};
+use crate::control::{self, Losses, Recall, Status};
 use crate::logging::printable;
 use crate::settings;
-use cutover_engine::view::{EndpointView, FelixView};
+use cutover_engine::view::{EndpointView, FelixView, RecallView};
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -75,6 +75,16 @@ pub(super) fn heading(status: &Status) -> String {
 }
 
 fn datastore(status: &Status) -> String {
+    let Some(Recall { view, for_ms }) = &status.from_memory else { return standing(status) };
+    let standing = match status.datastore_trouble {
+        Some(_) => standing(status),
+        None => format!("not in sync since the agent started {} s ago", for_ms / 1000),
+    };
+    let RecallView { endpoints, watched } = view;
+    format!("{standing}; working with what state.json knows: {endpoints} endpoints, {watched} watched")
+}
+
+fn standing(status: &Status) -> String {
     if let Some(trouble) = &status.datastore_trouble {
         return format!("{} (for {} s)", printable(&trouble.reason), trouble.for_ms / 1000);
     }
@@ -199,6 +209,9 @@ fn notes(endpoint: &EndpointView) -> String {
     if !endpoint.migration_uid.is_empty() {
         notes.push(format!("migration {}", endpoint.migration_uid));
     }
+    if endpoint.from_memory {
+        notes.push("from memory".to_owned());
+    }
     if endpoint.held {
         notes.push("held".to_owned());
     }
@@ -259,6 +272,7 @@ pub(super) fn align(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Trouble;
     use crate::felix::Report;
     use cutover_engine::EndpointKey;
     use cutover_engine::machine::State;
@@ -293,6 +307,7 @@ mod tests {
             elevated_for_seconds: None,
             felix: None,
             migration: None,
+            from_memory: false,
         }
     }
 
@@ -314,14 +329,33 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up_and_every_fact_is_there() {
-        let status = Status {
+    fn who_works_from_memory_says_so() {
+        let view = RecallView { endpoints: 3, watched: 1 };
+        let mut status = Status {
+            in_sync: false,
+            complete: false,
+            from_memory: Some(Recall { view, for_ms: 12_500 }),
+            ..status()
+        };
+        let memory = "; working with what state.json knows: 3 endpoints, 1 watched";
+        assert_eq!(datastore(&status), format!("not in sync since the agent started 12 s ago{memory}"));
+        status.datastore_trouble = Some(Trouble { reason: "lost: refused".into(), for_ms: 9_000 });
+        assert_eq!(datastore(&status), format!("lost: refused (for 9 s){memory}"));
+        assert_eq!(
+            notes(&EndpointView { from_memory: true, ..endpoint() }).split(", ").nth(1),
+            Some("from memory")
+        );
+    }
+
+    fn status() -> Status {
+        Status {
             hostname: "b".into(),
             version: "0.1.0".into(),
             pid: 1,
             in_sync: true,
             datastore_trouble: None,
             complete: true,
+            from_memory: None,
             losses: Losses::default(),
             quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
             role: "routes".into(),
@@ -334,8 +368,12 @@ mod tests {
             kernel_routes: Vec::new(),
             announcements: BTreeMap::from([("accepted_rarp".to_owned(), 1), ("ring_full".to_owned(), 0)]),
             route_writes: 2,
-        };
-        let text = table(&status);
+        }
+    }
+
+    #[test]
+    fn columns_line_up_and_every_fact_is_there() {
+        let text = table(&status());
         let mut lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.remove(3), "ERROR: both write");
         assert!(lines[0].contains("role routes"), "{}", lines[0]);

@@ -51,16 +51,17 @@ fn running(agent: &io::Result<Status>, host: &str) -> Finding {
         }
     };
     let this = env!("CARGO_PKG_VERSION");
+    let memory = if status.from_memory.is_some() { "; it works with what state.json knows" } else { "" };
     if let Some(trouble) = &status.datastore_trouble {
         let what = format!(
-            "the agent runs, but has not followed the datastore for {} s, which is {}",
+            "the agent runs, but has not followed the datastore for {} s, which is {}{memory}",
             trouble.for_ms / 1000,
             trouble.reason
         );
         return RUNNING.warning(what, "see the findings about the datastore");
     }
     if !status.in_sync {
-        let what = "the agent runs, but has not read the datastore yet";
+        let what = format!("the agent runs, but has not read the datastore yet{memory}");
         return RUNNING.warning(what, "see what it logs, and the findings about the datastore");
     }
     if !status.complete {
@@ -140,6 +141,7 @@ mod tests {
             in_sync: true,
             datastore_trouble: None,
             complete: true,
+            from_memory: None,
             losses: Default::default(),
             quarantine: Default::default(),
             unarmed: Default::default(),

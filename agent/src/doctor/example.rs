@@ -34,6 +34,7 @@ pub(super) fn status(role: &str) -> Status {
         elevated_for_seconds: None,
         felix: None,
         migration: None,
+        from_memory: false,
     };
     Status {
         hostname: "b".into(),
@@ -42,6 +43,7 @@ pub(super) fn status(role: &str) -> Status {
         in_sync: true,
         datastore_trouble: None,
         complete: true,
+        from_memory: None,
         losses: Default::default(),
         quarantine: Default::default(),
         unarmed: Default::default(),

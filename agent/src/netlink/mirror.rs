@@ -57,8 +57,9 @@ impl Seen {
 #[derive(Debug)]
 pub(super) struct Mirror {
     interface_prefixes: Vec<String>,
-    /// The current route protocol and those of earlier settings of this run.
+    /// The current route protocol and those of earlier settings of this run: ours.
     protocols: BTreeSet<u8>,
+    heard: BTreeSet<u8>,
     links: Table<u32, Link>,
     routes: Table<ObservedRoute, Owner>,
     neighbours: Table<NeighbourKey, MacAddr>,
@@ -71,6 +72,7 @@ impl Mirror {
         Self {
             interface_prefixes: settings.interface_prefixes.clone(),
             protocols: settings.route_protocol.into_iter().collect(),
+            heard: settings.route_protocol.into_iter().chain(settings.expected_protocol).collect(),
             links: Table::new(),
             routes: Table::new(),
             neighbours: Table::new(),
@@ -80,17 +82,19 @@ impl Mirror {
 
     /// What the monitor has to hear of.
     pub(super) fn filter(&self) -> Filter {
-        Filter::new(&self.protocols, &self.others)
+        Filter::new(&self.heard, &self.others)
     }
 
+    /// Protocols whose routes matter: ours, and what may turn out to be.
     pub(super) const fn protocols(&self) -> &BTreeSet<u8> {
-        &self.protocols
+        &self.heard
     }
 
     /// Takes over other settings. What is no longer a workload's is forgotten; a full read has to follow.
     pub(super) fn configure(&mut self, settings: &MonitorSettings) -> Seen {
         self.interface_prefixes.clone_from(&settings.interface_prefixes);
         self.protocols.extend(settings.route_protocol);
+        self.heard.extend(settings.route_protocol.into_iter().chain(settings.expected_protocol));
         let mut seen = Seen::default();
         let links = &self.links;
         let prefixes = &self.interface_prefixes;

@@ -12,6 +12,7 @@ mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
+mod told;
 mod value;
 
 pub use file::SyntaxError;
@@ -21,6 +22,7 @@ pub use table::{
     Attach, DatastoreType, Effect, LogFormat, LogSeverity, Reachability, Role, Rules, Setting, Settings,
     Spoofing, Switch, TABLE,
 };
+pub use told::Told;
 pub use value::Secret;
 pub(crate) use value::parse_bool;
 

@@ -31,7 +31,7 @@ const CLIENT_VARIABLES: [(&str, &str); 7] = [
 const CLIENT_PREFIX: &str = "CALICO_";
 
 /// Prefix of annotations that hold raw values.
-const ANNOTATION_PREFIX: &str = "config.projectcalico.org/";
+pub(super) const ANNOTATION_PREFIX: &str = "config.projectcalico.org/";
 
 /// Members of a FelixConfiguration that are spelt differently from their setting.
 const ALIASES: [(&str, &str); 4] = [

@@ -1,6 +1,7 @@
 //! The etcd datastore with real members: what is read, what is refused, and what an agent does while its cluster is away.
 
 mod access;
+mod memory;
 mod outages;
 mod reading;
 mod site;

@@ -5,11 +5,11 @@ use crate::site::{HOST, RECOVERY, Site, endpoint_key, migration_key};
 use cutover_agent::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
-use cutover_tests::{OpenTap, Port, Tap, frames, wait};
+use cutover_tests::{OpenTap, Port, Tap, frames, log, wait};
 use std::time::Duration;
 
 /// From where every migration comes.
-const ELSEWHERE: &str = "compute-2";
+pub(crate) const ELSEWHERE: &str = "compute-2";
 
 /// The bound for evidence is the longest, five seconds.
 const LONGER_THAN_EVERY_LIMIT: Duration = Duration::from_secs(7);
@@ -17,21 +17,21 @@ const LONGER_THAN_EVERY_LIMIT: Duration = Duration::from_secs(7);
 /// Of the machine in TimeWait: beyond the outage, which is seconds here and hours in a cloud.
 const CONVERGENCE: Duration = Duration::from_secs(40);
 
-struct Machine {
-    port: Port,
-    tap: Tap,
+pub(crate) struct Machine {
+    pub(crate) port: Port,
+    pub(crate) tap: Tap,
     qemu: Option<OpenTap>,
 }
 
 /// One machine in each state: at home, awaited, arrived, and arrived with its migration over.
 ///
 /// Fields go in this order, the site last.
-struct States {
+pub(crate) struct States {
     base: Machine,
-    target: Machine,
+    pub(crate) target: Machine,
     live: Machine,
     time_wait: Machine,
-    site: Site,
+    pub(crate) site: Site,
 }
 
 fn migrate(site: &Site, port: &Port) {
@@ -44,7 +44,7 @@ fn migrate(site: &Site, port: &Port) {
 }
 
 impl Machine {
-    fn new(site: &Site, number: u8) -> Self {
+    pub(crate) fn new(site: &Site, number: u8) -> Self {
         let (port, tap) = site.plug(number);
         Self { port, tap, qemu: None }
     }
@@ -57,7 +57,7 @@ impl Machine {
 }
 
 impl States {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut site = Site::new();
         site.node.agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE.as_secs());
         site.node.agent.start_in_sync();
@@ -72,7 +72,7 @@ impl States {
         Self { base, target, live, time_wait, site }
     }
 
-    fn end_the_last(&self) {
+    pub(crate) fn end_the_last(&self) {
         self.site.etcd.delete(&migration_key(&self.time_wait.port, HOST));
         self.site.node.wait_state(&self.time_wait.port, "TimeWait");
         self.site.etcd.delete(&endpoint_key(&self.time_wait.port, ELSEWHERE));
@@ -86,8 +86,9 @@ impl States {
     }
 
     /// The agent has lost its cluster; nothing has changed, and the machine that was awaited is heard.
-    fn live_through_it(&mut self) {
-        self.site.node.agent.log().wait(RECOVERY, &["Datastore lost"]);
+    /// Since `log`.
+    pub(crate) fn live_through_it(&mut self, log: log::Mark) {
+        self.site.node.agent.log().wait_after(log, RECOVERY, &["Datastore lost"]);
         let node = &self.site.node;
         wait::throughout(LONGER_THAN_EVERY_LIMIT, "as it was", || {
             self.is_as_it_was() && node.has_metrics(&self.target.port, &[])
@@ -101,7 +102,7 @@ impl States {
     }
 
     /// Everything has been read again. `mark` is before the outage, `announced` after the announcement in it.
-    fn judge(&self, mark: Mark, announced: Mark) {
+    pub(crate) fn judge(&self, mark: Mark, announced: Mark) {
         let node = &self.site.node;
         let written = |mark, machine: &Machine| {
             let history = node.watch.since(mark);
@@ -117,7 +118,7 @@ impl States {
     }
 
     /// Something new, which shows that the datastore is followed again.
-    fn wait_followed(&self) {
+    pub(crate) fn wait_followed(&self) {
         let new = Machine::new(&self.site, 9);
         self.site.put_endpoint(&new.port, HOST, "new");
         self.site.wait_after_outage(&new.port, &[NORMAL]);
@@ -129,8 +130,9 @@ fn history_is_compacted_in_an_outage_in_every_state() {
     let mut states = States::new();
     states.end_the_last();
     let mark = states.site.node.watch.mark();
+    let log = states.site.node.agent.log().mark();
     states.site.node.host.namespace().ip("link set eth0 down");
-    states.live_through_it();
+    states.live_through_it(log);
     let announced = states.site.node.watch.mark();
     // Everything is rewritten over and over again, and nobody can ask for any of it.
     for _ in 0..20 {
@@ -163,8 +165,9 @@ fn a_backup_is_restored_in_every_state() {
         states.site.put_endpoint(&states.base.port, HOST, "b");
     }
     let mark = states.site.node.watch.mark();
+    let log = states.site.node.agent.log().mark();
     states.site.etcd.kill(0);
-    states.live_through_it();
+    states.live_through_it(log);
     let announced = states.site.node.watch.mark();
     states.site.etcd.restore("before-the-end");
     states.site.node.agent.log().wait(RECOVERY, &["Datastore was set back or replaced"]);

@@ -91,6 +91,7 @@ pub(crate) struct Rig {
 pub(crate) fn settings() -> MonitorSettings {
     MonitorSettings {
         route_protocol: Some(3),
+        expected_protocol: None,
         interface_prefixes: vec!["tap".into()],
         refresh: None,
         answer_timeout: Some(wait::SOON),

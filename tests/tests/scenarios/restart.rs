@@ -217,6 +217,37 @@ fn nothing_is_removed_before_the_datastore_is_in_sync() {
     assert_untouched(&scene.source, mark);
 }
 
+/// The memory is enough for an announcement, and what comes back afterwards goes on from there.
+#[test]
+fn an_announcement_counts_although_the_folder_is_missing_at_the_start() {
+    let mut scene = Scene::new();
+    scene.start_migration();
+    let path = scene.directory.path().to_owned();
+    let away = path.with_extension("away");
+    let mark = scene.source.watch.mark();
+    scene.target.agent.kill();
+    scene.source.agent.kill();
+    fs::rename(&path, &away).expect("a rename");
+    scene.target.agent.start();
+    scene.source.agent.start();
+    let status = scene.target.agent.status();
+    assert_eq!(
+        (status["in_sync"].as_bool(), status["from_memory"]["watched"].as_u64()),
+        (Some(false), Some(1))
+    );
+    let mac = scene.port.mac;
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
+    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_state(&scene.port, "Live");
+    let announced = scene.target.watch.mark();
+    fs::rename(&away, &path).expect("a rename");
+    wait::until(wait::SOON, "in sync", || scene.target.agent.status()["in_sync"] == true);
+    assert_untouched(&scene.target, announced);
+    assert_untouched(&scene.source, mark);
+    scene.driver.succeed(SOURCE, TARGET);
+    scene.target.wait_metrics(&scene.port, &[NORMAL]);
+}
+
 /// A state file that cannot be written costs nothing but what a restart would know: it is said once however much
 /// happens meanwhile, and the file is written as soon as it can be.
 #[test]

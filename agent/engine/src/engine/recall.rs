@@ -142,7 +142,7 @@ impl Engine {
             let mut local = Local::new(entry.endpoint.clone(), entry.machine.clone().into());
             let armed = |generation: &u64| self.early_armed.get(generation).is_some_and(Option::is_some);
             local.armed = entry.machine.arming.map(|arming| arming.generation).filter(armed);
-            EndpointView { is_recalled: true, ..self.view_of(key, &local, now) }
+            EndpointView { from_memory: true, ..self.view_of(key, &local, now) }
         })
     }
 }

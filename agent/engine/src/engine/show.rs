@@ -37,7 +37,7 @@ impl Engine {
             elevated_for_seconds: local.machine.elevated_until.map(|until| until.since(now).as_secs_f64()),
             felix: self.felix_view(key, local, now),
             migration: None,
-            is_recalled: false,
+            from_memory: false,
         };
         view.describe(&local.machine);
         if let (Some(elevated), Some(link)) = (local.machine.elevated(), link) {

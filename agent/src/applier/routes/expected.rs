@@ -27,7 +27,8 @@ impl Expected {
         for watch in wanted.watches.values() {
             let is_new = !self.generations.contains(&watch.generation);
             for route in watch.routes.iter().map(route::normalised) {
-                if (is_new && observed.ours.contains(&route)) || self.stale.contains(&route) {
+                // Whose it is may not be known yet when it is only known from memory that somebody is awaited.
+                if (is_new && observed.has(&route)) || self.stale.contains(&route) {
                     stale.insert(route);
                 }
                 may_appear.insert(route);
@@ -100,6 +101,16 @@ mod tests {
         assert!(expected.tolerated.is_empty(), "not removed yet");
         expected.gone(&elevated());
         assert!(expected.tolerated.contains(&elevated()), "the next one is the fast path's");
+    }
+
+    /// As long as the datastore has not said which protocol is ours, no route is.
+    #[test]
+    fn a_route_from_before_the_watch_has_to_go_although_it_was_not_yet_ours() {
+        let mut expected = Expected::default();
+        let others = ObservedRoutes { others: BTreeSet::from([elevated()]), ..ObservedRoutes::default() };
+        expected.update(&watching(1), &others);
+        expected.update(&watching(1), &with_route());
+        assert!(expected.tolerated.is_empty());
     }
 
     #[test]

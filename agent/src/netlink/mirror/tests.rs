@@ -10,6 +10,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 fn settings(route_protocol: impl Into<Option<u8>>) -> MonitorSettings {
     MonitorSettings {
         route_protocol: route_protocol.into(),
+        expected_protocol: None,
         interface_prefixes: vec!["tap".into()],
         refresh: None,
         answer_timeout: None,
@@ -79,6 +80,21 @@ fn no_route_is_ours_before_the_protocol_is_known() {
     assert_eq!(seen.routes[1..], others);
     assert_eq!(mirror.configure(&settings(80)).routes, [RouteEvent::Seen(route(80), Owner::Ours)]);
     assert_eq!(mirror.protocols(), &BTreeSet::from([80]));
+}
+
+/// A route that the fast path installs has to be known to be there, whosever it is.
+#[test]
+fn an_expected_protocol_is_heard_and_not_ours() {
+    let expecting = MonitorSettings { expected_protocol: Some(80), ..settings(None) };
+    let mut mirror = Mirror::new(&expecting);
+    assert_eq!(mirror.protocols(), &BTreeSet::from([80]));
+    let mut seen = Seen::default();
+    mirror.notified(libc::RTM_NEWLINK, 0, &link("tap1", LinkFlags::Up), &mut seen);
+    mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route(80))), &mut seen);
+    assert_eq!(seen.routes[1..], [RouteEvent::Seen(route(80), Owner::Other)]);
+    // The datastore says another one: what was expected stays somebody else's.
+    assert_eq!(mirror.configure(&settings(81)).routes, []);
+    assert_eq!(mirror.configure(&settings(80)).routes, [RouteEvent::Seen(route(80), Owner::Ours)]);
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub enum Owner {
 pub struct MonitorSettings {
     /// Route protocol number of our routes (`DeviceRouteProtocol`); `None` while it is not known, when no route is ours.
     pub route_protocol: Option<u8>,
+    /// The protocol that was ours in the last life, and will most probably be again: its routes are told, as somebody else's.
+    pub expected_protocol: Option<u8>,
     /// An interface whose name begins with one of these is a workload's (`InterfacePrefix`).
     pub interface_prefixes: Vec<String>,
     /// How often everything is read again (`RouteRefreshInterval`); `None` for never.

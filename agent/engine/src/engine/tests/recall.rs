@@ -279,7 +279,7 @@ fn an_endpoint_whose_tap_is_anothers_does_nothing() {
 fn the_view_says_what_is_known_from_memory() {
     let again = started_away(&Host::target("b"));
     let view = again.engine.view(again.now);
-    assert!(view.len() == 1 && view[0].is_recalled && view[0].watch.is_some(), "{view:?}");
+    assert!(view.len() == 1 && view[0].from_memory && view[0].watch.is_some(), "{view:?}");
     let told = again.engine.recall_view().unwrap();
     assert_eq!((told.endpoints, told.watched), (1, 1));
 }

@@ -36,6 +36,7 @@ fn endpoint(number: usize) -> EndpointView {
         elevated_for_seconds: None,
         felix: None,
         migration: None,
+        from_memory: false,
     }
 }
 
@@ -47,6 +48,7 @@ fn status(endpoints: Vec<EndpointView>) -> Status {
         in_sync: true,
         datastore_trouble: None,
         complete: true,
+        from_memory: None,
         losses: Default::default(),
         quarantine: Default::default(),
         unarmed: Default::default(),
