@@ -125,9 +125,11 @@ impl Monitor {
             }
             self.is_ignorant = true;
             tokio::time::sleep(PAUSE_REOPEN).await;
-            self.hear_again_at = None;
             match Connection::open(&self.settings, self.mirror.filter()) {
-                Ok(socket) => self.socket = socket,
+                Ok(socket) => {
+                    self.socket = socket;
+                    self.hear_again_at = None;
+                }
                 Err(error) => warn!(%error, "netlink monitor cannot start"),
             }
             self.next_read_at = Some(clock::now());
