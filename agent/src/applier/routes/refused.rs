@@ -15,9 +15,10 @@ pub(super) struct Refusal {
 impl Refusal {
     /// The route as `ip route` writes it, and the reason.
     pub(super) fn describe(self, route: &WantedRoute, interface: Option<String>) -> (String, String) {
+        let is_gone = interface.is_none();
         let interface = interface.unwrap_or_else(|| format!("if{}", route.ifindex));
         let name = format!("{} dev {interface} metric {}", route.destination, route.metric);
-        let reason = self.reason(route);
+        let reason = if is_gone { "the interface is gone".to_owned() } else { self.reason(route) };
         (name, if self.is_removal { format!("cannot be removed: {reason}") } else { reason })
     }
 
@@ -68,6 +69,8 @@ mod tests {
         }
         let refusal = Refusal { errno: libc::EPERM, is_removal: false };
         assert_eq!(refusal.describe(&ipv4, Some("tap1".into())).0, "10.65.0.2/32 dev tap1 metric 1024");
-        assert_eq!(refusal.describe(&ipv6, None).0, "2001:db8::2/128 dev if7 metric 1024");
+        let gone = Refusal { errno: libc::ENODEV, is_removal: false }.describe(&ipv6, None);
+        let expected = ("2001:db8::2/128 dev if7 metric 1024", "the interface is gone");
+        assert_eq!((gone.0.as_str(), gone.1.as_str()), expected);
     }
 }

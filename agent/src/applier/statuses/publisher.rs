@@ -17,7 +17,7 @@ use crate::logging::one_line;
 use cutover_engine::{BootTime, Fact};
 use overtaken::Overtaken;
 use paced::Paced;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -214,7 +214,8 @@ impl<S: Store> Publisher<S> {
         let read = if is_idle { self.read_at.since(now) } else { READ_EVERY };
         let retry = self.retries.next_after(now).map_or(READ_EVERY, |due| due.since(now));
         let paced = self.paced.next_after(delay).map_or(READ_EVERY, |due| due.since(now));
-        let overtaken = self.overtaken.next_after(now).map_or(READ_EVERY, |due| due.since(now));
+        let overtaken = self.overtaken.over_at().filter(|due| *due > now);
+        let overtaken = overtaken.map_or(READ_EVERY, |due| due.since(now));
         read.min(retry).min(paced).min(overtaken).max(Duration::from_millis(1))
     }
 
@@ -286,12 +287,8 @@ impl<S: Store> Publisher<S> {
     }
 
     /// The most urgent step that nothing keeps from being taken.
-    fn next_step(&self, now: BootTime, seen: i64) -> Option<Step> {
-        let can_start = |name: &String| {
-            !self.in_flight.contains_key(name)
-                && !self.retries.holds(name, now)
-                && !self.overtaken.holds(name, seen, now)
-        };
+    fn next_step(&self, now: BootTime) -> Option<Step> {
+        let can_start = |name: &String| !self.in_flight.contains_key(name) && !self.retries.holds(name, now);
         // Somebody waits for some; the others can be told once what the store holds is known again.
         let is_soon = |name: &String| !self.reading.is_empty() || self.paced.holds(name);
         let mut left = self.planner.left();
@@ -300,22 +297,18 @@ impl<S: Store> Publisher<S> {
     }
 
     fn start_writes(&mut self, now: BootTime, seen: i64) {
-        if !self.overtaken.is_empty() {
-            let left: BTreeSet<&String> = self.planner.left().map(|left| left.name).collect();
-            self.overtaken.keep(|name| left.contains(&name.to_owned()));
-        }
+        let Some(condition) = self.overtaken.condition(seen, now) else { return };
         while self.running.len() < AT_ONCE {
-            let Some(step) = self.next_step(now, seen) else { return };
-            let condition = (!self.overtaken.is_too_long(&step.name, now)).then_some(seen);
+            let Some(step) = self.next_step(now) else { return };
             self.in_flight.insert(step.name.clone(), None);
             self.is_outdated = true;
             let (store, name) = (self.store.clone(), step.name.clone());
             self.running.spawn(async move {
                 let result = match step.action {
                     Action::Write { status, .. } => {
-                        limited(store.write(name, render(status), condition)).await
+                        limited(store.write(name, render(status), condition.seen())).await
                     }
-                    Action::Remove => limited(store.remove(name, condition)).await,
+                    Action::Remove => limited(store.remove(name, condition.seen())).await,
                 };
                 (step, seen, result)
             });
@@ -333,11 +326,11 @@ impl<S: Store> Publisher<S> {
         match result {
             Ok(Outcome::Overtaken) => {
                 debug!(key = %step.name, seen, "a LiveMigration was written meanwhile; what is to be reported waits for it");
-                self.overtaken.note(&step.name, seen, now);
+                self.overtaken.note(seen, now);
             }
             Ok(Outcome::Done) => {
                 self.retries.succeeded(&step.name);
-                self.overtaken.succeeded(&step.name);
+                self.overtaken.forget();
                 let mut unread = Observed::new();
                 let observed = self.observed.as_mut().unwrap_or(&mut unread);
                 // What nothing was reported of has not begun to flap: a machine that boots is waited for.
@@ -351,6 +344,7 @@ impl<S: Store> Publisher<S> {
                 }
             }
             Err(error) => {
+                self.overtaken.forget();
                 if self.retries.failed(step.name.clone(), now) {
                     warn!(key = %step.name, error = %one_line(&error), "cannot report an endpoint status; it is tried again");
                 }
