@@ -2,7 +2,7 @@
 //! routes, nothing else is written; afterwards what is in etcd counts.
 
 use crate::site::{HOST, RECOVERY, Site, endpoint_key, migration_key};
-use crate::states::{ELSEWHERE, Machine, States};
+use crate::states::{ELSEWHERE, Machine, States, migrate};
 use cutover_agent::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
@@ -274,6 +274,26 @@ fn without_a_memory_of_this_boot_nothing_is_done() {
         scene.find();
         scene.site.wait_after_outage(&scene.site.port, &[ELEVATED]);
     }
+}
+
+/// The file could not be written when its machine was awaited: nothing is programmed for it, and nothing that was seen is lost.
+#[test]
+fn a_watch_that_the_memory_does_not_know_keeps_what_it_saw() {
+    let mut scene = Awaited::new(|_| {});
+    let path = scene.site.node.agent.run_dir().join("state.json");
+    let older = std::fs::read(&path).unwrap();
+    let third = Machine::new(&scene.site, 3);
+    migrate(&scene.site, &third.port);
+    scene.lose();
+    std::fs::write(&path, older).unwrap();
+    let qemu = third.tap.open();
+    scene.start();
+    qemu.send(&frames::rarp(third.port.mac));
+    let mark = scene.site.node.watch.mark();
+    wait::throughout(A_WHILE, "no route", || scene.site.node.has_metrics(&third.port, &[]));
+    assert_eq!(writes(&scene.site, mark, &third.tap), Vec::<String>::new());
+    scene.find();
+    scene.site.wait_after_outage(&third.port, &[ELEVATED]);
 }
 
 /// The one that is awaited announces itself; the others have no route event at all.

@@ -34,7 +34,7 @@ pub(crate) struct States {
     pub(crate) site: Site,
 }
 
-fn migrate(site: &Site, port: &Port) {
+pub(crate) fn migrate(site: &Site, port: &Port) {
     let uid = format!("uid-{}", port.endpoint);
     site.etcd.put(&endpoint_key(port, ELSEWHERE), &port.endpoint_on(ELSEWHERE, "s").to_string());
     site.etcd.put(&migration_key(port, HOST), &port.migration(ELSEWHERE, HOST, &uid).to_string());
