@@ -86,7 +86,7 @@ impl Mirror {
     }
 
     /// Protocols whose routes matter: ours, and what may turn out to be.
-    pub(super) const fn protocols(&self) -> &BTreeSet<u8> {
+    pub(super) const fn heard(&self) -> &BTreeSet<u8> {
         &self.heard
     }
 

@@ -228,7 +228,7 @@ impl Monitor {
 
     fn begin_full_read(&mut self, now: BootTime) -> Result<(), MonitorError> {
         self.next_read_at = None;
-        let mut protocols = std::mem::replace(&mut self.ask_for, self.mirror.protocols().clone());
+        let mut protocols = std::mem::replace(&mut self.ask_for, self.mirror.heard().clone());
         if protocols.contains(&ANY_PROTOCOL) {
             protocols = BTreeSet::from([ANY_PROTOCOL]);
         }

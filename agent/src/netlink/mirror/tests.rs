@@ -79,7 +79,7 @@ fn no_route_is_ours_before_the_protocol_is_known() {
     let others = [3, 80].map(|protocol| RouteEvent::Seen(route(protocol), Owner::Other));
     assert_eq!(seen.routes[1..], others);
     assert_eq!(mirror.configure(&settings(80)).routes, [RouteEvent::Seen(route(80), Owner::Ours)]);
-    assert_eq!(mirror.protocols(), &BTreeSet::from([80]));
+    assert_eq!(mirror.heard(), &BTreeSet::from([80]));
 }
 
 /// A route that the fast path installs has to be known to be there, whosever it is.
@@ -87,7 +87,7 @@ fn no_route_is_ours_before_the_protocol_is_known() {
 fn an_expected_protocol_is_heard_and_not_ours() {
     let expecting = MonitorSettings { expected_protocol: Some(80), ..settings(None) };
     let mut mirror = Mirror::new(&expecting);
-    assert_eq!(mirror.protocols(), &BTreeSet::from([80]));
+    assert_eq!(mirror.heard(), &BTreeSet::from([80]));
     let mut seen = Seen::default();
     mirror.notified(libc::RTM_NEWLINK, 0, &link("tap1", LinkFlags::Up), &mut seen);
     mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route(80))), &mut seen);
@@ -103,7 +103,7 @@ fn another_protocol_is_ours_in_addition() {
     let seen = mirror.configure(&settings(80));
     assert_eq!(seen.routes, [RouteEvent::Seen(route(80), Owner::Ours)]);
     assert_eq!(seen.doubt, Some(Doubt::Now));
-    assert_eq!(mirror.protocols(), &BTreeSet::from([3, 80]));
+    assert_eq!(mirror.heard(), &BTreeSet::from([3, 80]));
 }
 
 #[test]
