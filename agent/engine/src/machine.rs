@@ -614,7 +614,8 @@ impl Machine {
     /// Its routes have elevated priority, and nothing is remembered: somebody else was in charge when it arrived, or the memory is
     /// lost. The network may still be converging.
     pub fn found_elevated(&mut self, now: BootTime, convergence: Duration) -> Option<Transition> {
-        if self.role != Role::None || self.not_here {
+        let is_remembered = !self.uid.is_empty() || self.here.is_some() || self.not_here;
+        if self.role != Role::None || is_remembered || self.may_have_left() {
             return None;
         }
         self.step(Input::FoundElevated, now, convergence)

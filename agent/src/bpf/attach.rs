@@ -12,8 +12,9 @@ use crate::applier::is_gone;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType, XdpMode};
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode};
 use cutover_common::names::{PROGRAM_TC, PROGRAM_XDP};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -91,27 +92,28 @@ impl Attacher {
         self.take_over_filters(object, pins, armed)
     }
 
-    /// What does not run the programs of this agent writes to maps that nobody may read, and costs time for each frame.
+    /// A filter of an earlier life writes to maps that nobody may read, and costs time for each frame. Another agent in this network
+    /// namespace, with pins of its own, has the same place on its taps: what it has there is left to it.
     fn take_over_filters(&self, object: &mut Object, pins: &Pins, armed: &[u32]) -> Result<(), OpenError> {
         let of = |ifindex| move |error| OpenError::TakeOver { object: format!("interface {ifindex}"), error };
-        let interfaces = clsact::interfaces().map_err(|error| of(0)(error.into()))?;
-        for &ifindex in &interfaces {
+        let listing = |error| OpenError::Pins { step: "cannot list", path: pins.root().into(), error };
+        let armed: BTreeSet<u32> = armed.iter().copied().collect();
+        let marked: BTreeSet<u32> = pins.qdiscs().map_err(listing)?.into_iter().collect();
+        let dumped = clsact::interfaces()
+            .map_err(|error| OpenError::TakeOver { object: "clsact".to_owned(), error: error.into() })?;
+        let before = ProgramInfo::from_pin(pins.program(PROGRAM_TC)).ok().map(|program| program.id());
+        // What a dump leaves out need not be gone.
+        let interfaces: BTreeSet<u32> = dumped.iter().chain(&armed).chain(&marked).copied().collect();
+        for ifindex in interfaces {
             let result = if armed.contains(&ifindex) {
                 take_over_filter(object, ifindex)
             } else {
-                remove_filter(pins, ifindex)
+                remove_stray(pins, ifindex, marked.contains(&ifindex), before)
             };
             match result {
                 // The tap may have gone meanwhile.
                 Err(_) if is_gone(ifindex) => {}
                 result => result.map_err(of(ifindex))?,
-            }
-        }
-        let listing = |error| OpenError::Pins { step: "cannot list", path: pins.root().into(), error };
-        for marked in pins.qdiscs().map_err(listing)? {
-            // A mark without a qdisc would make one that somebody else adds there ours.
-            if !interfaces.contains(&marked) {
-                remove_mark(pins, marked).map_err(of(marked))?;
             }
         }
         Ok(())
@@ -245,6 +247,16 @@ fn take_over_filter(object: &mut Object, ifindex: u32) -> Result<(), AttachError
     }
     let program = object.tc().ok_or(AttachError::NotLoaded(PROGRAM_TC))?;
     Ok(clsact::put_filter(ifindex, program.fd()?.as_fd())?)
+}
+
+/// Removes what an earlier life left on a tap that nobody watches: what is on a qdisc of ours, or runs the program that is pinned.
+fn remove_stray(pins: &Pins, ifindex: u32, is_marked: bool, before: Option<u32>) -> Result<(), AttachError> {
+    if is_marked && !clsact::has_qdisc(ifindex)? {
+        // A mark without a qdisc would make one that somebody else adds there ours.
+        return remove_mark(pins, ifindex);
+    }
+    let running = clsact::running(ifindex)?;
+    if is_marked || (running.is_some() && running == before) { remove_filter(pins, ifindex) } else { Ok(()) }
 }
 
 fn attach_tcx(object: &mut Object, interface: &str) -> Result<FdLink, AttachError> {

@@ -6,8 +6,8 @@
 
 use cutover_common::names::PROGRAM_TC;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
-    Parseable as _,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkMessage, Parseable as _,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
@@ -15,6 +15,7 @@ use netlink_packet_route::tc::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -67,7 +68,7 @@ pub(super) fn remove_qdisc(ifindex: u32) -> Result<(), ClsactError> {
 
 /// Whether nobody has a filter on the qdisc.
 pub(super) fn is_unused(ifindex: u32) -> Result<bool, ClsactError> {
-    Ok(filters(ifindex, INGRESS)?.is_empty() && filters(ifindex, EGRESS)?.is_empty())
+    Ok(filters(ifindex, INGRESS, ANY)?.is_empty() && filters(ifindex, EGRESS, ANY)?.is_empty())
 }
 
 /// Whether our filter is there.
@@ -81,15 +82,30 @@ pub(super) fn running(ifindex: u32) -> Result<Option<u32>, ClsactError> {
 }
 
 /// Every interface that has such a qdisc, whoever made it, or one of kind `ingress`, which has the same place.
-pub(super) fn interfaces() -> Result<Vec<u32>, ClsactError> {
+pub(super) fn interfaces() -> Result<BTreeSet<u32>, ClsactError> {
     let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-    let found = transact(request, NLM_F_DUMP).map_err(|error| ClsactError {
-        step: "list qdiscs",
-        ifindex: 0,
-        error,
-    })?;
-    let has_place = |found: &&Found| found.header.handle == QDISC_HANDLE;
-    Ok(found.iter().filter(has_place).map(|found| found.header.index.cast_unsigned()).collect())
+    let has_place = |found: &&Found| found.header.parent == TcHandle::CLSACT;
+    match transact(request, NLM_F_DUMP) {
+        Ok(found) => {
+            Ok(found.iter().filter(has_place).map(|found| found.header.index.cast_unsigned()).collect())
+        }
+        // A kernel without traffic control.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(BTreeSet::new()),
+        Err(error) => Err(ClsactError { step: "list qdiscs", ifindex: 0, error }),
+    }
+}
+
+/// Whether an interface has one now. What a dump leaves out need not be gone.
+pub(super) fn has_qdisc(ifindex: u32) -> Result<bool, ClsactError> {
+    let mut message = qdisc(ifindex);
+    // Of either kind.
+    message.attributes.clear();
+    match transact(RouteNetlinkMessage::GetQueueDiscipline(message), NLM_F_ACK) {
+        // KERNEL: it need not be shown to whoever asks (`qdisc_get_notify`), but a question about none is an error.
+        Ok(_) => Ok(true),
+        Err(error) if is_absence(&error) => Ok(false),
+        Err(error) => Err(ClsactError { step: "look for the qdisc", ifindex, error }),
+    }
 }
 
 /// Puts our filter in its place with this program, instead of the program that was there.
@@ -139,37 +155,48 @@ fn qdisc(ifindex: u32) -> TcMessage {
 
 /// Our filter, without saying what it does.
 fn filter(ifindex: u32) -> TcMessage {
-    let every_protocol = u32::from((libc::ETH_P_ALL as u16).to_be());
     let mut message = TcMessage::default();
     message.header = TcHeader {
         index: ifindex.cast_signed(),
         handle: HANDLE.into(),
         parent: INGRESS,
-        info: PRIORITY << 16 | every_protocol,
+        info: every_protocol_at(PRIORITY),
         ..TcHeader::default()
     };
     message.attributes.push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
     message
 }
 
-/// What a kernel's answer is about, and the rest of it as it came.
+const fn every_protocol_at(priority: u32) -> u32 {
+    priority << 16 | (libc::ETH_P_ALL as u16).to_be() as u32
+}
+
+/// What a kernel's answer is about.
 struct Found {
     header: TcHeader,
+    /// All of it as it came, if it may be ours.
     message: Vec<u8>,
 }
 
+fn is_at_our_place(found: &Found) -> bool {
+    u32::from(found.header.handle) == HANDLE && found.header.info >> 16 == PRIORITY
+}
+
 fn our_filter(ifindex: u32) -> Result<Option<TcMessage>, ClsactError> {
-    let found = filters(ifindex, INGRESS)?
-        .into_iter()
-        .find(|found| u32::from(found.header.handle) == HANDLE && found.header.info >> 16 == PRIORITY);
+    let found = filters(ifindex, INGRESS, every_protocol_at(PRIORITY))?.into_iter().find(is_at_our_place);
     let read = found.and_then(|found| TcMessage::parse(&found.message).ok());
     Ok(read.filter(|filter| options(filter).any(is_our_name)))
 }
 
+/// For [`filters`]: of every priority and protocol.
+const ANY: u32 = 0;
+
 /// The filters of a class, without the entries that only stand for a priority.
-fn filters(ifindex: u32, parent: TcHandle) -> Result<Vec<Found>, ClsactError> {
+///
+/// KERNEL: of others than what `info` names, the kernel tells nothing (`tcf_chain_dump`): an uplink can have thousands.
+fn filters(ifindex: u32, parent: TcHandle, info: u32) -> Result<Vec<Found>, ClsactError> {
     let mut message = TcMessage::default();
-    message.header = TcHeader { index: ifindex.cast_signed(), parent, ..TcHeader::default() };
+    message.header = TcHeader { index: ifindex.cast_signed(), parent, info, ..TcHeader::default() };
     match transact(RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP) {
         Ok(found) => Ok(found.into_iter().filter(|found| u32::from(found.header.handle) != 0).collect()),
         Err(error) if is_absence(&error) => Ok(Vec::new()),
@@ -212,8 +239,22 @@ fn ignore_absence<T>(result: io::Result<T>) -> io::Result<()> {
     }
 }
 
-/// One request on a socket of its own, in the network namespace of the calling thread, with every answer.
+/// LIMIT: how often a dump that others disturb is begun anew.
+const DUMPS: usize = 5;
+
+/// One request in the network namespace of the calling thread, with every answer.
 fn transact(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Found>> {
+    for _ in 1..DUMPS {
+        let (found, is_whole) = ask(message.clone(), flags)?;
+        if is_whole {
+            return Ok(found);
+        }
+    }
+    ask(message, flags).map(|(found, _)| found)
+}
+
+/// The same once, on a socket of its own; and whether the kernel does not say that something is missing.
+fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<Found>, bool)> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     let kernel = SocketAddr::new(0, 0);
@@ -224,33 +265,36 @@ fn transact(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Found>> 
     let mut datagram = vec![0; request.buffer_len()];
     request.serialize(&mut datagram);
     socket.send(&datagram, 0)?;
-    let mut found = Vec::new();
+    let (mut found, mut is_whole) = (Vec::new(), true);
     loop {
         let (datagram, _) = socket.recv_from_full()?;
-        if collect(&datagram, &mut found)? {
-            return Ok(found);
+        if collect(&datagram, &mut found, &mut is_whole)? {
+            return Ok((found, is_whole));
         }
     }
 }
 
 /// Takes what was found out of a datagram; whether it was the last one.
-fn collect(mut datagram: &[u8], found: &mut Vec<Found>) -> io::Result<bool> {
+fn collect(mut datagram: &[u8], found: &mut Vec<Found>, is_whole: &mut bool) -> io::Result<bool> {
     let invalid = |error: netlink_packet_core::DecodeError| {
         io::Error::new(io::ErrorKind::InvalidData, error.to_string())
     };
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram).map_err(invalid)?;
+        *is_whole &= message.flags() & NLM_F_DUMP_INTR == 0;
         match message.message_type() {
-            NLMSG_DONE => return Ok(true),
-            NLMSG_ERROR => {
-                // struct nlmsgerr begins with a negative errno, or 0 for success.
-                let code =
-                    message.payload().first_chunk().map_or(-libc::EPROTO, |code| i32::from_ne_bytes(*code));
+            NLMSG_DONE | NLMSG_ERROR => {
+                // Both begin with a negative errno, or 0 for success.
+                let code = message.payload().first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
                 return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(-code)) };
             }
             RTM_NEWQDISC | RTM_NEWTFILTER => {
                 let header = TcHeader::parse(message.payload()).map_err(invalid)?;
-                found.push(Found { header, message: message.payload().to_vec() });
+                let mut one = Found { header, message: Vec::new() };
+                if is_at_our_place(&one) {
+                    one.message = message.payload().to_vec();
+                }
+                found.push(one);
             }
             _ => {}
         }

@@ -223,6 +223,26 @@ fn a_filter_with_other_maps_is_replaced_when_its_tap_is_armed() {
     assert_eq!(bed.attached(), attached, "what is right is left alone");
 }
 
+/// With pins of its own and other taps. The one that starts later does not make the other one deaf.
+#[test]
+fn what_another_agent_has_on_its_taps_is_left_to_it() {
+    for (attach, attachment) in WAYS {
+        let (bed, other) = (Bed::new(), Bed::new());
+        let tap = bed.plug();
+        let qemu = tap.open();
+        let options = Options { pin_path: other.pin_path.clone(), attach: Attach::Tc, debug_log: false };
+        let mut first = bed.inside(|| Kernel::open(&options)).unwrap();
+        bed.inside(|| first.arm(tap.ifindex(), TAP, &watch(1))).unwrap();
+        let attached = bed.attached();
+        let second = bed.open(attach);
+        assert_eq!(bed.attached(), attached, "{attachment}");
+        qemu.send(&announcement());
+        wait::until(wait::SOON, "it is heard", || first.evidence(1).unwrap().is_some());
+        bed.inside(|| first.disarm(tap.ifindex(), Some(TAP))).unwrap();
+        drop(second);
+    }
+}
+
 #[test]
 fn filters_that_nobody_watches_are_removed_at_the_start() {
     for (attach, attachment) in WAYS {

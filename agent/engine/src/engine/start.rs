@@ -114,6 +114,8 @@ impl Engine {
 
     /// Without a memory, a route at elevated priority says that the virtual machine runs here (W3): still in its migration, or
     /// the network may be converging after it.
+    ///
+    /// In the second case it has to be there: a host that it has left is normal at once, and may have died before it was.
     pub(super) fn infer_arrived(&mut self, now: BootTime, key: &EndpointKey) {
         let Some(local) = self.locals.get(key) else { return };
         let ifindex = self.ifindex(&local.endpoint.interface);
@@ -121,6 +123,10 @@ impl Engine {
             return;
         }
         if local.machine.state != State::Target {
+            let is_open = self.link(&local.endpoint.interface).is_some_and(|link| link.running);
+            if !is_open {
+                return;
+            }
             let convergence = self.policy.convergence;
             let transition = self.locals.change(key, |local| local.machine.found_elevated(now, convergence));
             self.note_transition(key, transition.flatten());

@@ -69,6 +69,18 @@ fn w3_memory_lost_after_a_migration_stays_elevated_for_the_convergence_time() {
     let leaves = vec![migration_written("u2", "b", "a"), written("b"), written("a")];
     let again = restart(&host, Memory::default(), found(ELEVATED), leaves);
     assert_eq!((again.state(), again.metric()), (State::Base, Some(NORMAL)));
+
+    // Its hypervisor has gone on to another host, and who was in charge here died before the route was normal.
+    let mut left = Host::restarted("b", host.now + ms(500), Memory::default(), found(ELEVATED));
+    left.tell(Fact::LinkSeen(link(5, false))).tell(written("b")).tell(Fact::InSync { complete: true });
+    assert_eq!((left.state(), left.metric()), (State::Base, Some(NORMAL)));
+
+    // The convergence time is over, and who was in charge here died before the route was normal.
+    let mut arrived = Host::live("b");
+    arrived.tell(migration_removed("b")).pass(ms(30_000));
+    assert_eq!(arrived.state(), State::Base);
+    let again = restart(&arrived, arrived.memory(), found(ELEVATED), vec![written("b")]);
+    assert_eq!((again.state(), again.metric()), (State::Base, Some(NORMAL)));
 }
 
 #[test]
