@@ -410,6 +410,9 @@ fn latched(kernel: &Kernel) -> Vec<Fact> {
     }
 }
 
+/// LIMIT: no kernel that has something else to do as well is faster for sure, and nothing would ever be read.
+const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+
 /// What the netlink monitor has to know.
 pub(crate) fn monitor_settings(settings: &Settings) -> MonitorSettings {
     // One read of everything does for links and routes.
@@ -419,7 +422,9 @@ pub(crate) fn monitor_settings(settings: &Settings) -> MonitorSettings {
         expected_protocol: None,
         interface_prefixes: settings.interface_prefix.clone(),
         refresh: refresh.into_iter().filter(|every| !every.is_zero()).min(),
-        answer_timeout: Some(settings.netlink_timeout).filter(|timeout| !timeout.is_zero()),
+        answer_timeout: Some(settings.netlink_timeout)
+            .filter(|timeout| !timeout.is_zero())
+            .map(|timeout| timeout.max(ANSWER_TIMEOUT_MIN)),
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
     }
 }
@@ -481,6 +486,7 @@ mod tests {
         };
         assert_eq!(timeout(Duration::ZERO), None);
         assert_eq!(timeout(Duration::from_millis(1500)), Some(Duration::from_millis(1500)));
+        assert_eq!(timeout(Duration::from_millis(1)), Some(ANSWER_TIMEOUT_MIN));
     }
 
     /// A dump that never ends.

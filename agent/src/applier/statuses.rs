@@ -9,7 +9,7 @@ pub mod etcd;
 mod plan;
 mod publisher;
 
-pub use publisher::Inputs;
+pub use publisher::{Inputs, Outcome};
 
 use serde::{Deserialize, Serialize};
 

@@ -346,7 +346,7 @@ settings! {
     interface_refresh_interval: Duration, "InterfaceRefreshInterval", PERIOD, "90",
         PLAIN, Live, "How often the links of the kernel are read in full and compared; 0 for only when something is lost.";
     netlink_timeout: Duration, "NetlinkTimeoutSecs", PERIOD, "10",
-        PLAIN, Live, "How long the kernel may take for the next part of an answer when links, routes and neighbours are read, before everything is read anew on another socket; 0 for as long as it likes. Writes have no such limit: the kernel carries them out before it takes the next one.";
+        PLAIN, Live, "How long the kernel may take for the next part of an answer when links, routes and neighbours are read, before everything is read anew on another socket; 0 for as long as it likes, and less than 0.1 counts as 0.1. Writes have no such limit: the kernel carries them out before it takes the next one.";
 
     cutover_attach: Attach, "CutoverAttach",
         Choice { words: &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("tc", Attach::Tc), ("xdp", Attach::Xdp)], none: None }, "auto",

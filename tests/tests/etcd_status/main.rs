@@ -8,5 +8,6 @@ mod heartbeat;
 mod leaving;
 mod migrate;
 mod neutron;
+mod overtaken;
 mod regions;
 mod statuses;

@@ -201,9 +201,13 @@ fn source_that_dies() {
 /// Its agent is away when the source removes its key.
 fn target_that_is_restarted() {
     let mut port = Port::new();
-    port.there(Binding::Legacy);
-    pause(Duration::from_secs(12));
+    port.begin(SOURCE, TARGET);
+    port.arrive(SOURCE, TARGET);
+    let before = port.cloud.status_pair(TARGET).modified;
+    port.succeed(SOURCE, TARGET, Binding::Legacy);
+    port.cloud.wait_written_after(TARGET, before);
     port.node(TARGET).agent.kill();
+    assert!(port.cloud.status(SOURCE).is_some(), "not removed before the target's agent was away");
     let gone = || port.cloud.status(SOURCE).is_none();
     wait::until(TIDIED, "the source's key goes", gone);
     pause(Duration::from_secs(1));

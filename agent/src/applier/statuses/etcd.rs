@@ -23,13 +23,13 @@ pub async fn run(writer: Writer, keys: Keys, inputs: Inputs, facts: mpsc::Unboun
         let keys = keys.clone();
         move |endpoint: &EndpointKey| keys.status(endpoint)
     };
-    let store = StatusKeys { writer, prefix: keys.statuses(), migrations: keys.migrations() };
+    let store = StatusKeys::new(writer, &keys);
     Publisher::new(store, Planner::new(name), facts).run(inputs).await;
 }
 
 /// The status keys of one host.
-#[derive(Clone)]
-struct StatusKeys {
+#[derive(Clone, Debug)]
+pub struct StatusKeys {
     writer: Writer,
     prefix: String,
     /// What the keys of LiveMigrations begin with.
@@ -37,6 +37,33 @@ struct StatusKeys {
 }
 
 impl StatusKeys {
+    /// Those of the host whose keys these are.
+    #[must_use]
+    pub fn new(writer: Writer, keys: &Keys) -> Self {
+        Self { writer, prefix: keys.statuses(), migrations: keys.migrations() }
+    }
+
+    /// Writes a status, unless a LiveMigration was written after the revision `seen`.
+    ///
+    /// # Errors
+    /// When the member cannot be reached or refuses.
+    pub async fn report(
+        &self,
+        key: String,
+        value: String,
+        seen: Option<i64>,
+    ) -> Result<Outcome, RequestError> {
+        self.unless_overtaken("report an endpoint status", TxnOp::put(key, value, None), seen).await
+    }
+
+    /// Removes one, which need not exist, unless a LiveMigration was written after the revision `seen`.
+    ///
+    /// # Errors
+    /// When the member cannot be reached or refuses.
+    pub async fn withdraw(&self, key: String, seen: Option<i64>) -> Result<Outcome, RequestError> {
+        self.unless_overtaken("remove an endpoint status", TxnOp::delete(key, None), seen).await
+    }
+
     /// Does something in one transaction with the question whether a LiveMigration was written after this revision. A driver
     /// that begins a migration takes any `up` that comes then for its target's.
     async fn unless_overtaken(
@@ -77,11 +104,11 @@ impl Store for StatusKeys {
     }
 
     async fn write(&self, name: String, value: String, seen: Option<i64>) -> Result<Outcome, RequestError> {
-        self.unless_overtaken("report an endpoint status", TxnOp::put(name, value, None), seen).await
+        self.report(name, value, seen).await
     }
 
     async fn remove(&self, name: String, seen: Option<i64>) -> Result<Outcome, RequestError> {
-        self.unless_overtaken("remove an endpoint status", TxnOp::delete(name, None), seen).await
+        self.withdraw(name, seen).await
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) struct Page {
 
 /// What became of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// It is done.
     Done,
     /// A LiveMigration was written that is not seen here yet, so nothing was done: what is wanted may be about to change.

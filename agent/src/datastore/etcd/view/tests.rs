@@ -230,3 +230,26 @@ proptest! {
         }
     }
 }
+
+/// Who acts on what was told has acted on all of it by then.
+#[test]
+fn up_to_where_migrations_are_told_comes_last() {
+    let mut view = View::default();
+    let mut news =
+        view.replace(BTreeMap::from([migration("m", "u1", 5), endpoint(1, 1, 6)]), History::Continued);
+    news.migrations_at = Some(9);
+    let events = view.events(news);
+    assert!(
+        matches!(&events[..], [Event::Configurations(_), Event::Facts(_), Event::MigrationsTold(9)]),
+        "{events:?}"
+    );
+    let mut news = News { migrations_at: Some(10), ..News::default() };
+    view.put(&Key::Migration("m".into()), &migration("m", "u2", 10).1, &mut news);
+    let events = view.events(news);
+    assert!(matches!(&events[..], [Event::Facts(_), Event::MigrationsTold(10)]), "{events:?}");
+    // One that cannot be read has been seen, too.
+    let mut news = News { migrations_at: Some(11), ..News::default() };
+    view.put(&Key::Migration("m".into()), &Found { value: b"{".to_vec(), mod_revision: 11 }, &mut news);
+    let events = view.events(news);
+    assert!(matches!(&events[..], [Event::MigrationsTold(11)]), "{events:?}");
+}
