@@ -237,7 +237,7 @@ impl InterfaceApplier {
 
     fn take_event(&mut self, event: NeighbourEvent) {
         let ifindex = match event {
-            NeighbourEvent::Seen(_) | NeighbourEvent::Gone(_) | NeighbourEvent::Recount => {
+            NeighbourEvent::Seen(_) | NeighbourEvent::Gone(_) | NeighbourEvent::Recount { .. } => {
                 self.preparer.observe(&event)
             }
             NeighbourEvent::LinkChanged { ifindex } | NeighbourEvent::Ipv6Appeared { ifindex } => {

@@ -63,6 +63,8 @@ pub struct RouteApplier {
     deletions: Option<Deletions>,
     /// In a recount: what did not come up so far.
     uncounted: BTreeSet<WantedRoute>,
+    /// When the kernel confirmed what was written since the last recount.
+    written_at: BTreeMap<WantedRoute, BootTime>,
     /// Interfaces that have something which they lacked, as the kernel does not say by itself.
     mended: Option<mpsc::UnboundedReceiver<u32>>,
     /// A full read of the kernel is over.
@@ -94,6 +96,7 @@ impl RouteApplier {
             expected: Expected::default(),
             deletions: None,
             uncounted: BTreeSet::new(),
+            written_at: BTreeMap::new(),
             mended: None,
             synced: false,
         };
@@ -171,7 +174,15 @@ impl RouteApplier {
                 }
                 self.look_at(&route, is_news)
             }
-            RouteEvent::Gone(route) => self.take_gone(&route),
+            RouteEvent::Gone(route) => {
+                self.note_gone(&route);
+                let is_news = self.take_gone(&route);
+                let is_wanted = is_news && self.target.wants(&route);
+                if let Some(deletions) = self.deletions.as_mut().filter(|_| is_wanted) {
+                    deletions.gone(&route, clock::now());
+                }
+                is_news
+            }
             RouteEvent::LinkChanged { ifindex } => {
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
@@ -179,8 +190,11 @@ impl RouteApplier {
             RouteEvent::AddressAppeared { address } => {
                 self.retries.release(|route| route.source == Some(address))
             }
-            RouteEvent::Recount => {
+            RouteEvent::Recount { since } => {
+                // What was written after the question is not in the answer.
+                self.written_at.retain(|_, at| *at >= since);
                 self.uncounted = self.report.all_routes();
+                self.uncounted.retain(|route| !self.written_at.contains_key(route));
                 false
             }
             RouteEvent::Synced => {
@@ -197,12 +211,8 @@ impl RouteApplier {
     }
 
     fn take_gone(&mut self, route: &WantedRoute) -> bool {
-        self.note_gone(route);
+        self.written_at.remove(route);
         let is_news = self.report.lock().observed.gone(route);
-        let is_wanted = is_news && self.target.wants(route);
-        if let Some(deletions) = self.deletions.as_mut().filter(|_| is_wanted) {
-            deletions.gone(route, clock::now());
-        }
         self.look_at(route, is_news)
     }
 
@@ -336,7 +346,10 @@ impl RouteApplier {
                         deletions.appeared(*route, now);
                     }
                     if matches!(change, RouteChange::Remove(_)) {
+                        self.written_at.remove(route);
                         self.note_gone(route);
+                    } else {
+                        self.written_at.insert(*route, now);
                     }
                     log_change(change, loud);
                 }
@@ -385,15 +398,21 @@ mod tests {
             let destination = "10.65.0.2/32".parse().unwrap();
             WantedRoute { destination, ifindex: 7, metric, protocol: 3, source: None }
         };
-        let [written, seen, later] = [512, 1024, 2048].map(route);
+        let [written, seen, later, meanwhile] = [512, 1024, 2048, 4096].map(route);
         applier.take_event(RouteEvent::Synced);
-        report.lock().observed.confirmed(&RouteChange::Add(written));
-        applier.take_event(RouteEvent::Recount);
+        let confirm = |applier: &mut RouteApplier, route| {
+            applier.note(&[RouteChange::Add(route)], Ok(Outcome::default()), false);
+        };
+        confirm(&mut applier, written);
+        let since = clock::now();
+        // The kernel is asked, and the answer is on its way.
+        confirm(&mut applier, meanwhile);
+        applier.take_event(RouteEvent::Recount { since });
         report.lock().observed.confirmed(&RouteChange::Add(later));
         applier.take_event(RouteEvent::Seen(seen, Owner::Ours));
-        assert_eq!(report.routes(), BTreeSet::from([written, seen, later]), "not before the end");
+        assert_eq!(report.routes(), BTreeSet::from([written, seen, later, meanwhile]), "not before the end");
         assert!(applier.take_event(RouteEvent::Synced), "there is something to do");
-        assert_eq!(report.routes(), BTreeSet::from([seen, later]));
+        assert_eq!(report.routes(), BTreeSet::from([seen, later, meanwhile]));
         assert!(applier.dirty.contains(&written.destination));
         assert!(!applier.take_event(RouteEvent::Synced), "once");
     }

@@ -175,7 +175,7 @@ async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTre
                 RouteEvent::Seen(_, Owner::Other)
                 | RouteEvent::LinkChanged { .. }
                 | RouteEvent::AddressAppeared { .. }
-                | RouteEvent::Recount => {}
+                | RouteEvent::Recount { .. } => {}
                 RouteEvent::Synced => routes_known = true,
             },
             event = streams.neighbours.recv() => match event? {
@@ -183,7 +183,7 @@ async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTre
                 NeighbourEvent::Gone(key) => neighbours.retain(|neighbour| neighbour.key != key),
                 NeighbourEvent::LinkChanged { .. }
                 | NeighbourEvent::Ipv6Appeared { .. }
-                | NeighbourEvent::Recount => {}
+                | NeighbourEvent::Recount { .. } => {}
                 NeighbourEvent::Synced => neighbours_known = true,
             },
         }

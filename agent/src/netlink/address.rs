@@ -20,10 +20,11 @@ pub(super) struct HostAddress {
 }
 
 impl HostAddress {
-    /// Whether routes may have it as their source. LIMIT: every tap has a link-local one, and nobody's routes have those.
+    /// Whether routes may have it as their source. LIMIT: every tap has a link-local one of IPv6, and nobody's routes have those.
     pub(super) const fn can_be_source(&self) -> bool {
         match self.address {
-            IpAddr::V4(address) => !address.is_link_local(),
+            // Hosts of unnumbered fabrics have 169.254.0.0/16.
+            IpAddr::V4(_) => true,
             IpAddr::V6(address) => !address.is_unicast_link_local(),
         }
     }
@@ -86,9 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn every_tap_has_a_link_local_address_which_is_nobodys_source() {
+    fn every_tap_has_a_link_local_address_of_ipv6_which_is_nobodys_source() {
         for (text, expected) in
-            [("fe80::1", false), ("169.254.0.1", false), ("2001:db8::1", true), ("10.0.0.1", true)]
+            [("fe80::1", false), ("169.254.0.1", true), ("2001:db8::1", true), ("10.0.0.1", true)]
         {
             let address = HostAddress { ifindex: 7, address: text.parse().unwrap() };
             assert_eq!(address.can_be_source(), expected, "{text}");

@@ -10,8 +10,8 @@ use super::route::ObservedRoute;
 use super::table::Table;
 use super::{Neighbour, address, ipv6, link, neighbour, route};
 use cutover_common::MacAddr;
-use cutover_engine::Fact;
 use cutover_engine::fact::Link;
+use cutover_engine::{BootTime, Fact};
 use netlink_packet_core::NLM_F_REPLACE;
 use std::collections::BTreeSet;
 
@@ -208,14 +208,14 @@ impl Mirror {
     }
 
     /// Everything that is known about routes, for whoever may know more than was ever notified.
-    pub(super) fn recount_routes(&self, seen: &mut Seen) {
-        seen.routes.push(RouteEvent::Recount);
+    pub(super) fn recount_routes(&self, since: BootTime, seen: &mut Seen) {
+        seen.routes.push(RouteEvent::Recount { since });
         self.routes.current().iter().for_each(|(route, owner)| seen.route(*route, Some(*owner)));
     }
 
     /// The same about neighbours.
-    pub(super) fn recount_neighbours(&self, seen: &mut Seen) {
-        seen.neighbours.push(NeighbourEvent::Recount);
+    pub(super) fn recount_neighbours(&self, since: BootTime, seen: &mut Seen) {
+        seen.neighbours.push(NeighbourEvent::Recount { since });
         self.neighbours.current().iter().for_each(|(key, mac)| seen.neighbour(*key, Some(*mac)));
     }
 

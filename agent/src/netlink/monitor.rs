@@ -69,6 +69,9 @@ pub struct Monitor {
     is_ignorant: bool,
     flood: Flood,
     overruns: Overruns,
+    /// KERNEL: from the first notification that is dropped until the buffer is empty, every one is dropped, and only the first of them is
+    /// told of (`netlink_overrun`). What is asked for before that would be answered without what is dropped afterwards.
+    is_congested: bool,
     /// When neighbours are heard of again, if they are not.
     hear_again_at: Option<BootTime>,
     /// Datagrams received, to tell them apart.
@@ -104,6 +107,7 @@ impl Monitor {
             is_ignorant: true,
             flood: Flood::default(),
             overruns: Overruns::default(),
+            is_congested: false,
             hear_again_at: None,
             datagrams: 0,
             outlet: Outlet { facts, routes, neighbours, full_reads },
@@ -128,6 +132,7 @@ impl Monitor {
             match Connection::open(&self.settings, self.mirror.filter()) {
                 Ok(socket) => {
                     self.socket = socket;
+                    self.is_congested = false;
                     self.hear_again_at = None;
                 }
                 Err(error) => warn!(%error, "netlink monitor cannot start"),
@@ -139,10 +144,12 @@ impl Monitor {
     async fn follow(&mut self) -> Result<(), MonitorError> {
         loop {
             let now = clock::now();
-            if self.read.is_none() && self.next_read_at.is_some_and(|at| at <= now) {
+            self.is_congested &= !self.socket.ran_dry;
+            let can_ask = self.read.is_none() && !self.is_congested;
+            if can_ask && self.next_read_at.is_some_and(|at| at <= now) {
                 self.begin_full_read(now)?;
             }
-            if self.read.is_none() && self.hear_again_at.is_some_and(|at| at <= now) {
+            if self.read.is_none() && !self.is_congested && self.hear_again_at.is_some_and(|at| at <= now) {
                 self.hear_neighbours_again(now)?;
             }
             let next = [self.next_read_at, self.hear_again_at].into_iter().flatten().min();
@@ -179,8 +186,9 @@ impl Monitor {
                 self.ask_for = BTreeSet::from([ANY_PROTOCOL]);
                 self.is_ignorant = true;
                 // The read that is going on asks for the wrong protocols.
+                let answer_by = self.answer_by(clock::now());
                 if let Some(read) = &mut self.read {
-                    read.interrupted = true;
+                    (read.interrupted, read.answer_by) = (true, answer_by);
                 }
                 self.act_on(seen).await;
             }
@@ -195,6 +203,7 @@ impl Monitor {
         if let Some(read) = &mut self.read {
             read.overrun = true;
         }
+        (self.is_congested, self.socket.ran_dry) = (true, false);
         self.is_ignorant = true;
         let now = clock::now();
         let pause = self.overruns.note(now);
@@ -218,7 +227,7 @@ impl Monitor {
         self.hear_again_at = None;
         self.mirror.begin_neighbours();
         let answer_by = self.answer_by(now);
-        self.read = Some(FullRead::of_neighbours(answer_by, |step| self.socket.ask(step))?);
+        self.read = Some(FullRead::of_neighbours((now, answer_by), |step| self.socket.ask(step))?);
         Ok(())
     }
 
@@ -236,8 +245,15 @@ impl Monitor {
         self.mirror.begin_links();
         let is_thorough = std::mem::take(&mut self.is_ignorant);
         let answer_by = self.answer_by(now);
-        let read = FullRead::begin(protocols, is_thorough, answer_by, |step| self.socket.ask(step))?;
-        self.read = Some(read);
+        let times = (now, answer_by);
+        match FullRead::begin(protocols.clone(), is_thorough, times, |step| self.socket.ask(step)) {
+            Ok(read) => self.read = Some(read),
+            Err(error) => {
+                self.ask_for.extend(protocols);
+                self.is_ignorant |= is_thorough;
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -341,14 +357,17 @@ impl Monitor {
                 self.mirror.begin_neighbours();
             }
             read.current = step;
-            read.sequence = self.socket.ask(step)?;
+            // What it has to find is not forgotten if nobody can be asked.
+            let asked = self.socket.ask(step);
+            read.sequence = asked.as_ref().map_or(read.sequence, |sequence| *sequence);
             self.read = Some(read);
+            asked?;
         } else if read.is_of_neighbours {
-            self.end_read_of_neighbours(complete, seen);
+            self.end_read_of_neighbours(complete, read.began_at, seen);
         } else if complete {
             if read.is_thorough && self.full_reads_done > 0 {
-                self.mirror.recount_routes(seen);
-                self.mirror.recount_neighbours(seen);
+                self.mirror.recount_routes(read.began_at, seen);
+                self.mirror.recount_neighbours(read.began_at, seen);
             }
             self.end_full_read(seen);
         } else {
@@ -362,9 +381,13 @@ impl Monitor {
         Ok(())
     }
 
-    fn end_read_of_neighbours(&mut self, complete: bool, seen: &mut Seen) {
+    /// Before the first full read is over nothing is known yet, and nobody is told otherwise.
+    fn end_read_of_neighbours(&mut self, complete: bool, began_at: BootTime, seen: &mut Seen) {
+        if self.full_reads_done == 0 {
+            return;
+        }
         if complete {
-            self.mirror.recount_neighbours(seen);
+            self.mirror.recount_neighbours(began_at, seen);
             seen.neighbours.push(NeighbourEvent::Synced);
         } else {
             self.is_ignorant = true;

@@ -1,12 +1,14 @@
 //! Writes what one interface, or the whole host, lacks. Knows no order and no second attempt; the applier does.
 
 use super::neighbours;
+use crate::clock;
 use crate::netlink::socket::{OpenError, SendError};
 use crate::netlink::{Neighbour, NeighbourChange, NeighbourEvent, NeighbourKey, RouteSocket, neighbour};
 use crate::sysctls::former::FormerValues;
 use crate::sysctls::table::{self, HostSysctl, Ipv6Device, Keeper, Need, Setting};
 use crate::sysctls::{SettingError, Sysctls, is_safe_name};
 use cutover_common::MacAddr;
+use cutover_engine::BootTime;
 use cutover_engine::wanted::{Ipv6, WantedInterface};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -55,6 +57,8 @@ pub(super) struct Preparer {
     observed: BTreeMap<NeighbourKey, MacAddr>,
     /// In a recount: what did not come up so far.
     uncounted: BTreeSet<NeighbourKey>,
+    /// When the kernel confirmed what was written since the last recount.
+    written_at: BTreeMap<NeighbourKey, BootTime>,
     /// What is done is logged one by one.
     is_loud: bool,
     keeper: Keeper,
@@ -69,6 +73,7 @@ impl Preparer {
             socket: RouteSocket::open()?,
             observed: BTreeMap::new(),
             uncounted: BTreeSet::new(),
+            written_at: BTreeMap::new(),
             is_loud: true,
             keeper: Keeper::Agent,
         })
@@ -94,9 +99,15 @@ impl Preparer {
                 self.uncounted.remove(key);
                 (self.observed.insert(*key, *mac) != Some(*mac)).then_some(key.ifindex)
             }
-            NeighbourEvent::Gone(key) => self.observed.remove(key).map(|_| key.ifindex),
-            NeighbourEvent::Recount => {
-                self.uncounted = self.observed.keys().copied().collect();
+            NeighbourEvent::Gone(key) => {
+                self.written_at.remove(key);
+                self.observed.remove(key).map(|_| key.ifindex)
+            }
+            NeighbourEvent::Recount { since } => {
+                // What was written after the question is not in the answer.
+                self.written_at.retain(|_, at| *at >= *since);
+                let was_asked = |key: &&NeighbourKey| !self.written_at.contains_key(*key);
+                self.uncounted = self.observed.keys().filter(was_asked).copied().collect();
                 None
             }
             NeighbourEvent::LinkChanged { .. }
@@ -216,6 +227,7 @@ impl Preparer {
                 NeighbourChange::Add(neighbour) => {
                     say!(self.is_loud, %address, ifindex, mac = %neighbour.mac, "neighbour added");
                     self.observed.insert(neighbour.key, neighbour.mac);
+                    self.written_at.insert(neighbour.key, clock::now());
                 }
                 NeighbourChange::Remove(key) => {
                     say!(self.is_loud, %address, ifindex, "neighbour removed");

@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub(super) buffer: Vec<u8>,
     sequence: u32,
     filter: Filter,
+    /// Everything that was there has been received.
+    pub(super) ran_dry: bool,
 }
 
 /// [`TokioSocket`] with a name in debug output.
@@ -87,6 +89,7 @@ impl Connection {
             buffer: Vec::with_capacity(DATAGRAM_BYTES_MAX),
             sequence: 0,
             filter,
+            ran_dry: false,
         })
     }
 
@@ -125,7 +128,15 @@ impl Connection {
     pub(super) async fn receive(&mut self) -> io::Result<()> {
         loop {
             self.buffer.clear();
-            let sender = self.socket.0.recv_from(&mut self.buffer).await?;
+            let receive = self.socket.0.recv_from(&mut self.buffer);
+            let mut receive = std::pin::pin!(receive);
+            let ran_dry = &mut self.ran_dry;
+            let sender = std::future::poll_fn(|context| {
+                let polled = receive.as_mut().poll(context);
+                *ran_dry |= polled.is_pending();
+                polled
+            });
+            let sender = sender.await?;
             // Another process with CAP_NET_ADMIN can send to this socket, too.
             if sender.port_number() == 0 {
                 return Ok(());

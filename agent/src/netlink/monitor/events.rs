@@ -2,7 +2,7 @@
 
 use crate::netlink::neighbour::{Neighbour, NeighbourKey};
 use crate::netlink::route::ObservedRoute;
-use cutover_engine::Fact;
+use cutover_engine::{BootTime, Fact};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -51,8 +51,11 @@ pub enum RouteEvent {
         address: IpAddr,
     },
     /// Notifications were lost, so whoever wrote something may never have been told that it is gone. Everything that there is follows,
-    /// up to `Synced`, and nothing else is there.
-    Recount,
+    /// up to `Synced`, and nothing else is there, but for what was written meanwhile.
+    Recount {
+        /// When the kernel was asked.
+        since: BootTime,
+    },
     /// A full read is over: everything is known.
     Synced,
 }
@@ -76,7 +79,10 @@ pub enum NeighbourEvent {
         ifindex: u32,
     },
     /// As for routes.
-    Recount,
+    Recount {
+        /// When the kernel was asked.
+        since: BootTime,
+    },
     /// A full read is over: everything is known.
     Synced,
 }

@@ -36,6 +36,8 @@ pub(super) struct FullRead {
     pub(super) interrupted: bool,
     /// Notifications were lost: nothing follows from this read.
     pub(super) overrun: bool,
+    /// When it was begun.
+    pub(super) began_at: BootTime,
     /// When the next part of the answer has to be there.
     pub(super) answer_by: Option<BootTime>,
     walk: Walk,
@@ -64,25 +66,25 @@ impl FullRead {
     pub(super) fn begin<E>(
         protocols: BTreeSet<u8>,
         is_thorough: bool,
-        answer_by: Option<BootTime>,
+        (began_at, answer_by): (BootTime, Option<BootTime>),
         ask: impl FnOnce(Step) -> Result<u32, E>,
     ) -> Result<Self, E> {
         let mut steps = dump::full(&protocols);
         let current = steps.pop_front().unwrap_or(Step::Links);
         let sequence = ask(current)?;
-        Ok(Self { steps, protocols, is_thorough, ..Self::of(current, sequence, answer_by) })
+        Ok(Self { steps, protocols, is_thorough, ..Self::of(current, sequence, (began_at, answer_by)) })
     }
 
     /// A read of neighbours alone.
     pub(super) fn of_neighbours<E>(
-        answer_by: Option<BootTime>,
+        times: (BootTime, Option<BootTime>),
         ask: impl FnOnce(Step) -> Result<u32, E>,
     ) -> Result<Self, E> {
         let sequence = ask(Step::Neighbours)?;
-        Ok(Self { is_of_neighbours: true, ..Self::of(Step::Neighbours, sequence, answer_by) })
+        Ok(Self { is_of_neighbours: true, ..Self::of(Step::Neighbours, sequence, times) })
     }
 
-    fn of(current: Step, sequence: u32, answer_by: Option<BootTime>) -> Self {
+    fn of(current: Step, sequence: u32, (began_at, answer_by): (BootTime, Option<BootTime>)) -> Self {
         Self {
             steps: VecDeque::new(),
             current,
@@ -92,6 +94,7 @@ impl FullRead {
             is_thorough: false,
             interrupted: false,
             overrun: false,
+            began_at,
             answer_by,
             walk: Walk::default(),
             ipv6: Ipv6 {
