@@ -297,7 +297,9 @@ impl Agent {
 
     /// Whether the state file holds the engine's memory now.
     fn remember(&mut self, now: BootTime) -> bool {
-        let is_new = self.engine.take_memory_changed() | self.state_file.settings_changed();
+        // What could not be written is tried again when that is due, and not before.
+        let has_new_settings = self.state_file.settings_changed() && self.remember_again.is_none();
+        let is_new = self.engine.take_memory_changed() || has_new_settings;
         let is_due = self.remember_again.is_some_and(|due| due <= now);
         if !is_new && !is_due {
             return self.remembered;

@@ -61,6 +61,8 @@ pub struct Engine {
     remembered: BTreeMap<EndpointKey, Remembered>,
     /// They are worked with until the datastore is in sync.
     recalls: bool,
+    /// When that began.
+    recalls_since: Option<BootTime>,
     /// Announcements that came before the endpoints did.
     early: Vec<AnnouncementSeen>,
     /// Watches that were armed, or could not be, before the endpoints came.
@@ -106,6 +108,7 @@ impl Engine {
             found,
             remembered: memory.endpoints.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
             recalls: false,
+            recalls_since: None,
             early: Vec::new(),
             early_armed: BTreeMap::new(),
             in_sync_since: None,

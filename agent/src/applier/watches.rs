@@ -155,6 +155,10 @@ impl WatchApplier {
         let generations = wanted.watches.values().map(|watch| watch.generation).collect();
         self.fast_path.keep_only(&generations);
         self.reported.retain(|generation| generations.contains(generation));
+        if wanted.is_recalled {
+            // Nothing is disarmed, but it has no batch any more, and needs one when it is wanted again.
+            self.applied.retain(|_, applied| generations.contains(&applied.generation));
+        }
     }
 
     fn disarm_unwanted(&mut self, wanted: &Wanted) -> bool {

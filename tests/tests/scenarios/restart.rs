@@ -20,9 +20,12 @@ fn convergence(seconds: u32) -> impl Fn(&mut cutover_tests::Agent) {
 #[track_caller]
 fn assert_untouched(node: &Node, mark: Mark) {
     let tap = node.tap().ifindex();
-    wait::throughout(SETTLED, "no route or neighbour is written", || {
-        node.watch.since(mark).writes_to(tap).is_empty()
-    });
+    let written = || {
+        let history = node.watch.since(mark);
+        history.writes_to(tap).into_iter().cloned().collect::<Vec<_>>()
+    };
+    wait::holds_within(SETTLED, || !written().is_empty());
+    assert_eq!(written(), [], "now {:?}:\n{}", clock::now(), node.agent.log_text());
 }
 
 /// In Base and in mid-migration the source writes nothing when it comes back.
@@ -136,11 +139,12 @@ fn time_wait_goes_on_where_it_was() {
     scene.driver.succeed_extended(SOURCE, TARGET);
     scene.target.wait_state(&scene.port, "TimeWait");
     let began = clock::now();
-    let mark = scene.target.watch.mark();
     // Not at once, so that a clock that starts anew would be caught.
     wait::throughout(Duration::from_millis(1200), "elevated", || {
         scene.target.has_metrics(&scene.port, &[ELEVATED])
     });
+    // What the tap needs once it has a carrier has been written by now.
+    let mark = scene.target.watch.mark();
     scene.target.agent.kill();
     scene.target.agent.start_in_sync();
     assert_untouched(&scene.target, mark);

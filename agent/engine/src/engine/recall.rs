@@ -18,6 +18,7 @@ use crate::roles::Role;
 use crate::time::BootTime;
 use crate::view::{EndpointView, RecallView};
 use crate::wanted::{Wanted, WantedRoute};
+use std::collections::BTreeSet;
 
 impl Engine {
     /// Works with the memory of the last life until the datastore is in sync. Only for settings that are known to be what
@@ -40,9 +41,10 @@ impl Engine {
 
     /// Brings the wanted sets up to date. Returns whether they changed.
     pub(super) fn recall(&mut self, now: BootTime) -> bool {
+        self.recalls_since.get_or_insert(now);
         self.arm_remembered(now);
         self.take_early(now);
-        let wanted = self.recalled();
+        let wanted = self.recalled(now);
         let has_changed = wanted != self.wanted;
         if has_changed {
             self.wanted = wanted;
@@ -114,9 +116,13 @@ impl Engine {
         self.ifindex(&endpoint.interface).filter(|_| self.is_local(key) && has_any)
     }
 
-    fn recalled(&self) -> Wanted {
+    fn recalled(&self, now: BootTime) -> Wanted {
         let mut wanted = Wanted { is_recalled: true, ..Wanted::default() };
-        for (key, entry) in &self.remembered {
+        // Who comes first, as when the datastore is in sync.
+        let mut ranked: Vec<_> = self.remembered.iter().collect();
+        ranked.sort_by_key(|(key, entry)| (entry.was_deleted, *key));
+        let mut taken = BTreeSet::new();
+        for (key, entry) in ranked {
             let Some(ifindex) = self.recalled_tap(key, entry) else { continue };
             let (endpoint, machine) = (&entry.endpoint, &entry.machine);
             // What somebody has who comes first would not be wanted after the announcement either.
@@ -124,16 +130,40 @@ impl Engine {
             if let Some(arming) = machine.arming.filter(|arming| arming.ifindex == ifindex) {
                 let is_open = machine.unresolved.is_some();
                 let mut watch = wants::watch(&self.policy, endpoint, arming, is_open);
-                watch.routes.retain(is_granted);
+                watch.routes.retain(|route| is_granted(route) && !taken.contains(&route.destination));
                 wanted.watches.insert(ifindex, watch);
             }
-            if is_known_on(machine, ifindex) && self.links[&ifindex].admin_up {
-                for route in wants::routes(&self.policy, endpoint, ifindex, true).filter(is_granted) {
+            if !self.links[&ifindex].admin_up
+                || !is_known_on(machine, ifindex)
+                || !(self.was_heard(machine) || self.may_be_here(machine, ifindex, now))
+            {
+                continue;
+            }
+            for route in wants::routes(&self.policy, endpoint, ifindex, true).filter(is_granted) {
+                if !self.found_normal(&route) && taken.insert(route.destination) {
                     wanted.routes.insert(route);
                 }
             }
         }
         wanted
+    }
+
+    /// Whether it announced itself since this agent was started.
+    fn was_heard(&self, machine: &Machine) -> bool {
+        machine.phases.announced_at.is_some_and(|at| self.recalls_since.is_some_and(|since| at >= since))
+    }
+
+    /// Whether what is older can still be so. A machine that has gone on has left a tap without a carrier, if any; and an elevated priority that
+    /// is over is not begun anew.
+    fn may_be_here(&self, machine: &Machine, ifindex: u32, now: BootTime) -> bool {
+        let is_open = self.links.get(&ifindex).is_some_and(|link| link.running);
+        is_open && machine.elevated_until.is_none_or(|until| now < until)
+    }
+
+    /// The last life had made it normal again, and could not write that down.
+    fn found_normal(&self, elevated: &WantedRoute) -> bool {
+        let metric = self.policy.priorities(elevated.destination.addr()).normal;
+        self.found.routes.contains(&WantedRoute { metric, ..*elevated })
     }
 
     pub(super) fn recalled_views(&self, now: BootTime) -> impl Iterator<Item = EndpointView> {

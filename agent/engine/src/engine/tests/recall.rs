@@ -141,13 +141,34 @@ fn other_states_are_left_as_they_are() {
     time_wait.tell(migration_removed("b"));
     let mut base = time_wait.clone();
     base.tell(removed("a")).pass(ms(60_000));
-    for (host, wanted) in [(live, Some(ELEVATED)), (time_wait, Some(ELEVATED)), (base, None)] {
+    // What is over is not wanted, but nobody takes it away before the datastore is in sync.
+    for (host, wanted) in [(live, Some(ELEVATED)), (time_wait, None), (base, None)] {
         let mut again = started_away(&host);
         let before = again.kernel.clone();
         again.pass(ms(3_600_000));
         assert_eq!((again.metric(), again.watch().is_some()), (wanted, false), "{}", host.state());
         assert_eq!(again.kernel, before);
     }
+}
+
+/// The memory may be older than the kernel, and what was latched may be hours old.
+#[test]
+fn a_machine_that_may_have_gone_on_gets_no_route() {
+    let host = Host::live("b");
+    // Its hypervisor has gone.
+    let mut again = Host::restarted("b", host.now + ms(500), host.memory(), Found::default());
+    again.tell(Fact::LinkSeen(link(5, false)));
+    assert_eq!(again.metric(), None);
+    again.tell(Fact::LinkSeen(link(5, true)));
+    assert_eq!(again.metric(), Some(ELEVATED));
+
+    // Its routes were normal again, and nobody could write that down.
+    let mut normal = host.found();
+    normal.routes = normal.routes.into_iter().map(|route| WantedRoute { metric: NORMAL, ..route }).collect();
+    assert!(!normal.routes.is_empty());
+    let mut again = Host::restarted("b", host.now + ms(500), host.memory(), normal);
+    again.tell(Fact::LinkSeen(link(5, true)));
+    assert_eq!(again.metric(), None);
 }
 
 /// The last life died after it had saved what it knew, and before anybody had written a route.
