@@ -4,6 +4,9 @@
 //! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;
 //! it passes requests to the agent loop and the answers back.
 
+#[cfg(test)]
+pub(crate) mod example;
+
 use crate::allocator;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -272,42 +272,23 @@ pub(super) fn align(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Trouble;
+    use crate::control::{Trouble, example};
     use crate::felix::Report;
-    use cutover_engine::EndpointKey;
     use cutover_engine::machine::State;
     use cutover_engine::view::RouteView;
     use std::collections::BTreeMap;
 
     fn endpoint() -> EndpointView {
-        let key = EndpointKey {
-            host: "b".into(),
-            orchestrator: "openstack".into(),
-            workload: "openstack/vm1".into(),
-            endpoint: "port1".into(),
-        };
         EndpointView {
-            name: key.to_string(),
-            key,
             interface: "tapport1".into(),
             ifindex: Some(7),
-            running: true,
             role: "TARGET".into(),
             state: State::Live,
             migration_uid: "u1".into(),
-            status: "up".into(),
-            status_due: false,
-            held: false,
-            not_here: false,
-            waits_for: None,
             routes: vec![RouteView { destination: "10.0.0.1/32".into(), metric: 512 }],
-            watch: None,
             announcement: Some("RARP".into()),
             announced_to_routed_ns: Some(93_400),
-            elevated_for_seconds: None,
-            felix: None,
-            migration: None,
-            from_memory: false,
+            ..example::endpoint()
         }
     }
 
@@ -349,25 +330,15 @@ mod tests {
 
     fn status() -> Status {
         Status {
-            hostname: "b".into(),
-            version: "0.1.0".into(),
-            pid: 1,
-            in_sync: true,
-            datastore_trouble: None,
-            complete: true,
-            from_memory: None,
-            losses: Losses::default(),
             quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
             role: "routes".into(),
             felix: Some(Report { conflicts: vec!["both write".into()], ..Report::default() }),
             unarmed: BTreeMap::from([("tap9".to_owned(), "no memory".to_owned())]),
             unprepared: BTreeMap::from([("tap8".to_owned(), "no IPv6".to_owned())]),
             refused_routes: BTreeMap::from([("10.0.0.9/32 dev tap7".to_owned(), "down".to_owned())]),
-            attach: "tcx".into(),
-            endpoints: vec![endpoint()],
-            kernel_routes: Vec::new(),
             announcements: BTreeMap::from([("accepted_rarp".to_owned(), 1), ("ring_full".to_owned(), 0)]),
             route_writes: 2,
+            ..example::status(vec![endpoint()])
         }
     }
 

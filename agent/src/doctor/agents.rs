@@ -130,30 +130,14 @@ fn others(processes: &Processes, agent: Option<u32>, felix_may: bool) -> Vec<Fin
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::control::Trouble;
-    use std::collections::BTreeMap;
+    use crate::control::{Trouble, example};
 
     fn status() -> Status {
         Status {
             hostname: "host1".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: 5,
-            in_sync: true,
-            datastore_trouble: None,
-            complete: true,
-            from_memory: None,
-            losses: Default::default(),
-            quarantine: Default::default(),
-            unarmed: Default::default(),
-            role: "full".into(),
-            felix: None,
-            unprepared: Default::default(),
-            refused_routes: Default::default(),
-            attach: "tcx".into(),
-            endpoints: Vec::new(),
-            kernel_routes: Vec::new(),
-            announcements: BTreeMap::new(),
-            route_writes: 0,
+            ..example::status(Vec::new())
         }
     }
 

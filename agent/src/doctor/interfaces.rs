@@ -311,11 +311,15 @@ fn carrier(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::example::status;
     use super::super::finding::Level;
     use super::*;
+    use crate::control::example;
     use cutover_engine::fact::Link;
-    use cutover_engine::view::RouteView;
+    use cutover_engine::view::{EndpointView, RouteView};
+
+    fn status(role: &str) -> Status {
+        example::status(vec![EndpointView { role: role.into(), ..example::endpoint() }])
+    }
 
     fn link(name: &str, ifindex: u32, kind: Option<&str>) -> LinkSeen {
         let link = Link { ifindex, name: name.into(), admin_up: true, running: true };

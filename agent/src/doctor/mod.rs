@@ -10,8 +10,6 @@ mod bgp;
 mod clock;
 mod command;
 mod datastore;
-#[cfg(test)]
-mod example;
 mod finding;
 mod forwarding;
 mod interfaces;

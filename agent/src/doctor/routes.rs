@@ -27,13 +27,13 @@ pub(super) fn judge(status: Option<&Status>) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::example;
     use super::super::finding::Level;
     use super::*;
+    use crate::control::example;
 
     #[test]
     fn each_refused_route_is_a_finding() {
-        let mut status = example::status("NO_ROLE");
+        let mut status = example::status(vec![example::endpoint()]);
         assert!(judge(None).is_empty());
         assert_eq!(judge(Some(&status)).iter().map(|finding| finding.level).collect::<Vec<_>>(), [Level::Ok]);
         for metric in ["512", "1024"] {

@@ -1,6 +1,7 @@
 //! Screens of several sizes, drawn into memory.
 
 use super::*;
+use crate::control::example;
 use cutover_engine::EndpointKey;
 use cutover_engine::machine::Phases;
 use cutover_engine::view::{MigrationView, RouteView};
@@ -20,48 +21,13 @@ fn endpoint(number: usize) -> EndpointView {
         key,
         interface: format!("tap{number}"),
         ifindex: Some(7),
-        running: true,
-        role: "NO_ROLE".into(),
-        state: State::Base,
-        migration_uid: String::new(),
-        status: "up".into(),
-        status_due: false,
-        held: false,
-        not_here: false,
-        waits_for: None,
         routes: vec![RouteView { destination: "10.0.0.1/32".into(), metric: 1024 }],
-        watch: None,
-        announcement: None,
-        announced_to_routed_ns: None,
-        elevated_for_seconds: None,
-        felix: None,
-        migration: None,
-        from_memory: false,
+        ..example::endpoint()
     }
 }
 
 fn status(endpoints: Vec<EndpointView>) -> Status {
-    Status {
-        hostname: "b".into(),
-        version: "0.1.0".into(),
-        pid: 1,
-        in_sync: true,
-        datastore_trouble: None,
-        complete: true,
-        from_memory: None,
-        losses: Default::default(),
-        quarantine: Default::default(),
-        unarmed: Default::default(),
-        role: "full".into(),
-        felix: None,
-        unprepared: Default::default(),
-        refused_routes: Default::default(),
-        attach: "tcx".into(),
-        endpoints,
-        kernel_routes: Vec::new(),
-        announcements: [].into(),
-        route_writes: 2,
-    }
+    Status { route_writes: 2, ..example::status(endpoints) }
 }
 
 fn draw(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {

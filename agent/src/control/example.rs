@@ -1,25 +1,26 @@
-//! What an agent answers on a healthy host with one endpoint on `tap1`, for tests.
+//! What an agent answers on a healthy host, for tests: they say what is otherwise.
 
-use crate::control::Status;
+use super::Status;
 use cutover_engine::EndpointKey;
 use cutover_engine::machine::State;
 use cutover_engine::view::EndpointView;
 use std::collections::BTreeMap;
 
-pub(super) fn status(role: &str) -> Status {
+/// One that runs on `tap1`, without routes.
+pub(crate) fn endpoint() -> EndpointView {
     let key = EndpointKey {
         host: "b".into(),
         orchestrator: "openstack".into(),
         workload: "openstack/vm1".into(),
         endpoint: "port1".into(),
     };
-    let endpoint = EndpointView {
+    EndpointView {
         name: key.to_string(),
         key,
         interface: "tap1".into(),
         ifindex: Some(3),
         running: true,
-        role: role.into(),
+        role: "NO_ROLE".into(),
         state: State::Base,
         migration_uid: String::new(),
         status: "up".into(),
@@ -35,7 +36,10 @@ pub(super) fn status(role: &str) -> Status {
         felix: None,
         migration: None,
         from_memory: false,
-    };
+    }
+}
+
+pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
     Status {
         hostname: "b".into(),
         version: "0.1.0".into(),
@@ -52,7 +56,7 @@ pub(super) fn status(role: &str) -> Status {
         unprepared: Default::default(),
         refused_routes: Default::default(),
         attach: "tcx".into(),
-        endpoints: vec![endpoint],
+        endpoints,
         kernel_routes: Vec::new(),
         announcements: BTreeMap::new(),
         route_writes: 0,
