@@ -1,19 +1,21 @@
 //! From an announcement in the ring buffer to its routes in the kernel, without asking anybody.
 //!
 //! One thread of its own sleeps on the ring buffer. While an endpoint waits for its virtual machine, the
-//! watch applier leaves a finished netlink batch here under the generation of the watch. When a record of that
-//! generation comes, the thread sends the batch and reports the fact with the time of every step. It decides
+//! watch applier leaves the elevated routes here, as a finished netlink batch, under the generation of the watch. When a record of that
+//! generation comes, the thread sends the batch, tells the route applier what is written, and reports the fact with the
+//! time of every step. It decides
 //! nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
 //! the route applier as every other difference.
 
 use crate::applier::is_gone;
 use crate::clock;
 use crate::netlink::socket::Outcome;
-use crate::netlink::{PreparedBatch, RouteSocket};
+use crate::netlink::{PreparedBatch, RouteChange, RouteSocket, route};
 use aya::maps::{MapData, RingBuf};
 use cutover_common::AnnouncementKind;
 use cutover_common::abi::Announcement;
 use cutover_engine::fact::AnnouncementSeen;
+use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -44,14 +46,21 @@ pub struct FastPath {
 
 #[derive(Debug)]
 struct Shared {
-    prepared: Mutex<HashMap<u64, PreparedBatch>>,
+    prepared: Mutex<HashMap<u64, Prepared>>,
     /// Wakes the thread for a new spin or for its end.
     bell: EventFd,
     stop: AtomicBool,
 }
 
+#[derive(Debug)]
+struct Prepared {
+    batch: PreparedBatch,
+    routes: Vec<WantedRoute>,
+}
+
 impl FastPath {
-    /// Starts the thread. `spin` is how long it polls the ring before it sleeps, while anything is armed.
+    /// Starts the thread. `written` hears of every route that it has installed, before `facts` hears of the
+    /// announcement. `spin` is how long it polls the ring before it sleeps, while anything is armed.
     ///
     /// # Errors
     /// No epoll instance, event descriptor or thread can be had.
@@ -59,6 +68,7 @@ impl FastPath {
         ring: RingBuf<MapData>,
         socket: RouteSocket,
         spin: Duration,
+        written: UnboundedSender<Vec<WantedRoute>>,
         facts: UnboundedSender<Fact>,
     ) -> io::Result<Self> {
         let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
@@ -66,7 +76,7 @@ impl FastPath {
         epoll.add(&ring, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
         let shared = Arc::new(Shared { prepared: Mutex::default(), bell, stop: AtomicBool::new(false) });
-        let mut worker = Worker { ring, socket, epoll, spin, facts, shared: Arc::clone(&shared) };
+        let mut worker = Worker { ring, socket, epoll, spin, written, facts, shared: Arc::clone(&shared) };
         let (life, alive) = oneshot::channel();
         let thread = std::thread::Builder::new().name("cutover-fast".into()).spawn(move || {
             // Dropped when the thread ends, however it ends.
@@ -87,9 +97,12 @@ impl FastPath {
         }
     }
 
-    /// From now on a record of this generation sends this batch.
-    pub fn prepare(&self, generation: u64, batch: PreparedBatch) {
-        self.shared.lock().insert(generation, batch);
+    /// From now on a record of this generation installs these routes.
+    pub fn prepare(&self, generation: u64, routes: impl IntoIterator<Item = WantedRoute>) {
+        let routes: Vec<_> = routes.into_iter().collect();
+        let changes: Vec<_> = routes.iter().copied().map(RouteChange::Add).collect();
+        let prepared = Prepared { batch: route::prepare(&changes), routes };
+        self.shared.lock().insert(generation, prepared);
         self.shared.ring_bell();
     }
 
@@ -113,7 +126,7 @@ impl Drop for FastPath {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, PreparedBatch>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Prepared>> {
         // The map is whole at every point where its holder could panic.
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,6 +143,7 @@ struct Worker {
     socket: RouteSocket,
     epoll: Epoll,
     spin: Duration,
+    written: UnboundedSender<Vec<WantedRoute>>,
     facts: UnboundedSender<Fact>,
     shared: Arc<Shared>,
 }
@@ -192,9 +206,14 @@ impl Worker {
             warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
             return;
         };
-        let batch = self.shared.lock().remove(&record.generation);
-        let routed_at = batch.and_then(|batch| match self.socket.send(&batch) {
-            Ok(outcome) if outcome.is_success() => Some(clock::now()),
+        let prepared = self.shared.lock().remove(&record.generation);
+        let routed_at = prepared.and_then(|prepared| match self.socket.send(&prepared.batch) {
+            Ok(outcome) if outcome.is_success() => {
+                let now = clock::now();
+                // ORDER: before the fact, which makes the routes wanted. The receiver is gone only while the agent stops.
+                let _: Result<(), _> = self.written.send(prepared.routes);
+                Some(now)
+            }
             Ok(outcome) => {
                 log_refusal(record.ifindex, &outcome);
                 None

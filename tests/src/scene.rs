@@ -21,6 +21,8 @@ pub const TARGET: &str = "compute2";
 pub const NORMAL: u32 = 1024;
 /// Metrics by default.
 pub const ELEVATED: u32 = 512;
+/// So long after the last write to a tap, nobody else is about to write the same.
+const SECOND_WRITER: Duration = Duration::from_millis(300);
 
 /// A compute host with an agent and a tap for the VM.
 #[derive(Debug)]
@@ -144,6 +146,21 @@ impl Node {
             panic!("not armed: {:?}\n{}", self.agent.status_of(port), self.agent.log_text());
         }
         self.agent.wait_up(port);
+    }
+
+    /// Waits until the machine has arrived here, for the agent and in the kernel. Two may write its routes, the fast
+    /// path and the route applier, in either order: whoever is second is waited for, too.
+    ///
+    /// # Panics
+    /// When it does not arrive.
+    #[track_caller]
+    pub fn wait_arrived(&self, port: &Port) {
+        self.wait_state(port, "Live");
+        self.wait_metrics(port, &[ELEVATED]);
+        wait::until(wait::SOON, "nothing more is written", || {
+            let mark = self.watch.mark();
+            !wait::holds_within(SECOND_WRITER, || self.watch.mark() != mark)
+        });
     }
 
     /// Waits for the transition of the endpoint of `port` to `state`.

@@ -240,6 +240,37 @@ fn nothing_is_written_when_nothing_differs() {
     assert_eq!(watch.history().events, []);
 }
 
+/// The engine wants a route at the moment in which the fast path has installed it, and the kernel's word comes later.
+#[test]
+fn what_the_fast_path_has_written_is_not_written_again() {
+    let (namespace, tap) = with_tap();
+    let rig = Rig::start(&namespace);
+    for metric in 512..532 {
+        let routes = both(tap, metric);
+        let writes = rig.report.writes();
+        rig.while_stopped(|| {
+            assert_eq!(send(&namespace, &routes.map(RouteChange::Add)), []);
+            rig.written.send(routes.to_vec()).expect("the applier runs");
+            rig.want(wanting(routes));
+        });
+        wait::until(wait::SOON, "seen", || {
+            rig.report.routes() == BTreeSet::from(routes) && rig.report.settled()
+        });
+        let removals = if metric == 512 { 0 } else { 2 };
+        assert_eq!(rig.report.writes() - writes, removals, "metric {metric}");
+    }
+}
+
+/// Somebody deleted it before the applier heard of it.
+#[test]
+fn what_the_fast_path_has_written_in_vain_is_written_soon() {
+    let (namespace, tap) = with_tap();
+    let rig = Rig::start(&namespace);
+    rig.written.send(both(tap, 512).to_vec()).expect("the applier runs");
+    rig.want(wanting(both(tap, 512)));
+    wait_for_routes(&namespace, both(tap, 512));
+}
+
 #[test]
 fn what_somebody_takes_away_comes_back_from_the_notification() {
     let (namespace, tap) = with_tap();

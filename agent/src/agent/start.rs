@@ -174,7 +174,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     .after(route_report.attempted())
     .beside_felix(felix.is_some());
     let unprepared = interface_applier.unprepared();
-    let route_applier = route_applier.mended_by(interface_applier.mended());
+    let (written_in, written) = mpsc::unbounded_channel();
+    let route_applier = route_applier.mended_by(interface_applier.mended()).after_fast_path(written);
     parts.start("the route applier", route_applier.run());
     parts.start("the interface applier", interface_applier.run());
     let looked = first_look(&monitor_handle, &route_report, &mut links);
@@ -192,7 +193,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
 
     let found = Found { watches: found_watches(&kernel), routes: route_report.all_routes() };
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
-    let mut fast_path = FastPath::start(ring, RouteSocket::open()?, spin, facts_in.clone())
+    let mut fast_path = FastPath::start(ring, RouteSocket::open()?, spin, written_in, facts_in.clone())
         .map_err(io_error("start the fast path"))?;
     let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
     parts.start("the fast path", fast_path.ended());

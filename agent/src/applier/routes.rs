@@ -67,6 +67,8 @@ pub struct RouteApplier {
     written_at: BTreeMap<WantedRoute, BootTime>,
     /// Interfaces that have something which they lacked, as the kernel does not say by itself.
     mended: Option<mpsc::UnboundedReceiver<u32>>,
+    /// What the fast path has written.
+    fast_path: Option<mpsc::UnboundedReceiver<Vec<WantedRoute>>>,
     /// A full read of the kernel is over.
     synced: bool,
 }
@@ -98,6 +100,7 @@ impl RouteApplier {
             uncounted: BTreeSet::new(),
             written_at: BTreeMap::new(),
             mended: None,
+            fast_path: None,
             synced: false,
         };
         Ok((applier, report))
@@ -114,6 +117,12 @@ impl RouteApplier {
     #[must_use]
     pub fn mended_by(self, mended: mpsc::UnboundedReceiver<u32>) -> Self {
         Self { mended: Some(mended), ..self }
+    }
+
+    /// Leaves alone what the fast path says that it has written: the kernel's word of it is on the way.
+    #[must_use]
+    pub fn after_fast_path(self, written: mpsc::UnboundedReceiver<Vec<WantedRoute>>) -> Self {
+        Self { fast_path: Some(written), ..self }
     }
 
     /// Closes differences until the sender of `wanted` or of the events is gone.
@@ -244,6 +253,7 @@ impl RouteApplier {
         if self.wanted.borrow().is_none() {
             return;
         }
+        self.wait_for_what_is_written(now);
         let mut plan = Plan::default();
         {
             let state = self.report.lock();
@@ -269,6 +279,18 @@ impl RouteApplier {
         self.keep_what_differs();
         if !self.taken.is_recalled {
             self.report.note_attempted();
+        }
+    }
+
+    /// What the fast path has written and the monitor has not told of yet. If somebody has deleted it in between,
+    /// its end was perhaps heard of first, so the wait is not for ever.
+    fn wait_for_what_is_written(&mut self, now: BootTime) {
+        let Some(written) = &mut self.fast_path else { return };
+        let state = self.report.lock();
+        while let Ok(routes) = written.try_recv() {
+            for route in routes.iter().map(route::normalised).filter(|route| !state.observed.has(route)) {
+                self.retries.postponed(route, now);
+            }
         }
     }
 

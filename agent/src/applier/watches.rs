@@ -8,8 +8,6 @@ use super::{BackOff, WantedReceiver};
 use crate::bpf::Kernel;
 use crate::clock;
 use crate::fast_path::{FastPath, kind_of};
-use crate::netlink::RouteChange;
-use crate::netlink::route::prepare;
 use cutover_common::MacAddr;
 use cutover_common::abi::{
     Evidence, WATCH_FLAG_ANY, WATCH_FLAG_FIRST_FRAME, WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch,
@@ -203,8 +201,7 @@ impl WatchApplier {
             && !self.reported.contains(&generation)
         {
             // ORDER: the batch is there before the kernel can accept the announcement.
-            let changes: Vec<_> = wanted.routes.iter().copied().map(RouteChange::Add).collect();
-            self.fast_path.prepare(generation, prepare(&changes));
+            self.fast_path.prepare(generation, wanted.routes.iter().copied());
         }
         let armed = self.kernel().arm(ifindex, &wanted.interface, &value);
         match armed {

@@ -55,12 +55,6 @@ impl Lane {
         before
     }
 
-    /// What adds all routes of the guest.
-    pub(crate) fn additions(&self) -> PreparedBatch {
-        let changes: Vec<_> = self.routes().map(RouteChange::Add).collect();
-        route::prepare(&changes)
-    }
-
     /// What takes all routes of the guest away.
     fn removals(&self) -> PreparedBatch {
         let changes: Vec<_> = self.routes().map(RouteChange::Remove).collect();
@@ -74,7 +68,7 @@ impl Lane {
         Ok(())
     }
 
-    fn routes(&self) -> impl Iterator<Item = WantedRoute> {
+    pub(crate) fn routes(&self) -> impl Iterator<Item = WantedRoute> {
         self.addresses.iter().map(|address| WantedRoute {
             destination: match *address {
                 IpAddr::V4(address) => Ipv4Net::from(address).into(),

@@ -81,6 +81,8 @@ pub(crate) fn in_kernel(namespace: &Namespace) -> BTreeSet<WantedRoute> {
 pub(crate) struct Rig {
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
     pub(crate) report: RouteReport,
+    /// What the fast path, which the test plays, has written.
+    pub(crate) written: channel::UnboundedSender<Vec<WantedRoute>>,
     pub(crate) monitor: MonitorHandle,
     facts: Arc<Mutex<Vec<Fact>>>,
     runtime: runtime::Handle,
@@ -117,6 +119,7 @@ impl Rig {
         let (wanted, wanted_out) = watch::channel(wanted.map(Arc::new));
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready_in, ready) = mpsc::channel();
+        let (written, written_out) = channel::unbounded_channel();
         let facts = Arc::new(Mutex::new(Vec::new()));
         let collected = Arc::clone(&facts);
         let inside = Arc::clone(namespace);
@@ -136,7 +139,7 @@ impl Rig {
                     )
                     .expect("an interface applier");
                     tokio::spawn(monitor.run());
-                    tokio::spawn(routes.run());
+                    tokio::spawn(routes.after_fast_path(written_out).run());
                     tokio::spawn(interfaces.run());
                     tokio::spawn(collect(streams.facts, Arc::clone(&collected)));
                     tokio::spawn(collect(prepared_out, collected));
@@ -146,7 +149,8 @@ impl Rig {
             });
         });
         let (monitor, report, runtime) = ready.recv().expect("the rig starts");
-        let rig = Self { wanted, report, monitor, facts, runtime, stop: Some(stop), thread: Some(thread) };
+        let (stop, thread) = (Some(stop), Some(thread));
+        let rig = Self { wanted, report, written, monitor, facts, runtime, stop, thread };
         rig.wait_for_full_read(1);
         rig
     }

@@ -95,8 +95,7 @@ fn live_survives_a_kill() {
     scene.start_migration();
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
-    scene.target.wait_state(&scene.port, "Live");
-    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_arrived(&scene.port);
     let mark = scene.target.watch.mark();
     for _ in 0..2 {
         scene.target.agent.kill();
@@ -118,8 +117,7 @@ fn live_survives_a_kill_and_the_loss_of_the_state_file() {
     scene.start_migration();
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
-    scene.target.wait_state(&scene.port, "Live");
-    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_arrived(&scene.port);
     let mark = scene.target.watch.mark();
     scene.target.agent.kill();
     fs::remove_file(scene.target.agent.run_dir().join("state.json")).expect("a state file");
@@ -130,8 +128,8 @@ fn live_survives_a_kill_and_the_loss_of_the_state_file() {
 /// The convergence time ends when it would have ended anyway.
 #[test]
 fn time_wait_goes_on_where_it_was() {
-    const CONVERGENCE: Duration = Duration::from_secs(5);
-    let mut scene = Scene::with(convergence(5));
+    const CONVERGENCE: Duration = Duration::from_secs(10);
+    let mut scene = Scene::with(convergence(10));
     scene.start_migration();
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
@@ -190,8 +188,7 @@ fn sigterm_leaves_the_data_plane_as_it_is() {
     scene.start_migration();
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
-    scene.target.wait_state(&scene.port, "Live");
-    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
+    scene.target.wait_arrived(&scene.port);
     let (source, target) = (scene.source.watch.mark(), scene.target.watch.mark());
     assert!(scene.source.agent.terminate().success());
     assert!(scene.target.agent.terminate().success());
@@ -241,8 +238,7 @@ fn an_announcement_counts_although_the_folder_is_missing_at_the_start() {
     );
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
-    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
-    scene.target.wait_state(&scene.port, "Live");
+    scene.target.wait_arrived(&scene.port);
     let announced = scene.target.watch.mark();
     fs::rename(&away, &path).expect("a rename");
     wait::until(wait::SOON, "in sync", || scene.target.agent.status()["in_sync"] == true);
@@ -302,8 +298,7 @@ fn assert_survives_with_its_pins(scene: &mut Scene) {
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
     scene.target.agent.start();
-    scene.target.wait_metrics(&scene.port, &[ELEVATED]);
-    scene.target.wait_state(&scene.port, "Live");
+    scene.target.wait_arrived(&scene.port);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::lane::Lane;
 use crate::site::{Site, Watcher};
 use anyhow::{Context as _, Result, bail};
 use cutover_agent::fast_path::FastPath;
-use cutover_agent::netlink::{PreparedBatch, RouteSocket};
+use cutover_agent::netlink::RouteSocket;
 use cutover_engine::Fact;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -18,7 +18,6 @@ pub(crate) struct Cutover<'a> {
     watcher: Watcher<'a>,
     lane: Lane,
     facts: UnboundedReceiver<Fact>,
-    batch: PreparedBatch,
     undo: RouteSocket,
     generation: u64,
     spin: Duration,
@@ -29,10 +28,10 @@ impl<'a> Cutover<'a> {
     pub(crate) fn new(site: &'a Site, name: &'static str, lane: Lane, spin: Duration) -> Result<Self> {
         let mut watcher = Watcher::load(site, lane.interface())?;
         let (sender, facts) = unbounded_channel();
-        let fast_path = FastPath::start(watcher.take_ring()?, site.open_socket()?, spin, sender)?;
-        let batch = lane.additions();
+        let (written, _) = unbounded_channel();
+        let fast_path = FastPath::start(watcher.take_ring()?, site.open_socket()?, spin, written, sender)?;
         let undo = site.open_socket()?;
-        Ok(Self { name, fast_path, watcher, lane, facts, batch, undo, generation: 0, spin })
+        Ok(Self { name, fast_path, watcher, lane, facts, undo, generation: 0, spin })
     }
 }
 
@@ -47,7 +46,7 @@ impl Contender for Cutover<'_> {
 
     fn arm(&mut self) -> Result<()> {
         self.generation = self.watcher.next_generation();
-        self.fast_path.prepare(self.generation, self.batch.clone());
+        self.fast_path.prepare(self.generation, self.lane.routes());
         self.watcher.arm(&self.lane).map(drop)
     }
 
