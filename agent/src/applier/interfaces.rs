@@ -237,8 +237,13 @@ impl InterfaceApplier {
 
     fn take_event(&mut self, event: NeighbourEvent) {
         let ifindex = match event {
-            NeighbourEvent::Seen(_) | NeighbourEvent::Gone(_) | NeighbourEvent::Recount { .. } => {
-                self.preparer.observe(&event)
+            NeighbourEvent::Seen(neighbour) => self.preparer.seen(neighbour).then_some(neighbour.key.ifindex),
+            NeighbourEvent::Gone(key) => self.preparer.gone(&key).then_some(key.ifindex),
+            NeighbourEvent::Recount { held, since } => {
+                let news = self.preparer.recount(&held, since);
+                let news = news.into_iter().filter(|ifindex| self.taken.interfaces.contains_key(ifindex));
+                self.dirty.extend(news.map(Item::Interface));
+                None
             }
             NeighbourEvent::LinkChanged { ifindex } | NeighbourEvent::Ipv6Appeared { ifindex } => {
                 self.retries.release(|item| *item == Item::Interface(ifindex));
@@ -256,9 +261,6 @@ impl InterfaceApplier {
 
     fn take_synced(&mut self) {
         self.synced = true;
-        let lost = self.preparer.end_recount();
-        let lost = lost.into_iter().filter(|ifindex| self.taken.interfaces.contains_key(ifindex));
-        self.dirty.extend(lost.map(Item::Interface));
         let now = clock::now();
         let published = self.refreshed_at != BootTime::default();
         if published && now.since(self.refreshed_at) >= SYSCTL_REFRESH {

@@ -5,6 +5,7 @@
 
 pub mod interfaces;
 pub mod ready;
+mod recount;
 pub mod retry;
 pub mod routes;
 pub mod statuses;

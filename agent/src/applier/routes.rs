@@ -17,6 +17,7 @@ pub use plan::{ObservedRoutes, Plan, Target};
 pub use report::RouteReport;
 
 use super::WantedReceiver;
+use super::recount::Written;
 use super::retry::Retries;
 use crate::clock;
 use crate::felix::rivalry::Deletions;
@@ -61,10 +62,7 @@ pub struct RouteApplier {
     expected: Expected,
     /// Where Felix runs beside the agent: whether it deletes what comes from here.
     deletions: Option<Deletions>,
-    /// In a recount: what did not come up so far.
-    uncounted: BTreeSet<WantedRoute>,
-    /// When the kernel confirmed what was written since the last recount.
-    written_at: BTreeMap<WantedRoute, BootTime>,
+    written: Written<WantedRoute>,
     /// Interfaces that have something which they lacked, as the kernel does not say by itself.
     mended: Option<mpsc::UnboundedReceiver<u32>>,
     /// What the fast path has written.
@@ -97,8 +95,7 @@ impl RouteApplier {
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
             deletions: None,
-            uncounted: BTreeSet::new(),
-            written_at: BTreeMap::new(),
+            written: Written::default(),
             mended: None,
             fast_path: None,
             synced: false,
@@ -141,7 +138,7 @@ impl RouteApplier {
                         return;
                     }
                     // Every event has to be taken, whatever the ones before it said.
-                    events.drain(..).filter(|event| self.take_event(*event)).count() > 0
+                    events.drain(..).fold(false, |differs, event| self.take_event(event) | differs)
                 }
                 ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = sleep_until(due) => true,
@@ -175,14 +172,7 @@ impl RouteApplier {
     /// Says whether the event can have made a difference.
     fn take_event(&mut self, event: RouteEvent) -> bool {
         match event {
-            RouteEvent::Seen(route, owner) => {
-                self.uncounted.remove(&route);
-                let is_news = self.report.lock().observed.seen(route, owner);
-                if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
-                    deletions.appeared(route, clock::now());
-                }
-                self.look_at(&route, is_news)
-            }
+            RouteEvent::Seen(route, owner) => self.take_seen(route, owner),
             RouteEvent::Gone(route) => {
                 self.note_gone(&route);
                 let is_news = self.take_gone(&route);
@@ -199,28 +189,34 @@ impl RouteApplier {
             RouteEvent::AddressAppeared { address } => {
                 self.retries.release(|route| route.source == Some(address))
             }
-            RouteEvent::Recount { since } => {
-                // What was written after the question is not in the answer.
-                self.written_at.retain(|_, at| *at >= since);
-                self.uncounted = self.report.all_routes();
-                self.uncounted.retain(|route| !self.written_at.contains_key(route));
-                false
+            RouteEvent::Recount { held, since } => {
+                let believed = self.report.all_routes();
+                let missing = self.written.missing(&believed, |route| held.contains_key(route), since);
+                let lost = missing.iter().filter(|route| self.take_gone(route)).count();
+                let found = held.iter().filter(|(route, owner)| self.take_seen(**route, **owner)).count();
+                lost + found > 0
             }
             RouteEvent::Synced => {
                 self.report.note_known();
-                let uncounted = std::mem::take(&mut self.uncounted);
-                let lost = uncounted.iter().filter(|route| self.take_gone(route)).count();
                 let is_first = !std::mem::replace(&mut self.synced, true);
                 if is_first {
                     self.look_at_everything();
                 }
-                is_first || lost > 0
+                is_first
             }
         }
     }
 
+    fn take_seen(&mut self, route: WantedRoute, owner: Owner) -> bool {
+        let is_news = self.report.lock().observed.seen(route, owner);
+        if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
+            deletions.appeared(route, clock::now());
+        }
+        self.look_at(&route, is_news)
+    }
+
     fn take_gone(&mut self, route: &WantedRoute) -> bool {
-        self.written_at.remove(route);
+        self.written.gone(route);
         let is_news = self.report.lock().observed.gone(route);
         self.look_at(route, is_news)
     }
@@ -368,10 +364,10 @@ impl RouteApplier {
                         deletions.appeared(*route, now);
                     }
                     if matches!(change, RouteChange::Remove(_)) {
-                        self.written_at.remove(route);
+                        self.written.gone(route);
                         self.note_gone(route);
                     } else {
-                        self.written_at.insert(*route, now);
+                        self.written.confirmed(*route, now);
                     }
                     log_change(change, loud);
                 }
@@ -420,7 +416,7 @@ mod tests {
             let destination = "10.65.0.2/32".parse().unwrap();
             WantedRoute { destination, ifindex: 7, metric, protocol: 3, source: None }
         };
-        let [written, seen, later, meanwhile] = [512, 1024, 2048, 4096].map(route);
+        let [written, seen, meanwhile] = [512, 1024, 4096].map(route);
         applier.take_event(RouteEvent::Synced);
         let confirm = |applier: &mut RouteApplier, route| {
             applier.note(&[RouteChange::Add(route)], Ok(Outcome::default()), false);
@@ -429,13 +425,10 @@ mod tests {
         let since = clock::now();
         // The kernel is asked, and the answer is on its way.
         confirm(&mut applier, meanwhile);
-        applier.take_event(RouteEvent::Recount { since });
-        report.lock().observed.confirmed(&RouteChange::Add(later));
-        applier.take_event(RouteEvent::Seen(seen, Owner::Ours));
-        assert_eq!(report.routes(), BTreeSet::from([written, seen, later, meanwhile]), "not before the end");
-        assert!(applier.take_event(RouteEvent::Synced), "there is something to do");
-        assert_eq!(report.routes(), BTreeSet::from([seen, later, meanwhile]));
+        let recount = RouteEvent::Recount { held: Arc::new([(seen, Owner::Ours)].into()), since };
+        assert!(applier.take_event(recount.clone()), "there is something to do");
+        assert_eq!(report.routes(), BTreeSet::from([seen, meanwhile]));
         assert!(applier.dirty.contains(&written.destination));
-        assert!(!applier.take_event(RouteEvent::Synced), "once");
+        assert!(!applier.take_event(recount), "nothing new");
     }
 }

@@ -1,9 +1,12 @@
-//! Requests for dumps, one after the other.
+//! Requests for dumps, one after the other, and for what they leave in doubt.
 //!
 //! Owns what is asked of the kernel in a full read and in which order. Reading the answers is the business of
 //! [`super::monitor`].
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use super::neighbour::{self, NeighbourKey};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
@@ -13,7 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 /// Stands for routes of every protocol (RTPROT_UNSPEC, which no route has).
 pub(super) const ANY_PROTOCOL: u8 = 0;
 
-/// One request for a dump.
+/// One request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     /// All links.
@@ -32,6 +35,11 @@ pub(super) enum Step {
     },
     /// All neighbours.
     Neighbours,
+    /// One neighbour. No dump: the kernel looks it up.
+    Neighbour {
+        /// Which.
+        key: NeighbourKey,
+    },
 }
 
 impl Step {
@@ -57,6 +65,7 @@ pub(super) fn request(step: Step, sequence: u32) -> Vec<u8> {
     let inner = match step {
         Step::Links => RouteNetlinkMessage::GetLink(LinkMessage::default()),
         Step::Neighbours => RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+        Step::Neighbour { key } => RouteNetlinkMessage::GetNeighbour(neighbour::question(key)),
         Step::Routes { ipv6, protocol } => RouteNetlinkMessage::GetRoute(routes(ipv6, protocol)),
         Step::RoutesOn { ifindex } => {
             let mut message = routes(true, ANY_PROTOCOL);
@@ -65,7 +74,12 @@ pub(super) fn request(step: Step, sequence: u32) -> Vec<u8> {
         }
     };
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.flags = NLM_F_REQUEST
+        | match step {
+            // The end of the answer.
+            Step::Neighbour { .. } => NLM_F_ACK,
+            _ => NLM_F_DUMP,
+        };
     header.sequence_number = sequence;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(inner));
     message.finalize();

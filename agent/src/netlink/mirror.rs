@@ -14,6 +14,7 @@ use cutover_engine::fact::Link;
 use cutover_engine::{BootTime, Fact};
 use netlink_packet_core::NLM_F_REPLACE;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Observations in the order in which they were made, and what to do about them.
 #[derive(Debug, Default)]
@@ -200,6 +201,11 @@ impl Mirror {
         }
     }
 
+    /// Neighbours that are known and that the dump so far does not show.
+    pub(super) fn unseen_neighbours(&self) -> impl Iterator<Item = NeighbourKey> {
+        self.neighbours.unseen().copied()
+    }
+
     /// All neighbours are read.
     pub(super) fn end_neighbours(&mut self, complete: bool, seen: &mut Seen) {
         for (key, mac) in self.neighbours.end_dump(|_, _| complete) {
@@ -209,14 +215,14 @@ impl Mirror {
 
     /// Everything that is known about routes, for whoever may know more than was ever notified.
     pub(super) fn recount_routes(&self, since: BootTime, seen: &mut Seen) {
-        seen.routes.push(RouteEvent::Recount { since });
-        self.routes.current().iter().for_each(|(route, owner)| seen.route(*route, Some(*owner)));
+        let held = Arc::new(self.routes.current().clone());
+        seen.routes.push(RouteEvent::Recount { held, since });
     }
 
     /// The same about neighbours.
     pub(super) fn recount_neighbours(&self, since: BootTime, seen: &mut Seen) {
-        seen.neighbours.push(NeighbourEvent::Recount { since });
-        self.neighbours.current().iter().for_each(|(key, mac)| seen.neighbour(*key, Some(*mac)));
+        let held = Arc::new(self.neighbours.current().clone());
+        seen.neighbours.push(NeighbourEvent::Recount { held, since });
     }
 
     /// A notification.

@@ -206,8 +206,8 @@ impl Monitor {
         (self.is_congested, self.socket.ran_dry) = (true, false);
         self.is_ignorant = true;
         let now = clock::now();
-        let pause = self.overruns.note(now);
-        self.read_again_at(now + pause);
+        let at = self.overruns.note(now);
+        self.read_again_at(at);
         // Nothing else comes in such numbers without being needed.
         if self.overruns.go_on() { self.stop_hearing_neighbours(now) } else { Ok(()) }
     }
@@ -232,11 +232,17 @@ impl Monitor {
     }
 
     fn read_again_at(&mut self, at: BootTime) {
-        self.next_read_at = Some(self.next_read_at.map_or(at, |planned| planned.min(at)));
+        let soonest = self.next_read_at.map_or(at, |planned| planned.min(at));
+        self.next_read_at = Some(self.overruns.not_before_rest(soonest));
     }
 
     fn begin_full_read(&mut self, now: BootTime) -> Result<(), MonitorError> {
         self.next_read_at = None;
+        if self.hear_again_at.is_some_and(|at| at <= now) {
+            // Full reads that follow one another must not put it off. ORDER: notified before asked.
+            self.socket.hear_neighbours(true)?;
+            self.hear_again_at = None;
+        }
         let mut protocols = std::mem::replace(&mut self.ask_for, self.mirror.heard().clone());
         if protocols.contains(&ANY_PROTOCOL) {
             protocols = BTreeSet::from([ANY_PROTOCOL]);
@@ -348,8 +354,7 @@ impl Monitor {
                 self.mirror.end_links(complete, seen);
                 self.mirror.begin_routes();
             }
-            Step::Neighbours => self.mirror.end_neighbours(complete, seen),
-            Step::Routes { .. } | Step::RoutesOn { .. } => {}
+            Step::Routes { .. } | Step::RoutesOn { .. } | Step::Neighbours | Step::Neighbour { .. } => {}
         }
         if let Some(step) = read.answered(&self.mirror) {
             if step == Step::Neighbours {
@@ -362,11 +367,22 @@ impl Monitor {
             read.sequence = asked.as_ref().map_or(read.sequence, |sequence| *sequence);
             self.read = Some(read);
             asked?;
-        } else if read.is_of_neighbours {
+        } else {
+            self.mirror.end_neighbours(complete, seen);
+            self.end_read(read, seen);
+        }
+        Ok(())
+    }
+
+    fn end_read(&mut self, read: FullRead, seen: &mut Seen) {
+        let complete = !read.interrupted;
+        if read.is_of_neighbours {
             self.end_read_of_neighbours(complete, read.began_at, seen);
         } else if complete {
-            if read.is_thorough && self.full_reads_done > 0 {
-                self.mirror.recount_routes(read.began_at, seen);
+            if self.full_reads_done > 0 {
+                if read.is_thorough {
+                    self.mirror.recount_routes(read.began_at, seen);
+                }
                 self.mirror.recount_neighbours(read.began_at, seen);
             }
             self.end_full_read(seen);
@@ -378,7 +394,6 @@ impl Monitor {
                 if self.interrupted_reads > INTERRUPTED_READS_MAX { PAUSE_PRECAUTION } else { PAUSE_URGENT };
             self.read_again_at(clock::now() + pause);
         }
-        Ok(())
     }
 
     /// Before the first full read is over nothing is known yet, and nobody is told otherwise.

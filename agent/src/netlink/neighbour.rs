@@ -75,12 +75,17 @@ pub fn prepare<'a>(changes: impl IntoIterator<Item = &'a NeighbourChange>) -> Pr
     builder.finish()
 }
 
-fn encode(change: &NeighbourChange) -> NeighbourMessage {
-    let key = change.key();
+/// Which neighbour to look up (RTM_GETNEIGH without NLM_F_DUMP, since 5.0).
+pub(super) fn question(key: NeighbourKey) -> NeighbourMessage {
     let family = if key.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let mut message = NeighbourMessage::default();
     message.header = NeighbourHeader { family, ifindex: key.ifindex, ..NeighbourHeader::default() };
     message.attributes.push(NeighbourAttribute::Destination(key.address.into()));
+    message
+}
+
+fn encode(change: &NeighbourChange) -> NeighbourMessage {
+    let mut message = question(change.key());
     if let NeighbourChange::Add(neighbour) = change {
         message.header.state = NeighbourState::Permanent;
         message.header.kind = RouteType::Unicast;

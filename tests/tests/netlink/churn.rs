@@ -1,8 +1,12 @@
-//! Thousands of IPv6 routes that nobody touches, beside a daemon that changes its own all the time.
+//! Thousands of IPv6 routes and neighbours that nobody touches, beside somebody who changes others all the time.
 
 use super::rig::{Rig, namespace, plug, route, settings, wanting};
 use super::send;
-use cutover_agent::netlink::{MonitorSettings, RouteChange, RouteSocket, route as kernel_route, snapshot};
+use cutover_agent::netlink::{
+    Monitor, MonitorSettings, Neighbour, NeighbourChange, NeighbourEvent, NeighbourKey, PreparedBatch,
+    RouteChange, RouteSocket, neighbour, route as kernel_route, snapshot,
+};
+use cutover_common::MacAddr;
 use cutover_engine::wanted::WantedRoute;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::wait;
@@ -11,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::runtime;
 
 const TAPS: usize = 40;
 const ROUTES_PER_TAP: usize = 100;
@@ -21,30 +26,22 @@ fn stable(taps: &[u32]) -> Vec<WantedRoute> {
     (0..taps.len()).flat_map(|tap| (0..ROUTES_PER_TAP).map(move |number| to(tap, number))).collect()
 }
 
-/// Another daemon: routes of its own protocol, through an interface of its own, that come and go.
-struct Daemon {
+/// Somebody else's changes that are written without end.
+struct Churn {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Daemon {
-    fn start(namespace: &Arc<Namespace>) -> Self {
-        let uplink = plug(namespace, "up0");
+impl Churn {
+    /// Writes what `batches` makes of the number of each round, one after the other.
+    fn start(namespace: &Namespace, batches: impl Fn(u64) -> [PreparedBatch; 2] + Send + 'static) -> Self {
         let mut socket = namespace.run(RouteSocket::open).expect("a socket");
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                let round = counted.fetch_add(1, Ordering::Relaxed) % 0xffff;
-                let block: Vec<WantedRoute> = (0..20)
-                    .map(|number| WantedRoute {
-                        protocol: 12,
-                        ..route(&format!("2001:db8:0:{round:x}::{number:x}/128"), uplink, 50)
-                    })
-                    .collect();
-                for change in [RouteChange::Add, RouteChange::Remove] {
-                    let batch = kernel_route::prepare(block.iter().copied().map(change));
+                for batch in batches(counted.fetch_add(1, Ordering::Relaxed)) {
                     assert!(socket.send(&batch).expect("an outcome").is_success());
                 }
             }
@@ -52,17 +49,50 @@ impl Daemon {
         Self { stop, rounds, thread: Some(thread) }
     }
 
+    /// Another daemon: routes of its own protocol, through an interface of its own, that come and go.
+    fn of_routes(namespace: &Namespace) -> Self {
+        let uplink = plug(namespace, "up0");
+        Self::start(namespace, move |round| {
+            let round = round % 0xffff;
+            let block: Vec<WantedRoute> = (0..20)
+                .map(|number| WantedRoute {
+                    protocol: 12,
+                    ..route(&format!("2001:db8:0:{round:x}::{number:x}/128"), uplink, 50)
+                })
+                .collect();
+            [RouteChange::Add, RouteChange::Remove].map(|change| {
+                kernel_route::prepare(block.iter().copied().map(change).collect::<Vec<_>>().iter())
+            })
+        })
+    }
+
+    /// Neighbours on another interface that come and go.
+    fn of_neighbours(namespace: &Namespace) -> Self {
+        let uplink = plug(namespace, "up0");
+        Self::start(namespace, move |round| {
+            let block: Vec<Neighbour> = (0..20).map(|number| known(uplink, round % 200, number)).collect();
+            let added: Vec<_> = block.iter().copied().map(NeighbourChange::Add).collect();
+            let removed: Vec<_> = block.iter().map(|it| NeighbourChange::Remove(it.key)).collect();
+            [neighbour::prepare(&added), neighbour::prepare(&removed)]
+        })
+    }
+
     fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Churn {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let panicked = self.thread.take().is_some_and(|thread| thread.join().is_err());
-        assert!(!panicked || std::thread::panicking(), "the daemon's routes were refused");
+        assert!(!panicked || std::thread::panicking(), "the changes were refused");
     }
+}
+
+fn known(ifindex: u32, block: u64, number: u64) -> Neighbour {
+    let address = format!("10.{}.{block}.{number}", ifindex % 256).parse().expect("an address");
+    Neighbour { key: NeighbourKey { ifindex, address }, mac: MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]) }
 }
 
 /// A host with `TAPS` taps and all their routes.
@@ -78,7 +108,7 @@ fn host() -> (Arc<Namespace>, BTreeSet<u32>, BTreeSet<WantedRoute>) {
 #[test]
 fn a_stable_route_is_never_taken_for_gone_beside_a_busy_daemon() {
     let (namespace, _, expected) = host();
-    let daemon = Daemon::start(&namespace);
+    let daemon = Churn::of_routes(&namespace);
     let often = MonitorSettings { refresh: Some(Duration::from_millis(1)), ..settings() };
     // Wanted from the start: whatever the first read misses would be written.
     let rig = Rig::wanting(&namespace, often, Some(wanting(expected.iter().copied())));
@@ -104,7 +134,7 @@ fn a_stable_route_is_never_taken_for_gone_beside_a_busy_daemon() {
 #[test]
 fn everything_is_found_beside_a_busy_daemon() {
     let (namespace, taps, expected) = host();
-    let _daemon = Daemon::start(&namespace);
+    let _daemon = Churn::of_routes(&namespace);
     for round in 0..10 {
         let rig = Rig::start(&namespace);
         rig.wait_until_idle();
@@ -116,4 +146,45 @@ fn everything_is_found_beside_a_busy_daemon() {
         let missing: Vec<_> = expected.difference(&of_ours).collect();
         assert!(missing.is_empty() && of_ours.len() == expected.len(), "look {round}: {missing:?}");
     }
+}
+
+#[test]
+fn a_stable_neighbour_is_never_taken_for_gone_beside_others_that_change() {
+    const NEIGHBOURS_PER_TAP: u64 = 1000;
+    let namespace = namespace();
+    let taps = ["tap0", "tap1", "tap2"].map(|name| plug(&namespace, name));
+    let stable: Vec<Neighbour> = taps
+        .iter()
+        .flat_map(|&tap| (0..NEIGHBOURS_PER_TAP).map(move |number| known(tap, number / 250, number % 250)))
+        .collect();
+    let added: Vec<_> = stable.iter().copied().map(NeighbourChange::Add).collect();
+    let mut socket = namespace.run(RouteSocket::open).expect("a socket");
+    assert!(socket.send(&neighbour::prepare(&added)).expect("an outcome").is_success());
+
+    let (gone, full_reads) = namespace.run(|| {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let often = MonitorSettings { refresh: Some(Duration::from_millis(1)), ..settings() };
+            let (monitor, handle, mut streams) = Monitor::open(often).expect("a monitor");
+            tokio::spawn(monitor.run());
+            let churn = Churn::of_neighbours(&namespace);
+            let (full_reads, mut gone) = (handle.full_reads(), 0);
+            let counted = tokio::time::timeout(wait::SOON * 4, async {
+                while *full_reads.borrow() < 300 {
+                    tokio::select! {
+                        fact = streams.facts.recv() => drop(fact.expect("the monitor runs")),
+                        event = streams.routes.recv() => drop(event.expect("the monitor runs")),
+                        event = streams.neighbours.recv() => {
+                            let event = event.expect("the monitor runs");
+                            gone += usize::from(matches!(event, NeighbourEvent::Gone(_)));
+                        }
+                    }
+                }
+            });
+            counted.await.expect("so many full reads");
+            assert!(churn.rounds() > 100, "somebody changes others");
+            (gone, *full_reads.borrow())
+        })
+    });
+    assert_eq!(gone, 0, "taken for gone in {full_reads} full reads");
 }

@@ -1,9 +1,10 @@
 //! Writes what one interface, or the whole host, lacks. Knows no order and no second attempt; the applier does.
 
 use super::neighbours;
+use crate::applier::recount::Written;
 use crate::clock;
 use crate::netlink::socket::{OpenError, SendError};
-use crate::netlink::{Neighbour, NeighbourChange, NeighbourEvent, NeighbourKey, RouteSocket, neighbour};
+use crate::netlink::{Neighbour, NeighbourChange, NeighbourKey, RouteSocket, neighbour};
 use crate::sysctls::former::FormerValues;
 use crate::sysctls::table::{self, HostSysctl, Ipv6Device, Keeper, Need, Setting};
 use crate::sysctls::{SettingError, Sysctls, is_safe_name};
@@ -55,10 +56,7 @@ pub(super) struct Preparer {
     former: Option<FormerValues>,
     socket: RouteSocket,
     observed: BTreeMap<NeighbourKey, MacAddr>,
-    /// In a recount: what did not come up so far.
-    uncounted: BTreeSet<NeighbourKey>,
-    /// When the kernel confirmed what was written since the last recount.
-    written_at: BTreeMap<NeighbourKey, BootTime>,
+    written: Written<NeighbourKey>,
     /// What is done is logged one by one.
     is_loud: bool,
     keeper: Keeper,
@@ -72,8 +70,7 @@ impl Preparer {
             former: run_dir.map(FormerValues::of),
             socket: RouteSocket::open()?,
             observed: BTreeMap::new(),
-            uncounted: BTreeSet::new(),
-            written_at: BTreeMap::new(),
+            written: Written::default(),
             is_loud: true,
             keeper: Keeper::Agent,
         })
@@ -92,34 +89,32 @@ impl Preparer {
         self.is_loud = is_loud;
     }
 
-    /// Takes note of a neighbour. Says whose neighbours are not what they were.
-    pub(super) fn observe(&mut self, event: &NeighbourEvent) -> Option<u32> {
-        match event {
-            NeighbourEvent::Seen(Neighbour { key, mac }) => {
-                self.uncounted.remove(key);
-                (self.observed.insert(*key, *mac) != Some(*mac)).then_some(key.ifindex)
-            }
-            NeighbourEvent::Gone(key) => {
-                self.written_at.remove(key);
-                self.observed.remove(key).map(|_| key.ifindex)
-            }
-            NeighbourEvent::Recount { since } => {
-                // What was written after the question is not in the answer.
-                self.written_at.retain(|_, at| *at >= *since);
-                let was_asked = |key: &&NeighbourKey| !self.written_at.contains_key(*key);
-                self.uncounted = self.observed.keys().filter(was_asked).copied().collect();
-                None
-            }
-            NeighbourEvent::LinkChanged { .. }
-            | NeighbourEvent::Ipv6Appeared { .. }
-            | NeighbourEvent::Synced => None,
-        }
+    /// A neighbour is there. Says whether that is news.
+    pub(super) fn seen(&mut self, Neighbour { key, mac }: Neighbour) -> bool {
+        self.observed.insert(key, mac) != Some(mac)
     }
 
-    /// Forgets what did not come up in a recount that is over. Says on which interfaces.
-    pub(super) fn end_recount(&mut self) -> BTreeSet<u32> {
-        let gone = std::mem::take(&mut self.uncounted);
-        gone.into_iter().filter(|key| self.observed.remove(key).is_some()).map(|key| key.ifindex).collect()
+    /// A neighbour is not there any more. Says whether that is news.
+    pub(super) fn gone(&mut self, key: &NeighbourKey) -> bool {
+        self.written.gone(key);
+        self.observed.remove(key).is_some()
+    }
+
+    /// These, and no others, were there when the kernel was asked, at `since` or later. Says on which interfaces that is news.
+    pub(super) fn recount(
+        &mut self,
+        held: &BTreeMap<NeighbourKey, MacAddr>,
+        since: BootTime,
+    ) -> BTreeSet<u32> {
+        let missing = self.written.missing(self.observed.keys(), |key| held.contains_key(key), since);
+        let gone = missing.iter().filter(|key| self.observed.remove(key).is_some());
+        let mut news: BTreeSet<u32> = gone.map(|key| key.ifindex).collect();
+        for (&key, &mac) in held {
+            if self.observed.insert(key, mac) != Some(mac) {
+                news.insert(key.ifindex);
+            }
+        }
+        news
     }
 
     /// Makes the whole host forward what belongs to VMs.
@@ -227,11 +222,11 @@ impl Preparer {
                 NeighbourChange::Add(neighbour) => {
                     say!(self.is_loud, %address, ifindex, mac = %neighbour.mac, "neighbour added");
                     self.observed.insert(neighbour.key, neighbour.mac);
-                    self.written_at.insert(neighbour.key, clock::now());
+                    self.written.confirmed(neighbour.key, clock::now());
                 }
                 NeighbourChange::Remove(key) => {
                     say!(self.is_loud, %address, ifindex, "neighbour removed");
-                    self.observed.remove(key);
+                    self.gone(key);
                 }
             }
         }
@@ -274,6 +269,25 @@ mod tests {
         assert!(lacks.len() == wanted.len() && lacks[1].contains("accept_dad"), "{lacks:?}");
         let error = preparer.ensure_all(&required).unwrap_err().to_string();
         assert!(error.contains("route_localnet"), "{error}");
+    }
+
+    #[test]
+    fn a_recount_says_where_neighbours_are_not_what_they_were() {
+        let root = tempfile::tempdir().unwrap();
+        let mut preparer = Preparer::open(root.path(), None).unwrap();
+        let key = |ifindex| NeighbourKey { ifindex, address: std::net::Ipv4Addr::LOCALHOST.into() };
+        let [before, after] = [1, 2].map(|last| MacAddr([2, 0, 0, 0, 0, last]));
+        for ifindex in [1, 2, 3, 4] {
+            assert!(preparer.seen(Neighbour { key: key(ifindex), mac: before }));
+        }
+        // 1 is gone, 2 is another's, 3 is as it was, 4 has been written meanwhile, and 5 is new.
+        let since = clock::now();
+        preparer.written.confirmed(key(4), clock::now());
+        let held = BTreeMap::from([(key(2), after), (key(3), before), (key(5), before)]);
+        assert_eq!(preparer.recount(&held, since), BTreeSet::from([1, 2, 5]));
+        assert_eq!(preparer.observed.len(), 4);
+        assert_eq!(preparer.recount(&held, since), BTreeSet::new());
+        assert!(preparer.gone(&key(4)) && !preparer.gone(&key(4)));
     }
 
     #[test]

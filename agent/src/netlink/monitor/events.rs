@@ -2,8 +2,11 @@
 
 use crate::netlink::neighbour::{Neighbour, NeighbourKey};
 use crate::netlink::route::ObservedRoute;
+use cutover_common::MacAddr;
 use cutover_engine::{BootTime, Fact};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -34,7 +37,7 @@ pub struct MonitorSettings {
 }
 
 /// What the route applier is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouteEvent {
     /// A route exists on a workload interface.
     Seen(ObservedRoute, Owner),
@@ -50,9 +53,11 @@ pub enum RouteEvent {
         /// The address.
         address: IpAddr,
     },
-    /// Notifications were lost, so whoever wrote something may never have been told that it is gone. Everything that there is follows,
-    /// up to `Synced`, and nothing else is there, but for what was written meanwhile.
+    /// Notifications were lost, so whoever wrote something may never have been told that it is gone. `held` is all that there
+    /// is, but for what was written after the kernel was asked.
     Recount {
+        /// Every route on a workload interface.
+        held: Arc<BTreeMap<ObservedRoute, Owner>>,
         /// When the kernel was asked.
         since: BootTime,
     },
@@ -61,7 +66,7 @@ pub enum RouteEvent {
 }
 
 /// What the interface applier is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NeighbourEvent {
     /// A permanent neighbour exists on a workload interface.
     Seen(Neighbour),
@@ -78,8 +83,11 @@ pub enum NeighbourEvent {
         /// Its number.
         ifindex: u32,
     },
-    /// As for routes.
+    /// As for routes, and after every full read: whoever writes a neighbour that is there already is not told of it, and if it was
+    /// not known before, not when it goes, either.
     Recount {
+        /// Every permanent neighbour on a workload interface.
+        held: Arc<BTreeMap<NeighbourKey, MacAddr>>,
         /// When the kernel was asked.
         since: BootTime,
     },

@@ -46,17 +46,26 @@ const QUIET: Duration = Duration::from_secs(10);
 pub(super) struct Overruns {
     last: Option<BootTime>,
     in_a_row: u32,
+    /// When the next read may begin.
+    rest_until: BootTime,
 }
 
 impl Overruns {
-    /// One more. Returns when to read again.
-    pub(super) fn note(&mut self, now: BootTime) -> Duration {
+    /// One more. Returns when to read again, which is no earlier for whoever else wants to.
+    pub(super) fn note(&mut self, now: BootTime) -> BootTime {
         let goes_on = self.last.replace(now).is_some_and(|last| now.since(last) < QUIET);
         self.in_a_row = if goes_on { self.in_a_row.saturating_add(1) } else { 1 };
-        match self.in_a_row.checked_sub(2) {
+        let pause = match self.in_a_row.checked_sub(2) {
             None => Duration::ZERO,
             Some(doublings) => FIRST.saturating_mul(1 << doublings.min(16)).min(LAST),
-        }
+        };
+        self.rest_until = now + pause;
+        self.rest_until
+    }
+
+    /// The moment in which a read may begin that is wanted at `at`.
+    pub(super) fn not_before_rest(&self, at: BootTime) -> BootTime {
+        at.max(self.rest_until)
     }
 
     /// Whether the last one was not the first one.
@@ -85,11 +94,17 @@ mod tests {
     #[test]
     fn the_first_overrun_is_read_after_at_once_and_the_next_ones_ever_later() {
         let mut overruns = Overruns::default();
-        let pauses: Vec<u128> = (0..9).map(|round| overruns.note(at(round)).as_millis()).collect();
+        let pauses: Vec<u128> =
+            (0..9).map(|round| overruns.note(at(round)).since(at(round)).as_millis()).collect();
         assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert!(overruns.go_on());
-        assert_eq!(overruns.note(at(8 + 10_000)), Duration::ZERO);
+        assert_eq!(overruns.not_before_rest(at(500)), at(1008), "whoever wants it");
+        assert_eq!(overruns.not_before_rest(at(2000)), at(2000));
+        assert_eq!(overruns.note(at(8 + 10_000)), at(8 + 10_000));
         assert!(!overruns.go_on());
-        assert!((0..100).all(|round| overruns.note(at(20_000 + round)) <= LAST), "however many");
+        assert!(
+            (0..100).map(|round| at(20_000 + round)).all(|now| overruns.note(now) <= now + LAST),
+            "however many"
+        );
     }
 }
