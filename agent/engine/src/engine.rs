@@ -181,6 +181,7 @@ impl Engine {
             self.wanted = Wanted::default();
         }
         self.build(now);
+        self.reconsider_leftovers();
         self.tell_waiting(now);
         self.wanted.chains_awaited = !self.waiting.is_empty();
         self.wanted.known_interfaces.clone_from(&self.served);

@@ -118,6 +118,11 @@ impl Engine {
         for key in settled {
             self.locals.change(&key, |local| local.is_suspect = false);
         }
+        self.reconsider_leftovers();
+    }
+
+    /// The part that depends on what is served.
+    pub(super) fn reconsider_leftovers(&mut self) {
         if let Some(mut leftovers) = self.losses.leftovers.take() {
             leftovers.retain(|ifindex| self.is_unserved_with_carrier(*ifindex));
             self.losses.leftovers = Some(leftovers);

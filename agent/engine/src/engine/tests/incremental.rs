@@ -219,6 +219,23 @@ impl World {
     }
 }
 
+/// What had been left over is somebody's again, which is known at once and not with the next fact.
+#[test]
+fn a_leftover_that_gets_an_endpoint_is_no_longer_in_question() {
+    let mut world = World::new();
+    let link = |up, running| Event::Link { ifindex: 7, interface: 0, up, running };
+    let written = || Event::Written { port: 0, interface: 0, prefixes: vec![0] };
+    for event in [written(), link(true, false), Event::Restarted, Event::InSync { complete: true }] {
+        world.play(&event);
+    }
+    for event in [link(false, true), Event::Passes(2_000)] {
+        world.play(&event);
+    }
+    assert!(!world.engine.wanted().unwrap().leftovers_may_go, "in question");
+    world.play(&written());
+    assert!(world.engine.wanted().unwrap().leftovers_may_go);
+}
+
 proptest! {
     #[test]
     fn brought_up_to_date_is_as_from_scratch(events in prop::collection::vec(event(), 1..80)) {
