@@ -278,13 +278,19 @@ impl Engine {
     }
 
     /// When its machine goes on by itself.
-    ///
-    /// An endpoint that may be gone for good is either given up or back before anybody guesses how its migration ended.
     fn machine_deadline(&self, local: &Local) -> Option<BootTime> {
+        if self.is_in_doubt(local) {
+            local.machine.elevation_ends()
+        } else {
+            local.machine.deadline(self.policy.grace)
+        }
+    }
+
+    /// An endpoint that may be gone for good is either given up or back before anybody guesses how its migration ended.
+    fn is_in_doubt(&self, local: &Local) -> bool {
         let machine = &local.machine;
         let is_open = machine.unresolved.is_some() || machine.undecided_since.is_some();
-        let is_in_doubt = is_open && self.held_until(local).is_some();
-        local.machine.deadline(self.policy.grace).filter(|_| !is_in_doubt)
+        is_open && self.held_until(local).is_some()
     }
 
     fn is_machine_due(&self, key: &EndpointKey, at: BootTime) -> bool {
@@ -313,8 +319,14 @@ impl Engine {
                 if !self.is_source_known_absent(key) {
                     break;
                 }
-                let transition =
-                    self.locals.change(key, |local| local.machine.time_passed(now, grace, convergence));
+                let is_in_doubt = self.is_in_doubt(&self.locals[key]);
+                let transition = self.locals.change(key, |local| {
+                    if is_in_doubt {
+                        local.machine.end_elevation(now)
+                    } else {
+                        local.machine.time_passed(now, grace, convergence)
+                    }
+                });
                 self.note_transition(key, transition.flatten());
             }
         }

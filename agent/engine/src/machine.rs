@@ -306,7 +306,7 @@ impl Machine {
     #[must_use]
     pub fn deadline(&self, grace: Duration) -> Option<BootTime> {
         let of_state = match self.state {
-            State::TimeWait => self.elevated_until,
+            State::TimeWait => self.elevation_ends(),
             State::Target => {
                 self.unresolved.and_then(|unresolved| unresolved.success_at(self.is_sourceless, grace))
             }
@@ -314,6 +314,18 @@ impl Machine {
         };
         let repeat = self.repeats.map(Repeats::next_at);
         of_state.into_iter().chain(self.decided_at(grace)).chain(repeat).min()
+    }
+
+    /// When the elevated priority ends, whatever becomes of the endpoint: another host may be waiting for that.
+    #[must_use]
+    pub fn elevation_ends(&self) -> Option<BootTime> {
+        self.elevated_until.filter(|_| self.state == State::TimeWait)
+    }
+
+    /// The elevated priority ends if that is due, and nothing is said about how a migration has ended.
+    pub fn end_elevation(&mut self, now: BootTime) -> Option<Transition> {
+        self.elevation_ends().filter(|until| *until <= now)?;
+        self.step(Input::Timer, now, Duration::ZERO)
     }
 
     /// When the end of a migration away from here counts as one after which the virtual machine has stayed.

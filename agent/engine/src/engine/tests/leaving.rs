@@ -55,6 +55,23 @@ fn a_source_that_has_just_arrived_and_loses_its_tap_is_not_down() {
     assert_eq!(host.status(), Some(AsReported), "nor when it is");
 }
 
+/// It came a moment ago, goes on, and its endpoint is removed: whether the machine has left is open, but where it may have gone to
+/// its route is elevated, so that ours must not be so for longer than a second.
+#[test]
+fn an_elevated_priority_ends_in_time_although_nobody_knows_whether_the_machine_has_left() {
+    let mut host = Host::live("b");
+    host.tell(migration_removed("b")).tell(migration_written("u2", "b", "c"));
+    host.pass(ms(300)).tell(migration_removed("c")).tell(removed("b"));
+    assert!(host.held() && host.metric() == Some(ELEVATED));
+    host.pass(ms(699));
+    assert_eq!(host.metric(), Some(ELEVATED));
+    host.pass(ms(1));
+    assert_eq!(host.metric(), Some(NORMAL));
+    assert_eq!(host.status(), Some(AsReported), "that it is over says nothing about the machine");
+    host.pass(ms(1_300));
+    assert_eq!(host.metric(), None);
+}
+
 #[test]
 fn a_source_is_down_once_it_is_known_that_its_machine_stays() {
     for is_rewritten in [true, false] {
