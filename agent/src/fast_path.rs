@@ -52,6 +52,15 @@ struct Shared {
     stop: AtomicBool,
 }
 
+/// What the fast path has written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Routes that the kernel has confirmed.
+    pub routes: Vec<WantedRoute>,
+    /// When it had done so.
+    pub at: BootTime,
+}
+
 #[derive(Debug)]
 struct Prepared {
     batch: PreparedBatch,
@@ -68,7 +77,7 @@ impl FastPath {
         ring: RingBuf<MapData>,
         socket: RouteSocket,
         spin: Duration,
-        written: UnboundedSender<Vec<WantedRoute>>,
+        written: UnboundedSender<Written>,
         facts: UnboundedSender<Fact>,
     ) -> io::Result<Self> {
         let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
@@ -143,7 +152,7 @@ struct Worker {
     socket: RouteSocket,
     epoll: Epoll,
     spin: Duration,
-    written: UnboundedSender<Vec<WantedRoute>>,
+    written: UnboundedSender<Written>,
     facts: UnboundedSender<Fact>,
     shared: Arc<Shared>,
 }
@@ -211,7 +220,7 @@ impl Worker {
             Ok(outcome) if outcome.is_success() => {
                 let now = clock::now();
                 // ORDER: before the fact, which makes the routes wanted. The receiver is gone only while the agent stops.
-                let _: Result<(), _> = self.written.send(prepared.routes);
+                let _: Result<(), _> = self.written.send(Written { routes: prepared.routes, at: now });
                 Some(now)
             }
             Ok(outcome) => {

@@ -148,8 +148,9 @@ impl Node {
         self.agent.wait_up(port);
     }
 
-    /// Waits until the machine has arrived here, for the agent and in the kernel. Two may write its routes, the fast
-    /// path and the route applier, in either order: whoever is second is waited for, too.
+    /// Waits until the machine has arrived here for the first time, for the agent and in the kernel. If the watch applier has told
+    /// of its announcement first, its routes are written twice, and nothing says when the second writer is done: so this waits
+    /// until nothing has been written for a while.
     ///
     /// # Panics
     /// When it does not arrive.

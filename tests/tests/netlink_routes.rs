@@ -7,6 +7,8 @@ mod floods;
 #[path = "netlink/rig.rs"]
 mod rig;
 
+use cutover_agent::clock;
+use cutover_agent::fast_path::Written;
 use cutover_agent::netlink::batch::DATAGRAM_MESSAGES_MAX;
 use cutover_agent::netlink::{
     Failure, Monitor, MonitorSettings, RouteChange, RouteEvent, RouteSocket, route as kernel_route, snapshot,
@@ -250,7 +252,9 @@ fn what_the_fast_path_has_written_is_not_written_again() {
         let writes = rig.report.writes();
         rig.while_stopped(|| {
             assert_eq!(send(&namespace, &routes.map(RouteChange::Add)), []);
-            rig.written.send(routes.to_vec()).expect("the applier runs");
+            rig.written
+                .send(Written { routes: routes.to_vec(), at: clock::now() })
+                .expect("the applier runs");
             rig.want(wanting(routes));
         });
         wait::until(wait::SOON, "seen", || {
@@ -266,7 +270,9 @@ fn what_the_fast_path_has_written_is_not_written_again() {
 fn what_the_fast_path_has_written_in_vain_is_written_soon() {
     let (namespace, tap) = with_tap();
     let rig = Rig::start(&namespace);
-    rig.written.send(both(tap, 512).to_vec()).expect("the applier runs");
+    rig.written
+        .send(Written { routes: both(tap, 512).to_vec(), at: clock::now() })
+        .expect("the applier runs");
     rig.want(wanting(both(tap, 512)));
     wait_for_routes(&namespace, both(tap, 512));
 }

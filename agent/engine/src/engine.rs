@@ -181,7 +181,6 @@ impl Engine {
             self.wanted = Wanted::default();
         }
         self.build(now);
-        self.reconsider_leftovers();
         self.tell_waiting(now);
         self.wanted.chains_awaited = !self.waiting.is_empty();
         self.wanted.known_interfaces.clone_from(&self.served);
@@ -305,7 +304,6 @@ impl Engine {
     }
 
     fn expire(&mut self, now: BootTime) {
-        let (grace, convergence) = (self.policy.grace, self.policy.convergence);
         let active: Vec<Arc<EndpointKey>> = self.locals.active().map(|(key, _)| Arc::clone(key)).collect();
         for key in &active {
             if self.held_until(&self.locals[key]).is_some_and(|until| until <= now)
@@ -319,18 +317,24 @@ impl Engine {
                 if !self.is_source_known_absent(key) {
                     break;
                 }
-                let is_in_doubt = self.is_in_doubt(&self.locals[key]);
-                let transition = self.locals.change(key, |local| {
-                    if is_in_doubt {
-                        local.machine.end_elevation(now)
-                    } else {
-                        local.machine.time_passed(now, grace, convergence)
-                    }
-                });
-                self.note_transition(key, transition.flatten());
+                self.go_on(now, key);
             }
         }
         self.expire_aftermaths(now);
+    }
+
+    /// The machine does what is due.
+    fn go_on(&mut self, now: BootTime, key: &EndpointKey) {
+        let (grace, convergence) = (self.policy.grace, self.policy.convergence);
+        let is_in_doubt = self.locals.get(key).is_some_and(|local| self.is_in_doubt(local));
+        let transition = self.locals.change(key, |local| {
+            if is_in_doubt {
+                local.machine.end_elevation(now)
+            } else {
+                local.machine.time_passed(now, grace, convergence)
+            }
+        });
+        self.note_transition(key, transition.flatten());
     }
 
     fn note_transition(&mut self, key: &EndpointKey, transition: Option<Transition>) {

@@ -1,27 +1,26 @@
 //! What a new count of the kernel's entries takes away from what an applier believes to be there. Pure.
 //!
-//! Owns when the kernel confirmed each write: what was written after the kernel was asked is not in the answer and is there
-//! all the same.
+//! Owns when each write was sent: what was written after the kernel was asked is not in the answer and is there all the same.
 
 use cutover_engine::BootTime;
 use std::collections::BTreeMap;
 
-/// When the kernel confirmed what was written since it was last counted.
+/// When the applier sent what it has written since it was last counted.
 #[derive(Debug)]
-pub(super) struct Written<K> {
+pub(super) struct OwnWrites<K> {
     at: BTreeMap<K, BootTime>,
 }
 
-impl<K> Default for Written<K> {
+impl<K> Default for OwnWrites<K> {
     fn default() -> Self {
         Self { at: BTreeMap::new() }
     }
 }
 
-impl<K: Ord + Copy> Written<K> {
-    /// The kernel has confirmed that it has written this.
-    pub(super) fn confirmed(&mut self, key: K, now: BootTime) {
-        self.at.insert(key, now);
+impl<K: Ord + Copy> OwnWrites<K> {
+    /// The kernel has confirmed what was sent at this time.
+    pub(super) fn sent(&mut self, key: K, at: BootTime) {
+        self.at.insert(key, at);
     }
 
     /// It is not there any more.
@@ -50,13 +49,13 @@ mod tests {
 
     #[test]
     fn what_is_neither_held_nor_was_written_after_the_question_is_missing() {
-        let mut written = Written::default();
+        let mut writes = OwnWrites::default();
         for (key, at) in [(1, 9), (2, 10), (3, 11), (4, 11)] {
-            written.confirmed(key, BootTime(at));
+            writes.sent(key, BootTime(at));
         }
-        written.gone(&4);
+        writes.gone(&4);
         let believed = [0, 1, 2, 3, 4, 5];
-        assert_eq!(written.missing(&believed, |key| *key == 5, BootTime(10)), [0, 1, 4]);
-        assert_eq!(written.missing(&believed, |key| *key == 5, BootTime(12)), [0, 1, 2, 3, 4]);
+        assert_eq!(writes.missing(&believed, |key| *key == 5, BootTime(10)), [0, 1, 4]);
+        assert_eq!(writes.missing(&believed, |key| *key == 5, BootTime(12)), [0, 1, 2, 3, 4]);
     }
 }

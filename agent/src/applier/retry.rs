@@ -32,11 +32,6 @@ impl<K: Ord> Retries<K> {
         self.entries.get(key).is_some_and(|entry| entry.due_at > now)
     }
 
-    /// `key` is not tried before its circumstances change, but for a try after the shortest pause.
-    pub fn postponed(&mut self, key: K, now: BootTime) {
-        self.failed(key, now);
-    }
-
     /// `key` failed. Says whether it is the first time in a row.
     pub fn failed(&mut self, key: K, now: BootTime) -> bool {
         let (mut back_off, is_first) = match self.entries.remove(&key) {

@@ -7,6 +7,7 @@
 //! INVARIANT: make before break. A removal is only sent when every wanted route of the same destination is
 //! confirmed; an addition that fails keeps the old route.
 
+mod awaited;
 mod expected;
 mod log;
 mod plan;
@@ -17,14 +18,16 @@ pub use plan::{ObservedRoutes, Plan, Target};
 pub use report::RouteReport;
 
 use super::WantedReceiver;
-use super::recount::Written;
+use super::recount::OwnWrites;
 use super::retry::Retries;
 use crate::clock;
+use crate::fast_path::Written;
 use crate::felix::rivalry::Deletions;
 use crate::netlink::batch::DATAGRAM_MESSAGES_MAX;
 use crate::netlink::monitor::Owner;
 use crate::netlink::socket::{OpenError, Outcome, SendError};
 use crate::netlink::{RouteChange, RouteEvent, RouteSocket, route};
+use awaited::Awaited;
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Wanted};
 use expected::Expected;
@@ -62,11 +65,11 @@ pub struct RouteApplier {
     expected: Expected,
     /// Where Felix runs beside the agent: whether it deletes what comes from here.
     deletions: Option<Deletions>,
-    written: Written<WantedRoute>,
+    own_writes: OwnWrites<WantedRoute>,
     /// Interfaces that have something which they lacked, as the kernel does not say by itself.
     mended: Option<mpsc::UnboundedReceiver<u32>>,
-    /// What the fast path has written.
-    fast_path: Option<mpsc::UnboundedReceiver<Vec<WantedRoute>>>,
+    fast_path_writes: Option<mpsc::UnboundedReceiver<Written>>,
+    awaited: Awaited,
     /// A full read of the kernel is over.
     synced: bool,
 }
@@ -95,9 +98,10 @@ impl RouteApplier {
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
             deletions: None,
-            written: Written::default(),
+            own_writes: OwnWrites::default(),
             mended: None,
-            fast_path: None,
+            fast_path_writes: None,
+            awaited: Awaited::default(),
             synced: false,
         };
         Ok((applier, report))
@@ -118,8 +122,8 @@ impl RouteApplier {
 
     /// Leaves alone what the fast path says that it has written: the kernel's word of it is on the way.
     #[must_use]
-    pub fn after_fast_path(self, written: mpsc::UnboundedReceiver<Vec<WantedRoute>>) -> Self {
-        Self { fast_path: Some(written), ..self }
+    pub fn after_fast_path(self, writes: mpsc::UnboundedReceiver<Written>) -> Self {
+        Self { fast_path_writes: Some(writes), ..self }
     }
 
     /// Closes differences until the sender of `wanted` or of the events is gone.
@@ -127,7 +131,8 @@ impl RouteApplier {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         self.wanted.mark_changed();
         loop {
-            let due = self.retries.next_after(self.last_attempt_at);
+            let retry = self.retries.next_after(self.last_attempt_at);
+            let due = retry.into_iter().chain(self.awaited.next()).min();
             let differs = tokio::select! {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => { self.take_wanted(); true }
@@ -137,16 +142,41 @@ impl RouteApplier {
                     if count == 0 {
                         return;
                     }
-                    // Every event has to be taken, whatever the ones before it said.
-                    events.drain(..).fold(false, |differs, event| self.take_event(event) | differs)
+                    self.take_events(&mut events)
                 }
-                ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
+                Some(written) = next_of(&mut self.fast_path_writes) => {
+                    self.awaited.written(&written.routes, written.at, &self.report.lock().observed);
+                    false
+                }
+                Some(ifindex) = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = sleep_until(due) => true,
             };
+            let differs = self.take_what_came_meanwhile(&mut events) | differs;
             if differs && self.synced {
                 self.close_difference().await;
             }
         }
+    }
+
+    /// Every event has to be taken, whatever the ones before it said.
+    fn take_events(&mut self, events: &mut Vec<RouteEvent>) -> bool {
+        events.drain(..).fold(false, |differs, event| self.take_event(event) | differs)
+    }
+
+    /// What was told before this moment counts before anything is written. Says whether it can have made a difference.
+    fn take_what_came_meanwhile(&mut self, events: &mut Vec<RouteEvent>) -> bool {
+        if let Some(writes) = &mut self.fast_path_writes {
+            let state = self.report.lock();
+            while let Ok(written) = writes.try_recv() {
+                self.awaited.written(&written.routes, written.at, &state.observed);
+            }
+        }
+        while events.len() < EVENTS_AT_ONCE
+            && let Ok(event) = self.events.try_recv()
+        {
+            events.push(event);
+        }
+        self.take_events(events) | self.awaited.expire(clock::now())
     }
 
     fn take_wanted(&mut self) {
@@ -191,7 +221,7 @@ impl RouteApplier {
             }
             RouteEvent::Recount { held, since } => {
                 let believed = self.report.all_routes();
-                let missing = self.written.missing(&believed, |route| held.contains_key(route), since);
+                let missing = self.own_writes.missing(&believed, |route| held.contains_key(route), since);
                 let lost = missing.iter().filter(|route| self.take_gone(route)).count();
                 let found = held.iter().filter(|(route, owner)| self.take_seen(**route, **owner)).count();
                 lost + found > 0
@@ -208,6 +238,7 @@ impl RouteApplier {
     }
 
     fn take_seen(&mut self, route: WantedRoute, owner: Owner) -> bool {
+        self.awaited.told_of(&route);
         let is_news = self.report.lock().observed.seen(route, owner);
         if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
             deletions.appeared(route, clock::now());
@@ -216,7 +247,8 @@ impl RouteApplier {
     }
 
     fn take_gone(&mut self, route: &WantedRoute) -> bool {
-        self.written.gone(route);
+        self.awaited.told_of(route);
+        self.own_writes.gone(route);
         let is_news = self.report.lock().observed.gone(route);
         self.look_at(route, is_news)
     }
@@ -249,7 +281,6 @@ impl RouteApplier {
         if self.wanted.borrow().is_none() {
             return;
         }
-        self.wait_for_what_is_written(now);
         let mut plan = Plan::default();
         {
             let state = self.report.lock();
@@ -257,7 +288,9 @@ impl RouteApplier {
                 self.target.compare(&state.observed, *destination, &mut plan);
             }
         }
-        plan.add.retain(|change| !self.retries.holds(change.route(), now));
+        plan.add.retain(|change| {
+            !self.retries.holds(change.route(), now) && !self.awaited.contains(change.route())
+        });
         plan.remove.retain(|route| !self.retries.holds(route, now));
         let loud = plan.add.len() + plan.remove.len() <= LOGGED_CHANGES_MAX;
         let added = self.apply_all(&plan.add, loud).await;
@@ -275,18 +308,6 @@ impl RouteApplier {
         self.keep_what_differs();
         if !self.taken.is_recalled {
             self.report.note_attempted();
-        }
-    }
-
-    /// What the fast path has written and the monitor has not told of yet. If somebody has deleted it in between,
-    /// its end was perhaps heard of first, so the wait is not for ever.
-    fn wait_for_what_is_written(&mut self, now: BootTime) {
-        let Some(written) = &mut self.fast_path else { return };
-        let state = self.report.lock();
-        while let Ok(routes) = written.try_recv() {
-            for route in routes.iter().map(route::normalised).filter(|route| !state.observed.has(route)) {
-                self.retries.postponed(route, now);
-            }
         }
     }
 
@@ -312,8 +333,9 @@ impl RouteApplier {
                 (None, None) => return confirmed,
                 (Some(ipv4), Some(ipv6)) => self.apply_both(ipv4, ipv6, loud),
                 (Some(changes), None) | (None, Some(changes)) => {
+                    let sent_at = clock::now();
                     let outcome = self.socket.send(&route::prepare(changes));
-                    self.note(changes, outcome, loud)
+                    self.note(changes, sent_at, outcome, loud)
                 }
             };
             tokio::task::yield_now().await;
@@ -324,22 +346,31 @@ impl RouteApplier {
     /// its own. Older ones carry them out one after the other, as if they had been sent so.
     fn apply_both(&mut self, ipv4: &[RouteChange], ipv6: &[RouteChange], loud: bool) -> usize {
         if ipv4.len() + ipv6.len() <= ALONE_MAX {
+            let sent_at = clock::now();
             let outcome = self.socket.send(&route::prepare(ipv4));
-            let confirmed = self.note(ipv4, outcome, loud);
+            let confirmed = self.note(ipv4, sent_at, outcome, loud);
+            let sent_at = clock::now();
             let outcome = self.socket.send(&route::prepare(ipv6));
-            return confirmed + self.note(ipv6, outcome, loud);
+            return confirmed + self.note(ipv6, sent_at, outcome, loud);
         }
+        let sent_at = clock::now();
         let (socket, second) = (&mut self.socket, &mut self.second_socket);
         let (first, second) = std::thread::scope(|scope| {
             let second = scope.spawn(|| second.send(&route::prepare(ipv6)));
             let first = socket.send(&route::prepare(ipv4));
             (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        self.note(ipv4, first, loud) + self.note(ipv6, second, loud)
+        self.note(ipv4, sent_at, first, loud) + self.note(ipv6, sent_at, second, loud)
     }
 
     /// Notes what became of changes. Returns how many were confirmed.
-    fn note(&mut self, changes: &[RouteChange], outcome: Result<Outcome, SendError>, loud: bool) -> usize {
+    fn note(
+        &mut self,
+        changes: &[RouteChange],
+        sent_at: BootTime,
+        outcome: Result<Outcome, SendError>,
+        loud: bool,
+    ) -> usize {
         let now = clock::now();
         let report = self.report.clone();
         let mut state = report.lock();
@@ -364,10 +395,10 @@ impl RouteApplier {
                         deletions.appeared(*route, now);
                     }
                     if matches!(change, RouteChange::Remove(_)) {
-                        self.written.gone(route);
+                        self.own_writes.gone(route);
                         self.note_gone(route);
                     } else {
-                        self.written.confirmed(*route, now);
+                        self.own_writes.sent(*route, sent_at);
                     }
                     log_change(change, loud);
                 }
@@ -383,14 +414,12 @@ impl RouteApplier {
     }
 }
 
-/// The next of what may come; never, if nothing does.
-async fn next_of(stream: &mut Option<mpsc::UnboundedReceiver<u32>>) -> u32 {
-    if let Some(stream) = stream
-        && let Some(next) = stream.recv().await
-    {
-        return next;
+/// The next of what may come, if anything does.
+async fn next_of<T>(stream: &mut Option<mpsc::UnboundedReceiver<T>>) -> Option<T> {
+    match stream {
+        Some(stream) => stream.recv().await,
+        None => None,
     }
-    std::future::pending().await
 }
 
 pub(crate) async fn sleep_until(at: Option<BootTime>) {
@@ -419,7 +448,7 @@ mod tests {
         let [written, seen, meanwhile] = [512, 1024, 4096].map(route);
         applier.take_event(RouteEvent::Synced);
         let confirm = |applier: &mut RouteApplier, route| {
-            applier.note(&[RouteChange::Add(route)], Ok(Outcome::default()), false);
+            applier.note(&[RouteChange::Add(route)], clock::now(), Ok(Outcome::default()), false);
         };
         confirm(&mut applier, written);
         let since = clock::now();

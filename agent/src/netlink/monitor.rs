@@ -149,8 +149,8 @@ impl Monitor {
             if can_ask && self.next_read_at.is_some_and(|at| at <= now) {
                 self.begin_full_read(now)?;
             }
-            if self.read.is_none() && !self.is_congested && self.hear_again_at.is_some_and(|at| at <= now) {
-                self.hear_neighbours_again(now)?;
+            if self.read.is_none() && !self.is_congested && self.hear_neighbours_if_due(now)? {
+                self.read_neighbours(now)?;
             }
             let next = [self.next_read_at, self.hear_again_at].into_iter().flatten().min();
             let wake_at = self.read.as_ref().map_or(next, |read| read.answer_by);
@@ -197,9 +197,14 @@ impl Monitor {
     }
 
     /// KERNEL: the receive buffer was full and notifications were dropped; the kernel says so once. A dump in
-    /// progress is not affected, but it has to be read to its end before the next can be asked for.
+    /// progress is not affected, but it has to be read to its end before the next can be asked for. The answer to a question
+    /// about one neighbour is dropped as notifications are, so that there may be nothing to read.
     fn overrun(&mut self) -> Result<(), MonitorError> {
         debug!("netlink notifications were lost; reading everything again");
+        if let Some(question) = self.read.take_if(|read| matches!(read.current, Step::Neighbour { .. })) {
+            self.mirror.abandon_dumps();
+            self.ask_again(question);
+        }
         if let Some(read) = &mut self.read {
             read.overrun = true;
         }
@@ -208,10 +213,11 @@ impl Monitor {
         let now = clock::now();
         let at = self.overruns.note(now);
         self.read_again_at(at);
-        // Nothing else comes in such numbers without being needed.
-        if self.overruns.go_on() { self.stop_hearing_neighbours(now) } else { Ok(()) }
+        // Nothing else comes in such numbers without being needed. The next read is not disturbed by them.
+        if self.overruns.go_on() { self.stop_hearing_neighbours(at) } else { Ok(()) }
     }
 
+    /// Until a while after `now`.
     fn stop_hearing_neighbours(&mut self, now: BootTime) -> Result<(), MonitorError> {
         if self.hear_again_at.is_none() {
             debug!("too many notifications about neighbours; not listening for a while");
@@ -221,10 +227,17 @@ impl Monitor {
         Ok(())
     }
 
-    /// ORDER: as in a full read, notified before asked.
-    fn hear_neighbours_again(&mut self, now: BootTime) -> Result<(), MonitorError> {
+    /// If it is time for it. ORDER: before they are asked for. Says whether it was.
+    fn hear_neighbours_if_due(&mut self, now: BootTime) -> Result<bool, MonitorError> {
+        if self.hear_again_at.is_none_or(|at| at > now) {
+            return Ok(false);
+        }
         self.socket.hear_neighbours(true)?;
         self.hear_again_at = None;
+        Ok(true)
+    }
+
+    fn read_neighbours(&mut self, now: BootTime) -> Result<(), MonitorError> {
         self.mirror.begin_neighbours();
         let answer_by = self.answer_by(now);
         self.read = Some(FullRead::of_neighbours((now, answer_by), |step| self.socket.ask(step))?);
@@ -238,11 +251,8 @@ impl Monitor {
 
     fn begin_full_read(&mut self, now: BootTime) -> Result<(), MonitorError> {
         self.next_read_at = None;
-        if self.hear_again_at.is_some_and(|at| at <= now) {
-            // Full reads that follow one another must not put it off. ORDER: notified before asked.
-            self.socket.hear_neighbours(true)?;
-            self.hear_again_at = None;
-        }
+        // Full reads that follow one another must not put it off; this one asks for neighbours, too.
+        self.hear_neighbours_if_due(now)?;
         let mut protocols = std::mem::replace(&mut self.ask_for, self.mirror.heard().clone());
         if protocols.contains(&ANY_PROTOCOL) {
             protocols = BTreeSet::from([ANY_PROTOCOL]);
@@ -349,12 +359,9 @@ impl Monitor {
             return Ok(());
         }
         let complete = !read.interrupted;
-        match read.current {
-            Step::Links => {
-                self.mirror.end_links(complete, seen);
-                self.mirror.begin_routes();
-            }
-            Step::Routes { .. } | Step::RoutesOn { .. } | Step::Neighbours | Step::Neighbour { .. } => {}
+        if read.current == Step::Links {
+            self.mirror.end_links(complete, seen);
+            self.mirror.begin_routes();
         }
         if let Some(step) = read.answered(&self.mirror) {
             if step == Step::Neighbours {

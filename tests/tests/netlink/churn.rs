@@ -66,6 +66,17 @@ impl Churn {
         })
     }
 
+    /// Routes that the monitor is told of, more at once than a small buffer holds, and pauses in which it can read.
+    fn of_heard_routes(namespace: &Namespace, tap: u32) -> Self {
+        Self::start(namespace, move |_| {
+            std::thread::sleep(Duration::from_millis(10));
+            let block: Vec<WantedRoute> =
+                (0..20).map(|number| route(&format!("2001:db8:2::{number:x}/128"), tap, 50)).collect();
+            [RouteChange::Add, RouteChange::Remove]
+                .map(|change| kernel_route::prepare(block.iter().copied().map(change)))
+        })
+    }
+
     /// Neighbours on another interface that come and go.
     fn of_neighbours(namespace: &Namespace) -> Self {
         let uplink = plug(namespace, "up0");
@@ -150,6 +161,7 @@ fn everything_is_found_beside_a_busy_daemon() {
 
 #[test]
 fn a_stable_neighbour_is_never_taken_for_gone_beside_others_that_change() {
+    const FULL_READS: u64 = 300;
     const NEIGHBOURS_PER_TAP: u64 = 1000;
     let namespace = namespace();
     let taps = ["tap0", "tap1", "tap2"].map(|name| plug(&namespace, name));
@@ -161,16 +173,16 @@ fn a_stable_neighbour_is_never_taken_for_gone_beside_others_that_change() {
     let mut socket = namespace.run(RouteSocket::open).expect("a socket");
     assert!(socket.send(&neighbour::prepare(&added)).expect("an outcome").is_success());
 
-    let (gone, full_reads) = namespace.run(|| {
+    let gone = namespace.run(|| {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let often = MonitorSettings { refresh: Some(Duration::from_millis(1)), ..settings() };
             let (monitor, handle, mut streams) = Monitor::open(often).expect("a monitor");
             tokio::spawn(monitor.run());
             let churn = Churn::of_neighbours(&namespace);
-            let (full_reads, mut gone) = (handle.full_reads(), 0);
+            let (done, mut gone) = (handle.full_reads(), 0);
             let counted = tokio::time::timeout(wait::SOON * 4, async {
-                while *full_reads.borrow() < 300 {
+                while *done.borrow() < FULL_READS {
                     tokio::select! {
                         fact = streams.facts.recv() => drop(fact.expect("the monitor runs")),
                         event = streams.routes.recv() => drop(event.expect("the monitor runs")),
@@ -181,10 +193,36 @@ fn a_stable_neighbour_is_never_taken_for_gone_beside_others_that_change() {
                     }
                 }
             });
-            counted.await.expect("so many full reads");
+            counted.await.unwrap_or_else(|_| panic!("only {} full reads", *done.borrow()));
             assert!(churn.rounds() > 100, "somebody changes others");
-            (gone, *full_reads.borrow())
+            gone
         })
     });
-    assert_eq!(gone, 0, "taken for gone in {full_reads} full reads");
+    assert_eq!(gone, 0, "taken for gone in {FULL_READS} full reads");
+}
+
+/// The kernel does not answer about a neighbour when the buffer is full, and nobody else ends such a read.
+#[test]
+fn a_question_that_is_not_answered_ends_its_read() {
+    let namespace = namespace();
+    let tap = plug(&namespace, "tap0");
+    let neighbours: Vec<Neighbour> = (0..500).map(|number| known(tap, number / 250, number % 250)).collect();
+    let [added, removed] = [NeighbourChange::Add, |it: Neighbour| NeighbourChange::Remove(it.key)]
+        .map(|change| neighbour::prepare(&neighbours.iter().copied().map(change).collect::<Vec<_>>()));
+    let mut socket = namespace.run(RouteSocket::open).expect("a socket");
+    let small = MonitorSettings { receive_buffer_bytes: 4096, answer_timeout: None, ..settings() };
+    let rig = Rig::with(&namespace, small);
+    for _ in 0..6 {
+        assert!(socket.send(&added).expect("an outcome").is_success());
+        rig.resync();
+        // None of what happens here is heard of, so the next read asks for each of the neighbours.
+        let mut churn = None;
+        rig.while_stopped(|| {
+            churn = Some(Churn::of_heard_routes(&namespace, tap));
+            assert!(socket.send(&removed).expect("an outcome").is_success());
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        drop(churn);
+        rig.resync();
+    }
 }

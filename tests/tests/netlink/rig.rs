@@ -2,6 +2,7 @@
 
 use cutover_agent::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use cutover_agent::applier::routes::{RouteApplier, RouteReport};
+use cutover_agent::fast_path::Written;
 use cutover_agent::netlink::monitor::RECEIVE_BUFFER_BYTES;
 use cutover_agent::netlink::{Monitor, MonitorHandle, MonitorSettings};
 use cutover_engine::wanted::WantedRoute;
@@ -82,7 +83,7 @@ pub(crate) struct Rig {
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
     pub(crate) report: RouteReport,
     /// What the fast path, which the test plays, has written.
-    pub(crate) written: channel::UnboundedSender<Vec<WantedRoute>>,
+    pub(crate) written: channel::UnboundedSender<Written>,
     pub(crate) monitor: MonitorHandle,
     facts: Arc<Mutex<Vec<Fact>>>,
     runtime: runtime::Handle,

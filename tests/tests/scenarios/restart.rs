@@ -278,7 +278,11 @@ fn remove_pins(folder: &Path) {
     for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if entry.is_dir() { remove_pins(&entry) } else { fs::remove_file(&entry).expect("it is there") }
     }
-    fs::remove_dir(folder).expect("it is empty");
+    match fs::remove_dir(folder) {
+        // The agent has noticed by now, and put one back.
+        Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => remove_pins(folder),
+        result => result.expect("a folder"),
+    }
 }
 
 fn link_of(node: &Node, port: &Port) -> PathBuf {

@@ -76,7 +76,6 @@ impl Engine {
             // It is about to be told, or cannot be read. Until then it is as if it had gone just now.
             return self.count_anew(now, key);
         }
-        let (grace, convergence) = (self.policy.grace, self.policy.convergence);
         if self.locals.get(key).is_some_and(|local| self.held_until(local).is_some_and(|until| until <= at)) {
             self.give_up(now, key);
         }
@@ -84,9 +83,7 @@ impl Engine {
             && self.locals.get(&target).is_some_and(|local| unresolved_source(local).is_some())
             && self.is_machine_due(&target, at)
         {
-            let transition =
-                self.locals.change(&target, |local| local.machine.time_passed(now, grace, convergence));
-            self.note_transition(&target, transition.flatten());
+            self.go_on(now, &target);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Writes what one interface, or the whole host, lacks. Knows no order and no second attempt; the applier does.
 
 use super::neighbours;
-use crate::applier::recount::Written;
+use crate::applier::recount::OwnWrites;
 use crate::clock;
 use crate::netlink::socket::{OpenError, SendError};
 use crate::netlink::{Neighbour, NeighbourChange, NeighbourKey, RouteSocket, neighbour};
@@ -56,7 +56,7 @@ pub(super) struct Preparer {
     former: Option<FormerValues>,
     socket: RouteSocket,
     observed: BTreeMap<NeighbourKey, MacAddr>,
-    written: Written<NeighbourKey>,
+    own_writes: OwnWrites<NeighbourKey>,
     /// What is done is logged one by one.
     is_loud: bool,
     keeper: Keeper,
@@ -70,7 +70,7 @@ impl Preparer {
             former: run_dir.map(FormerValues::of),
             socket: RouteSocket::open()?,
             observed: BTreeMap::new(),
-            written: Written::default(),
+            own_writes: OwnWrites::default(),
             is_loud: true,
             keeper: Keeper::Agent,
         })
@@ -96,7 +96,7 @@ impl Preparer {
 
     /// A neighbour is not there any more. Says whether that is news.
     pub(super) fn gone(&mut self, key: &NeighbourKey) -> bool {
-        self.written.gone(key);
+        self.own_writes.gone(key);
         self.observed.remove(key).is_some()
     }
 
@@ -106,7 +106,7 @@ impl Preparer {
         held: &BTreeMap<NeighbourKey, MacAddr>,
         since: BootTime,
     ) -> BTreeSet<u32> {
-        let missing = self.written.missing(self.observed.keys(), |key| held.contains_key(key), since);
+        let missing = self.own_writes.missing(self.observed.keys(), |key| held.contains_key(key), since);
         let gone = missing.iter().filter(|key| self.observed.remove(key).is_some());
         let mut news: BTreeSet<u32> = gone.map(|key| key.ifindex).collect();
         for (&key, &mac) in held {
@@ -207,6 +207,7 @@ impl Preparer {
         if changes.is_empty() {
             return Ok(());
         }
+        let sent_at = clock::now();
         let outcome = self.socket.send(&neighbour::prepare(&changes))?;
         let failed: BTreeMap<usize, i32> =
             outcome.failed.iter().map(|failure| (failure.index, failure.errno)).collect();
@@ -222,7 +223,7 @@ impl Preparer {
                 NeighbourChange::Add(neighbour) => {
                     say!(self.is_loud, %address, ifindex, mac = %neighbour.mac, "neighbour added");
                     self.observed.insert(neighbour.key, neighbour.mac);
-                    self.written.confirmed(neighbour.key, clock::now());
+                    self.own_writes.sent(neighbour.key, sent_at);
                 }
                 NeighbourChange::Remove(key) => {
                     say!(self.is_loud, %address, ifindex, "neighbour removed");
@@ -282,7 +283,7 @@ mod tests {
         }
         // 1 is gone, 2 is another's, 3 is as it was, 4 has been written meanwhile, and 5 is new.
         let since = clock::now();
-        preparer.written.confirmed(key(4), clock::now());
+        preparer.own_writes.sent(key(4), clock::now());
         let held = BTreeMap::from([(key(2), after), (key(3), before), (key(5), before)]);
         assert_eq!(preparer.recount(&held, since), BTreeSet::from([1, 2, 5]));
         assert_eq!(preparer.observed.len(), 4);

@@ -83,8 +83,8 @@ pub enum NeighbourEvent {
         /// Its number.
         ifindex: u32,
     },
-    /// As for routes, and after every full read: whoever writes a neighbour that is there already is not told of it, and if it was
-    /// not known before, not when it goes, either.
+    /// As for routes, and after every full read as well. KERNEL: it does not notify when somebody writes a neighbour that exists
+    /// already. If the monitor had missed that one, it would not tell of its end, either.
     Recount {
         /// Every permanent neighbour on a workload interface.
         held: Arc<BTreeMap<NeighbourKey, MacAddr>>,

@@ -51,8 +51,13 @@ pub(super) struct Overruns {
 }
 
 impl Overruns {
-    /// One more. Returns when to read again, which is no earlier for whoever else wants to.
+    /// One more. Returns when to read again, which is no earlier for whoever else wants to. Another one before that
+    /// does not put it off.
     pub(super) fn note(&mut self, now: BootTime) -> BootTime {
+        if now < self.rest_until {
+            self.last = Some(now);
+            return self.rest_until;
+        }
         let goes_on = self.last.replace(now).is_some_and(|last| now.since(last) < QUIET);
         self.in_a_row = if goes_on { self.in_a_row.saturating_add(1) } else { 1 };
         let pause = match self.in_a_row.checked_sub(2) {
@@ -95,16 +100,31 @@ mod tests {
     fn the_first_overrun_is_read_after_at_once_and_the_next_ones_ever_later() {
         let mut overruns = Overruns::default();
         let pauses: Vec<u128> =
-            (0..9).map(|round| overruns.note(at(round)).since(at(round)).as_millis()).collect();
+            (0..9).map(|round| overruns.note(at(round * 1000)).since(at(round * 1000)).as_millis()).collect();
         assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert!(overruns.go_on());
-        assert_eq!(overruns.not_before_rest(at(500)), at(1008), "whoever wants it");
-        assert_eq!(overruns.not_before_rest(at(2000)), at(2000));
-        assert_eq!(overruns.note(at(8 + 10_000)), at(8 + 10_000));
+        assert_eq!(overruns.not_before_rest(at(8_500)), at(9_000), "whoever wants it");
+        assert_eq!(overruns.not_before_rest(at(9_500)), at(9_500));
+        assert_eq!(overruns.note(at(9_000 + 10_000)), at(9_000 + 10_000));
         assert!(!overruns.go_on());
-        assert!(
-            (0..100).map(|round| at(20_000 + round)).all(|now| overruns.note(now) <= now + LAST),
-            "however many"
-        );
+        let mut now = at(30_000);
+        for _ in 0..100 {
+            let read_at = overruns.note(now);
+            assert!(read_at <= now + LAST, "however many");
+            now = read_at;
+        }
+    }
+
+    #[test]
+    fn overruns_before_the_next_read_do_not_put_it_off() {
+        let mut overruns = Overruns::default();
+        for round in 0..10 {
+            overruns.note(at(round * 1000));
+        }
+        let read_at = overruns.not_before_rest(at(0));
+        for _ in 0..3 {
+            assert_eq!(overruns.note(at(9_500)), read_at);
+        }
+        assert_eq!(read_at, at(10_000));
     }
 }

@@ -1,8 +1,8 @@
 //! One full read of the kernel: which dumps are still to come, and what the answers prove.
 //!
 //! Owns the order of the dumps and the doubt about those of IPv6 routes ([`crate::netlink::walk`]): absence from one counts only if
-//! nobody changed IPv6 routes meanwhile, or if a question about the one interface says the same. Absence of a neighbour that was
-//! known counts only if a question about that neighbour says so. [`super`] sends the requests.
+//! nobody changed IPv6 routes meanwhile, or if a question about the one interface says the same. Absence of a neighbour that the
+//! monitor knew counts only if a question about that neighbour says so. [`super`] sends the requests.
 
 use super::connection::{MonitorError, failed};
 use crate::netlink::dump::{self, ANY_PROTOCOL, Step};
@@ -128,8 +128,9 @@ impl FullRead {
         match self.current {
             step if step.is_ipv6_table() => self.ipv6.is_one_walk &= is_one_walk,
             Step::RoutesOn { ifindex } => self.answered_about(ifindex, is_one_walk),
-            // KERNEL (measured on 6.18): a dump that somebody changes neighbours beside leaves permanent ones out, and none of its
-            // messages says so. LIMIT: one question takes some ten microseconds, so all of a full host's a part of a second.
+            // KERNEL (measured on 6.18): if neighbours change while they are dumped, the dump can miss permanent ones, and none of its
+            // messages says so. LIMIT: one question takes some ten microseconds, so all of a full host's a part of a second; with
+            // older kernels each waits for whoever has the lock for links (RTNL).
             Step::Neighbours => {
                 self.steps.extend(mirror.unseen_neighbours().map(|key| Step::Neighbour { key }))
             }
@@ -208,7 +209,7 @@ pub(super) fn refused(read: &mut FullRead, error: io::Error) -> Result<(), Monit
         (Step::Routes { ipv6: false, .. }, Some(libc::ENOENT)) => Ok(()),
         // The interface is gone, and its routes with it.
         (Step::RoutesOn { .. }, Some(libc::ENODEV | libc::ENOENT)) => Ok(()),
-        // So it is.
+        // The neighbour is gone, or its interface.
         (Step::Neighbour { .. }, Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
         (Step::RoutesOn { .. }, _) | (_, Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
             read.could_not_answer();
