@@ -1,10 +1,14 @@
 //! The target's agent dies at the two worst moments.
 
 use crate::trip::{Journey, THROTTLED, UNTHROTTLED};
+use aya::maps::{HashMap, Map, MapData};
 use cutover_agent::clock;
+use cutover_common::abi::Evidence;
+use cutover_common::names::MAP_EVIDENCE;
 use cutover_tests::hypervisor::Guest;
 use cutover_tests::scene::ELEVATED;
 use cutover_tests::{Cloud, Port, wait};
+use std::path::Path;
 
 #[test]
 fn killed_in_pre_copy_it_finds_what_was_announced_in_the_meantime() {
@@ -15,12 +19,20 @@ fn killed_in_pre_copy_it_finds_what_was_announced_in_the_meantime() {
     wait::until(wait::SOON, "some of its memory is over there", || instance.hypervisor.copied() > 1 << 20);
     cloud.hosts[to].agent_mut().kill();
     let migrated = instance.hypervisor.wait_migrated();
-    journey.migration.arrival.qmp().wait_event(wait::SOON, "RESUME");
+    let pins = cloud.hosts[to].agent().pin_path().to_owned();
+    wait::until(wait::SOON, "the kernel has its announcement", || is_latched(&pins));
     let started_at = clock::now();
     cloud.hosts[to].agent_mut().spawn();
     let trip = journey.arrive(&mut cloud, &mut instance, migrated);
     let announced_at = trip.phases[0].announced_at.expect("the kernel has kept it");
     assert!(announced_at < started_at, "announced while no agent was there: {:?}", trip.phases);
+}
+
+/// Whether a program has seen an announcement that no agent has dealt with.
+fn is_latched(pins: &Path) -> bool {
+    let map = MapData::from_pin(pins.join("maps").join(MAP_EVIDENCE)).expect("a map");
+    let evidence = HashMap::<_, u64, Evidence>::try_from(Map::HashMap(map)).expect("it is that map");
+    evidence.keys().next().is_some()
 }
 
 #[test]
