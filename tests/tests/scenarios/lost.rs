@@ -122,6 +122,11 @@ fn a_host_is_drained_without_a_word() {
     // One lets go of its tap, the other takes it along.
     site.node.qemu = None;
     drop(site.second.take());
+    // KERNEL: a lost carrier can be told of a second late (link watch), which is the grace time here. A driver takes longer.
+    for port in &site.ports {
+        let is_down = |endpoint: Value| endpoint["status"] == "down";
+        wait::until(wait::SOON, "seen", || site.node.agent.status_of(port).is_some_and(is_down));
+    }
     site.empty_the_directory();
     site.ports.iter().for_each(|port| site.node.wait_metrics(port, &[]));
     assert_eq!(site.node.agent.status()["losses"]["endpoints"], Value::from(Vec::<Value>::new()));
