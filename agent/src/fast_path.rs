@@ -1,10 +1,9 @@
 //! From an announcement in the ring buffer to its routes in the kernel, without asking anybody.
 //!
-//! One thread of its own sleeps on the ring buffer. While an endpoint waits for its virtual machine, the
-//! watch applier leaves the elevated routes here, as a finished netlink batch, under the generation of the watch. When a record of that
+//! One thread of its own sleeps on the ring buffer. While an endpoint waits for its virtual machine, the watch applier
+//! leaves the elevated routes here, as a finished netlink batch, under the generation of the watch. When a record of that
 //! generation comes, the thread sends the batch, tells the route applier what is written, and reports the fact with the
-//! time of every step. It decides
-//! nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
+//! time of every step. It decides nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
 //! the route applier as every other difference.
 
 use crate::applier::is_gone;

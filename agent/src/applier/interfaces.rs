@@ -241,8 +241,7 @@ impl InterfaceApplier {
             NeighbourEvent::Gone(key) => self.preparer.gone(&key).then_some(key.ifindex),
             NeighbourEvent::Recount { held, since } => {
                 let news = self.preparer.recount(&held, since);
-                let news = news.into_iter().filter(|ifindex| self.taken.interfaces.contains_key(ifindex));
-                self.dirty.extend(news.map(Item::Interface));
+                news.into_iter().for_each(|ifindex| self.look_at(ifindex));
                 None
             }
             NeighbourEvent::LinkChanged { ifindex } | NeighbourEvent::Ipv6Appeared { ifindex } => {
@@ -254,7 +253,13 @@ impl InterfaceApplier {
                 None
             }
         };
-        if let Some(ifindex) = ifindex.filter(|ifindex| self.taken.interfaces.contains_key(ifindex)) {
+        if let Some(ifindex) = ifindex {
+            self.look_at(ifindex);
+        }
+    }
+
+    fn look_at(&mut self, ifindex: u32) {
+        if self.taken.interfaces.contains_key(&ifindex) {
             self.dirty.insert(Item::Interface(ifindex));
         }
     }

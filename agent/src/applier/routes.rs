@@ -144,11 +144,7 @@ impl RouteApplier {
                     }
                     self.take_events(&mut events)
                 }
-                Some(written) = next_of(&mut self.fast_path_writes) => {
-                    self.awaited.written(&written.routes, written.at, &self.report.lock().observed);
-                    false
-                }
-                Some(ifindex) = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
+                ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = sleep_until(due) => true,
             };
             let differs = self.take_what_came_meanwhile(&mut events) | differs;
@@ -414,12 +410,14 @@ impl RouteApplier {
     }
 }
 
-/// The next of what may come, if anything does.
-async fn next_of<T>(stream: &mut Option<mpsc::UnboundedReceiver<T>>) -> Option<T> {
-    match stream {
-        Some(stream) => stream.recv().await,
-        None => None,
+/// The next of what may come; never, if nothing does.
+async fn next_of(stream: &mut Option<mpsc::UnboundedReceiver<u32>>) -> u32 {
+    if let Some(stream) = stream
+        && let Some(next) = stream.recv().await
+    {
+        return next;
     }
+    std::future::pending().await
 }
 
 pub(crate) async fn sleep_until(at: Option<BootTime>) {

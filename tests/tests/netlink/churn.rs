@@ -60,9 +60,7 @@ impl Churn {
                     ..route(&format!("2001:db8:0:{round:x}::{number:x}/128"), uplink, 50)
                 })
                 .collect();
-            [RouteChange::Add, RouteChange::Remove].map(|change| {
-                kernel_route::prepare(block.iter().copied().map(change).collect::<Vec<_>>().iter())
-            })
+            come_and_go(&block)
         })
     }
 
@@ -72,8 +70,7 @@ impl Churn {
             std::thread::sleep(Duration::from_millis(10));
             let block: Vec<WantedRoute> =
                 (0..20).map(|number| route(&format!("2001:db8:2::{number:x}/128"), tap, 50)).collect();
-            [RouteChange::Add, RouteChange::Remove]
-                .map(|change| kernel_route::prepare(block.iter().copied().map(change)))
+            come_and_go(&block)
         })
     }
 
@@ -99,6 +96,11 @@ impl Drop for Churn {
         let panicked = self.thread.take().is_some_and(|thread| thread.join().is_err());
         assert!(!panicked || std::thread::panicking(), "the changes were refused");
     }
+}
+
+fn come_and_go(routes: &[WantedRoute]) -> [PreparedBatch; 2] {
+    [RouteChange::Add, RouteChange::Remove]
+        .map(|change| kernel_route::prepare(routes.iter().copied().map(change)))
 }
 
 fn known(ifindex: u32, block: u64, number: u64) -> Neighbour {
@@ -221,7 +223,8 @@ fn a_question_that_is_not_answered_ends_its_read() {
             churn = Some(Churn::of_heard_routes(&namespace, tap));
             assert!(socket.send(&removed).expect("an outcome").is_success());
         });
-        std::thread::sleep(Duration::from_secs(1));
+        let rounds = || churn.as_ref().map_or(0, Churn::rounds);
+        wait::until(wait::SOON, "so many bursts", || rounds() >= 80);
         drop(churn);
         rig.resync();
     }

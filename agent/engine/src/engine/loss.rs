@@ -118,14 +118,14 @@ impl Engine {
         for key in settled {
             self.locals.change(&key, |local| local.is_suspect = false);
         }
-        if self.losses.leftovers.as_ref().is_some_and(|leftovers| !leftovers.is_empty()) {
+        if let Some(leftovers) = self.losses.leftovers.as_ref().filter(|leftovers| !leftovers.is_empty()) {
             // What has appeared since the last time is not yet served.
             let shown = self.locals.iter().filter(|(_, local)| self.is_shown(local));
             let shown: BTreeSet<u32> =
                 shown.filter_map(|(_, local)| self.ifindex(&local.endpoint.interface)).collect();
-            let mut leftovers = self.losses.leftovers.take().unwrap_or_default();
-            leftovers.retain(|ifindex| !shown.contains(ifindex) && self.is_unserved_with_carrier(*ifindex));
-            self.losses.leftovers = Some(leftovers);
+            let left = leftovers.difference(&shown).copied();
+            self.losses.leftovers =
+                Some(left.filter(|ifindex| self.is_unserved_with_carrier(*ifindex)).collect());
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Contender, Finish, PATIENCE};
 use crate::lane::Lane;
 use crate::site::{Site, Watcher};
 use anyhow::{Context as _, Result, bail};
-use cutover_agent::fast_path::FastPath;
+use cutover_agent::fast_path::{FastPath, Written};
 use cutover_agent::netlink::RouteSocket;
 use cutover_engine::Fact;
 use std::collections::BTreeSet;
@@ -18,6 +18,7 @@ pub(crate) struct Cutover<'a> {
     watcher: Watcher<'a>,
     lane: Lane,
     facts: UnboundedReceiver<Fact>,
+    written: UnboundedReceiver<Written>,
     undo: RouteSocket,
     generation: u64,
     spin: Duration,
@@ -28,10 +29,10 @@ impl<'a> Cutover<'a> {
     pub(crate) fn new(site: &'a Site, name: &'static str, lane: Lane, spin: Duration) -> Result<Self> {
         let mut watcher = Watcher::load(site, lane.interface())?;
         let (sender, facts) = unbounded_channel();
-        let (written, _) = unbounded_channel();
-        let fast_path = FastPath::start(watcher.take_ring()?, site.open_socket()?, spin, written, sender)?;
+        let (written_in, written) = unbounded_channel();
+        let fast_path = FastPath::start(watcher.take_ring()?, site.open_socket()?, spin, written_in, sender)?;
         let undo = site.open_socket()?;
-        Ok(Self { name, fast_path, watcher, lane, facts, undo, generation: 0, spin })
+        Ok(Self { name, fast_path, watcher, lane, facts, written, undo, generation: 0, spin })
     }
 }
 
@@ -67,6 +68,7 @@ impl Contender for Cutover<'_> {
 
     fn clear(&mut self) -> Result<()> {
         self.fast_path.keep_only(&BTreeSet::new());
+        while self.written.try_recv().is_ok() {}
         // It still spins for this long, which is no business of the next contender's.
         std::thread::sleep(self.spin);
         self.lane.clear(&mut self.undo)
