@@ -137,7 +137,8 @@ impl<'a> Felix<'a> {
     }
 }
 
-const RESTORE: &[&str] = &["--noflush"];
+/// `-w`: whoever else on the machine holds the lock of iptables is waited for.
+const RESTORE: &[&str] = &["--noflush", "-w"];
 
 fn filter(rules: &str) -> String {
     format!("*filter\n{rules}COMMIT\n")

@@ -14,9 +14,11 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// LIMIT: one process a family in this time while somebody waits. A large table takes longer to print, and is given ten times as long.
+/// LIMIT: one process a family in this time while somebody waits. A large table takes longer to print, and the pause is ten times as
+/// long, but on a busy host a small table takes long as well: an endpoint waits no longer than this for the next look.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_FACTOR: u32 = 10;
+const PAUSE_MOST: Duration = Duration::from_secs(2);
 /// Without anybody who waits, for `cutover status`; also how often it is looked whether there is such a table.
 const PAUSE_IDLE: Duration = Duration::from_secs(30);
 /// LIMIT: whoever prints for longer than this hangs.
@@ -46,7 +48,7 @@ pub(super) async fn poll(mut wanted: WantedReceiver, mut tell: impl FnMut(Result
         let took = clock::now().since(begun_at);
         let is_awaited =
             |wanted: &WantedReceiver| wanted.borrow().as_ref().is_some_and(|it| it.chains_awaited);
-        let pause = if is_awaited(&wanted) { PAUSE.max(took * PAUSE_FACTOR) } else { PAUSE_IDLE };
+        let pause = if is_awaited(&wanted) { pause_after(took) } else { PAUSE_IDLE };
         let begins_to_wait = async {
             let starts = |it: &Option<std::sync::Arc<cutover_engine::Wanted>>| {
                 it.as_ref().is_some_and(|it| it.chains_awaited)
@@ -58,6 +60,11 @@ pub(super) async fn poll(mut wanted: WantedReceiver, mut tell: impl FnMut(Result
         // Nobody waited, and now somebody does; or the time is over.
         let _: Result<(), _> = timeout(pause, begins_to_wait).await;
     }
+}
+
+/// How long to wait for the next look, while somebody waits.
+fn pause_after(took: Duration) -> Duration {
+    (took * PAUSE_FACTOR).clamp(PAUSE, PAUSE_MOST)
 }
 
 fn has_filter(list: &Path) -> bool {
@@ -132,6 +139,12 @@ mod tests {
 -A cali-to-wl-dispatch -o tap11 -m comment --comment \"cali:d\" -g cali-tw-tap11
 COMMIT
 ";
+
+    #[test]
+    fn a_look_that_takes_long_is_not_waited_for_ten_times_as_long() {
+        let pauses = [1, 50, 1500].map(|took| pause_after(Duration::from_millis(took)).as_millis());
+        assert_eq!(pauses, [200, 500, 2000]);
+    }
 
     #[test]
     fn a_saved_table_says_what_is_there() {

@@ -75,7 +75,7 @@ fn up_comes_with_the_last_piece(mode: Mode) {
 
     // Felix takes them away while a driver re-creates the endpoint: what was reported stays.
     BOTH.iter().for_each(|family| felix.remove(*family, &tap));
-    wait::until(Duration::from_secs(40), "they are seen to go", || scene.missing().len() == 8);
+    wait::until(Duration::from_secs(60), "they are seen to go", || scene.missing().len() == 8);
     assert_eq!(scene.reported().as_deref(), Some("up"));
     scene.node.wait_metrics(&scene.port, &[NORMAL]);
 
