@@ -111,40 +111,52 @@ fn root_that_made(inode: &str) -> io::Result<Option<i32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sched::{CloneFlags, unshare};
     use std::io::BufRead as _;
     use std::os::unix::process::CommandExt as _;
 
-    /// No protocol of anybody; the namespace is shared with whatever else runs here.
     const PROTOCOL: u8 = 213;
 
-    #[test]
-    fn agents_with_one_protocol_are_seen_until_the_last_has_ended() {
-        // Only root runs agents.
+    /// Nobody else has sockets there. Only root can have one, and only root runs agents.
+    fn in_a_namespace_of_its_own(work: impl FnOnce() + Send) {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        assert_eq!(running(PROTOCOL).unwrap(), None);
-        let [first, second] = [(), ()].map(|()| Presence::show(PROTOCOL).unwrap());
-        let own = Some(std::process::id().cast_signed());
-        assert_eq!(running(PROTOCOL).unwrap(), own);
-        drop(first);
-        assert_eq!(running(PROTOCOL).unwrap(), own);
-        assert_eq!(running(PROTOCOL + 1).unwrap(), None);
-        drop(second);
-        assert_eq!(running(PROTOCOL).unwrap(), None);
+        // The namespace is the thread's, and goes with it.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                work();
+            });
+        });
+    }
+
+    #[test]
+    fn agents_with_one_protocol_are_seen_until_the_last_has_ended() {
+        in_a_namespace_of_its_own(|| {
+            assert_eq!(running(PROTOCOL).unwrap(), None);
+            let [first, second] = [(), ()].map(|()| Presence::show(PROTOCOL).unwrap());
+            let own = Some(std::process::id().cast_signed());
+            assert_eq!(running(PROTOCOL).unwrap(), own);
+            drop(first);
+            assert_eq!(running(PROTOCOL).unwrap(), own);
+            assert_eq!(running(PROTOCOL + 1).unwrap(), None);
+            drop(second);
+            assert_eq!(running(PROTOCOL).unwrap(), None);
+        });
     }
 
     #[test]
     fn an_agent_whose_queue_is_full_is_seen() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
-        let _agent = Presence::show(PROTOCOL + 2).unwrap();
-        let most: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
-        let own = Some(std::process::id().cast_signed());
-        // KERNEL: each connection waits in the queue to be taken, although our end of it is closed.
-        let seen: Vec<_> = (0..most + 2).map(|_| running(PROTOCOL + 2).unwrap()).collect();
-        assert!(seen.iter().all(|pid| *pid == own), "{:?}", seen.last());
+        in_a_namespace_of_its_own(|| {
+            let _agent = Presence::show(PROTOCOL).unwrap();
+            let most: usize =
+                fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+            let own = Some(std::process::id().cast_signed());
+            // KERNEL: each connection waits in the queue to be taken, although our end of it is closed.
+            let seen: Vec<_> = (0..most + 2).map(|_| running(PROTOCOL).unwrap()).collect();
+            assert!(seen.iter().all(|pid| *pid == own), "{:?}", seen.last());
+        });
     }
 
     /// Listens under a name of an agent's as a user that is nobody, and fills its own queue.
@@ -171,21 +183,20 @@ mod tests {
 
     #[test]
     fn nobody_but_root_can_pretend_to_be_an_agent() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
-        let name = format!("{}1/1", prefix(PROTOCOL + 4)).into_bytes();
-        for name in [name.clone(), [b"\xff\xfe ", &name[..]].concat(), [&name[..], b"\xff"].concat()] {
-            let mut child = pretend(&name);
-            let seen = running(PROTOCOL + 4);
-            child.kill().unwrap();
-            child.wait().unwrap();
-            assert_eq!(seen.unwrap(), None);
-        }
-        // A socket of another kind under the name of one.
-        let address = UnixAddr::new_abstract(&name).unwrap();
-        let other = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty(), None).unwrap();
-        nix::sys::socket::bind(other.as_raw_fd(), &address).unwrap();
-        assert_eq!(running(PROTOCOL + 4).unwrap(), None);
+        in_a_namespace_of_its_own(|| {
+            let name = format!("{}1/1", prefix(PROTOCOL)).into_bytes();
+            for name in [name.clone(), [b"\xff\xfe ", &name[..]].concat(), [&name[..], b"\xff"].concat()] {
+                let mut child = pretend(&name);
+                let seen = running(PROTOCOL);
+                child.kill().unwrap();
+                child.wait().unwrap();
+                assert_eq!(seen.unwrap(), None);
+            }
+            // A socket of another kind under the name of one.
+            let address = UnixAddr::new_abstract(&name).unwrap();
+            let other = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::empty(), None).unwrap();
+            nix::sys::socket::bind(other.as_raw_fd(), &address).unwrap();
+            assert_eq!(running(PROTOCOL).unwrap(), None);
+        });
     }
 }
