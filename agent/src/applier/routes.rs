@@ -142,7 +142,8 @@ impl RouteApplier {
                     if count == 0 {
                         return;
                     }
-                    self.take_events(&mut events)
+                    // ORDER: after what the fast path has written before them.
+                    false
                 }
                 ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = sleep_until(due) => true,

@@ -6,19 +6,23 @@ use super::backend::{Backend, Name};
 use super::nf_tables::Filter;
 use crate::applier::WantedReceiver;
 use crate::clock;
+use cutover_engine::Wanted;
 use cutover_engine::chains::Chains;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// LIMIT: one process a family in this time while somebody waits. A large table takes longer to print, and the pause is ten times as
-/// long, but on a busy host a small table takes long as well: an endpoint waits no longer than this for the next look.
+/// LIMIT: one process a family in this time while somebody waits. A large table takes longer to print, and is given ten times as long.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_FACTOR: u32 = 10;
-const PAUSE_MOST: Duration = Duration::from_secs(2);
+/// LIMIT: a small table that takes long is printed on a busy host. An endpoint waits no longer than this for the next look.
+const PAUSE_SMALL: Duration = Duration::from_secs(2);
+/// Some 12,000 rules. Printing 10,000 took 10 ms of a processor (iptables 1.8.9).
+const SMALL_BYTES: usize = 1024 * 1024;
 /// Without anybody who waits, for `cutover status`; also how often it is looked whether there is such a table.
 const PAUSE_IDLE: Duration = Duration::from_secs(30);
 /// LIMIT: whoever prints for longer than this hangs.
@@ -35,52 +39,63 @@ pub(super) type Seen = BTreeMap<String, Chains>;
 
 /// What interfaces have now, if there is such a table.
 pub(super) async fn look_once() -> Result<Seen, String> {
-    if FAMILIES.iter().any(|(list, _)| has_filter(Path::new(list))) { look().await } else { Ok(Seen::new()) }
+    if is_used() { look().await.map(|(seen, _)| seen) } else { Ok(Seen::new()) }
+}
+
+fn is_used() -> bool {
+    FAMILIES.iter().any(|(list, _)| has_filter(Path::new(list)))
 }
 
 /// Looks for ever.
 pub(super) async fn poll(mut wanted: WantedReceiver, mut tell: impl FnMut(Result<Seen, String>)) {
+    let awaits = |it: &Option<Arc<Wanted>>| it.as_ref().is_some_and(|it| it.chains_awaited);
     loop {
         let begun_at = clock::now();
-        if FAMILIES.iter().any(|(list, _)| has_filter(Path::new(list))) {
-            tell(look().await);
+        let mut bytes = 0;
+        if is_used() {
+            let looked = look().await;
+            // What cannot be printed may be large.
+            bytes = looked.as_ref().map_or(usize::MAX, |(_, bytes)| *bytes);
+            tell(looked.map(|(seen, _)| seen));
         }
         let took = clock::now().since(begun_at);
-        let is_awaited =
-            |wanted: &WantedReceiver| wanted.borrow().as_ref().is_some_and(|it| it.chains_awaited);
-        let pause = if is_awaited(&wanted) { pause_after(took) } else { PAUSE_IDLE };
-        let begins_to_wait = async {
-            let starts = |it: &Option<std::sync::Arc<cutover_engine::Wanted>>| {
-                it.as_ref().is_some_and(|it| it.chains_awaited)
+        let is_awaited = awaits(&wanted.borrow());
+        if is_awaited {
+            tokio::time::sleep(pause_after(took, bytes)).await;
+        } else {
+            // Somebody begins to wait, or the time is over. Once the agent stops, nobody does.
+            let begins = async {
+                if wanted.wait_for(awaits).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             };
-            if is_awaited(&wanted) || wanted.wait_for(starts).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        // Nobody waited, and now somebody does; or the time is over.
-        let _: Result<(), _> = timeout(pause, begins_to_wait).await;
+            let _: Result<(), _> = timeout(PAUSE_IDLE, begins).await;
+        }
     }
 }
 
-/// How long to wait for the next look, while somebody waits.
-fn pause_after(took: Duration) -> Duration {
-    (took * PAUSE_FACTOR).clamp(PAUSE, PAUSE_MOST)
+/// How long to wait for the next look, while somebody waits, after one that took so long and printed so much.
+fn pause_after(took: Duration, bytes: usize) -> Duration {
+    let pause = PAUSE.max(took * PAUSE_FACTOR);
+    if bytes < SMALL_BYTES { pause.min(PAUSE_SMALL) } else { pause }
 }
 
 fn has_filter(list: &Path) -> bool {
     std::fs::read_to_string(list).is_ok_and(|text| text.lines().any(|table| table == "filter"))
 }
 
-async fn look() -> Result<Seen, String> {
-    let mut filters = Vec::new();
+/// What interfaces have, and how many bytes say so.
+async fn look() -> Result<(Seen, usize), String> {
+    let (mut filters, mut bytes) = (Vec::new(), 0);
     for (list, program) in FAMILIES {
         let text = if has_filter(Path::new(list)) { save(program).await? } else { String::new() };
+        bytes += text.len();
         filters.push(parse(&text));
     }
     let (ipv4, ipv6) = (&filters[0], &filters[1]);
     let interfaces = ipv4.interfaces().chain(ipv6.interfaces());
     let chains = |interface| Chains { ipv4: ipv4.pieces(interface), ipv6: ipv6.pieces(interface) };
-    Ok(interfaces.map(|interface| (interface.to_owned(), chains(interface))).collect())
+    Ok((interfaces.map(|interface| (interface.to_owned(), chains(interface))).collect(), bytes))
 }
 
 async fn save(program: &str) -> Result<String, String> {
@@ -141,9 +156,11 @@ COMMIT
 ";
 
     #[test]
-    fn a_look_that_takes_long_is_not_waited_for_ten_times_as_long() {
-        let pauses = [1, 50, 1500].map(|took| pause_after(Duration::from_millis(took)).as_millis());
-        assert_eq!(pauses, [200, 500, 2000]);
+    fn a_small_table_that_takes_long_is_not_waited_for_ten_times_as_long() {
+        let after =
+            |bytes| [1, 50, 1500].map(|took| pause_after(Duration::from_millis(took), bytes).as_millis());
+        assert_eq!(after(1000), [200, 500, 2000]);
+        assert_eq!(after(SMALL_BYTES), [200, 500, 15_000]);
     }
 
     #[test]

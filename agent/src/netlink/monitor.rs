@@ -181,7 +181,7 @@ impl Monitor {
             Command::Configure(settings) if settings == self.settings => {}
             Command::Configure(settings) => {
                 let seen = self.mirror.configure(&settings);
-                self.socket.filter(self.mirror.filter())?;
+                let filtered = self.socket.filter(self.mirror.filter());
                 self.settings = settings;
                 self.ask_for = BTreeSet::from([ANY_PROTOCOL]);
                 self.is_ignorant = true;
@@ -191,6 +191,7 @@ impl Monitor {
                     (read.interrupted, read.answer_by) = (true, answer_by);
                 }
                 self.act_on(seen).await;
+                filtered?;
             }
         }
         Ok(())
@@ -299,11 +300,10 @@ impl Monitor {
             }
         }
         self.socket.buffer = buffer;
-        if !seen.facts.is_empty() {
-            self.socket.filter(self.mirror.filter())?;
-        }
+        let filtered = if seen.facts.is_empty() { Ok(()) } else { self.socket.filter(self.mirror.filter()) };
+        // The mirror has it already, so nobody would tell of it again.
         self.act_on(seen).await;
-        result
+        filtered.and(result)
     }
 
     fn handle_message(

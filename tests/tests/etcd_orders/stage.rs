@@ -186,23 +186,18 @@ impl Stage {
                     Some((index, guest.script.phases.get(phase)?.get(round)?.clone()))
                 })
                 .collect();
-            self.play_round(guests, &due);
-            if clock::now().since(began_at) > PHASE_MAX {
-                // In a phase with a removal something waits for what comes next.
-                let in_removal = |guest: &&Guest| {
-                    segments(guest) > round
-                        && guest.script.phases[phase]
-                            .concat()
-                            .iter()
-                            .any(|step| matches!(step, Step::Gone(_) | Step::Ends(_)))
-                };
-                late.extend(guests.iter().filter(in_removal).map(|guest| guest.number));
-            }
+            let moved = self.play_round(guests, &due);
+            let in_removal = |guest: &Guest| segments(guest) > round && waits_for_more(guest, phase);
+            let is_late = |guest: &Guest| clock::now().since(began_at) > PHASE_MAX && in_removal(guest);
+            self.wait_routed(guests, &moved, is_late);
+            self.end_round(due.iter().any(|(_, segment)| is_of_tap(segment)));
+            late.extend(guests.iter().filter(|guest| is_late(guest)).map(|guest| guest.number));
         }
         late
     }
 
-    fn play_round(&mut self, guests: &mut [Guest], due: &[(usize, Segment)]) {
+    /// Plays one segment of each. Returns the machines that have announced themselves, with their hosts.
+    fn play_round(&mut self, guests: &mut [Guest], due: &[(usize, Segment)]) -> Vec<(usize, HostNumber)> {
         let now = clock::now();
         let (mut lists, mut plugged, mut unplugged) = (Vec::new(), Vec::new(), Vec::new());
         let mut moved = Vec::new();
@@ -230,7 +225,6 @@ impl Stage {
                 write => panic!("{write:?} is a write"),
             }
         }
-        let of_taps = !plugged.is_empty() || !unplugged.is_empty();
         plugged.retain(|(index, host)| !guests[*index].taps.contains_key(host));
         self.plug(guests, &plugged);
         for host in 0..self.nodes.len() {
@@ -240,8 +234,7 @@ impl Stage {
             Tap::remove_many(of_it.into_iter().map(|(_, tap)| tap).collect());
         }
         self.etcd.write_lists(lists);
-        self.wait_routed(guests, &moved);
-        self.end_round(of_taps);
+        moved
     }
 
     fn plug(&self, guests: &mut [Guest], wanted: &[(usize, HostNumber)]) {
@@ -261,12 +254,13 @@ impl Stage {
         }
     }
 
-    /// One announcement is enough. Whether the routes were elevated is judged later, when they may not be so any more.
-    fn wait_routed(&self, guests: &[Guest], moved: &[(usize, HostNumber)]) {
+    /// One announcement is enough. Whether the routes were elevated is judged later, when they may not be so any more. Those of a
+    /// machine that is late may be gone by now, because its agent has waited long enough for the endpoint.
+    fn wait_routed(&self, guests: &[Guest], moved: &[(usize, HostNumber)], is_late: impl Fn(&Guest) -> bool) {
         for (index, host) in moved {
             let (guest, node) = (&guests[*index], &self.nodes[*host]);
             let routed = || guest.port.routed().iter().all(|to| !node.watch.metrics_to(*to).is_empty());
-            if !wait::holds_within(LONG, routed) {
+            if !wait::holds_within(LONG, || routed() || is_late(guest)) {
                 let said = node.agent.log().matching(&[&guest.port.endpoint]);
                 panic!(
                     "{} was not heard on {}: {:#?}\n{said:#?}",
@@ -414,4 +408,14 @@ fn arrive(guest: &mut Guest, host: HostNumber, how: Arrival) {
         qemu.send(&frames::rarp(guest.port.mac));
     }
     guest.open = Some(qemu);
+}
+
+/// Whether something waits in this phase for what comes next, because something is removed in it.
+fn waits_for_more(guest: &Guest, phase: usize) -> bool {
+    let steps = guest.script.phases[phase].concat();
+    steps.iter().any(|step| matches!(step, Step::Gone(_) | Step::Ends(_)))
+}
+
+fn is_of_tap(segment: &Segment) -> bool {
+    matches!(segment[0], Step::Plugged(_) | Step::Unplugged(_))
 }

@@ -224,7 +224,8 @@ fn a_question_that_is_not_answered_ends_its_read() {
             assert!(socket.send(&removed).expect("an outcome").is_success());
         });
         let rounds = || churn.as_ref().map_or(0, Churn::rounds);
-        wait::until(wait::SOON, "so many bursts", || rounds() >= 80);
+        let before = rounds();
+        wait::until(wait::SOON, "so many bursts", || rounds() >= before + 80);
         drop(churn);
         rig.resync();
     }

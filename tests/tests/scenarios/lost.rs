@@ -121,7 +121,9 @@ fn a_host_is_drained_without_a_word() {
     let mut site = settled();
     // One lets go of its tap, the other takes it along.
     site.node.qemu = None;
-    drop(site.second.take());
+    let (tap, open) = site.second.take().expect("it has two");
+    drop(open);
+    tap.remove();
     // KERNEL: a lost carrier can be told of a second late (link watch), which is the grace time here. A driver takes longer.
     for port in &site.ports {
         let is_down = |endpoint: Value| endpoint["status"] == "down";
