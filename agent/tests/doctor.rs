@@ -1,5 +1,6 @@
 //! `cutover doctor` as people and scripts meet it: exit codes, the shape of its JSON, files that are wrong.
 
+use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,7 +51,7 @@ impl Site {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        self.command(Path::new(env!("CARGO_BIN_EXE_cutover")), arguments).output().unwrap()
+        output_alone(&mut self.command(Path::new(env!("CARGO_BIN_EXE_cutover")), arguments))
     }
 
     /// Exit code and report.
@@ -60,6 +61,18 @@ impl Site {
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         (output.status.code().unwrap(), report)
     }
+}
+
+/// In a network namespace of its own, where no routing daemon of the machine's is.
+fn output_alone(command: &mut Command) -> Output {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // The namespace is the thread's, whose child inherits it.
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            command.output().unwrap()
+        });
+        thread.join().unwrap()
+    })
 }
 
 /// Checks with a finding of this level.
@@ -167,7 +180,7 @@ fn without_root_it_is_77_if_nothing_is_wrong() {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     const NOBODY: u32 = 65_534;
-    let output = site.command(&binary, &["--json"]).uid(NOBODY).gid(NOBODY).output().unwrap();
+    let output = output_alone(site.command(&binary, &["--json"]).uid(NOBODY).gid(NOBODY));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(checks(&report, "error"), BTreeSet::new(), "{report:#}");
     assert_eq!(output.status.code(), Some(77), "{report:#}");
