@@ -19,7 +19,8 @@ pub(crate) use start::{attach, monitor_settings};
 use crate::allocator;
 use crate::applier::interfaces::Unprepared;
 use crate::applier::routes::RouteReport;
-use crate::applier::watches::{SharedKernel, Unarmed};
+use crate::applier::watches::Unarmed;
+use crate::bpf::{Attachment, CounterReader};
 use crate::clock;
 use crate::control::{self, KernelRoute, Losses, Released, Status, Trouble};
 use crate::datastore::resource::FelixConfiguration;
@@ -80,7 +81,8 @@ struct Agent {
     state_file: StateFile,
     run_dir: RunDir,
     presence: Option<Presence>,
-    kernel: SharedKernel,
+    attachment: Attachment,
+    counters: CounterReader,
     unarmed: Unarmed,
     unprepared: Unprepared,
     monitor: MonitorHandle,
@@ -443,8 +445,7 @@ impl Agent {
     }
 
     fn status(&self) -> Status {
-        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let announcements = match kernel.counters() {
+        let announcements = match self.counters.read() {
             Ok(counters) => counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             Err(error) => {
                 warn!(error = %one_line(&error), "cannot read the counters");
@@ -474,7 +475,7 @@ impl Agent {
             quarantine: self.quarantine.list(),
             role: self.settings.cutover_role.word().to_owned(),
             felix: self.felix.as_ref().map(|felix| felix.observer.report()),
-            attach: kernel.attachment().to_string(),
+            attach: self.attachment.to_string(),
             from_memory: self.recall.show(clock::now(), self.engine.recall_view()),
             endpoints: self.engine.view(clock::now()),
             kernel_routes: self

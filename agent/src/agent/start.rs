@@ -14,7 +14,7 @@ use super::{Agent, Inputs};
 use crate::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use crate::applier::ready::{ReadyApplier, Running};
 use crate::applier::routes::{RouteApplier, RouteReport};
-use crate::applier::watches::{SharedKernel, WatchApplier, announcement};
+use crate::applier::watches::{WatchApplier, announcement};
 use crate::bpf::{self, Kernel, KernelLog};
 use crate::clock;
 use crate::control;
@@ -40,7 +40,6 @@ use cutover_engine::{Engine, Fact};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
@@ -195,9 +194,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
     let mut fast_path = FastPath::start(ring, RouteSocket::open()?, spin, written_in, facts_in.clone())
         .map_err(io_error("start the fast path"))?;
-    let kernel: SharedKernel = Arc::new(Mutex::new(kernel));
+    let (attachment, counters) = (kernel.attachment(), kernel.counters().clone());
     parts.start("the fast path", fast_path.ended());
-    let watch_applier = WatchApplier::new(Arc::clone(&kernel), fast_path, facts_in.clone());
+    let watch_applier = WatchApplier::new(kernel, fast_path, facts_in.clone());
     let unarmed = watch_applier.unarmed();
     parts.start("the watch applier", watch_applier.run(wanted.for_recall()));
 
@@ -235,7 +234,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         state_file,
         run_dir,
         presence,
-        kernel,
+        attachment,
+        counters,
         unarmed,
         unprepared,
         monitor: monitor_handle,

@@ -30,16 +30,14 @@ use tracing::{debug, info, warn};
 /// LIMIT: a record is lost only if the ring buffer is full, so this is a net under the net.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The kernel's side, shared with `cutover status`, which reads the counters.
-pub type SharedKernel = Arc<Mutex<Kernel>>;
-
 /// Watches that are wanted and cannot be armed, by ifindex: the interface and why. For `cutover status`.
 pub type Unarmed = Arc<Mutex<BTreeMap<u32, (String, String)>>>;
 
 /// The applier.
 #[derive(Debug)]
 pub struct WatchApplier {
-    kernel: SharedKernel,
+    /// Nobody else's: what it does can take long, because the kernel's lock for links may be somebody else's.
+    kernel: Kernel,
     fast_path: FastPath,
     facts: UnboundedSender<Fact>,
     /// What was prepared and armed, by ifindex; the kernel is asked whether it still is.
@@ -55,7 +53,7 @@ pub struct WatchApplier {
 impl WatchApplier {
     /// An applier that has done nothing yet.
     #[must_use]
-    pub fn new(kernel: SharedKernel, fast_path: FastPath, facts: UnboundedSender<Fact>) -> Self {
+    pub fn new(kernel: Kernel, fast_path: FastPath, facts: UnboundedSender<Fact>) -> Self {
         Self {
             kernel,
             fast_path,
@@ -118,13 +116,9 @@ impl WatchApplier {
         }
     }
 
-    fn kernel(&self) -> std::sync::MutexGuard<'_, Kernel> {
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether everything is pinned, be it again.
-    fn restore_pins(&self) -> bool {
-        let restored = self.kernel().restore_pins();
+    fn restore_pins(&mut self) -> bool {
+        let restored = self.kernel.restore_pins();
         match restored {
             Ok(false) => true,
             Ok(true) => {
@@ -139,7 +133,7 @@ impl WatchApplier {
     }
 
     fn armed(&self) -> Option<BTreeMap<u32, Watch>> {
-        match self.kernel().armed() {
+        match self.kernel.armed() {
             Ok(armed) => Some(armed.into_iter().collect()),
             Err(error) => {
                 warn!(error = %crate::logging::one_line(&error), "cannot read the armed watches; will try again");
@@ -169,7 +163,7 @@ impl WatchApplier {
                 continue;
             }
             let name = self.applied.get(&ifindex).map(|applied| applied.interface.clone());
-            let disarmed = self.kernel().disarm(ifindex, name.as_deref());
+            let disarmed = self.kernel.disarm(ifindex, name.as_deref());
             match disarmed {
                 Ok(()) => {
                     self.applied.remove(&ifindex);
@@ -203,7 +197,7 @@ impl WatchApplier {
             // ORDER: the batch is there before the kernel can accept the announcement.
             self.fast_path.prepare(generation, wanted.routes.iter().copied());
         }
-        let armed = self.kernel().arm(ifindex, &wanted.interface, &value);
+        let armed = self.kernel.arm(ifindex, &wanted.interface, &value);
         match armed {
             Ok(()) => {
                 if known.is_none_or(|known| known.generation != generation) {
@@ -243,7 +237,7 @@ impl WatchApplier {
         if self.strays_due.is_none_or(|due| due > clock::now()) {
             return;
         }
-        let forgotten = self.kernel().forget_stray_evidence();
+        let forgotten = self.kernel.forget_stray_evidence();
         match forgotten {
             Ok(count) => {
                 self.strays_due = None;
@@ -264,7 +258,7 @@ impl WatchApplier {
             if self.reported.contains(&watch.generation) {
                 continue;
             }
-            let evidence = self.kernel().evidence(watch.generation);
+            let evidence = self.kernel.evidence(watch.generation);
             match evidence {
                 Ok(None) => {}
                 Ok(Some(evidence)) => {

@@ -1,19 +1,20 @@
 //! The maps from the agent's side: watches and settings, which it writes; evidence, which it removes; counters
 //! and announcements, which it reads.
 
-use super::error::OpenError;
+use super::error::{OpenError, ReadError};
 use super::object::Object;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use cutover_common::abi::{Evidence, Settings, WATCH_FLAG_FIRST_FRAME, Watch};
 use cutover_common::{Counter, Counters, names};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 pub(super) struct Maps {
     watches: HashMap<MapData, u32, Watch>,
     evidence: HashMap<MapData, u64, Evidence>,
     settings: Array<MapData, Settings>,
-    counters: PerCpuArray<MapData, Counters>,
+    counters: CounterReader,
     events: Option<RingBuf<MapData>>,
 }
 
@@ -23,7 +24,7 @@ impl Maps {
             watches: object.take_map(names::MAP_WATCHES)?.try_into()?,
             evidence: object.take_map(names::MAP_EVIDENCE)?.try_into()?,
             settings: object.take_map(names::MAP_SETTINGS)?.try_into()?,
-            counters: object.take_map(names::MAP_COUNTERS)?.try_into()?,
+            counters: CounterReader(Arc::new(object.take_map(names::MAP_COUNTERS)?.try_into()?)),
             events: Some(object.take_map(names::MAP_EVENTS)?.try_into()?),
         })
     }
@@ -78,10 +79,30 @@ impl Maps {
         found(self.evidence.remove(&generation)).map(drop)
     }
 
-    pub(super) fn counters(&self) -> Result<BTreeMap<&'static str, u64>, MapError> {
-        let cpus = self.counters.get(&0, 0)?;
+    pub(super) fn counters(&self) -> &CounterReader {
+        &self.counters
+    }
+}
+
+/// Reads the counters. Cheap to clone, and waits for nobody: whoever attaches or detaches may have to wait for a lock of the kernel.
+#[derive(Clone)]
+pub struct CounterReader(Arc<PerCpuArray<MapData, Counters>>);
+
+impl CounterReader {
+    /// Every counter by name, summed over the CPUs. They start at 0 when the host starts.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn read(&self) -> Result<BTreeMap<&'static str, u64>, ReadError> {
+        let cpus = self.0.get(&0, 0)?;
         let sum = |counter| cpus.iter().map(|cpu: &Counters| cpu.value(counter)).sum();
         Ok(Counter::ALL.iter().map(|counter| (counter.name(), sum(*counter))).collect())
+    }
+}
+
+impl fmt::Debug for CounterReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CounterReader")
     }
 }
 

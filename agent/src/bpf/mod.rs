@@ -20,6 +20,7 @@ mod traces;
 pub use attach::{Attach, Attachment};
 pub use clsact::ClsactError;
 pub use error::{ArmError, AttachError, CleanupError, DisarmError, OpenError, ReadError};
+pub use maps::CounterReader;
 pub use object::{KernelLog, OBJECT};
 pub use traces::{cleanup, leftovers};
 
@@ -200,12 +201,10 @@ impl Kernel {
         Ok(self.maps.forget_evidence(generation)?)
     }
 
-    /// Every counter by name, summed over the CPUs. They start at 0 when the host starts.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, ReadError> {
-        Ok(self.maps.counters()?)
+    /// The counters of the program.
+    #[must_use]
+    pub fn counters(&self) -> &CounterReader {
+        self.maps.counters()
     }
 
     /// The ring buffer of announcements, for its one reader: only the first call gets it. It holds whatever

@@ -45,7 +45,7 @@ fn an_announcement_is_latched_and_reported_whatever_the_way() {
         assert_eq!(kernel.all_evidence().unwrap().into_iter().collect::<Vec<_>>(), [(7, evidence)]);
         assert_eq!(next(&mut events), None);
         let counted: Vec<_> =
-            kernel.counters().unwrap().into_iter().filter(|(_, count)| *count > 0).collect();
+            kernel.counters().read().unwrap().into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(
             counted,
             [("accepted_garp_request", 1), ("refused_foreign_address", 1), ("refused_foreign_mac", 1)]
@@ -67,10 +67,10 @@ fn a_flood_costs_one_record() {
             qemu.send(&announcement);
         }
         wait::until(wait::SOON, "every frame is counted", || {
-            let counters = kernel.counters().unwrap();
+            let counters = kernel.counters().read().unwrap();
             counters["accepted_garp_request"] + counters["already_announced"] == 10_000
         });
-        assert_eq!(kernel.counters().unwrap()["accepted_garp_request"], 1);
+        assert_eq!(kernel.counters().read().unwrap()["accepted_garp_request"], 1);
         assert_eq!(next(&mut events).map(|record| record.generation), Some(1));
         assert_eq!(next(&mut events), None);
     }

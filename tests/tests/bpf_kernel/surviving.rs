@@ -76,7 +76,7 @@ fn replacing_the_program_loses_no_frame() {
         });
         let kernel = bed.open(attach);
         let counted = || {
-            let counters = kernel.counters().unwrap();
+            let counters = kernel.counters().read().unwrap();
             counters["accepted_garp_request"] + counters["already_announced"]
         };
         wait::until(
