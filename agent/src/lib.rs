@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod fast_path;
 pub mod felix;
 pub mod heartbeat;
+mod lock;
 pub mod logging;
 pub mod migrations;
 pub mod netlink;

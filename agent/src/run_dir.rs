@@ -3,9 +3,10 @@
 //! Its tenants have files of their own: [`crate::state_file`], [`crate::control`], [`crate::migrations`], what sysctls were
 //! before, the status files.
 
-use crate::migrations;
+use crate::{lock, migrations};
 use cutover_engine::notice::MigrationRecord;
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::Flock;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -54,10 +55,10 @@ impl RunDir {
             .mode(0o600)
             .open(path.join(LOCK))
             .map_err(unusable)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        match lock::exclusively(file) {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(RunDirError::Taken { path: path.to_owned() }),
-            Err((_, error)) => Err(unusable(error.into())),
+            Err(Errno::EWOULDBLOCK) => Err(RunDirError::Taken { path: path.to_owned() }),
+            Err(error) => Err(unusable(error.into())),
         }
     }
 

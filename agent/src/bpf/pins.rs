@@ -4,9 +4,10 @@
 
 use super::error::OpenError;
 use super::syscall::detach_pinned_link;
+use crate::lock;
 use cutover_common::names::{PIN_DIR_LINKS, PIN_DIR_MAPS, PIN_DIR_PROGRAMS};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Metadata};
@@ -26,10 +27,10 @@ const DIR_ABI: &str = "abi";
 fn lock(root: &Path) -> Result<Flock<File>, OpenError> {
     let failed = |error| OpenError::Pins { step: "cannot lock", path: root.to_owned(), error };
     let directory = File::open(root).map_err(failed)?;
-    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+    match lock::exclusively(directory) {
         Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::Taken { path: root.to_owned() }),
-        Err((_, error)) => Err(failed(error.into())),
+        Err(Errno::EWOULDBLOCK) => Err(OpenError::Taken { path: root.to_owned() }),
+        Err(error) => Err(failed(error.into())),
     }
 }
 
