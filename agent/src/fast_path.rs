@@ -67,7 +67,7 @@ struct Prepared {
 }
 
 impl FastPath {
-    /// Starts the thread. `written` hears of every route that it has installed, before `facts` hears of the
+    /// Starts the thread. `written` hears of the routes of a batch once all of them are installed, before `facts` hears of the
     /// announcement. `spin` is how long it polls the ring before it sleeps, while anything is armed.
     ///
     /// # Errors

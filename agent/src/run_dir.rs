@@ -55,7 +55,7 @@ impl RunDir {
             .mode(0o600)
             .open(path.join(LOCK))
             .map_err(unusable)?;
-        match lock::exclusively(file) {
+        match lock::exclusively(file, lock::PATIENCE) {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(Errno::EWOULDBLOCK) => Err(RunDirError::Taken { path: path.to_owned() }),
             Err(error) => Err(unusable(error.into())),

@@ -14,6 +14,7 @@ use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Sub-folder that remembers, as an empty folder named after the interface number, which clsact qdiscs are
 /// ours. A file system of pins holds nothing else than pins and folders, and it forgets at a reboot what the
@@ -24,10 +25,10 @@ const DIR_QDISCS: &str = "qdiscs";
 const DIR_ABI: &str = "abi";
 
 /// Two agents on one set of maps would take each other's announcements.
-fn lock(root: &Path) -> Result<Flock<File>, OpenError> {
+fn lock(root: &Path, patience: Duration) -> Result<Flock<File>, OpenError> {
     let failed = |error| OpenError::Pins { step: "cannot lock", path: root.to_owned(), error };
     let directory = File::open(root).map_err(failed)?;
-    match lock::exclusively(directory) {
+    match lock::exclusively(directory, patience) {
         Ok(lock) => Ok(lock),
         Err(Errno::EWOULDBLOCK) => Err(OpenError::Taken { path: root.to_owned() }),
         Err(error) => Err(failed(error.into())),
@@ -47,7 +48,7 @@ impl Pins {
         Self::check(root)?;
         let mut pins = Self::at(root);
         pins.make_folders()?;
-        pins.lock = Some(lock(root)?);
+        pins.lock = Some(lock(root, lock::PATIENCE)?);
         Ok(pins)
     }
 
@@ -56,14 +57,15 @@ impl Pins {
         Self::check(&self.root)?;
         self.make_folders()?;
         if !self.holds_root() {
-            self.lock = Some(lock(&self.root)?);
+            // Who arms taps does not wait here; it comes back.
+            self.lock = Some(lock(&self.root, Duration::ZERO)?);
         }
         Ok(())
     }
 
     /// Takes the lock of pins that are there, to remove them.
     pub(super) fn lock_existing(root: &Path) -> Result<Self, OpenError> {
-        let lock = if root.exists() { Some(lock(root)?) } else { None };
+        let lock = if root.exists() { Some(lock(root, lock::PATIENCE)?) } else { None };
         Ok(Self { root: root.to_owned(), lock })
     }
 
