@@ -32,7 +32,8 @@ pub enum Event {
     /// [`Fact::InSync`], even if there are none, and then whenever one of them changes.
     Configurations(Vec<FelixConfiguration>),
     /// Facts that belong together, in the order in which a driver makes such writes: migrations removed, migrations written,
-    /// endpoints removed, endpoints written; then [`Fact::InSync`], in the first batch and whenever its completeness changes.
+    /// endpoints removed, endpoints written; then [`Fact::InSync`], in the first batch and whenever its completeness changes; then
+    /// what became of other hosts' statuses.
     Facts(Vec<Fact>),
     /// Every LiveMigration that was written in the datastore up to this revision has been told. Only etcd has revisions.
     MigrationsTold(i64),

@@ -57,6 +57,9 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct News {
     pub(super) facts: Vec<Fact>,
+    /// What became of other hosts' statuses. It is told after the endpoints and migrations that it is about, and together with
+    /// them: who starts answers to both with one status, not with one for each.
+    pub(super) statuses: Vec<Fact>,
     configurations_changed: bool,
     /// With these, every LiveMigration up to this revision is told.
     pub(super) migrations_at: Option<i64>,
@@ -216,7 +219,7 @@ impl View {
     /// What to send. INVARIANT: the first news are those of a whole snapshot, so that the first events say that it is in sync.
     pub(super) fn events(&mut self, news: News) -> Vec<Event> {
         let mut events = Vec::new();
-        let News { mut facts, configurations_changed, migrations_at } = news;
+        let News { mut facts, statuses, configurations_changed, migrations_at } = news;
         let complete = self.is_complete();
         if configurations_changed || self.announced.is_none() {
             events.push(Event::Configurations(self.configurations.values().cloned().collect()));
@@ -225,6 +228,7 @@ impl View {
             facts.push(Fact::InSync { complete });
             self.announced = Some(complete);
         }
+        facts.extend(statuses);
         if !facts.is_empty() {
             events.push(Event::Facts(facts));
         }

@@ -65,7 +65,7 @@ impl Reader {
             }
             status => {
                 let mut news = News::default();
-                news.facts.extend(self.note_status(other, status.map(found).as_ref()));
+                news.statuses.extend(self.note_status(other, status.map(found).as_ref()));
                 self.send(news).await?;
             }
         }

@@ -2,7 +2,7 @@
 
 use super::super::connection::Member;
 use super::super::feed::Feed;
-use super::super::view::{Found, History, News};
+use super::super::view::{Found, History};
 use super::super::{Key, OwnStatus};
 use super::{Reader, Stop, found, get, is_ready};
 use cutover_engine::Fact;
@@ -33,13 +33,13 @@ impl Reader {
             let (found, _) = self.range(member, feed, &prefix, Some(revision)).await?;
             snapshot.extend(found);
         }
-        let mut statuses = News::default();
+        let mut statuses = Vec::new();
         for other in self.others.keys() {
             let at = || GetOptions::new().with_revision(revision);
             let answer = get(member, feed, &self.keys.endpoint(&other), at()).await?;
             snapshot.extend(answer.kvs().first().map(|kv| (Key::Endpoint(other.clone()), found(kv))));
             let answer = get(member, feed, &self.keys.status(&other), at()).await?;
-            statuses.facts.extend(self.note_status(&other, answer.kvs().first().map(found).as_ref()));
+            statuses.extend(self.note_status(&other, answer.kvs().first().map(found).as_ref()));
         }
         let history = match self.seen {
             Some((before, last)) if before != cluster || last > revision => History::Replaced,
@@ -54,7 +54,7 @@ impl Reader {
         self.seen = Some((cluster, revision));
         let keys = snapshot.len();
         let mut news = self.view.replace(snapshot, history);
-        news.migrations_at = Some(revision);
+        (news.statuses, news.migrations_at) = (statuses, Some(revision));
         if self.times_read > 0 {
             // The publisher may be off.
             let _ = self.outputs.own_statuses.send(OwnStatus::Unknown);
@@ -74,8 +74,6 @@ impl Reader {
         );
         let named = self.named(&news.facts);
         self.send(news).await?;
-        // ORDER: when the endpoints and migrations are known that they are about.
-        self.send(statuses).await?;
         self.outputs.standing.is_good();
         for other in named {
             self.follow_other(member, feed, &other, revision).await?;

@@ -253,3 +253,22 @@ fn up_to_where_migrations_are_told_comes_last() {
     let events = view.events(news);
     assert!(matches!(&events[..], [Event::MigrationsTold(11)]), "{events:?}");
 }
+
+/// An agent that starts writes one status where two things ask for one, its last migration and the removal of another host's status
+/// while it was away: they are told in one batch, the removal when the datastore is in sync.
+#[test]
+fn what_became_of_other_statuses_comes_with_the_snapshot_after_it_is_in_sync() {
+    let mut view = View::default();
+    let mut news = view.replace(BTreeMap::from([endpoint(1, 1, 6)]), History::Continued);
+    let other = EndpointKey { host: "elsewhere".into(), ..key(1) };
+    news.statuses.push(Fact::StatusRemovedElsewhere(other.clone()));
+    let events = view.events(news);
+    let [Event::Configurations(_), Event::Facts(facts)] = &events[..] else { panic!("{events:?}") };
+    assert!(
+        matches!(
+            &facts[..],
+            [Fact::EndpointWritten(..), Fact::InSync { .. }, Fact::StatusRemovedElsewhere(key)] if *key == other
+        ),
+        "{facts:?}"
+    );
+}
