@@ -155,6 +155,9 @@ fn there_and_back_and_there_in_a_row_no_two_hosts_are_elevated() {
         let _uid = scene.driver.start(from, to);
         let node = if to == TARGET { &scene.target } else { &scene.source };
         node.wait_armed(&scene.port);
+        // A machine takes longer to come than its source takes to hear that it leaves.
+        let source = if from == SOURCE { &scene.source } else { &scene.target };
+        source.wait_metrics(&scene.port, &[NORMAL]);
         drop(scene.vm.pause());
         let tap = node.tap().open();
         tap.send(&frames::rarp(mac));

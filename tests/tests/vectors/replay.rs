@@ -24,6 +24,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// Between the announcement of the hypervisor and those of the guest.
 const GUEST_WAKES_UP: Duration = Duration::from_millis(50);
 
+/// How long an endpoint can be gone while its virtual machine keeps its routes: less than `CutoverEndpointGrace`, which is 2 s. On an
+/// overloaded machine it can be written again later than in the recording.
+const HELD: Duration = Duration::from_millis(1500);
+
 /// Where the virtual machine of a port runs.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Home {
@@ -45,6 +49,8 @@ pub(crate) struct Replay {
     pub(crate) arrivals: Vec<Arrival>,
     /// When the convergence of an arrival may begin at the earliest: a migration to the host was removed.
     pub(crate) ended: Vec<(BootTime, String, String)>,
+    /// When endpoints of virtual machines that stay were deleted, by host and port.
+    gone: BTreeMap<(String, String), BootTime>,
     pub(crate) step: String,
     etcd: Arc<Etcd>,
     _lab: Lab,
@@ -104,6 +110,7 @@ impl Replay {
             stays: Vec::new(),
             arrivals: Vec::new(),
             ended: Vec::new(),
+            gone: BTreeMap::new(),
             step: String::new(),
             etcd,
             _lab: lab,
@@ -143,6 +150,22 @@ impl Replay {
         self.written.put(key, value);
         self.follow_addresses(&document);
         self.etcd.put(key, value);
+        if !key.contains("/livemigrations/")
+            && let Some((host, port)) = host_and_port(key)
+        {
+            self.comes_back(&host, &port);
+        }
+    }
+
+    /// An endpoint that was written again so late that it was given up need not have kept its routes. It gets them back.
+    fn comes_back(&mut self, host: &str, port: &str) {
+        let Some(gone_at) = self.gone.remove(&(host.to_owned(), port.to_owned())) else { return };
+        let is_it = |stay: &&mut Stay| stay.host == host && stay.port == port && stay.to.is_none();
+        let Some(stay) = self.stays.iter_mut().find(is_it) else { return };
+        if clock::now().since(gone_at) >= HELD {
+            stay.to = Some(gone_at);
+            self.begin_stay(port, host);
+        }
     }
 
     /// An address that the endpoint loses need not have a route any more; one that it gets may be elevated at once.
@@ -176,6 +199,9 @@ impl Replay {
             return;
         }
         let lives_here = self.homes.get(&port).is_some_and(|home| home.host == host);
+        if lives_here {
+            self.gone.insert((host.clone(), port.clone()), ended_at);
+        }
         if let (false, Some(shown), Some(member)) = (lives_here, shown, self.members.get_mut(&host))
             && !self.written.needs_tap(&host, &shown.interface)
         {
