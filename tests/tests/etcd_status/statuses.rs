@@ -218,7 +218,7 @@ fn what_was_removed_while_the_agent_was_away_is_made_up_for() {
     // Once at once, although two things ask for it, and again after 3 s and 6 s; the next time is after 20 s.
     let written = || cloud.status_pair(TARGET).writes - over.writes;
     wait::until(wait::SOON, "it is made up for", || written() > 0);
-    wait::until(wait::SOON, "it is repeated", || written() >= 3);
+    wait::until(Duration::from_secs(30), "it is repeated", || written() >= 3);
     wait::throughout(Duration::from_secs(5), "nothing is written twice", || written() == 3);
 }
 

@@ -163,7 +163,7 @@ impl Replay {
         let is_it = |stay: &&mut Stay| stay.host == host && stay.port == port && stay.to.is_none();
         let Some(stay) = self.stays.iter_mut().find(is_it) else { return };
         if clock::now().since(gone_at) >= HELD {
-            stay.to = Some(gone_at);
+            stay.to = Some(gone_at + HELD);
             self.begin_stay(port, host);
         }
     }

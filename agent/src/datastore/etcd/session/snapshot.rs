@@ -33,14 +33,18 @@ impl Reader {
             let (found, _) = self.range(member, feed, &prefix, Some(revision)).await?;
             snapshot.extend(found);
         }
-        let mut statuses = Vec::new();
+        let mut others = Vec::new();
         for other in self.others.keys() {
             let at = || GetOptions::new().with_revision(revision);
             let answer = get(member, feed, &self.keys.endpoint(&other), at()).await?;
             snapshot.extend(answer.kvs().first().map(|kv| (Key::Endpoint(other.clone()), found(kv))));
             let answer = get(member, feed, &self.keys.status(&other), at()).await?;
-            statuses.extend(self.note_status(&other, answer.kvs().first().map(found).as_ref()));
+            let status = answer.kvs().first().map(found);
+            others.push((other, status));
         }
+        // ORDER: when nothing can fail any more. What has been noted is not news the next time that everything is read.
+        let statuses: Vec<Fact> =
+            others.iter().filter_map(|(other, status)| self.note_status(other, status.as_ref())).collect();
         let history = match self.seen {
             Some((before, last)) if before != cluster || last > revision => History::Replaced,
             _ => History::Continued,
