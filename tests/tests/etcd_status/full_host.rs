@@ -9,8 +9,9 @@ use std::time::Duration;
 
 const MANY: u16 = 400;
 
-/// How many writes are under way at once.
-const AT_ONCE: usize = 16;
+/// Where at the latest the one that is waited for stands among all: 16 writes are under way at once, each that ends lets
+/// another one begin, and etcd may take a few of those before an earlier one. Last in the order of names, it would be number 400.
+const AMONG_THE_FIRST: usize = 64;
 
 /// How long all of them may take on a loaded machine, one by one or not.
 const ALL: Duration = Duration::from_secs(30);
@@ -73,7 +74,7 @@ fn a_target_is_reported_before_hundreds_of_others() {
     cloud.wait_all_written();
     let (written, awaited) = (cloud.written_on_target(), cloud.status_key(TARGET));
     let position = written.iter().position(|key| *key == awaited).expect("it is among them");
-    assert!(position < AT_ONCE, "written as number {position} of {}", written.len());
+    assert!(position < AMONG_THE_FIRST, "written as number {position} of {}", written.len());
     assert_eq!(cloud.status(TARGET).as_deref(), Some("{\"status\":\"up\"}"));
 }
 
