@@ -193,6 +193,7 @@ mod tests {
             port: EndpointKey { endpoint: "port9".into(), ..key.clone() },
             since: BootTime(7),
             reported_at: Some(BootTime(8)),
+            reported_by: None,
             uid: "u1".into(),
             is_ours: true,
             lives_on: [EndpointKey { endpoint: "port9".into(), ..elsewhere.clone() }].into(),

@@ -39,6 +39,9 @@ pub struct Aftermath {
     pub since: BootTime,
     /// When the host where it lives has reported `up` first, if it has since the migration.
     pub reported_at: Option<BootTime>,
+    /// Which host's endpoint that was.
+    #[serde(default)]
+    pub reported_by: Option<EndpointKey>,
     /// The uid of the migration.
     pub uid: String,
     /// This host had a part in it.
@@ -46,6 +49,13 @@ pub struct Aftermath {
     pub is_ours: bool,
     /// The port's endpoints on other hosts.
     pub lives_on: BTreeSet<EndpointKey>,
+}
+
+impl Aftermath {
+    /// Whether that it was reported up, if it was, says something of this endpoint. Memories of before do not know of which.
+    pub(crate) fn was_reported_by(&self, endpoint: &EndpointKey) -> bool {
+        self.reported_by.as_ref().is_none_or(|reporter| reporter == endpoint)
+    }
 }
 
 /// A status that another host has reported.

@@ -64,6 +64,7 @@ impl Engine {
                 port: port.clone(),
                 since: now,
                 reported_at: None,
+                reported_by: None,
                 uid: migration.uid.clone(),
                 is_ours,
                 lives_on: BTreeSet::new(),
@@ -94,11 +95,13 @@ impl Engine {
     }
 
     /// The port's endpoint on another host is gone, if only for a moment: Neutron takes the port down then, and what was reported
-    /// before says nothing any more.
+    /// of that endpoint before says nothing any more. One on a host that was to be a target once says nothing of where the port lives.
     pub(super) fn endpoint_removed_elsewhere(&mut self, now: BootTime, endpoint: &EndpointKey) {
         let port = self.same_port_here(endpoint);
-        if let Some(aftermath) = self.aftermaths.by_port.get_mut(&port) {
-            aftermath.reported_at = None;
+        if let Some(aftermath) = self.aftermaths.by_port.get_mut(&port)
+            && aftermath.was_reported_by(endpoint)
+        {
+            (aftermath.reported_at, aftermath.reported_by) = (None, None);
         }
         self.port_changed(now, endpoint);
     }
@@ -120,8 +123,13 @@ impl Engine {
         self.aftermaths.elsewhere.insert(endpoint.clone(), revision);
         let lives_there = self.remotes.contains(endpoint);
         if let Some(aftermath) = self.aftermaths.by_port.get_mut(&port).filter(|_| lives_there) {
-            // Repeats say nothing new.
-            aftermath.reported_at = is_up.then(|| aftermath.reported_at.unwrap_or(now));
+            if is_up {
+                // Repeats say nothing new.
+                aftermath.reported_at.get_or_insert(now);
+                aftermath.reported_by = Some(endpoint.clone());
+            } else if aftermath.was_reported_by(endpoint) {
+                (aftermath.reported_at, aftermath.reported_by) = (None, None);
+            }
         }
         self.note_ours(true);
     }

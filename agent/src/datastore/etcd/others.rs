@@ -117,6 +117,18 @@ impl Others {
         self.followed.get_mut(key).is_some_and(|followed| followed.status.replace(revision) != Some(revision))
     }
 
+    /// A status of another host was read together with its endpoint, of which this is told at the same time if it is news, by the
+    /// revision of the endpoint. Says whether the status has to be told as well: one that was told before anybody knew that there
+    /// is an endpoint has not counted, but one from before the endpoint was written does not count either.
+    pub(super) fn status_read(
+        &mut self,
+        key: &EndpointKey,
+        revision: i64,
+        endpoint_told: Option<i64>,
+    ) -> bool {
+        self.status_written(key, revision) || endpoint_told.is_some_and(|endpoint| endpoint < revision)
+    }
+
     /// A status of another host was written, and is looked at again.
     pub(super) fn status_skipped(&mut self, key: &EndpointKey) {
         if let Some(followed) = self.followed.get_mut(key) {
@@ -250,5 +262,17 @@ mod tests {
         assert!(others.status_removed(&key("a")));
         assert!(!others.status_removed(&key("a")));
         assert!(!others.status_removed(&key("stranger")));
+    }
+
+    /// A member that has fallen behind with one of two watches may send a status before the endpoint that it is about.
+    #[test]
+    fn a_status_that_was_told_before_its_endpoint_is_told_again_with_it() {
+        let mut others = Others::default();
+        others.follow(key("a"));
+        assert!(others.status_written(&key("a"), 17));
+        assert!(others.status_read(&key("a"), 17, Some(13)));
+        assert!(!others.status_read(&key("a"), 17, None), "the endpoint is no news");
+        assert!(!others.status_read(&key("a"), 17, Some(18)), "the endpoint was created anew");
+        assert!(others.status_read(&key("a"), 19, None), "a new status");
     }
 }

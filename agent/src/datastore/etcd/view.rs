@@ -11,6 +11,7 @@ use super::keys::Key;
 use crate::datastore::resource::{FelixConfiguration, Format, Refusal, Resource, parse};
 use crate::datastore::{Event, Quarantine};
 use cutover_engine::Fact;
+use cutover_engine::model::EndpointKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -63,6 +64,13 @@ pub(super) struct News {
     configurations_changed: bool,
     /// With these, every LiveMigration up to this revision is told.
     pub(super) migrations_at: Option<i64>,
+}
+
+impl News {
+    /// Whether it says that this endpoint was written.
+    pub(super) fn tells_endpoint(&self, endpoint: &EndpointKey) -> bool {
+        self.facts.iter().any(|fact| matches!(fact, Fact::EndpointWritten(key, _) if key == endpoint))
+    }
 }
 
 impl View {

@@ -68,6 +68,18 @@ fn a_report_from_before_the_endpoint_was_created_anew_does_not_count() {
     assert_eq!(host.status(), None);
 }
 
+/// The endpoint of a target that was given up may go later than the port is reported where it lives.
+#[test]
+fn what_happens_to_the_endpoint_of_a_former_target_takes_no_report_back() {
+    for event in [removed("c"), reported("c", false, 4)] {
+        let mut host = left();
+        host.tell(written("c")).tell(reported("b", true, 2)).tell(event).pass(ms(14_999));
+        assert_eq!(host.status(), Some(AsReported));
+        host.pass(ms(1));
+        assert_eq!(host.status(), None);
+    }
+}
+
 #[test]
 fn a_report_that_is_taken_back_does_not_count() {
     let mut host = left();

@@ -83,11 +83,21 @@ impl Reader {
 
     /// What there is to tell about another host's status.
     pub(super) fn note_status(&mut self, other: &EndpointKey, found: Option<&Found>) -> Option<Fact> {
+        self.note_status_with(other, found, None)
+    }
+
+    /// The same where the endpoint is told at the same time, by the revision of that.
+    pub(super) fn note_status_with(
+        &mut self,
+        other: &EndpointKey,
+        found: Option<&Found>,
+        endpoint_told: Option<i64>,
+    ) -> Option<Fact> {
         let endpoint = other.clone();
         match found {
             Some(found) => {
                 let revision = found.mod_revision;
-                self.others.status_written(other, revision).then(|| {
+                self.others.status_read(other, revision, endpoint_told).then(|| {
                     let is_up = statuses::parse(&found.value).as_deref() == Some("up");
                     Fact::StatusReportedElsewhere { endpoint, is_up, revision }
                 })

@@ -37,14 +37,12 @@ impl Reader {
         for other in self.others.keys() {
             let at = || GetOptions::new().with_revision(revision);
             let answer = get(member, feed, &self.keys.endpoint(&other), at()).await?;
-            snapshot.extend(answer.kvs().first().map(|kv| (Key::Endpoint(other.clone()), found(kv))));
+            let endpoint = answer.kvs().first().map(found);
+            let written_at = endpoint.as_ref().map(|endpoint| endpoint.mod_revision);
+            snapshot.extend(endpoint.map(|endpoint| (Key::Endpoint(other.clone()), endpoint)));
             let answer = get(member, feed, &self.keys.status(&other), at()).await?;
-            let status = answer.kvs().first().map(found);
-            others.push((other, status));
+            others.push((other, written_at, answer.kvs().first().map(found)));
         }
-        // ORDER: when nothing can fail any more. What has been noted is not news the next time that everything is read.
-        let statuses: Vec<Fact> =
-            others.iter().filter_map(|(other, status)| self.note_status(other, status.as_ref())).collect();
         let history = match self.seen {
             Some((before, last)) if before != cluster || last > revision => History::Replaced,
             _ => History::Continued,
@@ -58,7 +56,12 @@ impl Reader {
         self.seen = Some((cluster, revision));
         let keys = snapshot.len();
         let mut news = self.view.replace(snapshot, history);
-        (news.statuses, news.migrations_at) = (statuses, Some(revision));
+        // ORDER: when nothing can fail any more. What has been noted is not news the next time that everything is read.
+        for (other, written_at, status) in others {
+            let told = written_at.filter(|_| news.tells_endpoint(&other));
+            news.statuses.extend(self.note_status_with(&other, status.as_ref(), told));
+        }
+        news.migrations_at = Some(revision);
         if self.times_read > 0 {
             // The publisher may be off.
             let _ = self.outputs.own_statuses.send(OwnStatus::Unknown);
