@@ -285,6 +285,23 @@ fn remove_pins(folder: &Path) {
     }
 }
 
+/// Every pin below a folder.
+fn pins_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|entry| if entry.is_dir() { pins_in(&entry) } else { vec![entry] }).collect()
+}
+
+/// Removes every pin below a folder of a running agent, and waits until it has pinned all of them again. What it says does not tell:
+/// it may have noticed when the first ones were gone.
+#[track_caller]
+fn remove_pins_until_they_are_back(node: &Node, folder: &Path) {
+    let (pins, log) = (pins_in(folder), node.agent.log().mark());
+    assert!(!pins.is_empty(), "nothing is pinned");
+    remove_pins(folder);
+    node.agent.log().wait_after(log, wait::SOON, &["WARN", "removed pins"]);
+    wait::until(wait::SOON, "everything is pinned again", || pins.iter().all(|pin| pin.exists()));
+}
+
 fn link_of(node: &Node, port: &Port) -> PathBuf {
     node.agent.pin_path().join("links").join(&port.interface)
 }
@@ -317,11 +334,7 @@ fn pins_that_are_removed_before_a_migration_are_made_again() {
 fn pins_that_are_removed_from_an_armed_tap_are_made_again() {
     let mut scene = Scene::new();
     scene.start_migration();
-    let log = scene.target.agent.log().mark();
-    remove_pins(scene.target.agent.pin_path());
-    scene.target.agent.log().wait_after(log, wait::SOON, &["WARN", "removed pins"]);
-    let link = link_of(&scene.target, &scene.port);
-    wait::until(wait::SOON, "the link is pinned again", || link.exists());
+    remove_pins_until_they_are_back(&scene.target, scene.target.agent.pin_path());
     assert_survives_with_its_pins(&mut scene);
 }
 
@@ -330,9 +343,7 @@ fn pins_that_are_removed_from_an_armed_tap_are_made_again() {
 fn maps_that_lose_their_pins_are_pinned_again() {
     let mut scene = Scene::new();
     scene.start_migration();
-    let log = scene.target.agent.log().mark();
-    remove_pins(&scene.target.agent.pin_path().join("maps"));
-    scene.target.agent.log().wait_after(log, wait::SOON, &["WARN", "removed pins"]);
+    remove_pins_until_they_are_back(&scene.target, &scene.target.agent.pin_path().join("maps"));
     assert_survives_with_its_pins(&mut scene);
 }
 
