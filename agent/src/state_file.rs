@@ -172,6 +172,7 @@ mod tests {
     use super::*;
     use cutover_engine::machine::{Machine, State};
     use cutover_engine::{BootTime, Endpoint};
+    use std::collections::BTreeSet;
 
     fn memory() -> Memory {
         let key = EndpointKey {
@@ -193,7 +194,8 @@ mod tests {
             port: EndpointKey { endpoint: "port9".into(), ..key.clone() },
             since: BootTime(7),
             reported_at: Some(BootTime(8)),
-            reported_by: None,
+            reported_before: 7,
+            sides: BTreeSet::new(),
             uid: "u1".into(),
             is_ours: true,
             lives_on: [EndpointKey { endpoint: "port9".into(), ..elsewhere.clone() }].into(),

@@ -39,9 +39,12 @@ pub struct Aftermath {
     pub since: BootTime,
     /// When the host where it lives has reported `up` first, if it has since the migration.
     pub reported_at: Option<BootTime>,
-    /// Which host's endpoint that was.
+    /// The highest revision of another host's status when the migration ended: what was reported up to it was reported before.
     #[serde(default)]
-    pub reported_by: Option<EndpointKey>,
+    pub reported_before: i64,
+    /// The endpoints that the migration was about. What happens to others says nothing of where the port lives.
+    #[serde(default)]
+    pub sides: BTreeSet<EndpointKey>,
     /// The uid of the migration.
     pub uid: String,
     /// This host had a part in it.
@@ -52,9 +55,10 @@ pub struct Aftermath {
 }
 
 impl Aftermath {
-    /// Whether that it was reported up, if it was, says something of this endpoint. Memories of before do not know of which.
-    pub(crate) fn was_reported_by(&self, endpoint: &EndpointKey) -> bool {
-        self.reported_by.as_ref().is_none_or(|reporter| reporter == endpoint)
+    /// Whether this endpoint may be the one where the port lives. Memories of before do not know the sides, and a migration may name
+    /// one only.
+    pub(crate) fn is_about(&self, endpoint: &EndpointKey) -> bool {
+        self.sides.len() < 2 || self.sides.contains(endpoint)
     }
 }
 

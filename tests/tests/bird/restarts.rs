@@ -8,9 +8,9 @@ use std::time::Duration;
 
 /// Less than this is what a peer was once without an IPv4 route: 2.03 s after 1 of some 700 kills and restarts, on a busy machine. It
 /// is as long as BIRD waits after an error and before it connects again, so the first session after the start may have failed.
-const SECOND_START: Duration = Duration::from_secs(8);
-/// One of so many is without that.
-const ATTEMPTS: usize = 3;
+const SECOND_START: Duration = Duration::from_secs(4);
+/// So often in one test. Two of them in the restarts of one test are a matter of 1 in some 7,000 runs.
+const SECOND_STARTS: usize = 1;
 
 #[test]
 fn killed_in_each_state() {
@@ -31,60 +31,52 @@ fn in_each_state(restart: impl Fn(&mut Bird)) {
     let mut fabric = Fabric::with(Daemon::Bird, Shape::Mesh, |agent| {
         agent.set("LiveMigrationRouteConvergenceTime", 3600);
     });
-    each(&mut fabric, &restart, Place::Source, NORMAL, "normal");
+    let mut second_starts = 0;
+    let mut each = |fabric: &mut Fabric, place, metric, state| {
+        second_starts += each(fabric, &restart, place, metric, state);
+        assert!(second_starts <= SECOND_STARTS, "a peer was without an IPv4 route for a moment, again");
+    };
+    each(&mut fabric, Place::Source, NORMAL, "normal");
 
     fabric.scene.start_migration();
-    each(&mut fabric, &restart, Place::Source, NORMAL, "migrating");
+    each(&mut fabric, Place::Source, NORMAL, "migrating");
 
     let mac = fabric.port().mac;
     fabric.scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
     fabric.wait_at_target();
-    each(&mut fabric, &restart, Place::Target, ELEVATED, "arrived, the source has its route still");
+    each(&mut fabric, Place::Target, ELEVATED, "arrived, the source has its route still");
 
     fabric.scene.driver.unbind(SOURCE);
     fabric.scene.driver.withdraw(TARGET);
     fabric.scene.source.wait_metrics(fabric.port(), &[BGP_METRIC]);
-    each(&mut fabric, &restart, Place::Target, ELEVATED, "converging");
+    each(&mut fabric, Place::Target, ELEVATED, "converging");
 }
 
-fn each(fabric: &mut Fabric, restart: &impl Fn(&mut Bird), place: Place, metric: u32, state: &str) {
-    for who in [Who::Source, Who::Target, Who::Third] {
-        let name = format!("{state}, {who:?}");
-        let mut attempts = 1;
-        while !is_reachable_throughout(fabric, restart, (who, place), metric, &name, attempts == ATTEMPTS) {
-            attempts += 1;
-        }
-    }
-}
-
-/// Restarts one of them. Says whether nobody was without a route; the last attempt asserts that.
+/// Returns how often a peer was without an IPv4 route for a moment; for longer, and otherwise, nobody was.
 #[track_caller]
-fn is_reachable_throughout(
-    fabric: &mut Fabric,
-    restart: &impl Fn(&mut Bird),
-    (who, place): (Who, Place),
-    metric: u32,
-    name: &str,
-    is_last: bool,
-) -> bool {
-    fabric.wait_tables(metric);
-    let marks = fabric.marks();
-    restart(fabric.speaker(who).bird_mut());
-    fabric.wait_established();
-    fabric.wait_tables(metric);
-    let routes = || fabric.router(Who::Third).watch.routes_to(fabric.port().ipv4());
-    assert!(fabric.is_at(place), "{name}: {:#?}", routes());
-    for (router, mark) in fabric.routers().into_iter().zip(marks) {
-        let name = format!("{name}, on {}", router.name());
-        let history = router.watch.since(mark);
-        for to in fabric.port().routed() {
-            let gaps = gaps(&history, to);
-            let is_second_start = !gaps.is_empty() && gaps.iter().all(|gap| *gap < SECOND_START);
-            if to.addr().is_ipv4() && is_second_start && !is_last {
-                return false;
+fn each(fabric: &mut Fabric, restart: &impl Fn(&mut Bird), place: Place, metric: u32, state: &str) -> usize {
+    let mut second_starts = 0;
+    for who in [Who::Source, Who::Target, Who::Third] {
+        fabric.wait_tables(metric);
+        let marks = fabric.marks();
+        restart(fabric.speaker(who).bird_mut());
+        fabric.wait_established();
+        fabric.wait_tables(metric);
+        let routes = || fabric.router(Who::Third).watch.routes_to(fabric.port().ipv4());
+        assert!(fabric.is_at(place), "{state}, {who:?}: {:#?}", routes());
+        for (router, mark) in fabric.routers().into_iter().zip(marks) {
+            let name = format!("{state}, {who:?}, on {}", router.name());
+            let history = router.watch.since(mark);
+            for to in fabric.port().routed() {
+                let gaps = gaps(&history, to);
+                let is_second_start = gaps.len() == 1 && gaps[0] < SECOND_START;
+                if to.addr().is_ipv4() && is_second_start {
+                    second_starts += 1;
+                } else {
+                    assert_reachable(&name, &history, to, Gaps::Ipv6);
+                }
             }
-            assert_reachable(&name, &history, to, Gaps::Ipv6);
         }
     }
-    true
+    second_starts
 }

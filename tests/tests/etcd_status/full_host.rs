@@ -11,7 +11,7 @@ const MANY: u16 = 400;
 
 /// Where at the latest the one that is waited for stands among all: 16 writes are under way at once, each that ends lets
 /// another one begin, and etcd may take a few of those before an earlier one. Last in the order of names, it would be number 400.
-const AMONG_THE_FIRST: usize = 64;
+const AMONG_THE_FIRST: usize = 32;
 
 /// How long all of them may take on a loaded machine, one by one or not.
 const ALL: Duration = Duration::from_secs(30);

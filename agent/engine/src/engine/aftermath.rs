@@ -64,7 +64,8 @@ impl Engine {
                 port: port.clone(),
                 since: now,
                 reported_at: None,
-                reported_by: None,
+                reported_before: self.reported_elsewhere(&port),
+                sides: migration.endpoints().cloned().collect(),
                 uid: migration.uid.clone(),
                 is_ours,
                 lives_on: BTreeSet::new(),
@@ -98,10 +99,9 @@ impl Engine {
     /// of that endpoint before says nothing any more. One on a host that was to be a target once says nothing of where the port lives.
     pub(super) fn endpoint_removed_elsewhere(&mut self, now: BootTime, endpoint: &EndpointKey) {
         let port = self.same_port_here(endpoint);
-        if let Some(aftermath) = self.aftermaths.by_port.get_mut(&port)
-            && aftermath.was_reported_by(endpoint)
-        {
-            (aftermath.reported_at, aftermath.reported_by) = (None, None);
+        let by_port = self.aftermaths.by_port.get_mut(&port);
+        if let Some(aftermath) = by_port.filter(|aftermath| aftermath.is_about(endpoint)) {
+            aftermath.reported_at = None;
         }
         self.port_changed(now, endpoint);
     }
@@ -122,16 +122,21 @@ impl Engine {
         }
         self.aftermaths.elsewhere.insert(endpoint.clone(), revision);
         let lives_there = self.remotes.contains(endpoint);
-        if let Some(aftermath) = self.aftermaths.by_port.get_mut(&port).filter(|_| lives_there) {
-            if is_up {
-                // Repeats say nothing new.
-                aftermath.reported_at.get_or_insert(now);
-                aftermath.reported_by = Some(endpoint.clone());
-            } else if aftermath.was_reported_by(endpoint) {
-                (aftermath.reported_at, aftermath.reported_by) = (None, None);
-            }
+        let by_port = self.aftermaths.by_port.get_mut(&port).filter(|_| lives_there);
+        // What is told again may be from before the end of the migration.
+        let counts =
+            |aftermath: &&mut Aftermath| aftermath.is_about(endpoint) && revision > aftermath.reported_before;
+        if let Some(aftermath) = by_port.filter(counts) {
+            // Repeats say nothing new.
+            aftermath.reported_at = is_up.then(|| aftermath.reported_at.unwrap_or(now));
         }
         self.note_ours(true);
+    }
+
+    /// The highest revision that is known of a status of the port on another host.
+    fn reported_elsewhere(&self, port: &EndpointKey) -> i64 {
+        let of_port = self.aftermaths.elsewhere.iter().filter(|(endpoint, _)| endpoint.is_same_port(port));
+        of_port.map(|(_, revision)| *revision).max().unwrap_or_default()
     }
 
     pub(super) fn forget_status_elsewhere(&mut self, endpoint: &EndpointKey) {

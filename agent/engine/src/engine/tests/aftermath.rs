@@ -80,6 +80,34 @@ fn what_happens_to_the_endpoint_of_a_former_target_takes_no_report_back() {
     }
 }
 
+/// Its own report from before says nothing either, when it is told once more.
+#[test]
+fn a_report_from_before_the_end_of_the_migration_does_not_count_if_it_is_told_again() {
+    let mut host = left();
+    host.tell(reported("b", true, 1)).pass(ms(60_000));
+    assert_eq!(host.status(), Some(AsReported));
+    let mut again = with_driver(Host::restarted("a", host.now, host.memory(), Found::default()));
+    again.tell(written("b")).tell(Fact::InSync { complete: true }).tell(reported("b", true, 1));
+    again.pass(ms(60_000));
+    assert_eq!(again.status(), Some(AsReported));
+    again.tell(reported("b", true, 2)).pass(ms(15_000));
+    assert_eq!(again.status(), None);
+}
+
+/// A former target whose endpoint and status are there still: neither its report nor its end says anything of where the port lives.
+#[test]
+fn what_a_former_target_reports_does_not_count() {
+    let mut host = left();
+    host.tell(written("c")).tell(reported("c", true, 9)).pass(ms(60_000));
+    assert_eq!(host.status(), Some(AsReported), "nothing is reported from where it lives");
+    // The endpoint is created anew where it lives, although somebody else has reported in between.
+    host.tell(reported("b", true, 10)).tell(reported("c", true, 11));
+    host.tell(removed("b")).pass(ms(300)).tell(written("b")).pass(ms(60_000));
+    assert_eq!(host.status(), Some(AsReported));
+    host.tell(reported("b", true, 12)).pass(ms(15_000));
+    assert_eq!(host.status(), None);
+}
+
 #[test]
 fn a_report_that_is_taken_back_does_not_count() {
     let mut host = left();

@@ -58,7 +58,8 @@ impl Reader {
         let mut news = self.view.replace(snapshot, history);
         // ORDER: when nothing can fail any more. What has been noted is not news the next time that everything is read.
         for (other, written_at, status) in others {
-            let told = written_at.filter(|_| news.tells_endpoint(&other));
+            // At a start everything is news, and what was told before is remembered.
+            let told = written_at.filter(|_| self.times_read > 0 && news.tells_endpoint(&other));
             news.statuses.extend(self.note_status_with(&other, status.as_ref(), told));
         }
         news.migrations_at = Some(revision);
