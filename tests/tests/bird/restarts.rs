@@ -33,7 +33,7 @@ fn in_each_state(restart: impl Fn(&mut Bird)) {
     });
     let mut second_starts = 0;
     let mut each = |fabric: &mut Fabric, place, metric, state| {
-        second_starts += each(fabric, &restart, place, metric, state);
+        second_starts += on_each_router(fabric, &restart, place, metric, state);
         assert!(second_starts <= SECOND_STARTS, "a peer was without an IPv4 route for a moment, again");
     };
     each(&mut fabric, Place::Source, NORMAL, "normal");
@@ -54,7 +54,13 @@ fn in_each_state(restart: impl Fn(&mut Bird)) {
 
 /// Returns how often a peer was without an IPv4 route for a moment; for longer, and otherwise, nobody was.
 #[track_caller]
-fn each(fabric: &mut Fabric, restart: &impl Fn(&mut Bird), place: Place, metric: u32, state: &str) -> usize {
+fn on_each_router(
+    fabric: &mut Fabric,
+    restart: &impl Fn(&mut Bird),
+    place: Place,
+    metric: u32,
+    state: &str,
+) -> usize {
     let mut second_starts = 0;
     for who in [Who::Source, Who::Target, Who::Third] {
         fabric.wait_tables(metric);

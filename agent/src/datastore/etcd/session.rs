@@ -202,7 +202,7 @@ impl Reader {
                         return self.send(news).await;
                     }
                 }
-                Key::Status(other) => news.facts.extend(self.note_status(other, change.found.as_ref())),
+                Key::Status(other) => news.facts.extend(self.note_status(other, change.found.as_ref(), None)),
                 Key::Endpoint(endpoint) if self.is_new_here(endpoint, &change) => {
                     self.send(std::mem::take(&mut news)).await?;
                     self.read_migration_of(member, feed, endpoint, change.revision, &mut news).await?;

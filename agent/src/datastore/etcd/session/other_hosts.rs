@@ -65,7 +65,7 @@ impl Reader {
             }
             status => {
                 let mut news = News::default();
-                news.statuses.extend(self.note_status(other, status.map(found).as_ref()));
+                news.statuses.extend(self.note_status(other, status.map(found).as_ref(), None));
                 self.send(news).await?;
             }
         }
@@ -81,13 +81,9 @@ impl Reader {
         }
     }
 
-    /// What there is to tell about another host's status.
-    pub(super) fn note_status(&mut self, other: &EndpointKey, found: Option<&Found>) -> Option<Fact> {
-        self.note_status_with(other, found, None)
-    }
-
-    /// The same where the endpoint is told at the same time, by the revision of that.
-    pub(super) fn note_status_with(
+    /// What there is to tell about another host's status: also where it is known, if its endpoint is told at the same time and is
+    /// older, by the revision of that.
+    pub(super) fn note_status(
         &mut self,
         other: &EndpointKey,
         found: Option<&Found>,

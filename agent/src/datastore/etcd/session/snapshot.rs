@@ -60,7 +60,7 @@ impl Reader {
         for (other, written_at, status) in others {
             // At a start everything is news, and what was told before is remembered.
             let told = written_at.filter(|_| self.times_read > 0 && news.tells_endpoint(&other));
-            news.statuses.extend(self.note_status_with(&other, status.as_ref(), told));
+            news.statuses.extend(self.note_status(&other, status.as_ref(), told));
         }
         news.migrations_at = Some(revision);
         if self.times_read > 0 {
