@@ -119,7 +119,7 @@ fn waits(files: &Files) -> Vec<Finding> {
         .map(|entry| {
             WAITS.warning(
                 format!(
-                    "{}: {WAIT_OPTION} is in section {}, where it has no effect",
+                    "{}: {WAIT_OPTION} is in section [{}], where it has no effect",
                     place(entry),
                     entry.section
                 ),
@@ -242,9 +242,40 @@ mod tests {
                 "[libvirt]\nlive_migration_wait_for_vif_plug = False\n",
                 WAIT,
                 Level::Warning,
-                "section libvirt",
+                "section [libvirt]",
             ),
-            ("[DEFAULT]\nlive_migration_wait_for_vif_plug = True\n", WAIT, Level::Warning, "section DEFAULT"),
+            (
+                "[DEFAULT]\nlive_migration_wait_for_vif_plug = True\n",
+                WAIT,
+                Level::Warning,
+                "section [DEFAULT]",
+            ),
+            (
+                "[ compute ]\nlive_migration_wait_for_vif_plug = False\n",
+                WAIT,
+                Level::Warning,
+                "section [ compute ]",
+            ),
+            (
+                "[compute ]\nlive_migration_wait_for_vif_plug = True\n",
+                WAIT,
+                Level::Warning,
+                "section [compute ]",
+            ),
+            // Indented lines go on with what is before them.
+            (
+                "[compute]\nlive_migration_wait_for_vif_plug = True\n  # since 2024\n",
+                WAIT,
+                Level::Error,
+                "not valid",
+            ),
+            ("[compute]\nlive_migration_wait_for_vif_plug =\n  True\n", WAIT, Level::Error, "not valid"),
+            ("[compute]\n  live_migration_wait_for_vif_plug = True\n", "file", Level::Error, "nova.conf:2"),
+            ("[compute]\n\tlive_migration_wait_for_vif_plug = False\n", "file", Level::Error, "nova.conf:2"),
+            ("[DEFAULT]\nhost = compute-2\n\n  debug = True\n", "file", Level::Error, "nova.conf:4"),
+            ("[DEFAULT]\nhost = compute-2\n  # the second\n", "host", Level::Error, "# the second"),
+            ("[DEFAULT]\nhost = compute-2\n [compute]\n", "host", Level::Error, "[compute]"),
+            ("[DEFAULT]\nvif_plugging_timeout = 300\n ; s\n", "vif-plugging", Level::Error, "not valid"),
             ("[DEFAULT]\nvif_plugging_timeout = 0\n", "vif-plugging", Level::Error, "= 0"),
             ("[DEFAULT]\nvif_plugging_timeout = soon\n", "vif-plugging", Level::Error, "not valid"),
             ("[DEFAULT]\nvif_plugging_is_fatal = no\n", "vif-plugging", Level::Warning, "= no"),
@@ -265,6 +296,9 @@ mod tests {
             "",
             "[compute]\nlive_migration_wait_for_vif_plug = True\n",
             "[compute]\n# live_migration_wait_for_vif_plug = False\n",
+            "[compute]\nother = 1\n  live_migration_wait_for_vif_plug = False\n",
+            "[ DEFAULT ]\nhost = other\n[default]\nhost = other\n",
+            "[DEFAULT]\nvif_plugging_timeout =\n  300\n",
             "[compute]\nlive_migration_wait_for_vif_plug = False\nlive_migration_wait_for_vif_plug = yes\n",
             "[DEFAULT]\nvif_plugging_timeout = 300\nvif_plugging_is_fatal = True\nhost = compute-2\n",
             "[DEFAULT]\ntransport_url = rabbit://a:b@c\n  rabbit://d\n[libvirt]\nvirt_type = kvm\n",

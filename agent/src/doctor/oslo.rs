@@ -91,17 +91,14 @@ impl Files {
         Ok(Before::Value)
     }
 
-    /// The value that counts: the last one. Sections are compared in any case, keys as they are.
+    /// The value that counts: the last one.
     pub(super) fn value(&self, section: &str, key: &str) -> Option<&Entry> {
-        let is_it = |entry: &&Entry| entry.section.eq_ignore_ascii_case(section) && entry.key == key;
-        self.entries.iter().rev().find(is_it)
+        self.entries.iter().rev().find(|entry| is_section(&entry.section, section) && entry.key == key)
     }
 
     /// Values of this key in other sections, where they have no effect.
     pub(super) fn elsewhere<'a>(&'a self, section: &'a str, key: &'a str) -> impl Iterator<Item = &'a Entry> {
-        self.entries
-            .iter()
-            .filter(move |entry| entry.key == key && !entry.section.eq_ignore_ascii_case(section))
+        self.entries.iter().filter(move |entry| entry.key == key && !is_section(&entry.section, section))
     }
 }
 
@@ -111,6 +108,11 @@ enum Before {
     Nothing,
     Value,
     Refused,
+}
+
+/// Sections are compared in any case, but for DEFAULT, which is only itself; keys always as they are.
+fn is_section(written: &str, section: &str) -> bool {
+    if section == "DEFAULT" { written == section } else { written.eq_ignore_ascii_case(section) }
 }
 
 /// What is between the brackets, white space and all.
@@ -134,9 +136,9 @@ fn unquoted(value: &str) -> &str {
     inside('"').or_else(|| inside('\'')).unwrap_or(value)
 }
 
-/// What oslo.config makes of the text of a boolean; nothing if it refuses it.
+/// What oslo.config makes of the text of a boolean; nothing if it refuses it, as a word on a line of its own, which begins with a line's end.
 pub(super) fn boolean(text: &str) -> Option<bool> {
-    match text.trim().to_lowercase().as_str() {
+    match text.to_lowercase().as_str() {
         "true" | "1" | "on" | "yes" => Some(true),
         "false" | "0" | "off" | "no" => Some(false),
         _ => None,
@@ -218,6 +220,8 @@ mod tests {
             assert_eq!(refused.len(), 1, "{text:?}: {refused:?}");
             assert!(refused[0].starts_with(&format!("nova.conf:{line}: ")), "{text:?}: {refused:?}");
         }
+        assert_eq!(boolean("\nTrue"), None);
+        assert_eq!([boolean("TRUE"), boolean("oFF")], [Some(true), Some(false)]);
         assert_eq!(read("# a\n\n[compute]\n; b\nkey = a\n b\n").refused, Vec::<String>::new());
     }
 
