@@ -10,6 +10,8 @@ pub(crate) struct Process {
     /// The name of its program, as the kernel has it: at most 15 characters.
     pub(crate) name: String,
     pub(crate) arguments: Vec<String>,
+    /// The file of its program; nothing where this process may not look, and for threads of the kernel.
+    pub(crate) executable: Option<PathBuf>,
 }
 
 impl Process {
@@ -49,7 +51,8 @@ impl Processes {
             let line = fs::read(folder.join("cmdline")).ok()?;
             let arguments = line.split(|byte| *byte == 0).filter(|part| !part.is_empty());
             let arguments = arguments.map(|part| String::from_utf8_lossy(part).into_owned()).collect();
-            Some(Process { pid, name, arguments })
+            let executable = fs::read_link(folder.join("exe")).ok();
+            Some(Process { pid, name, arguments, executable })
         });
         Self(processes.collect())
     }
@@ -85,7 +88,8 @@ mod tests {
     #[test]
     fn this_process_is_found() {
         let processes = Processes::of_this_namespace(Path::new("/proc"));
-        assert!(processes.0.iter().any(|process| process.pid == std::process::id()));
+        let own = processes.0.iter().find(|process| process.pid == std::process::id()).unwrap();
+        assert_eq!(own.executable, std::env::current_exe().ok());
     }
 
     #[test]

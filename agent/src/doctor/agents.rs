@@ -182,7 +182,7 @@ mod tests {
         let process = |pid, line: &str| {
             let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
             let name = arguments[0].rsplit('/').next().unwrap().to_owned();
-            Process { pid, name, arguments }
+            Process { pid, name, arguments, executable: None }
         };
         for (line, expected) in [
             ("/usr/bin/calico-felix --config-file=/etc/calico/felix.cfg", Level::Error),

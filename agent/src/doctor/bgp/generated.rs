@@ -232,7 +232,9 @@ fn daemons_are_looked_for() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (bird, frr) = (path("bird.conf"), path("frr.conf"));
     let named = Files { bird: vec!["/named".into()], frr: Some("/other".into()) };
-    let running = Processes(vec![Process { name: "bgpd".into(), ..Process::default() }]);
+    let frr_bgpd =
+        Process { name: "bgpd".into(), executable: Some("/usr/lib/frr/bgpd".into()), ..Process::default() };
+    let running = Processes(vec![frr_bgpd]);
     let found = |files: &Files, processes: &Processes| daemons(files, processes, &[&bird], &frr);
     assert_eq!(found(&Files::default(), &Processes::default()), []);
     std::fs::write(&frr, "hostname x\n").unwrap();

@@ -6,6 +6,7 @@ mod bird;
 mod frr;
 #[cfg(test)]
 mod generated;
+mod openbgpd;
 
 use super::finding::{Area, Check, Finding};
 use crate::netlink::snapshot;
@@ -130,6 +131,7 @@ pub(super) static CHECKS: &[&Check] = &[
     &RESTART,
     &PRIORITIES,
     &RUNNING,
+    &openbgpd::DAEMON,
 ];
 
 /// Files that the operator names.
@@ -171,11 +173,12 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
     if wanted.families.iter().any(|family| family.elevated >= family.normal) {
         return Vec::new();
     }
+    let mut findings = openbgpd::judge(processes);
     let daemons = daemons(files, processes, &BIRD_FILES, FRR_FILE);
     if daemons.is_empty() {
-        return vec![no_daemon(settings.datastore_type)];
+        findings.push(no_daemon(settings.datastore_type));
+        return findings;
     }
-    let mut findings = Vec::new();
     for daemon in &daemons {
         findings.extend(match daemon {
             Daemon::Bird { file, socket, is_bird_6 } => {
@@ -205,7 +208,7 @@ fn daemons(files: &Files, processes: &Processes, bird_files: &[&str], frr_file: 
     let running: Vec<Daemon> = processes
         .named(&["bird", "bird6"])
         .map(bird::daemon)
-        .chain(processes.named(&["bgpd"]).cloned().map(Daemon::Frr))
+        .chain(frr::daemons(processes).cloned().map(Daemon::Frr))
         .collect();
     if !running.is_empty() {
         return running;

@@ -14,6 +14,18 @@ use config::Config;
 use running::Vtysh;
 use std::path::Path;
 
+/// The processes that are FRR's bgpd. OpenBGPD's has the same name, but not FRR's folder, and no zebra beside it.
+pub(super) fn daemons(processes: &Processes) -> impl Iterator<Item = &Process> {
+    let has_zebra = processes.named(&["zebra", "watchfrr"]).next().is_some();
+    processes.named(&["bgpd"]).filter(move |bgpd| has_zebra || is_in_folder(bgpd))
+}
+
+fn is_in_folder(bgpd: &Process) -> bool {
+    let called = bgpd.arguments.first().map(Path::new);
+    let is_in_it = |file: &Path| file.components().any(|part| part.as_os_str() == "frr");
+    bgpd.executable.as_deref().or(called).is_some_and(is_in_it)
+}
+
 /// Judges a file.
 pub(super) fn examine_file(file: &Path, wanted: &Wanted) -> Vec<Finding> {
     match std::fs::read(file) {
