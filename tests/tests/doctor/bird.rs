@@ -105,15 +105,23 @@ fn what_cutover_prints_is_right_and_what_breaks_it_is_found() {
     site.wait_problems(&[]);
     drop(bird);
 
-    for (from, to, expected) in [
-        ("  metric 768;\n", "", &["bgp.metric-option"][..]),
+    for (edits, expected) in [
+        (&[("  metric 768;\n", "")][..], &["bgp.metric-option"][..]),
         // The running daemon says the same as its file.
-        ("  learn;\n", "", &["bgp.learns", "bgp.running"]),
-        ("then preference = 250;", "then preference = 90;", &["bgp.local-elevated-wins"]),
-        ("then preference = 200;", "then preference = 100;", &["bgp.remote-elevated-wins"]),
+        (&[("  learn;\n", "")], &["bgp.learns", "bgp.running"]),
+        // With add paths it would be told all the same.
+        (
+            &[("then preference = 250;", "then preference = 90;"), ("    add paths on;\n", "")],
+            &["bgp.local-elevated-wins"],
+        ),
+        (&[("then preference = 200;", "then preference = 100;")], &["bgp.remote-elevated-wins"]),
     ] {
-        assert!(right.contains(from), "{from:?} is not in {right}");
-        let bird = Bird::start(&site.lab, own, &right.replace(from, to));
+        let mut configuration = right.clone();
+        for (from, to) in edits {
+            assert!(configuration.contains(from), "{from:?} is not in {configuration}");
+            configuration = configuration.replace(from, to);
+        }
+        let bird = Bird::start(&site.lab, own, &configuration);
         site.wait_problems(expected);
         drop(bird);
     }

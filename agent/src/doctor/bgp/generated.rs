@@ -129,7 +129,7 @@ fn a_family_without_peers_is_noticed() {
 #[test]
 fn each_correction_that_is_taken_away_is_exactly_one_check() {
     use Daemon::{Bird, Bird1, BirdMapped, Frr};
-    use Level::{Error, Warning};
+    use Level::{Error, Notice, Warning};
     use Peering::{Ebgp, Ibgp};
     for (daemon, peering, from, to, expected) in [
         (Bird, Ibgp, "  learn;\n", "", ("learns", Error)),
@@ -137,9 +137,17 @@ fn each_correction_that_is_taken_away_is_exactly_one_check() {
         (Bird1, Ibgp, "  metric 768;\n", "", ("kernel-metric", Error)),
         (BirdMapped, Ibgp, "  metric 0;\n", "", ("metric-option", Error)),
         (Bird, Ibgp, "  persist;\n", "", ("restart", Level::Ok)),
+        // With add paths it is told all the same.
         (
             Bird,
             Ibgp,
+            "    preference = 150;\n    if krt_metric < 1024 then preference = 250;\n",
+            "",
+            ("local-elevated-wins", Notice),
+        ),
+        (
+            Bird,
+            Ebgp,
             "    preference = 150;\n    if krt_metric < 1024 then preference = 250;\n",
             "",
             ("local-elevated-wins", Error),

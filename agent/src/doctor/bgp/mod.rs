@@ -7,6 +7,8 @@ mod frr;
 #[cfg(test)]
 mod generated;
 mod openbgpd;
+#[cfg(test)]
+mod verdicts;
 
 use super::finding::{Area, Check, Finding};
 use crate::netlink::snapshot;
@@ -15,6 +17,7 @@ use crate::settings::{DatastoreType, Settings};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 static LEARNS: Check = Check {
@@ -295,6 +298,8 @@ struct Wanted {
     families: Vec<Family>,
     prefixes: Vec<String>,
     protocol: u8,
+    /// Addresses of VMs here.
+    here: Vec<IpAddr>,
 }
 
 impl Wanted {
@@ -318,7 +323,15 @@ impl Wanted {
             families,
             prefixes: settings.interface_prefix.clone(),
             protocol: settings.device_route_protocol,
+            here: samples.iter().map(IpNet::addr).collect(),
         }
+    }
+
+    /// Whether a session through this interface, or with this address or range, is one with VMs here.
+    fn is_vm(&self, interface: Option<&str>, neighbour: Option<IpNet>) -> bool {
+        let has_prefix = |name: &str| self.prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        interface.is_some_and(has_prefix)
+            || neighbour.is_some_and(|net| self.here.iter().any(|address| net.contains(address)))
     }
 
     /// The same with the numbers that everybody has who did not change them.

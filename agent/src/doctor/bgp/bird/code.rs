@@ -34,6 +34,8 @@ pub(super) enum Expression {
     Method(Box<Expression>, String, Vec<Expression>),
     Pair(Box<Expression>, Box<Expression>),
     Set(Vec<Element>),
+    /// `[= … =]`, of which only this is known: whether an empty path fits.
+    Mask(bool),
     Not(Box<Expression>),
     Binary(Operator, Box<Expression>, Box<Expression>),
     Unknown,
@@ -69,7 +71,7 @@ pub(super) enum Operator {
 }
 
 /// Words that begin the declaration of a variable.
-const TYPES: [&str; 17] = [
+pub(super) const TYPES: [&str; 17] = [
     "int", "bool", "string", "pair", "quad", "ec", "lc", "ip", "prefix", "rd", "enum", "bgpmask", "bgppath",
     "clist", "eclist", "lclist", "route",
 ];
@@ -350,6 +352,10 @@ impl Reader<'_> {
                     _ => Expression::Unknown,
                 }
             }
+            Word::Mark("[") if self.sees_at(1, "=") => {
+                self.at += 2;
+                self.mask()
+            }
             Word::Mark("[") => {
                 self.at += 1;
                 self.set()
@@ -377,6 +383,20 @@ impl Reader<'_> {
             }
             _ => Expression::Unknown,
         }
+    }
+
+    /// Up to and with `=]`. Only a mask without anything but asterisks is one that an empty path fits.
+    fn mask(&mut self) -> Expression {
+        let mut fits_empty = true;
+        while let Some(word) = self.peek() {
+            if word.is("=") && self.sees_at(1, "]") {
+                self.at += 2;
+                break;
+            }
+            fits_empty &= word.is("*");
+            self.at += 1;
+        }
+        Expression::Mask(fits_empty)
     }
 
     /// Up to and with the closing bracket.
@@ -432,7 +452,8 @@ impl Reader<'_> {
     }
 }
 
-fn net(text: &str) -> Option<IpNet> {
+/// An address, or a prefix.
+pub(super) fn net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
@@ -513,6 +534,8 @@ mod tests {
                 Element::Nets(net("0.0.0.0/0"), 0, 0),
             ])
         );
+        assert_eq!(read("[= * 64601 * =]"), Expression::Mask(false));
+        assert_eq!([read("[= * =]"), read("[==]")], [Expression::Mask(true), Expression::Mask(true)]);
         assert_eq!(
             read("[1..5, 7]"),
             Expression::Set(vec![

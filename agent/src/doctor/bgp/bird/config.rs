@@ -2,7 +2,7 @@
 //!
 //! Follows blocks and does not care for options that it does not know.
 
-use super::code::{Expression, Statement, expression, statements};
+use super::code::{Expression, Statement, TYPES, expression, statements};
 use super::lexer::{Place, Token, Word, tokens};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub(super) struct Function {
 pub(super) struct Protocol {
     /// `kernel`, `bgp` and so on.
     pub(super) kind: String,
+    /// `v2` or `v3` of OSPF, `ng` of RIP.
+    pub(super) variant: Option<String>,
     /// As BIRD numbers those without a name.
     pub(super) name: String,
     pub(super) options: Vec<Item>,
@@ -134,6 +136,12 @@ impl Config {
                 }
                 (["protocol", kind, rest @ ..], Some(body)) => {
                     let number = numbers.entry((*kind).to_owned()).or_default();
+                    let (variant, rest) = match rest {
+                        [variant @ ("v2" | "v3" | "ng"), rest @ ..] if matches!(*kind, "ospf" | "rip") => {
+                            (Some((*variant).to_owned()), rest)
+                        }
+                        rest => (None, rest),
+                    };
                     let name = match rest {
                         [] | ["from", ..] => {
                             *number += 1;
@@ -143,6 +151,7 @@ impl Config {
                     };
                     self.protocols.push(Protocol {
                         kind: (*kind).to_owned(),
+                        variant,
                         name,
                         options: self.with_template(&names, body),
                         place: item.head[0].place.clone(),
@@ -202,7 +211,9 @@ pub(super) fn items(tokens: &[Token]) -> Vec<Item> {
         if brackets > 0 {
             head.push(token.clone());
         } else if token.word.is(";") {
-            if !head.is_empty() {
+            if declares_variables(&head) {
+                head.push(token.clone());
+            } else if !head.is_empty() {
                 items.push(Item { head: std::mem::take(&mut head), body: None });
             }
         } else if token.word.is("{") {
@@ -217,6 +228,17 @@ pub(super) fn items(tokens: &[Token]) -> Vec<Item> {
         items.push(Item { head, body: None });
     }
     items
+}
+
+/// Whether a function or filter has begun whose brace is still to come: before it there may be declarations of local variables,
+/// where BIRD 1 wants them and BIRD 2 allows them.
+fn declares_variables(head: &[Token]) -> bool {
+    let is = |at: usize, words: &[&str]| {
+        head.get(at).is_some_and(|token| words.iter().any(|word| token.word.is(word)))
+    };
+    is(0, &["function"])
+        || (is(0, &["filter"]) && is(2, &TYPES))
+        || (is(0, &["import", "export"]) && is(1, &["filter"]) && is(2, &TYPES))
 }
 
 /// Where the bracket is that closes the one before these tokens.
@@ -295,6 +317,22 @@ mod tests {
         assert!(bgp.options[1].begins(&["ipv4"]) && bgp.options[1].body.is_some());
         assert!(bgp.options[2].begins(&["neighbor"]));
         assert_eq!(bgp.place.line, 6);
+    }
+
+    #[test]
+    fn local_variables_may_stand_before_the_brace() {
+        let config = Config::of(
+            "function f(int a; int b)\nprefix set s;\nint n;\n{ s = [ 10.0.0.0/8+ ]; reject; }\n\
+             filter g int n; bool b; { n = 1; accept; }\nfilter h { reject; }\n\
+             protocol bgp p { ipv4 { import filter int x; { x = 1; accept; }; export filter h; }; }\n",
+        );
+        assert_eq!(config.functions["f"].arguments, ["a", "b"]);
+        assert_eq!(config.functions["f"].body.len(), 2);
+        assert_eq!([config.filters["g"].len(), config.filters["h"].len()], [2, 1]);
+        let channel = items(config.protocols[0].options[0].body.as_deref().unwrap());
+        assert_eq!(channel.len(), 2);
+        assert!(channel[0].begins(&["import", "filter", "int", "x"]) && channel[0].body.is_some());
+        assert!(channel[1].begins(&["export", "filter", "h"]) && channel[1].body.is_none());
     }
 
     #[test]

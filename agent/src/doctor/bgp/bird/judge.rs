@@ -38,7 +38,8 @@ pub(in crate::doctor::bgp) fn judge(config: &Config, is_bird_1: bool, wanted: &W
 
 fn with_priorities(config: &Config, is_bird_1: bool, wanted: &Wanted) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
-    let has_peers = |family: &Family| !Protocols::of(config, family.is_ipv6, is_bird_1).peers.is_empty();
+    let has_peers =
+        |family: &Family| !Protocols::of(config, wanted, family.is_ipv6, is_bird_1).peers.is_empty();
     let announces_any = wanted.families.iter().any(has_peers);
     for family in &wanted.families {
         if announces_any && !has_peers(family) {
@@ -77,6 +78,13 @@ impl<T: PartialEq> Agreed<T> {
     }
 }
 
+/// What a filter lets through.
+struct Accepted {
+    routes: Both<Vec<Route>>,
+    /// It lets them through whatever it depends on.
+    is_sure: bool,
+}
+
 /// A route on its way through BIRD: normal or elevated.
 #[derive(Clone, PartialEq, Debug)]
 struct Both<T> {
@@ -86,7 +94,7 @@ struct Both<T> {
 
 impl Judge<'_> {
     fn all(&self) -> Vec<Finding> {
-        let protocols = Protocols::of(self.config, self.family.is_ipv6, self.is_bird_1);
+        let protocols = Protocols::of(self.config, self.wanted, self.family.is_ipv6, self.is_bird_1);
         let Some(kernel) = &protocols.kernel else {
             let what = format!("{}: no protocol kernel for the main table", self.family);
             return vec![
@@ -94,11 +102,19 @@ impl Judge<'_> {
             ];
         };
         if protocols.peers.is_empty() {
-            let what = format!("{}: no BGP protocol has this family", self.family);
+            let what = format!("{}: no BGP protocol with another host has this family", self.family);
             return vec![ANNOUNCES.error(what, "a protocol bgp for each peer; cutover bgp bird prints them")];
         }
-        let mut findings = self.learns(kernel);
-        findings.extend(restart(kernel));
+        let mut findings = vec![restart(kernel, kernel.writes_nothing(self.config))];
+        if !kernel.learns {
+            findings.push(LEARNS.error(
+                format!(
+                    "{}: {} does not learn routes of others ({})",
+                    self.family, kernel.name, kernel.place
+                ),
+                format!("learn; in protocol kernel {}", kernel.name),
+            ));
+        }
         let learnt = self.through(
             &kernel.import,
             &Both {
@@ -109,54 +125,74 @@ impl Judge<'_> {
         let Some(learnt) = self.accepted(&LEARNS, &kernel.import_name(), &learnt, &mut findings) else {
             return findings;
         };
+        if kernel.learns && learnt.is_sure {
+            findings.push(LEARNS.ok(format!("{}: {} learns", self.family, kernel.name)));
+        }
         for peer in &protocols.peers {
-            self.peer(peer, kernel, &learnt, &mut findings);
-            if !peer.is_external && !peer.is_direct && !protocols.has_direct {
-                findings.push(NEXT_HOP.warning(
-                    format!("{}: next hops of {} are looked up in BIRD's table, which has no routes of the host's own networks", self.family, peer.name),
-                    format!("direct; and gateway direct; in {}, if all hosts share a network; otherwise a protocol direct", peer.name),
-                ));
-            }
+            self.peer(peer, &protocols, kernel, &learnt.routes, &mut findings);
         }
         findings
     }
 
-    fn learns(&self, kernel: &Kernel) -> Vec<Finding> {
-        if kernel.learns {
-            return vec![LEARNS.ok(format!("{}: {} learns", self.family, kernel.name))];
-        }
-        vec![LEARNS.error(
-            format!("{}: {} does not learn routes of others ({})", self.family, kernel.name, kernel.place),
-            format!("learn; in protocol kernel {}", kernel.name),
-        )]
-    }
-
     /// What the filters of a session with a peer do.
-    fn peer(&self, peer: &Bgp, kernel: &Kernel, learnt: &Both<Vec<Route>>, findings: &mut Vec<Finding>) {
+    fn peer(
+        &self,
+        peer: &Bgp,
+        protocols: &Protocols,
+        kernel: &Kernel,
+        learnt: &Both<Vec<Route>>,
+        findings: &mut Vec<Finding>,
+    ) {
         let sent = Both {
             normal: self.each(&peer.export, &learnt.normal),
             elevated: self.each(&peer.export, &learnt.elevated),
         };
         let Some(sent) = self.accepted(&ANNOUNCES, &peer.export_name(), &sent, findings) else { return };
-        findings.push(ANNOUNCES.ok(format!("{}: routes of VMs are announced to {}", self.family, peer.name)));
+        if sent.is_sure {
+            let what = format!("{}: routes of VMs are announced to {}", self.family, peer.name);
+            findings.push(ANNOUNCES.ok(what));
+        }
         self.only_vms(peer, kernel, findings);
-        let on_the_wire = self.announced(peer, &sent, findings);
+        let on_the_wire = self.announced(peer, &sent.routes, findings);
         let arrived = Both {
             normal: self.remote(peer, &on_the_wire.normal),
             elevated: self.remote(peer, &on_the_wire.elevated),
         };
         let taken = self.through(&peer.import, &arrived);
         let Some(taken) = self.accepted(&INTO_KERNEL, &peer.import_name(), &taken, findings) else { return };
-        self.preferences(peer, learnt, &taken, findings);
+        let is_sure = taken.is_sure;
+        let taken = self.kept(taken.routes);
+        if !protocols.may_resolve(peer) {
+            findings.push(NEXT_HOP.warning(
+                format!("{}: next hops of {} are looked up in BIRD's table, which has no routes of the host's own networks", self.family, peer.name),
+                format!("direct; and gateway direct; in {}, if all hosts share a network; otherwise a protocol direct", peer.name),
+            ));
+        }
+        self.preferences(peer, protocols, learnt, &taken, findings);
         self.re_export(peer, &taken, findings);
         let kept = Both {
             normal: self.each(&kernel.export, &taken.normal),
             elevated: self.each(&kernel.export, &taken.elevated),
         };
         let Some(kept) = self.accepted(&INTO_KERNEL, &kernel.export_name(), &kept, findings) else { return };
-        findings
-            .push(INTO_KERNEL.ok(format!("{}: routes of {} get into the kernel", self.family, peer.name)));
-        self.metrics(kernel, &kept, findings);
+        if is_sure && kept.is_sure {
+            let what = format!("{}: routes of {} get into the kernel", self.family, peer.name);
+            findings.push(INTO_KERNEL.ok(what));
+        }
+        self.metrics(kernel, &kept.routes, findings);
+    }
+
+    /// What is left of the routes of a peer when they are in the table: in BIRD 1 the attributes that belong to the kernel protocol
+    /// are only kept for routes of that one.
+    fn kept(&self, mut routes: Both<Vec<Route>>) -> Both<Vec<Route>> {
+        if self.is_bird_1 {
+            for route in routes.normal.iter_mut().chain(&mut routes.elevated) {
+                for name in ["krt_metric", "krt_source"] {
+                    route.insert(name.into(), Value::Undefined);
+                }
+            }
+        }
+        routes
     }
 
     fn each(&self, filter: &Filter, routes: &[Route]) -> Vec<Outcome> {
@@ -177,7 +213,7 @@ impl Judge<'_> {
         filter: &str,
         outcomes: &Both<Vec<Outcome>>,
         findings: &mut Vec<Finding>,
-    ) -> Option<Both<Vec<Route>>> {
+    ) -> Option<Accepted> {
         let routes = |outcomes: &[Outcome]| -> Vec<Route> {
             outcomes
                 .iter()
@@ -204,14 +240,15 @@ impl Judge<'_> {
                 return None;
             }
         }
-        if all().any(|outcome| !outcome.is_accepted) {
+        let is_sure = all().all(|outcome| outcome.is_accepted);
+        if !is_sure {
             findings.push(self.unclear(
                 check,
                 filter,
                 "it depends on what cannot be known here, such as addresses",
             ));
         }
-        Some(passed)
+        Some(Accepted { routes: passed, is_sure })
     }
 
     fn unclear(&self, check: &'static Check, filter: &str, why: &str) -> Finding {
@@ -225,6 +262,7 @@ impl Judge<'_> {
     fn preferences(
         &self,
         peer: &Bgp,
+        protocols: &Protocols,
         learnt: &Both<Vec<Route>>,
         taken: &Both<Vec<Route>>,
         findings: &mut Vec<Finding>,
@@ -261,12 +299,28 @@ impl Judge<'_> {
         });
         findings.push(if local_elevated > remote_normal {
             LOCAL_WINS.ok(format!("{family}: local elevated routes win over normal ones of {}", peer.name))
+        } else if protocols.peers.iter().all(|other| self.is_told_anyway(other, peer, taken)) {
+            LOCAL_WINS.notice(
+                format!("{family}: local elevated routes have preference {local_elevated}, normal ones of {} have {remote_normal}; they are announced all the same, beside the best route (add paths) or in its place (secondary)", peer.name),
+                "see that add paths is on at both ends of every session",
+            )
         } else {
             LOCAL_WINS.error(
                 format!("{family}: local elevated routes have preference {local_elevated}, normal ones of {} have {remote_normal}", peer.name),
                 format!("if krt_metric < {} then preference = 250; in the import filter of protocol kernel", family.normal),
             )
         });
+    }
+
+    /// Whether a peer is told a local route also where the best one is `from` another host.
+    fn is_told_anyway(&self, peer: &Bgp, from: &Bgp, taken: &Both<Vec<Route>>) -> bool {
+        // Whoever is no reflector passes nothing on within the AS.
+        let is_stopped = !(peer.is_external || from.is_external || peer.is_client || from.is_client);
+        let rejects = || {
+            let outcomes = self.each(&peer.export, &taken.normal);
+            outcomes.iter().all(|outcome| !outcome.is_accepted && !outcome.is_uncertain)
+        };
+        peer.is_told_all || (peer.is_told_second && (is_stopped || rejects()))
     }
 }
 
@@ -277,12 +331,15 @@ fn number(route: &Route, name: &str) -> Option<i64> {
     }
 }
 
-fn restart(kernel: &Kernel) -> Option<Finding> {
-    if kernel.persists || kernel.restarts_gracefully {
-        return Some(RESTART.ok(format!("{} leaves routes in the kernel", kernel.name)));
+fn restart(kernel: &Kernel, writes_nothing: bool) -> Finding {
+    if writes_nothing {
+        return RESTART.ok(format!("{} writes no routes that could go when BIRD stops", kernel.name));
     }
-    Some(RESTART.warning(
+    if kernel.persists || kernel.restarts_gracefully {
+        return RESTART.ok(format!("{} leaves routes in the kernel", kernel.name));
+    }
+    RESTART.warning(
         format!("{} takes its routes out of the kernel when BIRD stops ({})", kernel.name, kernel.place),
         format!("persist; in protocol kernel {}", kernel.name),
-    ))
+    )
 }

@@ -1,9 +1,11 @@
 //! The kernel and BGP protocols of one family, with the options that matter for route priority.
 
-use super::code::{Expression, expression, statements};
+use super::super::Wanted;
+use super::code::{Expression, expression, net, statements};
 use super::config::{Config, Item, Protocol, items};
 use super::lexer::{Place, Token, Word};
-use super::run::Filter;
+use super::run::{Filter, Route, run};
+use ipnet::IpNet;
 
 /// Preferences that BIRD gives routes of its own accord (nest/route.h).
 const PREFERENCE_KERNEL: i64 = 10;
@@ -12,14 +14,21 @@ const PREFERENCE_BGP: i64 = 100;
 const LOCAL_PREF: i64 = 100;
 /// Metric of the kernel protocol since BIRD 2 (sysdep/linux/krt-sys.h); 0 before.
 const METRIC: i64 = 32;
+/// The number of the kernel's main table.
+const MAIN_TABLE: i64 = 254;
+/// Protocols that bring networks of the host and of others into the table: interior ones, and pipes from other tables.
+const INTERIOR: [&str; 5] = ["direct", "ospf", "rip", "babel", "pipe"];
 
 /// The protocols of a family that work with the main table.
 #[derive(Clone, Debug)]
 pub(super) struct Protocols {
     pub(super) kernel: Option<Kernel>,
+    /// Sessions with other hosts and routers. One through a VM's interface is with the VM, which need not know of the others.
     pub(super) peers: Vec<Bgp>,
-    /// Whether the networks of the host's interfaces are in BIRD's table.
-    pub(super) has_direct: bool,
+    /// Whether a protocol brings the networks into BIRD's table that next hops are in, as far as can be known.
+    has_networks: bool,
+    /// Where static routes lead.
+    statics: Vec<IpNet>,
 }
 
 /// What a kernel protocol does.
@@ -42,7 +51,17 @@ pub(super) struct Bgp {
     pub(super) name: String,
     pub(super) is_external: bool,
     /// Whether next hops are taken as they are.
-    pub(super) is_direct: bool,
+    is_direct: bool,
+    /// Next hops are looked up in another table.
+    has_igp_table: bool,
+    neighbour: Option<IpNet>,
+    interface: Option<String>,
+    /// It is told all routes, not only the best one.
+    pub(super) is_told_all: bool,
+    /// It is told the second best route if the filter rejects the best one.
+    pub(super) is_told_second: bool,
+    /// It is told what other hosts of the AS say.
+    pub(super) is_client: bool,
     pub(super) preference: i64,
     pub(super) default_local_pref: i64,
     pub(super) import: Filter,
@@ -50,7 +69,7 @@ pub(super) struct Bgp {
 }
 
 impl Protocols {
-    pub(super) fn of(config: &Config, is_ipv6: bool, is_bird_1: bool) -> Self {
+    pub(super) fn of(config: &Config, wanted: &Wanted, is_ipv6: bool, is_bird_1: bool) -> Self {
         let family = if is_ipv6 { "ipv6" } else { "ipv4" };
         let channel = |protocol: &Protocol| channel(protocol, family, is_bird_1);
         let of_kind = |kind: &'static str| {
@@ -59,13 +78,48 @@ impl Protocols {
                 .iter()
                 .filter(move |protocol| protocol.kind == kind && !is_on(&protocol.options, "disabled"))
         };
+        let is_main = |protocol: &&Protocol| {
+            let has_table = protocol.options.iter().any(|item| item.begins(&["kernel", "table"]));
+            !has_table || number(config, &protocol.options, &["kernel", "table"]) == Some(MAIN_TABLE)
+        };
         let kernel = of_kind("kernel")
-            .filter(|protocol| !protocol.options.iter().any(|item| item.begins(&["kernel", "table"])))
+            .filter(is_main)
             .find_map(|protocol| Some(Kernel::of(config, protocol, &channel(protocol)?, is_bird_1)));
-        let peers =
-            of_kind("bgp").filter_map(|protocol| Some(Bgp::of(config, protocol, &channel(protocol)?)));
-        let has_direct = of_kind("direct").any(|protocol| channel(protocol).is_some());
-        Self { kernel, peers: peers.collect(), has_direct }
+        let peers = of_kind("bgp")
+            .filter_map(|protocol| Some(Bgp::of(config, protocol, &channel(protocol)?, is_bird_1)))
+            .filter(|peer| !wanted.is_vm(peer.interface.as_deref(), peer.neighbour));
+        let brings =
+            |options: Vec<Item>| filter(&options, "import").is_none_or(|filter| filter != Filter::None);
+        let learns_all = |protocol: &Protocol| {
+            channel(protocol).is_some_and(|options| {
+                options.iter().any(|item| item.begins(&["learn", "all"])) && brings(options)
+            })
+        };
+        let mut interior = INTERIOR.into_iter().flat_map(of_kind);
+        let has_networks = interior.any(|protocol| channel(protocol).is_some_and(brings))
+            || of_kind("kernel").any(learns_all);
+        let statics = of_kind("static").filter_map(channel).flatten().filter_map(|item| {
+            let Word::Address(text) = &item.head.get(1).filter(|_| item.begins(&["route"]))?.word else {
+                return None;
+            };
+            net(text)
+        });
+        Self { kernel, peers: peers.collect(), has_networks, statics: statics.collect() }
+    }
+
+    /// Whether next hops of this peer are taken as they are, or there is something that they may be resolved by.
+    pub(super) fn may_resolve(&self, peer: &Bgp) -> bool {
+        let leads_there = |route: &IpNet| {
+            route.prefix_len() == 0 || peer.neighbour.is_some_and(|neighbour| route.contains(&neighbour))
+        };
+        // Routes of sessions on a common network need not be looked up themselves.
+        let is_underlay =
+            |other: &Bgp| other.name != peer.name && other.is_direct && other.import != Filter::None;
+        peer.is_direct
+            || peer.has_igp_table
+            || self.has_networks
+            || self.statics.iter().any(leads_there)
+            || self.peers.iter().any(is_underlay)
     }
 }
 
@@ -74,9 +128,17 @@ fn channel(protocol: &Protocol, family: &str, is_bird_1: bool) -> Option<Vec<Ite
     if is_bird_1 {
         return Some(protocol.options.clone());
     }
-    let is_channel = |item: &&Item| item.head.len() == 1 && item.begins(&[family]);
-    let mut blocks = protocol.options.iter().filter(is_channel).peekable();
-    blocks.peek()?;
+    let is_channel = |family| move |item: &&Item| item.head.len() == 1 && item.begins(&[family]);
+    let has_none =
+        !protocol.options.iter().any(|item| is_channel("ipv4")(&item) || is_channel("ipv6")(&item));
+    // OSPF need not name its family.
+    let by_default = if protocol.variant.as_deref() == Some("v3") { "ipv6" } else { "ipv4" };
+    let is_implied = protocol.kind == "ospf" && has_none && family == by_default;
+    let mut blocks = protocol.options.iter().filter(is_channel(family)).peekable();
+    // Pipes are between two tables.
+    if blocks.peek().is_none() && !is_implied && protocol.kind != "pipe" {
+        return None;
+    }
     let inside = blocks.flat_map(|item| items(item.body.as_deref().unwrap_or_default()));
     Some(protocol.options.iter().cloned().chain(inside).collect())
 }
@@ -97,6 +159,12 @@ impl Kernel {
         }
     }
 
+    /// Whether no route at all gets into the kernel.
+    pub(super) fn writes_nothing(&self, config: &Config) -> bool {
+        let outcomes = run(config, &self.export, &Route::new());
+        outcomes.iter().all(|outcome| !outcome.is_accepted && !outcome.is_uncertain)
+    }
+
     pub(super) fn import_name(&self) -> String {
         describe(&self.import, &format!("the import of protocol kernel {}", self.name))
     }
@@ -107,7 +175,7 @@ impl Kernel {
 }
 
 impl Bgp {
-    fn of(config: &Config, protocol: &Protocol, options: &[Item]) -> Self {
+    fn of(config: &Config, protocol: &Protocol, options: &[Item], is_bird_1: bool) -> Self {
         let own = as_number(config, options, "local");
         let other = as_number(config, options, "neighbor");
         let says = |word: &str| {
@@ -116,14 +184,41 @@ impl Bgp {
         };
         let is_external =
             says("external") || (!says("internal") && own.is_some() && other.is_some() && own != other);
+        // Next hops of sessions on a common network are taken as they are, others are looked up, unless it is said.
+        let last = |words: [&str; 2]| {
+            let mut said =
+                options.iter().filter_map(|item| words.iter().position(|word| item.begins(&[*word])));
+            said.next_back()
+        };
+        let is_multihop = last(["direct", "multihop"]).map_or(!is_external, |word| word == 1);
+        let gateway = options.iter().rfind(|item| item.begins(&["gateway"]));
+        let neighbour = options.iter().rfind(|item| item.begins(&["neighbor"])).and_then(address);
+        let interface = options.iter().rev().find_map(interface);
+        // RFC 8212, since BIRD 2.
+        let import = if is_external && !is_bird_1 { Filter::None } else { Filter::All };
+        let paths = options.iter().rfind(|item| item.begins(&["add", "paths"]));
+        let says_not = |item: &Item| {
+            let words = ["rx", "off", "no", "false"];
+            item.head.get(2).is_some_and(|token| {
+                token.word == Word::Number(0) || words.iter().any(|word| token.word.is(word))
+            })
+        };
+        // The other side has the same configuration: with `tx` alone neither takes what the other one tells.
+        let is_told_all =
+            paths.is_some_and(|item| !says_not(item) && !item.head.get(2).is_some_and(|it| it.word.is("tx")));
         Self {
             name: protocol.name.clone(),
             is_external,
-            is_direct: is_on(options, "direct")
-                || options.iter().any(|item| item.begins(&["gateway", "direct"])),
+            is_direct: gateway.map_or(!is_multihop, |item| item.begins(&["gateway", "direct"])),
+            has_igp_table: options.iter().any(|item| item.begins(&["igp", "table"])),
+            neighbour,
+            interface,
+            is_told_all,
+            is_told_second: is_on(options, "secondary"),
+            is_client: options.iter().any(|item| item.begins(&["rr", "client"])),
             preference: number(config, options, &["preference"]).unwrap_or(PREFERENCE_BGP),
             default_local_pref: number(config, options, &["default", "bgp_local_pref"]).unwrap_or(LOCAL_PREF),
-            import: filter(options, "import").unwrap_or(if is_external { Filter::None } else { Filter::All }),
+            import: filter(options, "import").unwrap_or(import),
             export: filter(options, "export").unwrap_or(Filter::None),
         }
     }
@@ -178,6 +273,29 @@ fn as_number(config: &Config, options: &[Item], word: &str) -> Option<i64> {
             value(config, &item.head[at + 1..])
         })
         .next_back()
+}
+
+/// The address or range of `neighbor`.
+fn address(item: &Item) -> Option<IpNet> {
+    item.head.iter().find_map(|token| match &token.word {
+        Word::Address(text) => net(text),
+        _ => None,
+    })
+}
+
+/// The interface of a session: `interface "tap1"`, or behind the address of one of its sides, as `fe80::1%tap1`.
+fn interface(item: &Item) -> Option<String> {
+    let at = if item.begins(&["interface"]) {
+        1
+    } else if item.begins(&["neighbor"]) || item.begins(&["local"]) {
+        item.head.iter().position(|token| token.word.is("%"))? + 1
+    } else {
+        return None;
+    };
+    match &item.head.get(at)?.word {
+        Word::Name(name) | Word::Text(name) => Some(name.clone()),
+        _ => None,
+    }
 }
 
 /// The last filter of a direction. Limits and tables are said with the same word.

@@ -11,7 +11,7 @@ pub(super) use value::Value;
 use super::code::{Element, Expression, Statement};
 use super::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
-use value::changed;
+use value::{absent, changed};
 
 /// The attributes of a route. Those that are not in it are not known.
 pub(super) type Route = BTreeMap<String, Value>;
@@ -169,29 +169,31 @@ impl Machine<'_> {
             return vec![(way, End::Open)];
         }
         let Some(argument) = arguments.first() else {
-            let changed =
-                if method == "empty" { Value::Communities(BTreeSet::new()) } else { Value::Unknown };
+            let changed = if method == "empty" { absent(name) } else { Value::Unknown };
             assign(&mut way, name, changed);
             return vec![(way, End::Open)];
         };
-        if let Some(elements) = self.set_of(argument) {
-            let before = way.route.get(name).cloned().unwrap_or(Value::Unknown);
-            let after = self.without(before, method, &elements, &way);
-            assign(&mut way, name, after);
-            return vec![(way, End::Open)];
-        }
         let mut ends = Vec::new();
         for (mut way, value) in self.value(argument, way) {
             match value {
                 Ok(value) => {
                     let before = way.route.get(name).cloned().unwrap_or(Value::Unknown);
-                    assign(&mut way, name, changed(before, method, &value));
+                    let after = self.changed_by(before, method, &value, &way);
+                    assign(&mut way, name, after);
                     ends.push((way, End::Open));
                 }
                 Err(end) => ends.push((way, end)),
             }
         }
         ends
+    }
+
+    /// What a method makes of a list or a path.
+    fn changed_by(&mut self, before: Value, method: &str, argument: &Value, way: &Way) -> Value {
+        match argument {
+            Value::Set(elements) => self.without(before, method, elements, way),
+            _ => changed(before, method, argument),
+        }
     }
 
     /// What `delete` and `filter` leave of communities.
@@ -240,6 +242,9 @@ mod tests {
             ("krt_metric", Value::Number(512)),
             ("bgp_local_pref", Value::Undefined),
             ("bgp_community", Value::Undefined),
+            ("bgp_large_community", Value::Undefined),
+            ("bgp_ext_community", Value::Undefined),
+            ("bgp_path", Value::Undefined),
             ("source", Value::Symbol("RTS_INHERIT".into())),
             ("ifname", Value::Text("tap1".into())),
             ("net", Value::Net("10.65.0.2/32".parse().unwrap())),
@@ -274,7 +279,31 @@ mod tests {
             ("!defined(bgp_local_pref)", Some(true)),
             ("! defined(bgp_local_pref) && krt_metric = 512", Some(true)),
             // An error rejects.
+            ("bgp_local_pref - 5 < 5", Some(false)),
+            ("!(bgp_local_pref - 5 < 5)", Some(false)),
+            ("bgp_local_pref ~ [1..5]", Some(false)),
+            ("bgp_local_pref !~ [1..5]", Some(false)),
+            // Compared, it is less than everything.
             ("bgp_local_pref > 5", Some(false)),
+            ("bgp_local_pref < 5", Some(true)),
+            ("bgp_local_pref = 5", Some(false)),
+            ("bgp_local_pref != 5", Some(true)),
+            // Lists and paths that are not there are empty.
+            ("defined(bgp_community)", Some(false)),
+            ("defined(bgp_path)", Some(false)),
+            ("bgp_community ~ [(65000, 100)]", Some(false)),
+            ("bgp_community !~ [(65000, 100), (65000, *)]", Some(true)),
+            ("bgp_large_community ~ [(65000, 1, 100)]", Some(false)),
+            ("(65000, 1, 100) ~ bgp_large_community", Some(false)),
+            ("bgp_ext_community ~ [(rt, 65000, 100)]", Some(false)),
+            ("bgp_community.len = 0", Some(true)),
+            ("bgp_path.len = 0 && bgp_path.first = 0 && bgp_path.last = 0", Some(true)),
+            ("bgp_path ~ [= * 64601 * =]", Some(false)),
+            ("bgp_path ~ [= * =]", Some(true)),
+            ("bgp_path ~ [64601, 64602]", Some(false)),
+            ("64601 ~ bgp_path", Some(false)),
+            ("delete(bgp_community, [(65000, 100)]) ~ [(65000, 100)]", Some(false)),
+            ("unheard_of()", None),
             ("defined(bgp_local_pref) && (bgp_local_pref > 5)", Some(false)),
             ("source = RTS_BGP", Some(false)),
             ("source ~ [RTS_STATIC, RTS_INHERIT]", Some(true)),
@@ -320,6 +349,14 @@ mod tests {
             attribute("bgp_community.delete([(65000, 100)]);", "bgp_community"),
             Some(Value::Undefined)
         );
+        let added = Some(Value::Communities([(65000, 100)].into()));
+        assert_eq!(attribute("bgp_community = add(bgp_community, (65000,100));", "bgp_community"), added);
+        assert_eq!(attribute("bgp_path.prepend(64601);", "bgp_path"), Some(Value::Path(1)));
+        assert_eq!(attribute("bgp_path = prepend(bgp_path, 64601);", "bgp_path"), Some(Value::Path(1)));
+        assert_eq!(
+            attribute("int set s; s = [1..600]; if krt_metric ~ s then preference = 7;", "preference"),
+            Some(Value::Number(7))
+        );
         assert_eq!(attribute("unset(krt_metric);", "krt_metric"), Some(Value::Undefined));
         assert_eq!(attribute("int x; x = 7; preference = x;", "preference"), Some(Value::Number(7)));
         assert_eq!(
@@ -331,6 +368,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_uncertain() {
         assert_eq!(verdict("case net.len { 32: accept; } reject;"), None);
+        assert_eq!(verdict("unheard_of(); accept;"), None);
+        assert_eq!(verdict("if roa_check(r) = ROA_VALID then accept; accept;"), Some(true));
         let many = "if unheard = 1 then preference = 1; ".repeat(12);
         assert!(outcomes(&format!("{many} accept;")).iter().all(|outcome| outcome.is_uncertain));
     }

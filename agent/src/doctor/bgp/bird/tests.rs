@@ -53,7 +53,12 @@ protocol bgp tor { local as 65000; neighbor 192.0.2.2 as 65001; import filter im
 
 fn wanted(normal: u32, elevated: u32) -> Wanted {
     let family = |is_ipv6| Family { is_ipv6, normal, elevated, sample: None };
-    Wanted { families: vec![family(false), family(true)], prefixes: vec!["tap".into()], protocol: 3 }
+    Wanted {
+        families: vec![family(false), family(true)],
+        prefixes: vec!["tap".into()],
+        protocol: 3,
+        here: vec![],
+    }
 }
 
 fn judged(text: &str, is_bird_1: bool) -> Vec<Finding> {

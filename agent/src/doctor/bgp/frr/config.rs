@@ -1,27 +1,24 @@
-//! FRR's configuration, as `show running-config` and /etc/frr/frr.conf have it: lists, route-maps, and the BGP instance of the
-//! default VRF. Lines that do not matter for route priority are gone over.
+//! FRR's configuration, as `show running-config` and /etc/frr/frr.conf have it: lists, route-maps, and what is said for the default
+//! VRF. Lines that do not matter for route priority are gone over.
 
-use ipnet::IpNet;
+use super::instance::{Instance, Policy};
+use super::lists::Lists;
 use std::collections::BTreeMap;
 
 /// What the text says.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Config {
-    pub(super) prefix_lists: BTreeMap<String, Vec<PrefixRule>>,
-    pub(super) community_lists: BTreeMap<String, Vec<(bool, Vec<String>)>>,
-    pub(super) as_path_lists: BTreeMap<String, Vec<(bool, String)>>,
+    pub(super) lists: Lists,
     pub(super) route_maps: BTreeMap<String, Vec<Entry>>,
     pub(super) bgp: Option<Instance>,
-}
-
-/// A rule of a prefix list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct PrefixRule {
-    pub(super) permits: bool,
-    /// Nothing for `any`.
-    pub(super) net: Option<IpNet>,
-    pub(super) from: Option<u8>,
-    pub(super) to: Option<u8>,
+    /// Route-maps between a protocol and the kernel, by whether they are for IPv6, and protocol.
+    zebra_maps: BTreeMap<(bool, String), String>,
+    /// bgpd keeps its routes to itself.
+    pub(super) has_no_rib: bool,
+    /// `bgp graceful-shutdown` for all instances.
+    is_shutting_down: bool,
+    profile: Option<String>,
+    version: Option<String>,
 }
 
 /// An entry of a route-map.
@@ -37,41 +34,6 @@ pub(super) struct Entry {
     pub(super) jumps: bool,
 }
 
-/// `router bgp`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Instance {
-    pub(super) autonomous_system: u32,
-    pub(super) restarts_gracefully: bool,
-    /// Whether IPv4 is active without a word.
-    pub(super) ipv4_by_default: bool,
-    /// Whether eBGP without route-maps exchanges nothing.
-    pub(super) wants_policy: bool,
-    /// By address, interface or name of the peer group.
-    pub(super) neighbours: BTreeMap<String, Neighbour>,
-    pub(super) ipv4: Space,
-    pub(super) ipv6: Space,
-}
-
-/// What is said about a neighbour or a group for all families.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Neighbour {
-    pub(super) remote_as: Option<String>,
-    pub(super) group: Option<String>,
-    pub(super) is_group: bool,
-}
-
-/// An address family.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Space {
-    /// The route-map of `redistribute kernel`, if it is there; empty without one.
-    pub(super) kernel: Option<String>,
-    /// eBGP, iBGP.
-    pub(super) distances: Option<(u32, u32)>,
-    pub(super) active: BTreeMap<String, bool>,
-    /// By neighbour and direction.
-    pub(super) maps: BTreeMap<(String, String), String>,
-}
-
 /// Where a line belongs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Context {
@@ -80,13 +42,23 @@ enum Context {
     Bgp,
     Ipv4,
     Ipv6,
-    /// A VRF, an interface, another protocol or family.
+    /// Another family of `router bgp`.
+    OtherFamily,
+    /// A VRF, and instances of BGP for one.
+    Vrf,
+    /// An interface or another protocol.
     Elsewhere,
 }
 
+impl Context {
+    fn is_family(&self) -> bool {
+        matches!(self, Self::Ipv4 | Self::Ipv6 | Self::OtherFamily)
+    }
+}
+
 /// Words that begin a block at the top.
-const BLOCKS: [&str; 9] =
-    ["interface", "vrf", "router", "line", "segment-routing", "key", "nexthop-group", "pbr-map", "bfd"];
+const BLOCKS: [&str; 8] =
+    ["interface", "router", "line", "segment-routing", "key", "nexthop-group", "pbr-map", "bfd"];
 
 impl Config {
     pub(super) fn of(text: &str) -> Self {
@@ -107,7 +79,8 @@ impl Config {
 
     fn line(&mut self, words: &[&str], context: Context) -> Context {
         match words {
-            ["exit-address-family", ..] => return Context::Bgp,
+            ["exit-address-family" | "exit", ..] if context.is_family() => return Context::Bgp,
+            ["exit-address-family", ..] => return context,
             ["exit" | "end" | "exit-vrf", ..] => return Context::Top,
             ["route-map", name, action @ ("permit" | "deny"), number] => {
                 self.route_maps.entry((*name).to_owned()).or_default().push(Entry {
@@ -120,34 +93,32 @@ impl Config {
                 return Context::Map((*name).to_owned());
             }
             ["router", "bgp", number, rest @ ..] => {
-                if !rest.is_empty() && rest[0] == "vrf" {
-                    return Context::Elsewhere;
+                if let ["vrf" | "view", ..] = rest {
+                    return Context::Vrf;
                 }
-                let autonomous_system = number.parse().unwrap_or(0);
-                self.bgp = Some(Instance {
-                    autonomous_system,
-                    ipv4_by_default: true,
-                    wants_policy: true,
-                    ..Instance::default()
-                });
+                let number = number.parse().unwrap_or(0);
+                // One that is opened again goes on.
+                let same = self.bgp.take().filter(|bgp| bgp.autonomous_system == number);
+                self.bgp = Some(same.unwrap_or_else(|| Instance::new(number)));
                 return Context::Bgp;
             }
-            ["address-family", family, rest @ ..]
-                if matches!(context, Context::Bgp | Context::Ipv4 | Context::Ipv6) =>
-            {
+            ["address-family", family, rest @ ..] if context == Context::Bgp || context.is_family() => {
                 let is_unicast = rest.first().is_none_or(|it| *it == "unicast");
                 return match *family {
                     "ipv4" if is_unicast => Context::Ipv4,
                     "ipv6" if is_unicast => Context::Ipv6,
-                    // Its lines are no neighbours of ours, and it ends with exit-address-family.
-                    _ => Context::Elsewhere,
+                    _ => Context::OtherFamily,
                 };
             }
+            ["vrf", _] => return Context::Vrf,
             [block, ..] if BLOCKS.contains(block) => return Context::Elsewhere,
             _ => {}
         }
-        if self.list(words) {
+        if self.lists.line(words) {
             return Context::Top;
+        }
+        if context != Context::Vrf && self.of_all(words, &context) {
+            return context;
         }
         match &context {
             Context::Map(name) => {
@@ -166,55 +137,54 @@ impl Config {
                     space.line(words);
                 }
             }
-            Context::Top | Context::Elsewhere => {}
+            Context::Top | Context::OtherFamily | Context::Vrf | Context::Elsewhere => {}
         }
         context
     }
 
-    /// Takes a line of a list, if it is one.
-    fn list(&mut self, words: &[&str]) -> bool {
-        let without_number = |words: &[&str]| -> Vec<String> {
-            let rest = if words.first() == Some(&"seq") { &words[2.min(words.len())..] } else { words };
-            rest.iter().map(|word| (*word).to_owned()).collect()
-        };
+    /// Takes a line that belongs to no block, wherever it stands.
+    fn of_all(&mut self, words: &[&str], context: &Context) -> bool {
         match words {
-            ["ip" | "ipv6", "prefix-list", name, rest @ ..] => {
-                let rest = without_number(rest);
-                let rule = prefix_rule(&rest.iter().map(String::as_str).collect::<Vec<_>>());
-                self.prefix_lists.entry((*name).to_owned()).or_default().extend(rule);
+            ["frr", "defaults", profile] => self.profile = Some((*profile).to_owned()),
+            ["frr", "version", version, ..] => self.version = Some((*version).to_owned()),
+            [ip @ ("ip" | "ipv6"), "protocol", protocol, "route-map", map] => {
+                self.zebra_maps.insert((*ip == "ipv6", (*protocol).to_owned()), (*map).to_owned());
             }
-            ["bgp", "community-list", "standard", name, rest @ ..] => {
-                let mut rest = without_number(rest).into_iter();
-                let permits = rest.next().is_some_and(|word| word == "permit");
-                self.community_lists.entry((*name).to_owned()).or_default().push((permits, rest.collect()));
-            }
-            ["bgp", "as-path", "access-list", name, rest @ ..] => {
-                let mut rest = without_number(rest).into_iter();
-                let permits = rest.next().is_some_and(|word| word == "permit");
-                let pattern = rest.collect::<Vec<_>>().join(" ");
-                self.as_path_lists.entry((*name).to_owned()).or_default().push((permits, pattern));
+            ["bgp", "no-rib"] => self.has_no_rib = true,
+            ["bgp", "graceful-shutdown"] if matches!(context, Context::Top | Context::Map(_)) => {
+                self.is_shutting_down = true;
             }
             _ => return false,
         }
         true
     }
+
+    /// The route-map between bgpd and the kernel: `any` counts where nothing is said for `bgp`.
+    pub(super) fn zebra_map(&self, is_ipv6: bool) -> Option<&str> {
+        let of = |protocol: &str| self.zebra_maps.get(&(is_ipv6, protocol.to_owned()));
+        of("bgp").or_else(|| of("any")).map(String::as_str)
+    }
+
+    /// Whether every route is announced as one of a host that is about to go away.
+    pub(super) fn is_shutting_down(&self) -> bool {
+        self.is_shutting_down || self.bgp.as_ref().is_some_and(|bgp| bgp.is_shutting_down)
+    }
+
+    /// Whether eBGP without `policy` in a direction exchanges nothing in it (RFC 8212). If nobody says so, it depends on the profile, and
+    /// on the version that the configuration was written for.
+    pub(super) fn refuses(&self, policy: &Policy) -> bool {
+        let said = self.bgp.as_ref().and_then(|bgp| bgp.wants_policy);
+        let wants = said.unwrap_or_else(|| {
+            let is_old = self.version.as_deref().and_then(major_and_minor).is_some_and(|it| it < (7, 4));
+            self.profile.as_deref() != Some("datacenter") && !is_old
+        });
+        wants && *policy == Policy::default()
+    }
 }
 
-fn prefix_rule(words: &[&str]) -> Option<PrefixRule> {
-    let permits = match *words.first()? {
-        "permit" => true,
-        "deny" => false,
-        _ => return None,
-    };
-    let net = match *words.get(1)? {
-        "any" => None,
-        text => Some(text.parse().ok()?),
-    };
-    let after = |word: &str| {
-        let at = words.iter().position(|it| *it == word)?;
-        words.get(at + 1)?.parse().ok()
-    };
-    Some(PrefixRule { permits, net, from: after("ge"), to: after("le") })
+fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next().and_then(|it| it.parse().ok()).unwrap_or(0)))
 }
 
 fn owned(words: &[&str]) -> Vec<String> {
@@ -227,54 +197,6 @@ impl Entry {
             ["match", rest @ ..] => self.matches.push(owned(rest)),
             ["set", rest @ ..] => self.sets.push(owned(rest)),
             ["on-match" | "call" | "continue", ..] => self.jumps = true,
-            _ => {}
-        }
-    }
-}
-
-impl Instance {
-    fn line(&mut self, words: &[&str]) {
-        match words {
-            ["bgp", "graceful-restart"] => self.restarts_gracefully = true,
-            ["no", "bgp", "default", "ipv4-unicast"] => self.ipv4_by_default = false,
-            ["no", "bgp", "ebgp-requires-policy"] => self.wants_policy = false,
-            ["neighbor", name, "peer-group"] => self.neighbour(name).is_group = true,
-            ["neighbor", name, "peer-group", group] => self.neighbour(name).group = Some((*group).to_owned()),
-            ["neighbor", name, "remote-as", number] => {
-                self.neighbour(name).remote_as = Some((*number).to_owned())
-            }
-            ["neighbor", name, "interface", rest @ ..] => {
-                let at = |word: &str| rest.iter().position(|it| *it == word).and_then(|at| rest.get(at + 1));
-                let (remote, group) = (at("remote-as").copied(), at("peer-group").copied());
-                let neighbour = self.neighbour(name);
-                neighbour.remote_as = remote.map(str::to_owned).or(neighbour.remote_as.take());
-                neighbour.group = group.map(str::to_owned).or(neighbour.group.take());
-            }
-            // Older ones write the IPv4 family without a block.
-            _ => self.ipv4.line(words),
-        }
-    }
-
-    fn neighbour(&mut self, name: &str) -> &mut Neighbour {
-        self.neighbours.entry(name.to_owned()).or_default()
-    }
-}
-
-impl Space {
-    fn line(&mut self, words: &[&str]) {
-        match words {
-            ["redistribute", "kernel", rest @ ..] => {
-                let map = rest.iter().position(|it| *it == "route-map").and_then(|at| rest.get(at + 1));
-                self.kernel = Some(map.copied().unwrap_or_default().to_owned());
-            }
-            ["distance", "bgp", external, internal, ..] => {
-                self.distances = external.parse().ok().zip(internal.parse().ok());
-            }
-            ["neighbor", name, "activate"] => drop(self.active.insert((*name).to_owned(), true)),
-            ["no", "neighbor", name, "activate"] => drop(self.active.insert((*name).to_owned(), false)),
-            ["neighbor", name, "route-map", map, direction] => {
-                self.maps.insert(((*name).to_owned(), (*direction).to_owned()), (*map).to_owned());
-            }
             _ => {}
         }
     }

@@ -1,23 +1,22 @@
 //! What FRR does with the routes of a migration, by its configuration. What zebra and bgpd make of a kernel route was found
 //! out with FRR 8.4 to 10.7; docs/bgp.md tells it.
 
-use super::super::{
-    ANNOUNCES, ELEVATED_ANNOUNCED, Family, INTO_KERNEL, KERNEL_METRIC, LEARNS, LOCAL_WINS, ONLY_VMS,
-    PRIORITIES, REMOTE_WINS, RESTART, Wanted, local_pref, no_peer,
-};
-use super::config::{Config, Instance, Space};
+mod session;
+mod winning;
+
+use super::super::{ANNOUNCES, Family, LEARNS, ONLY_VMS, PRIORITIES, REMOTE_WINS, RESTART, Wanted, no_peer};
+use super::config::Config;
+use super::instance::{Instance, Peer, Redistribution, Space};
+use super::lists::GRACEFUL_SHUTDOWN;
 use super::route_map::{Outcome, Route, apply, metrics};
 use crate::doctor::finding::{Check, Finding};
+use ipnet::IpNet;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// KERNEL: zebra takes the high octet of a metric for the distance, and the rest for the metric.
 const DISTANCE_SHIFT: u32 = 24;
-/// What every route from bgpd has in the kernel.
-const KERNEL_METRIC_OF_BGP: u32 = 20;
-/// What bgpd gives routes without a word.
-const LOCAL_PREF: u32 = 100;
 const WEIGHT_OF_OWN: u32 = 32_768;
-const DISTANCES: (u32, u32) = (20, 200);
 const ADVICE: &str = "as cutover bgp frr prints it";
 
 /// Judges a configuration.
@@ -41,17 +40,22 @@ pub(super) fn judge(config: &Config, wanted: &Wanted) -> Vec<Finding> {
         ));
         return findings;
     }
+    if bgp.is_shut {
+        let what = format!("router bgp {} is shut down: it has no sessions", bgp.autonomous_system);
+        findings.push(ANNOUNCES.error(what, "no bgp shutdown in router bgp"));
+        return findings;
+    }
     let judges: Vec<Judge<'_>> = wanted
         .families
         .iter()
         .map(|family| {
-            let space = if family.is_ipv6 { &bgp.ipv6 } else { &bgp.ipv4 };
-            Judge { config, bgp, space, family: *family }
+            let space = bgp.space(family.is_ipv6);
+            Judge { config, bgp, space, family: *family, peers: hosts(bgp, family.is_ipv6, wanted) }
         })
         .collect();
-    let announces_any = judges.iter().any(|judge| !judge.peers().is_empty());
+    let announces_any = judges.iter().any(|judge| !judge.peers.is_empty());
     for judge in &judges {
-        if announces_any && judge.peers().is_empty() {
+        if announces_any && judge.peers.is_empty() {
             findings.push(no_peer(judge.family));
         } else {
             findings.extend(judge.all());
@@ -60,31 +64,32 @@ pub(super) fn judge(config: &Config, wanted: &Wanted) -> Vec<Finding> {
     findings
 }
 
+/// The neighbours that are other hosts or routers. One behind a VM's interface is the VM, which need not know of the others.
+fn hosts(bgp: &Instance, is_ipv6: bool, wanted: &Wanted) -> Vec<Peer> {
+    let mut peers = bgp.peers(is_ipv6);
+    let address = |peer: &Peer| peer.name.parse::<IpAddr>().ok().map(IpNet::from);
+    peers.retain(|peer| !wanted.is_vm(peer.interface.as_deref(), address(peer)));
+    peers
+}
+
 struct Judge<'a> {
     config: &'a Config,
     bgp: &'a Instance,
     space: &'a Space,
     family: Family,
-}
-
-struct Peer {
-    name: String,
-    is_external: bool,
-    import: Option<String>,
-    export: Option<String>,
+    peers: Vec<Peer>,
 }
 
 impl Judge<'_> {
     fn all(&self) -> Vec<Finding> {
         let family = self.family;
-        let peers = self.peers();
-        if peers.is_empty() {
-            let what = format!("{family}: no neighbor is active in router bgp");
+        if self.peers.is_empty() {
+            let what = format!("{family}: no neighbor that is another host is active in router bgp");
             return vec![
                 ANNOUNCES.error(what, format!("neighbor … activate in its address-family, {ADVICE}")),
             ];
         }
-        let Some(map) = &self.space.kernel else {
+        let Some(kernel) = &self.space.kernel else {
             let what = format!("{family}: routes of the kernel are not redistributed");
             return vec![LEARNS.error(what, format!("redistribute kernel route-map …, {ADVICE}"))];
         };
@@ -92,48 +97,22 @@ impl Judge<'_> {
         if !findings.is_empty() {
             return findings;
         }
-        let own = |metric: u32| self.redistributed(map, metric);
+        let own = |metric: u32| self.redistributed(kernel, metric, self.family.sample);
         let (normal, elevated) = (own(self.family.normal), own(self.family.elevated));
-        if let Some(finding) = self.other_numbers(map, &normal, &elevated) {
+        if let Some(finding) = self.other_numbers(kernel, &normal, &elevated) {
             return vec![finding];
         }
-        let name = if map.is_empty() { "redistribute kernel".to_owned() } else { format!("route-map {map}") };
+        let name =
+            kernel.map.as_ref().map_or("redistribute kernel".to_owned(), |map| format!("route-map {map}"));
         let Some((normal, elevated)) = self.both(&LEARNS, &name, &normal, &elevated, &mut findings) else {
             return findings;
         };
         findings.push(LEARNS.ok(format!("{family}: routes of VMs are redistributed")));
-        findings.push(self.only_vms(map));
-        for peer in &peers {
+        findings.push(self.only_vms(kernel));
+        for peer in &self.peers {
             self.peer(peer, &name, &normal, &elevated, &mut findings);
         }
         findings
-    }
-
-    /// The neighbours of this family, with what they have from their groups.
-    fn peers(&self) -> Vec<Peer> {
-        let neighbours = self.bgp.neighbours.iter().filter(|(_, neighbour)| !neighbour.is_group);
-        let peers = neighbours.filter_map(|(name, neighbour)| {
-            let group = neighbour.group.as_deref();
-            let by_default = !self.family.is_ipv6 && self.bgp.ipv4_by_default;
-            let active = |name: &str| self.space.active.get(name).copied();
-            if !active(name).or_else(|| active(group?)).unwrap_or(by_default) {
-                return None;
-            }
-            let of_group = group.and_then(|group| self.bgp.neighbours.get(group));
-            let remote = neighbour.remote_as.as_ref().or_else(|| of_group?.remote_as.as_ref());
-            let own = self.bgp.autonomous_system.to_string();
-            let map = |direction: &str| {
-                let of = |name: &str| self.space.maps.get(&(name.to_owned(), direction.to_owned()));
-                of(name).or_else(|| of(group?)).cloned()
-            };
-            Some(Peer {
-                name: name.clone(),
-                is_external: remote.is_some_and(|remote| *remote != own && remote != "internal"),
-                import: map("in"),
-                export: map("out"),
-            })
-        });
-        peers.collect()
     }
 
     /// Priorities with which no configuration of FRR can work.
@@ -149,22 +128,25 @@ impl Judge<'_> {
         vec![]
     }
 
-    fn redistributed(&self, map: &str, metric: u32) -> Vec<Outcome> {
-        let low = metric & ((1 << DISTANCE_SHIFT) - 1);
-        self.through(Some(map).filter(|map| !map.is_empty()), &self.route(low, WEIGHT_OF_OWN))
-    }
-
-    fn route(&self, metric: u32, weight: u32) -> Route {
-        Route {
-            net: self.family.sample,
+    /// What bgpd makes of a route of the kernel.
+    fn redistributed(&self, kernel: &Redistribution, metric: u32, net: Option<IpNet>) -> Vec<Outcome> {
+        let route = Route {
+            net,
             is_ipv6: self.family.is_ipv6,
-            metric,
-            local_pref: LOCAL_PREF,
-            weight,
+            protocol: "kernel",
+            is_in_zebra: false,
+            metric: kernel.metric.unwrap_or_else(|| low(metric)),
+            local_pref: Some(self.bgp.default_local_pref),
+            weight: WEIGHT_OF_OWN,
             distance: None,
             communities: BTreeSet::new(),
             path: 0,
+        };
+        let mut outcomes = self.through(kernel.map.as_deref(), &route);
+        if self.config.is_shutting_down() {
+            outcomes.iter_mut().for_each(|outcome| shut_down(&mut outcome.route));
         }
+        outcomes
     }
 
     fn through(&self, map: Option<&str>, route: &Route) -> Vec<Outcome> {
@@ -175,13 +157,18 @@ impl Judge<'_> {
     }
 
     /// A route-map that was written for other priorities.
-    fn other_numbers(&self, map: &str, normal: &[Outcome], elevated: &[Outcome]) -> Option<Finding> {
+    fn other_numbers(
+        &self,
+        kernel: &Redistribution,
+        normal: &[Outcome],
+        elevated: &[Outcome],
+    ) -> Option<Finding> {
         let denied = |outcomes: &[Outcome]| outcomes.iter().all(|outcome| !outcome.is_permitted);
+        let map = kernel.map.as_ref()?;
         let numbers = metrics(self.config.route_maps.get(map)?);
         if numbers.is_empty() || !(denied(normal) || denied(elevated)) {
             return None;
         }
-        let low = |metric: u32| metric & ((1 << DISTANCE_SHIFT) - 1);
         let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
         Some(PRIORITIES.error(
             format!(
@@ -209,13 +196,7 @@ impl Judge<'_> {
             is_clear.then(|| outcomes[0].clone())
         };
         let (Some(normal), Some(elevated)) = (only(normal), only(elevated)) else {
-            findings.push(check.notice(
-                format!(
-                    "{}: could not tell what {map} does: it depends on what cannot be known here",
-                    self.family
-                ),
-                "compare it with what cutover bgp frr prints",
-            ));
+            findings.push(self.unclear(check, map));
             return None;
         };
         for (which, outcome) in [("normal", &normal), ("elevated", &elevated)] {
@@ -230,11 +211,22 @@ impl Judge<'_> {
         Some((normal.route, elevated.route))
     }
 
-    fn only_vms(&self, map: &str) -> Finding {
+    fn unclear(&self, check: &'static Check, what: &str) -> Finding {
+        check.notice(
+            format!(
+                "{}: could not tell what {what} does: it depends on what cannot be known here",
+                self.family
+            ),
+            "compare it with what cutover bgp frr prints",
+        )
+    }
+
+    fn only_vms(&self, kernel: &Redistribution) -> Finding {
         let net = if self.family.is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().expect("a prefix");
-        let low = self.family.normal & ((1 << DISTANCE_SHIFT) - 1);
-        let route = Route { net: Some(net), ..self.route(low, WEIGHT_OF_OWN) };
-        let outcomes = self.through(Some(map).filter(|map| !map.is_empty()), &route);
+        let outcomes = self.redistributed(kernel, self.family.normal, Some(net));
+        if outcomes.iter().all(|outcome| !outcome.is_permitted && !outcome.is_uncertain) {
+            return ONLY_VMS.ok(format!("{}: only routes to one address are redistributed", self.family));
+        }
         if outcomes.iter().all(|outcome| outcome.is_permitted && !outcome.is_uncertain) {
             return ONLY_VMS.warning(
                 format!(
@@ -244,144 +236,18 @@ impl Judge<'_> {
                 format!("match … address prefix-list with only routes to one address, {ADVICE}"),
             );
         }
-        ONLY_VMS.ok(format!("{}: only routes to one address are redistributed", self.family))
+        let map = kernel.map.as_deref().unwrap_or_default();
+        self.unclear(&ONLY_VMS, &format!("route-map {map} with the host's default route"))
     }
+}
 
-    fn peer(
-        &self,
-        peer: &Peer,
-        learning: &str,
-        normal: &Route,
-        elevated: &Route,
-        findings: &mut Vec<Finding>,
-    ) {
-        let family = self.family;
-        if peer.is_external && self.bgp.wants_policy && (peer.import.is_none() || peer.export.is_none()) {
-            findings.push(ANNOUNCES.error(
-                format!(
-                    "{family}: eBGP neighbor {} has no route-map in both directions, so nothing is exchanged",
-                    peer.name
-                ),
-                format!("neighbor {} route-map … in, and … out, {ADVICE}", peer.name),
-            ));
-            return;
-        }
-        let out = |route: &Route| self.through(peer.export.as_deref(), route);
-        let name = |map: &Option<String>| {
-            map.as_ref().map_or("no route-map".to_owned(), |map| format!("route-map {map}"))
-        };
-        let (to_peer, from_peer) = (name(&peer.export), name(&peer.import));
-        let Some((sent_normal, sent_elevated)) =
-            self.both(&ANNOUNCES, &to_peer, &out(normal), &out(elevated), findings)
-        else {
-            return;
-        };
-        findings.push(ANNOUNCES.ok(format!("{family}: routes of VMs are announced to {}", peer.name)));
-        findings.push(self.told(peer, learning, &sent_normal, &sent_elevated));
-        let arrived = |sent: &Route| Route {
-            weight: 0,
-            distance: None,
-            local_pref: if peer.is_external { LOCAL_PREF } else { sent.local_pref },
-            path: sent.path + u32::from(peer.is_external),
-            ..sent.clone()
-        };
-        let taken = |sent: &Route| self.through(peer.import.as_deref(), &arrived(sent));
-        let Some((remote_normal, remote_elevated)) =
-            self.both(&INTO_KERNEL, &from_peer, &taken(&sent_normal), &taken(&sent_elevated), findings)
-        else {
-            return;
-        };
-        findings.push(INTO_KERNEL.ok(format!("{family}: routes of {} get into the kernel", peer.name)));
-        findings.push(self.remote_wins(peer, (learning, &from_peer), normal, &remote_elevated));
-        findings.push(self.local_wins(peer, elevated, &remote_normal));
-        findings.push(self.kernel_metric());
-    }
+/// What bgpd sees of a metric of the kernel.
+fn low(metric: u32) -> u32 {
+    metric & ((1 << DISTANCE_SHIFT) - 1)
+}
 
-    fn told(&self, peer: &Peer, learning: &str, normal: &Route, elevated: &Route) -> Finding {
-        let (family, name) = (self.family, &peer.name);
-        // MED does not count: it is compared only between routes from the same AS, which hosts often are not.
-        let is_told = if peer.is_external {
-            elevated.communities.difference(&normal.communities).next().is_some()
-                || elevated.path < normal.path
-        } else {
-            elevated.local_pref > normal.local_pref
-        };
-        if is_told {
-            return ELEVATED_ANNOUNCED.ok(format!("{family}: {name} is told which routes are elevated"));
-        }
-        let change = if peer.is_external {
-            format!("set community 65000:100 where {learning} matches elevated routes")
-        } else {
-            format!(
-                "set local-preference {} where {learning} matches elevated routes, and {} for normal ones",
-                local_pref(family.elevated),
-                local_pref(family.normal)
-            )
-        };
-        ELEVATED_ANNOUNCED
-            .error(format!("{family}: elevated and normal routes are announced alike to {name}"), change)
-    }
-
-    fn distance(&self, peer: &Peer, route: &Route) -> u32 {
-        let (external, internal) = self.space.distances.unwrap_or(DISTANCES);
-        route.distance.unwrap_or(if peer.is_external { external } else { internal })
-    }
-
-    /// On the source: first bgpd has to prefer the remote route, then zebra.
-    fn remote_wins(
-        &self,
-        peer: &Peer,
-        (learning, import): (&str, &str),
-        local: &Route,
-        remote: &Route,
-    ) -> Finding {
-        let family = self.family;
-        if (local.weight, local.local_pref) >= (remote.weight, remote.local_pref) {
-            return REMOTE_WINS.error(
-                format!(
-                    "{family}: for bgpd, local normal routes (weight {}, LOCAL_PREF {}) win over elevated ones of {} (weight {}, LOCAL_PREF {})",
-                    local.weight, local.local_pref, peer.name, remote.weight, remote.local_pref
-                ),
-                format!("set weight 0 and the two LOCAL_PREFs in {learning}; with eBGP also set local-preference in {import}; {ADVICE}"),
-            );
-        }
-        let (own, other) = (family.normal >> DISTANCE_SHIFT, self.distance(peer, remote));
-        if other >= own {
-            return REMOTE_WINS.error(
-                format!("{family}: for zebra, local normal routes (distance {own}) win over elevated ones of {} (distance {other})", peer.name),
-                format!("set distance {} for elevated routes in {import}, {ADVICE}", own - 1),
-            );
-        }
-        REMOTE_WINS.ok(format!("{family}: elevated routes of {} win over local ones", peer.name))
-    }
-
-    /// On the target: first zebra has to prefer the local route, then bgpd.
-    fn local_wins(&self, peer: &Peer, local: &Route, remote: &Route) -> Finding {
-        let family = self.family;
-        let (own, other) = (family.elevated >> DISTANCE_SHIFT, self.distance(peer, remote));
-        let is_for_bgpd = (local.weight, local.local_pref) > (remote.weight, remote.local_pref);
-        if own < other && is_for_bgpd {
-            return LOCAL_WINS
-                .ok(format!("{family}: local elevated routes win over normal ones of {}", peer.name));
-        }
-        LOCAL_WINS.error(
-            format!(
-                "{family}: local elevated routes (distance {own}, LOCAL_PREF {}) do not win over normal ones of {} (distance {other}, LOCAL_PREF {})",
-                local.local_pref, peer.name, remote.local_pref
-            ),
-            format!("the LOCAL_PREFs and distances that cutover bgp frr prints, and {family}ElevatedRoutePriority below 2^24"),
-        )
-    }
-
-    fn kernel_metric(&self) -> Finding {
-        let (family, elevated) = (self.family, self.family.elevated);
-        if elevated < KERNEL_METRIC_OF_BGP {
-            return KERNEL_METRIC
-                .ok(format!("{family}: elevated routes have a lower metric than those of bgpd"));
-        }
-        KERNEL_METRIC.notice(
-            format!("{family}: routes of bgpd have metric {KERNEL_METRIC_OF_BGP} in the kernel, which wins over an elevated {elevated} until zebra has taken them away, some milliseconds"),
-            format!("{family}ElevatedRoutePriority = 10 for all hosts"),
-        )
-    }
+/// What `bgp graceful-shutdown` makes of a route.
+fn shut_down(route: &mut Route) {
+    route.communities.insert(GRACEFUL_SHUTDOWN.to_owned());
+    route.local_pref = Some(0);
 }

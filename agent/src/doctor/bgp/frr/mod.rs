@@ -1,7 +1,9 @@
 //! FRR's configuration, judged by sending the routes that matter through its route-maps; and the running daemons.
 
 mod config;
+mod instance;
 mod judge;
+mod lists;
 mod route_map;
 mod running;
 #[cfg(test)]

@@ -44,7 +44,12 @@ fn text(is_external: bool) -> String {
 
 fn wanted(normal: u32, elevated: u32) -> Wanted {
     let family = |is_ipv6| Family { is_ipv6, normal, elevated, sample: None };
-    Wanted { families: vec![family(false), family(true)], prefixes: vec!["tap".into()], protocol: 3 }
+    Wanted {
+        families: vec![family(false), family(true)],
+        prefixes: vec!["tap".into()],
+        protocol: 3,
+        here: vec![],
+    }
 }
 
 fn judged(text: &str) -> Vec<Finding> {

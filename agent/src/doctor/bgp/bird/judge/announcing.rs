@@ -2,7 +2,7 @@
 
 use super::super::super::{ELEVATED_ANNOUNCED, ONLY_VMS, RE_EXPORT, local_pref};
 use super::super::protocol::{Bgp, Kernel};
-use super::super::run::{Route, Value, run};
+use super::super::run::{Outcome, Route, Value, run};
 use super::routes::{UPLINK, Wire};
 use super::{Agreed, Both, Judge};
 use crate::doctor::finding::Finding;
@@ -22,6 +22,7 @@ impl Judge<'_> {
             communities: BTreeSet::new(),
             path: 0,
             med: 0,
+            has_more: false,
         };
         let wire = |routes: &[Route]| match Agreed::of(routes.iter().map(|route| Wire::of(route, peer))) {
             Agreed::On(wire) => Some(wire),
@@ -49,6 +50,9 @@ impl Judge<'_> {
                 || elevated.med < normal.med;
             return if is_told {
                 ELEVATED_ANNOUNCED.ok(format!("{family}: {name} is told which routes are elevated"))
+            } else if normal.has_more || elevated.has_more {
+                let why = "extended and large communities are not followed";
+                self.unclear(&ELEVATED_ANNOUNCED, &peer.export_name(), why)
             } else {
                 ELEVATED_ANNOUNCED.error(
                     format!(
@@ -94,49 +98,66 @@ impl Judge<'_> {
         route.insert("net".into(), Value::Net(default));
         route.insert("ifname".into(), Value::Text(UPLINK.into()));
         let learnt = run(self.config, &kernel.import, &route);
-        let learnt: Vec<Route> = learnt.into_iter().filter(|it| it.is_accepted).map(|it| it.route).collect();
-        let outcomes = self.each(&peer.export, &learnt);
-        if !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.is_accepted && !outcome.is_uncertain)
-        {
-            findings.push(ONLY_VMS.warning(
-                format!(
-                    "{}: {} announces the host's default route to {}",
-                    self.family,
-                    peer.export_name(),
-                    peer.name
-                ),
+        let accepted = learnt.iter().filter(|outcome| outcome.is_accepted).map(|it| it.route.clone());
+        let sent = self.each(&peer.export, &accepted.collect::<Vec<_>>());
+        let all = || learnt.iter().chain(&sent);
+        let (family, filter, name) = (self.family, peer.export_name(), &peer.name);
+        findings.push(if all().any(|outcome| outcome.is_uncertain) {
+            self.unclear(&ONLY_VMS, &filter, "something in it is not understood")
+        } else if !sent.iter().any(|outcome| outcome.is_accepted) {
+            ONLY_VMS.ok(format!("{family}: the default route is not announced to {name}"))
+        } else if all().all(|outcome| outcome.is_accepted) {
+            ONLY_VMS.warning(
+                format!("{family}: {filter} announces the host's default route to {name}"),
                 format!(
                     "if ifname !~ \"{}*\" then reject; in that filter",
                     self.wanted.prefixes.join("*\" && ifname !~ \"")
                 ),
-            ));
+            )
         } else {
-            findings.push(
-                ONLY_VMS.ok(format!("{}: the default route is not announced to {}", self.family, peer.name)),
-            );
-        }
+            let why = "whether it announces the host's default route depends on what cannot be known here";
+            self.unclear(&ONLY_VMS, &filter, why)
+        });
     }
 
     /// Whether a route from one peer keeps its priority towards the next one.
     pub(super) fn re_export(&self, peer: &Bgp, taken: &Both<Vec<Route>>, findings: &mut Vec<Finding>) {
-        let again = |routes: &[Route]| -> Vec<Route> {
-            let outcomes = self.each(&peer.export, routes);
-            outcomes.into_iter().filter(|it| it.is_accepted && !it.is_uncertain).map(|it| it.route).collect()
+        let again = |routes: &[Route]| self.each(&peer.export, routes);
+        let (normal, elevated) = (again(&taken.normal), again(&taken.elevated));
+        let keeps = || {
+            RE_EXPORT.ok(format!(
+                "{}: routes of other hosts keep their priority towards {}",
+                self.family, peer.name
+            ))
         };
-        let told =
-            |routes: &[Route]| match Agreed::of(again(routes).iter().map(|route| Wire::of(route, peer))) {
+        let all = || normal.iter().chain(&elevated);
+        if all().all(|outcome| !outcome.is_accepted && !outcome.is_uncertain) {
+            findings.push(keeps());
+            return;
+        }
+        let told = |outcomes: &[Outcome]| {
+            let routes = outcomes.iter().filter(|outcome| outcome.is_accepted);
+            match Agreed::of(routes.map(|outcome| Wire::of(&outcome.route, peer))) {
                 Agreed::On(wire) => Some(wire),
                 Agreed::Unclear => None,
-            };
-        let is_lost = match (told(&taken.normal), told(&taken.elevated)) {
-            (Some(normal), Some(elevated)) if peer.is_external => {
-                elevated.communities == normal.communities
-                    && elevated.path >= normal.path
-                    && elevated.med >= normal.med
             }
-            (Some(normal), Some(elevated)) => elevated.local_pref <= normal.local_pref,
-            // Nothing is passed on, or it cannot be told what.
-            _ => false,
+        };
+        let is_clear = all().all(|outcome| !outcome.is_uncertain);
+        let is_lost = match (told(&normal), told(&elevated)) {
+            (Some(normal), Some(elevated)) if is_clear && peer.is_external => {
+                let is_alike = elevated.communities == normal.communities
+                    && elevated.path >= normal.path
+                    && elevated.med >= normal.med;
+                let is_known = !is_alike || !(normal.has_more || elevated.has_more);
+                is_known.then_some(is_alike)
+            }
+            (Some(normal), Some(elevated)) if is_clear => Some(elevated.local_pref <= normal.local_pref),
+            _ => None,
+        };
+        let Some(is_lost) = is_lost else {
+            let why = "what it passes on depends on what cannot be known here";
+            findings.push(self.unclear(&RE_EXPORT, &peer.export_name(), why));
+            return;
         };
         findings.push(if is_lost {
             RE_EXPORT.warning(
@@ -144,7 +165,7 @@ impl Judge<'_> {
                 format!("if source = RTS_BGP then reject; at the beginning of {}, or on a reflector accept; in place of reject;", peer.export_name()),
             )
         } else {
-            RE_EXPORT.ok(format!("{}: routes of other hosts keep their priority towards {}", self.family, peer.name))
+            keeps()
         });
     }
 }

@@ -20,6 +20,7 @@ impl Judge<'_> {
             ("bgp_local_pref".into(), Value::Undefined),
             ("bgp_path".into(), Value::Undefined),
         ]);
+        route.extend(OF_OTHERS.map(|name| (name.to_owned(), Value::Undefined)));
         route
     }
 
@@ -47,6 +48,9 @@ impl Judge<'_> {
             ("bgp_community".into(), communities),
             ("bgp_med".into(), Value::Number(wire.med)),
         ]);
+        if wire.has_more {
+            MORE.iter().for_each(|name| drop(route.remove(*name)));
+        }
         route
     }
 
@@ -56,10 +60,31 @@ impl Judge<'_> {
         Route::from([
             ("net".into(), net),
             ("bgp_community".into(), Value::Undefined),
+            ("bgp_ext_community".into(), Value::Undefined),
+            ("bgp_large_community".into(), Value::Undefined),
+            ("bgp_cluster_list".into(), Value::Undefined),
             ("bgp_med".into(), Value::Undefined),
         ])
     }
 }
+
+/// What routes of the kernel do not have either.
+const OF_OTHERS: [&str; 11] = [
+    "bgp_origin",
+    "bgp_next_hop",
+    "bgp_atomic_aggr",
+    "bgp_aggregator",
+    "bgp_originator_id",
+    "ospf_metric1",
+    "ospf_metric2",
+    "ospf_tag",
+    "ospf_router_id",
+    "rip_metric",
+    "rip_tag",
+];
+
+/// Communities that are not followed.
+const MORE: [&str; 2] = ["bgp_ext_community", "bgp_large_community"];
 
 /// A name that no VM's interface has.
 pub(super) const UPLINK: &str = "eth0";
@@ -71,6 +96,8 @@ pub(super) struct Wire {
     pub(super) communities: BTreeSet<(i64, i64)>,
     pub(super) path: i64,
     pub(super) med: i64,
+    /// Whether it has communities that are not followed.
+    pub(super) has_more: bool,
 }
 
 impl Wire {
@@ -85,6 +112,7 @@ impl Wire {
             local_pref: or("bgp_local_pref", peer.default_local_pref)?,
             path: or("bgp_path", 0)?,
             med: or("bgp_med", 0)?,
+            has_more: MORE.iter().any(|name| route.get(*name) != Some(&Value::Undefined)),
             communities: match route.get("bgp_community")? {
                 Value::Communities(all) => all.clone(),
                 Value::Undefined => BTreeSet::new(),

@@ -1,7 +1,7 @@
 //! What an expression of a filter can come to: conditions, arithmetic, sets, and functions, which can end the filter.
 
 use super::super::code::{Element, Expression, Operator};
-use super::value::{Value, calculate, fits, host_is_below, host_length};
+use super::value::{Value, absent, calculate, fits, host_is_below, host_length};
 use super::{DEPTH_MAX, End, Machine, Way, Ways};
 use std::collections::BTreeMap;
 
@@ -14,7 +14,9 @@ impl Machine<'_> {
             Expression::Text(text) => known(way, Value::Text(text.clone())),
             Expression::Net(net) => known(way, Value::Net(*net)),
             Expression::Flag(flag) => known(way, Value::Flag(*flag)),
-            Expression::Unknown | Expression::Set(_) => known(way, Value::Unknown),
+            Expression::Set(elements) => known(way, Value::Set(elements.clone())),
+            Expression::Mask(fits_empty) => known(way, Value::Mask(*fits_empty)),
+            Expression::Unknown => known(way, Value::Unknown),
             Expression::Name(name) => self.named(name, way),
             Expression::Pair(one, other) => self.both(one, other, way, |one, other| match (one, other) {
                 (Value::Number(one), Value::Number(other)) => Value::Pair(*one, *other),
@@ -30,6 +32,7 @@ impl Machine<'_> {
                 (Value::Host(is_ipv6), "len") => Value::Number(host_length(is_ipv6).into()),
                 (Value::Path(length), "len") => Value::Number(length),
                 (Value::Communities(all), "len") => Value::Number(all.len() as i64),
+                (Value::Path(0), "first" | "last" | "last_nonaggregated") => Value::Number(0),
                 (Value::Undefined, _) => Value::Undefined,
                 _ => Value::Unknown,
             }),
@@ -49,7 +52,7 @@ impl Machine<'_> {
 
     fn named(&mut self, name: &str, way: Way) -> Ways<Result<Value, End>> {
         if let Some(value) = way.variables.get(name).or_else(|| way.route.get(name)) {
-            let value = value.clone();
+            let value = if *value == Value::Undefined { absent(name) } else { value.clone() };
             return vec![(way, Ok(value))];
         }
         if let Some(constant) = self.config.constants.get(name).cloned()
@@ -67,7 +70,8 @@ impl Machine<'_> {
     }
 
     fn map(&mut self, inner: &Expression, way: Way, f: impl Fn(Value) -> Value) -> Ways<Result<Value, End>> {
-        self.value(inner, way).into_iter().map(|(way, value)| (way, value.map(&f))).collect()
+        let values = self.value(inner, way).into_iter();
+        values.map(|(way, value)| (way, value.and_then(|value| or_error(f(value))))).collect()
     }
 
     fn both(
@@ -84,7 +88,9 @@ impl Machine<'_> {
                 Ok(one) => {
                     let others = self.value(right, way);
                     results.extend(
-                        others.into_iter().map(|(way, other)| (way, other.map(|other| f(&one, &other)))),
+                        others
+                            .into_iter()
+                            .map(|(way, other)| (way, other.and_then(|other| or_error(f(&one, &other))))),
                     );
                 }
             }
@@ -104,7 +110,7 @@ impl Machine<'_> {
         for (way, one) in self.value(left, way) {
             match one {
                 Ok(Value::Flag(flag)) if flag == decided => results.push((way, Ok(Value::Flag(flag)))),
-                Ok(Value::Undefined) => results.push((way, Ok(Value::Undefined))),
+                Ok(Value::Undefined) => results.push((way, Err(End::Rejected))),
                 Ok(Value::Flag(_)) => results.extend(self.value(right, way)),
                 Ok(_) => {
                     // The left side can be either; the right one can decide all the same.
@@ -130,40 +136,27 @@ impl Machine<'_> {
         way: Way,
         negate: bool,
     ) -> Ways<Result<Value, End>> {
-        let set = self.set_of(right);
         let result = |found: Option<bool>| found.map_or(Value::Unknown, |found| Value::Flag(found != negate));
         let mut results = Vec::new();
         for (way, value) in self.value(left, way) {
-            match (value, &set) {
-                (Ok(Value::Undefined), _) => results.push((way, Ok(Value::Undefined))),
-                (Ok(value), Some(elements)) => {
-                    let found = self.is_in(&value, elements, &way);
-                    results.push((way, Ok(result(found))));
-                }
-                (Ok(value), None) => {
-                    let others = self.value(right, way);
-                    results.extend(
-                        others
-                            .into_iter()
-                            .map(|(way, other)| (way, other.map(|other| result(fits(&value, &other))))),
-                    );
-                }
-                (Err(end), _) => results.push((way, Err(end))),
+            let value = match value {
+                Ok(Value::Undefined) => Err(End::Rejected),
+                other => other,
+            };
+            let Ok(value) = value else {
+                results.push((way, value));
+                continue;
+            };
+            for (way, other) in self.value(right, way) {
+                let found = match other {
+                    Ok(Value::Set(elements)) => Ok(result(self.is_in(&value, &elements, &way))),
+                    Ok(other) => Ok(result(fits(&value, &other))),
+                    Err(end) => Err(end),
+                };
+                results.push((way, found));
             }
         }
         results
-    }
-
-    /// The elements of a set that is written down, or of a constant that is one.
-    pub(super) fn set_of(&self, expression: &Expression) -> Option<Vec<Element>> {
-        match expression {
-            Expression::Set(elements) => Some(elements.clone()),
-            Expression::Name(name) => match self.config.constants.get(name) {
-                Some(Expression::Set(elements)) => Some(elements.clone()),
-                _ => None,
-            },
-            _ => None,
-        }
     }
 
     /// Whether a value is in a set; nothing if that cannot be known.
@@ -180,6 +173,11 @@ impl Machine<'_> {
     }
 
     fn is_element(&mut self, value: &Value, element: &Element, way: &Way) -> Option<bool> {
+        match value {
+            Value::Communities(all) if all.is_empty() => return Some(false),
+            Value::Path(0) => return Some(false),
+            _ => {}
+        }
         let mut evaluate = |expression: &Expression| {
             let mut values = self.value(expression, way.clone());
             match (values.pop(), values.is_empty()) {
@@ -219,14 +217,16 @@ impl Machine<'_> {
     fn call(&mut self, name: &str, arguments: &[Expression], way: Way) -> Ways<Result<Value, End>> {
         if name == "defined" {
             let Some(argument) = arguments.first() else { return vec![(way, Ok(Value::Unknown))] };
-            return self.map(argument, way, |value| match value {
-                Value::Undefined => Value::Flag(false),
-                Value::Unknown => Value::Unknown,
-                _ => Value::Flag(true),
-            });
+            return self.is_defined(argument, way);
+        }
+        if let ("add" | "delete" | "filter" | "prepend", [list, argument]) = (name, arguments) {
+            return self.built_in(name, list, argument, way);
         }
         let Some(function) = self.config.functions.get(name).cloned().filter(|_| self.depth < DEPTH_MAX)
         else {
+            let mut way = way;
+            // One that is not there, or was not understood, may end the filter and change anything.
+            way.is_uncertain |= !WITHOUT_EFFECT.contains(&name);
             return vec![(way, Ok(Value::Unknown))];
         };
         let mut entered = vec![(way, BTreeMap::new())];
@@ -264,4 +264,49 @@ impl Machine<'_> {
         self.depth -= 1;
         results
     }
+
+    /// Also paths and lists that are not there are not defined.
+    fn is_defined(&mut self, argument: &Expression, way: Way) -> Ways<Result<Value, End>> {
+        if let Expression::Name(name) = argument
+            && way.route.get(name) == Some(&Value::Undefined)
+        {
+            return vec![(way, Ok(Value::Flag(false)))];
+        }
+        self.map(argument, way, |value| match value {
+            Value::Undefined => Value::Flag(false),
+            Value::Unknown => Value::Unknown,
+            _ => Value::Flag(true),
+        })
+    }
+
+    /// Functions that give a list, or a path, with a change.
+    fn built_in(
+        &mut self,
+        name: &str,
+        list: &Expression,
+        argument: &Expression,
+        way: Way,
+    ) -> Ways<Result<Value, End>> {
+        let mut results = Vec::new();
+        for (way, before) in self.value(list, way) {
+            let Ok(before) = before else {
+                results.push((way, before));
+                continue;
+            };
+            for (way, value) in self.value(argument, way) {
+                let value = value.map(|value| self.changed_by(before.clone(), name, &value, &way));
+                results.push((way, value));
+            }
+        }
+        results
+    }
+}
+
+/// Functions of BIRD's own that change nothing.
+const WITHOUT_EFFECT: [&str; 5] =
+    ["roa_check", "aspa_check", "aspa_check_downstream", "aspa_check_upstream", "format"];
+
+/// What an operator makes of something that is not there is an error, which rejects the route.
+fn or_error(value: Value) -> Result<Value, End> {
+    if value == Value::Undefined { Err(End::Rejected) } else { Ok(value) }
 }

@@ -1,6 +1,6 @@
 //! Values of a filter, and what operators and methods make of them. One that is not known stays so.
 
-use super::super::code::Operator;
+use super::super::code::{Element, Operator};
 use super::super::config::glob;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 pub(in super::super) enum Value {
     /// Not known.
     Unknown,
-    /// Not there; whatever is done with it ends the filter with an error, which rejects the route.
+    /// Not there. It is less than everything; whatever else is done with it ends the filter with an error, which rejects the route.
     Undefined,
     Flag(bool),
     Number(i64),
@@ -24,6 +24,20 @@ pub(in super::super) enum Value {
     Communities(BTreeSet<(i64, i64)>),
     /// How many numbers a path has.
     Path(i64),
+    Set(Vec<Element>),
+    /// Whether an empty path fits a mask.
+    Mask(bool),
+}
+
+/// What an attribute that is not there is for everything but `defined`: paths and lists are empty then.
+pub(super) fn absent(name: &str) -> Value {
+    match name {
+        "bgp_path" => Value::Path(0),
+        "bgp_community" | "bgp_ext_community" | "bgp_large_community" | "bgp_cluster_list" => {
+            Value::Communities(BTreeSet::new())
+        }
+        _ => Value::Undefined,
+    }
 }
 
 pub(super) fn changed(before: Value, method: &str, argument: &Value) -> Value {
@@ -31,6 +45,7 @@ pub(super) fn changed(before: Value, method: &str, argument: &Value) -> Value {
         (Value::Path(length), "prepend", _) => Value::Path(length + 1),
         (Value::Undefined, "prepend", _) => Value::Path(1),
         (Value::Undefined, "add", Value::Pair(one, other)) => Value::Communities([(*one, *other)].into()),
+        (Value::Undefined, "delete" | "filter", _) => Value::Undefined,
         (Value::Communities(mut all), "add", Value::Pair(one, other)) => {
             all.insert((*one, *other));
             Value::Communities(all)
@@ -44,8 +59,22 @@ pub(super) fn changed(before: Value, method: &str, argument: &Value) -> Value {
 }
 
 pub(super) fn calculate(operator: Operator, left: &Value, right: &Value) -> Value {
+    if *left == Value::Unknown || *right == Value::Unknown {
+        return Value::Unknown;
+    }
     if *left == Value::Undefined || *right == Value::Undefined {
-        return Value::Undefined;
+        // As BIRD's val_compare has it, in 1.6, 2 and 3.
+        let is_there = |value: &Value| u8::from(*value != Value::Undefined);
+        let (left, right) = (is_there(left), is_there(right));
+        return match operator {
+            Operator::Less => Value::Flag(left < right),
+            Operator::LessOrEqual => Value::Flag(left <= right),
+            Operator::Greater => Value::Flag(left > right),
+            Operator::GreaterOrEqual => Value::Flag(left >= right),
+            Operator::Equal => Value::Flag(left == right),
+            Operator::Unequal => Value::Flag(left != right),
+            _ => Value::Undefined,
+        };
     }
     if let (Value::Number(left), Value::Number(right)) = (left, right) {
         let (left, right) = (*left, *right);
@@ -72,10 +101,9 @@ pub(super) fn calculate(operator: Operator, left: &Value, right: &Value) -> Valu
             _ => Value::Unknown,
         };
     }
-    let is_unknown = *left == Value::Unknown || *right == Value::Unknown;
     match operator {
-        Operator::Equal if !is_unknown => Value::Flag(left == right),
-        Operator::Unequal if !is_unknown => Value::Flag(left != right),
+        Operator::Equal => Value::Flag(left == right),
+        Operator::Unequal => Value::Flag(left != right),
         _ => Value::Unknown,
     }
 }
@@ -95,9 +123,13 @@ pub(super) fn host_is_below(is_ipv6: bool, net: &IpNet) -> Option<bool> {
 /// The operator `~` between two values.
 pub(super) fn fits(left: &Value, right: &Value) -> Option<bool> {
     match (left, right) {
+        (_, Value::Communities(all)) if all.is_empty() => Some(false),
+        (_, Value::Path(0)) => Some(false),
+        (Value::Path(0), Value::Mask(fits_empty)) => Some(*fits_empty),
         (Value::Unknown, _) | (_, Value::Unknown) => None,
+        // Which numbers a path has is not known.
+        (Value::Path(_), _) | (_, Value::Path(_)) => None,
         (Value::Pair(one, other), Value::Communities(all)) => Some(all.contains(&(*one, *other))),
-        (Value::Pair(..), Value::Undefined) => Some(false),
         (Value::Text(text), Value::Text(pattern)) => Some(glob(pattern, text)),
         (Value::Net(net), Value::Net(other)) => Some(other.contains(net)),
         (Value::Host(is_ipv6), Value::Net(net)) => host_is_below(*is_ipv6, net),
