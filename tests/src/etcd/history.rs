@@ -45,9 +45,22 @@ impl Etcd {
         });
     }
 
+    /// The revision of the last write so far.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        let answer = self.ask(|client| Box::pin(client.get("/", None)));
+        answer.header().expect("every answer has one").revision()
+    }
+
     /// Every write below `prefix` since the cluster began. Nothing may have been compacted.
     #[must_use]
     pub fn written(&self, prefix: &str) -> Vec<Written> {
+        self.written_after(0, prefix)
+    }
+
+    /// Every write below `prefix` after this revision. Nothing of it may have been compacted.
+    #[must_use]
+    pub fn written_after(&self, revision: i64, prefix: &str) -> Vec<Written> {
         // The end of what is to be read: a write of its own.
         let (end, this_one) = (format!("{prefix}~end-of-history"), new_uid());
         self.put(&end, &this_one);
@@ -55,7 +68,7 @@ impl Etcd {
         self.ask(move |client| {
             let (prefix, end, this_one) = (prefix.clone(), end.clone(), this_one.clone());
             Box::pin(async move {
-                let options = WatchOptions::new().with_prefix().with_start_revision(1).with_fragment();
+                let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1).with_fragment();
                 let mut stream = client.watch(prefix, Some(options)).await?;
                 let mut all: Vec<Written> = Vec::new();
                 while let Some(message) = stream.message().await? {
