@@ -23,6 +23,7 @@ mod lock;
 pub mod logging;
 pub mod migrations;
 pub mod netlink;
+pub mod ownership;
 pub mod presence;
 mod processes;
 pub mod run_dir;

@@ -1,18 +1,26 @@
-//! The run directory: created for root only, and locked by the one agent that uses it.
+//! The run directory: created for root only, refused if somebody else can change it, and locked by the one agent that uses it.
 //!
 //! Its tenants have files of their own: [`crate::state_file`], [`crate::control`], [`crate::migrations`], what sysctls were
 //! before, the status files.
 
-use crate::{lock, migrations};
+use crate::applier::statuses::dir::DIRECTORY as STATUSES;
+use crate::ownership::{Refusal, Way};
+use crate::sysctls::former;
+use crate::{lock, migrations, state_file};
 use cutover_engine::notice::MigrationRecord;
 use nix::errno::Errno;
 use nix::fcntl::Flock;
+use nix::unistd::Uid;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = "agent.lock";
+
+/// What the agent and `cutover cleanup` read or write through again. The control socket is made anew at every start.
+const TENANTS: [&str; 6] =
+    [LOCK, state_file::FILE, former::FILE, migrations::CURRENT, migrations::ROTATED, STATUSES];
 
 /// The directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +32,14 @@ pub enum RunDirError {
         path: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// Somebody else than root can change it, something in it, or the way to it.
+    #[error("{path}: {refusal}", path = path.display())]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong, with the command that mends it.
+        refusal: Refusal,
     },
     /// Another agent has it.
     #[error("{path}: another agent is running with this run directory; stop it or set CutoverRunDir", path = path.display())]
@@ -44,10 +60,14 @@ impl RunDir {
     /// Creates and locks it.
     ///
     /// # Errors
-    /// It cannot be used, or another agent has it.
+    /// It cannot be used, somebody else than root and this user can change it, or another agent has it.
     pub fn lock(path: &Path) -> Result<Self, RunDirError> {
         let unusable = |error| RunDirError::Unusable { path: path.to_owned(), error };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+        // ORDER: nothing is made where somebody else could exchange it, and nothing is opened in what somebody else has made meanwhile.
+        if !Self::check(path, Uid::effective())? {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+            Self::check(path, Uid::effective())?;
+        }
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -60,6 +80,25 @@ impl RunDir {
             Err(Errno::EWOULDBLOCK) => Err(RunDirError::Taken { path: path.to_owned() }),
             Err(error) => Err(unusable(error.into())),
         }
+    }
+
+    /// Whether it exists; and that nobody but root and `user` can change it, what the agent reads in it, or the way to it.
+    ///
+    /// # Errors
+    /// Somebody else can, or it cannot be told.
+    pub(crate) fn check(path: &Path, user: Uid) -> Result<bool, RunDirError> {
+        let unusable = |error| RunDirError::Unusable { path: path.to_owned(), error };
+        let refused = |refusal| RunDirError::Unsafe { path: path.to_owned(), refusal };
+        let way = Way::to(path).map_err(unusable)?;
+        if way.arrives() && !path.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
+        way.judge(user).map_err(refused)?;
+        for name in TENANTS {
+            let way = Way::beyond(path, Path::new(name)).map_err(unusable)?;
+            way.judge(user).map_err(refused)?;
+        }
+        Ok(way.arrives())
     }
 
     /// Where it is.
@@ -80,15 +119,15 @@ impl RunDir {
     #[must_use]
     pub fn leftovers(path: &Path) -> Vec<PathBuf> {
         let names = [
-            "state.json",
+            state_file::FILE,
             "state.json.new",
             "state.json.unreadable",
-            "sysctls.json",
+            former::FILE,
             "sysctls.json.new",
             migrations::CURRENT,
             migrations::ROTATED,
             crate::control::SOCKET,
-            "status",
+            STATUSES,
             LOCK,
         ];
         let mut found: Vec<_> =
@@ -116,6 +155,7 @@ pub(crate) fn replace_file(path: &Path, text: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn only_one_agent_at_a_time() {
@@ -125,5 +165,55 @@ mod tests {
         assert!(matches!(RunDir::lock(&path), Err(RunDirError::Taken { .. })));
         drop(first);
         RunDir::lock(&path).unwrap();
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// The permissions with which each of these is refused or taken, whatever it is.
+    const VERDICTS: [(u32, bool); 5] =
+        [(0o770, false), (0o755, true), (0o707, false), (0o1777, false), (0o700, true)];
+
+    #[test]
+    fn what_others_may_write_to_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        drop(RunDir::lock(&path).unwrap());
+        fs::create_dir(path.join(STATUSES)).unwrap();
+        for name in ["state.json", "sysctls.json", "migrations.jsonl", "migrations.jsonl.1"] {
+            fs::write(path.join(name), "").unwrap();
+        }
+        let tenants = TENANTS.map(|name| path.join(name));
+        for tenant in [&[path.clone()][..], &tenants].concat() {
+            for (mode, is_taken) in VERDICTS {
+                set_mode(&tenant, mode);
+                match RunDir::lock(&path) {
+                    Ok(_) => assert!(is_taken, "{tenant:?} with {mode:o}"),
+                    Err(RunDirError::Unsafe { refusal, .. }) => {
+                        assert!(!is_taken, "{tenant:?} with {mode:o}: {refusal}");
+                        assert_eq!(refusal.change(), format!("chmod go-w {}", tenant.display()));
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_below_a_folder_that_others_may_write_to() {
+        let dir = tempfile::tempdir().unwrap();
+        set_mode(dir.path(), 0o770);
+        let error = RunDir::lock(&dir.path().join("a/run")).unwrap_err();
+        assert!(matches!(error, RunDirError::Unsafe { .. }), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        set_mode(dir.path(), 0o1777);
+        RunDir::lock(&dir.path().join("a/run")).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_no_run_directory() {
+        let error = RunDir::lock(Path::new("/dev/null")).unwrap_err();
+        assert!(matches!(error, RunDirError::Unusable { .. }), "{error}");
     }
 }

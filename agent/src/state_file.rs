@@ -19,6 +19,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Name of the file in the run directory.
+pub(crate) const FILE: &str = "state.json";
+
 /// Layout of the file; another number is another layout.
 const VERSION: u32 = 1;
 
@@ -65,7 +68,7 @@ impl StateFile {
     /// # Errors
     /// The kernel's boot identifier cannot be read.
     pub fn new(run_dir: &Path) -> io::Result<Self> {
-        let path = run_dir.join("state.json");
+        let path = run_dir.join(FILE);
         Ok(Self {
             path,
             boot_id: clock::boot_id()?,

@@ -1,6 +1,8 @@
 //! `cutover doctor` as people and scripts meet it: exit codes, the shape of its JSON, files that are wrong.
 
-use nix::sched::{CloneFlags, unshare};
+mod alone;
+
+use alone::output_alone;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -61,18 +63,6 @@ impl Site {
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         (output.status.code().unwrap(), report)
     }
-}
-
-/// In a network namespace of its own, where no routing daemon of the machine's is.
-fn output_alone(command: &mut Command) -> Output {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // The namespace is the thread's, whose child inherits it.
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            command.output().unwrap()
-        });
-        thread.join().unwrap()
-    })
 }
 
 /// Checks with a finding of this level.

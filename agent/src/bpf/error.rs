@@ -1,6 +1,7 @@
 //! What can go wrong between the agent and the kernel program: one enum for each operation.
 
 use super::clsact::ClsactError;
+use crate::ownership::Refusal;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::pin::PinError;
@@ -26,6 +27,14 @@ pub enum OpenError {
     DotInPinPath {
         /// The configured path.
         path: PathBuf,
+    },
+    /// Somebody else than root can change what is pinned, or the way to it.
+    #[error("{path}: {refusal}")]
+    Unsafe {
+        /// The configured path.
+        path: PathBuf,
+        /// What is wrong, with the command that mends it.
+        refusal: Refusal,
     },
     /// Another agent works with these pins.
     #[error("{path}: another agent is running with this pin path; stop it or set CutoverPinPath")]

@@ -1,14 +1,17 @@
 //! Where things are pinned: paths, folders, and how an interface name becomes the name of a pin.
 //!
-//! Knows files, and of what is behind them only that a link has to be detached.
+//! Knows files, and of what is behind them only that a link has to be detached. Refuses to work where somebody else than root can
+//! exchange what is pinned: whoever can write to a map makes the agent believe what it likes.
 
 use super::error::OpenError;
 use super::syscall::detach_pinned_link;
 use crate::lock;
+use crate::ownership::Way;
 use cutover_common::names::{PIN_DIR_LINKS, PIN_DIR_MAPS, PIN_DIR_PROGRAMS};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::Uid;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
@@ -65,11 +68,17 @@ impl Pins {
 
     /// Takes the lock of pins that are there, to remove them.
     pub(super) fn lock_existing(root: &Path) -> Result<Self, OpenError> {
-        let lock = if root.exists() { Some(lock(root, lock::PATIENCE)?) } else { None };
-        Ok(Self { root: root.to_owned(), lock })
+        let mut pins = Self::at(root);
+        if root.exists() {
+            pins.check_owners(Uid::effective())?;
+            pins.lock = Some(lock(root, lock::PATIENCE)?);
+        }
+        Ok(pins)
     }
 
+    /// ORDER: nothing is made where somebody else could exchange it, and nothing is used that somebody else has made meanwhile.
     fn make_folders(&self) -> Result<(), OpenError> {
+        self.check_owners(Uid::effective())?;
         for folder in self.folders() {
             DirBuilder::new()
                 .recursive(true)
@@ -77,7 +86,31 @@ impl Pins {
                 .create(&folder)
                 .map_err(|error| OpenError::Pins { step: "cannot make", path: folder, error })?;
         }
+        self.check_owners(Uid::effective())
+    }
+
+    /// Whether nobody but root and `user` can change the folders, what is pinned in them, and the way to them.
+    pub(super) fn check_owners(&self, user: Uid) -> Result<(), OpenError> {
+        let judge = |way: io::Result<Way>| {
+            let way = way.map_err(|error| self.cannot_look(error))?;
+            let refused = |refusal| OpenError::Unsafe { path: self.root.clone(), refusal };
+            way.judge(user).map_err(refused)
+        };
+        judge(Way::to(&self.root))?;
+        for folder in self.folders() {
+            // Without the way again, which is long where there are many pins.
+            let name = folder.strip_prefix(&self.root).unwrap_or(&folder);
+            judge(Way::beyond(&self.root, name))?;
+            for pin in entries(&folder).map_err(|error| self.cannot_look(error))? {
+                let name = pin.strip_prefix(&folder).unwrap_or(&pin);
+                judge(Way::beyond(&folder, name))?;
+            }
+        }
         Ok(())
+    }
+
+    fn cannot_look(&self, error: io::Error) -> OpenError {
+        OpenError::Pins { step: "cannot look through", path: self.root.clone(), error }
     }
 
     /// Whether what is locked is the folder that has its name now.

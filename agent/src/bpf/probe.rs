@@ -10,6 +10,7 @@ use super::object::Object;
 use super::pins::{self, Pins};
 use super::syscall::{self, MAP_ARRAY, MAP_RINGBUF};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Uid;
 use std::io;
 use std::path::Path;
 
@@ -58,9 +59,11 @@ const LOOPBACK: (&str, u32) = ("lo", 1);
 /// Whether something can be pinned where `pin_path` will be.
 ///
 /// # Errors
-/// It is not in a BPF file system, or nothing can be pinned there.
+/// It is not in a BPF file system, somebody else than root can change what is there, or nothing can be pinned there.
 pub fn pinning(pin_path: &Path) -> Result<(), OpenError> {
     Pins::check(pin_path)?;
+    // The agent runs as root, whoever asks here.
+    Pins::at(pin_path).check_owners(Uid::from_raw(0))?;
     let Some(folder) = pin_path.ancestors().find(|path| path.is_dir()) else {
         return Err(OpenError::NoBpffs { path: pin_path.to_owned() });
     };

@@ -56,6 +56,10 @@ type Origins = BTreeMap<&'static str, Origin>;
 
 fn failure(error: &RunError, origins: &Origins) -> Failure {
     let text = one_line(error).to_string();
+    let chosen = |setting: &str, text: &str| match given(origins, setting) {
+        Some(origin) => format!("{origin}: {setting} {text}"),
+        None => format!("{setting} {text}"),
+    };
     match error {
         RunError::Cluster(error) => super::cluster_failure(error),
         RunError::Kernel(OpenError::NoBpffs { path }) => match given(origins, "CutoverPinPath") {
@@ -70,6 +74,10 @@ fn failure(error: &RunError, origins: &Origins) -> Failure {
             Some(origin) => Failure::configuration(format!("{origin}: CutoverRunDir {text}")),
             None => Failure::other(text),
         },
+        RunError::RunDir(RunDirError::Unsafe { .. }) => {
+            Failure::configuration(chosen("CutoverRunDir", &text))
+        }
+        RunError::Kernel(OpenError::Unsafe { .. }) => Failure::configuration(chosen("CutoverPinPath", &text)),
         RunError::Kernel(OpenError::NoTcx | OpenError::DotInPinPath { .. }) => Failure::configuration(text),
         RunError::Kernel(error) if is_refused(error) => Failure::privilege(format!(
             "{text}; run the agent as root with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or with CAP_SYS_ADMIN"

@@ -102,6 +102,7 @@ fn lock(settings: &Settings) -> Result<Option<RunDir>, Failure> {
             Failure::other(format!("{}: an agent is running; stop it first", run_dir.display()))
         }
         RunDirError::Unusable { .. } => Failure::other(error.to_string()),
+        RunDirError::Unsafe { .. } => Failure::configuration(format!("CutoverRunDir {error}")),
     })
 }
 
@@ -112,6 +113,7 @@ fn refused(error: CleanupError) -> Failure {
                 "{}: an agent is running with these pins; stop it first",
                 path.display()
             )),
+            error @ OpenError::Unsafe { .. } => Failure::configuration(format!("CutoverPinPath {error}")),
             error => Failure::other(error.to_string()),
         },
         error => Failure::other(error.to_string()),

@@ -37,8 +37,8 @@ static BTF: Check = Check {
 static PIN_PATH: Check = Check {
     area: Area::Kernel,
     name: "pin-path",
-    wants: "CutoverPinPath is in a BPF file system, and things can be pinned there",
-    why: "Armed watches and announcements outlive the agent only as pins; it does not start without.",
+    wants: "CutoverPinPath is in a BPF file system, things can be pinned there, and they and the way to them are root's alone",
+    why: "Armed watches and announcements outlive the agent only as pins; it does not start without, nor where somebody else than root could exchange them.",
 };
 static MEMORY_LOCK: Check = Check {
     area: Area::Kernel,
@@ -72,12 +72,17 @@ pub(super) struct Seen {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Refusal {
     pub(super) text: String,
+    /// What mends it, if that is known better than what mends most of its kind.
+    pub(super) change: Option<String>,
     /// This process may not even try.
     pub(super) lacks_privilege: bool,
 }
 
 impl Refusal {
     fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(OpenError::Unsafe { refusal, .. }) = error.downcast_ref() {
+            return Self { text: refusal.what(), change: Some(refusal.change()), lacks_privilege: false };
+        }
         let mut cause = Some(error);
         let mut lacks_privilege = false;
         while let Some(error) = cause {
@@ -85,7 +90,7 @@ impl Refusal {
             lacks_privilege |= error.downcast_ref().is_some_and(denied);
             cause = error.source();
         }
-        Self { text: one_line(error).to_string(), lacks_privilege }
+        Self { text: one_line(error).to_string(), change: None, lacks_privilege }
     }
 }
 
@@ -155,7 +160,7 @@ fn judge_refusal(check: &'static Check, seen: &Result<(), Refusal>, fine: &str, 
         Err(refusal) if refusal.lacks_privilege => {
             check.needs_root(format!("could not tell: {}", refusal.text))
         }
-        Err(refusal) => check.error(refusal.text.clone(), change),
+        Err(refusal) => check.error(refusal.text.clone(), refusal.change.as_deref().unwrap_or(change)),
     }
 }
 
@@ -210,7 +215,7 @@ mod tests {
     }
 
     fn refusal(lacks_privilege: bool) -> Refusal {
-        Refusal { text: "Invalid argument".into(), lacks_privilege }
+        Refusal { text: "Invalid argument".into(), change: None, lacks_privilege }
     }
 
     fn problems(seen: &Seen) -> Vec<(String, Level)> {

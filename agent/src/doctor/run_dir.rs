@@ -1,17 +1,18 @@
-//! The run directory: whether the agent's memory can be written to it.
+//! The run directory: whether the agent trusts it, and whether its memory can be written to it.
 
 use super::finding::{Area, Check, Finding};
+use crate::ownership::Refusal;
+use crate::run_dir::{RunDir, RunDirError};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, Uid, access};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 static RUN_DIR: Check = Check {
     area: Area::Agent,
     name: "run-dir",
-    wants: "CutoverRunDir is root's alone, writable, and has space",
-    why: "Without state.json, what a restarting agent knows of running migrations is lost; whoever can write to it can make the agent believe anything.",
+    wants: "CutoverRunDir, what the agent reads in it and the way to it are root's alone; it is writable, and has space",
+    why: "Without state.json, what a restarting agent knows of running migrations is lost; whoever can write to it can make the agent believe anything. So the agent does not start if somebody else than root can.",
 };
 
 pub(super) static CHECKS: &[&Check] = &[&RUN_DIR];
@@ -24,30 +25,25 @@ const FREE_MIN_BYTES: u64 = 16 * 1024 * 1024;
 pub(super) struct Seen {
     pub(super) path: PathBuf,
     /// Nothing if it does not exist yet.
-    pub(super) own: Option<Own>,
+    pub(super) is_directory: Option<bool>,
+    /// Why the agent does not start with it, as far as this process may see it.
+    pub(super) refusal: Option<Refusal>,
     pub(super) is_writable: bool,
     pub(super) free_bytes: Option<u64>,
 }
 
-/// What is known of a directory that exists.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Own {
-    pub(super) is_directory: bool,
-    pub(super) owner: u32,
-    pub(super) mode: u32,
-}
-
 impl Seen {
     pub(super) fn look(path: &Path) -> Self {
-        let own = fs::metadata(path).ok().map(|metadata| Own {
-            is_directory: metadata.is_dir(),
-            owner: metadata.uid(),
-            mode: metadata.mode() & 0o7777,
-        });
         let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        // The agent runs as root, whoever asks here.
+        let refusal = match RunDir::check(path, Uid::from_raw(0)) {
+            Err(RunDirError::Unsafe { refusal, .. }) => Some(refusal),
+            _ => None,
+        };
         Self {
             path: path.to_owned(),
-            own,
+            is_directory: fs::metadata(path).ok().map(|metadata| metadata.is_dir()),
+            refusal,
             is_writable: access(existing, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
             // The type differs between architectures.
             #[allow(
@@ -64,20 +60,11 @@ impl Seen {
 pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
     let path = seen.path.display();
     let mut findings = Vec::new();
-    if let Some(own) = seen.own {
-        if !own.is_directory {
-            let change = format!("remove {path}, or set CutoverRunDir");
-            return vec![RUN_DIR.error(format!("{path} is no directory"), change)];
-        }
-        if own.owner != 0 {
-            let what = format!("{path} belongs to user {}", own.owner);
-            findings.push(RUN_DIR.warning(what, format!("chown root: {path}")));
-        }
-        if own.mode & 0o022 != 0 {
-            let what = format!("others than root may write to {path} (mode {:04o})", own.mode);
-            findings.push(RUN_DIR.warning(what, format!("chmod 0700 {path}")));
-        }
+    if seen.is_directory == Some(false) {
+        let change = format!("remove {path}, or set CutoverRunDir");
+        return vec![RUN_DIR.error(format!("{path} is no directory"), change)];
     }
+    findings.extend(seen.refusal.as_ref().map(|refusal| RUN_DIR.error(refusal.what(), refusal.change())));
     if !seen.is_writable {
         let what = format!("{path} cannot be written");
         findings.push(if nix::unistd::geteuid().is_root() {
@@ -100,21 +87,34 @@ pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
 mod tests {
     use super::super::finding::Level;
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// What doctor sees of a directory with these permissions, below one that only its owner may write to.
+    fn with_mode(mode: u32) -> Seen {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        Seen::look(&path)
+    }
 
     #[test]
     fn each_fault_is_exactly_one_finding() {
-        let own = Own { is_directory: true, owner: 0, mode: 0o700 };
-        let fine =
-            Seen { path: "/run/x".into(), own: Some(own), is_writable: true, free_bytes: Some(1 << 30) };
-        let with = |own| Seen { own: Some(own), ..fine.clone() };
+        let fine = Seen {
+            path: "/run/x".into(),
+            is_directory: Some(true),
+            refusal: None,
+            is_writable: true,
+            free_bytes: Some(1 << 30),
+        };
+        let refused = with_mode(0o770).refusal;
+        assert!(refused.is_some());
         for (seen, expected, part) in [
             (fine.clone(), Level::Ok, "can be used"),
-            (Seen { own: None, ..fine.clone() }, Level::Ok, "can be used"),
+            (Seen { is_directory: None, ..fine.clone() }, Level::Ok, "can be used"),
             (Seen { free_bytes: None, ..fine.clone() }, Level::Ok, "can be used"),
-            (with(Own { mode: 0o755, ..own }), Level::Ok, "can be used"),
-            (with(Own { is_directory: false, ..own }), Level::Error, "no directory"),
-            (with(Own { owner: 1000, ..own }), Level::Warning, "user 1000"),
-            (with(Own { mode: 0o1777, ..own }), Level::Warning, "1777"),
+            (Seen { is_directory: Some(false), ..fine.clone() }, Level::Error, "no directory"),
+            (Seen { refusal: refused, ..fine.clone() }, Level::Error, "mode 0770"),
             (Seen { free_bytes: Some(4096), ..fine.clone() }, Level::Warning, "4 KiB"),
         ] {
             let found = judge(&seen);
@@ -130,7 +130,7 @@ mod tests {
     fn a_directory_that_does_not_exist_yet_is_judged_by_the_one_above() {
         let folder = tempfile::tempdir().unwrap();
         let seen = Seen::look(&folder.path().join("a/b"));
-        assert_eq!(seen.own, None);
+        assert_eq!(seen.is_directory, None);
         assert!(seen.is_writable);
         assert!(seen.free_bytes.is_some());
     }

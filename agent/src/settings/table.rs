@@ -316,9 +316,9 @@ settings! {
     cutover_datastore_dir: PathBuf, "CutoverDatastoreDir", RequiredPath, "/etc/cutover/resources",
         LOCAL_NEEDED, AtStart, "Directory with the resource files, for `DatastoreType = dir`; watched.";
     cutover_run_dir: PathBuf, "CutoverRunDir", RequiredPath, "/run/cutover",
-        LOCAL_NEEDED, AtStart, "Directory of `state.json`, `cutover.sock` and the status files.";
+        LOCAL_NEEDED, AtStart, "Directory of `state.json`, `cutover.sock` and the status files; the agent does not start if anybody but root can change it.";
     cutover_pin_path: PathBuf, "CutoverPinPath", RequiredPath, "/sys/fs/bpf/cutover",
-        LOCAL_NEEDED, AtStart, "Directory of a BPF file system in which programs, maps and links are pinned.";
+        LOCAL_NEEDED, AtStart, "Directory of a BPF file system in which programs, maps and links are pinned; the same holds for it.";
 
     interface_prefix: Vec<String>, "InterfacePrefix",
         List { item: Text { rule: interface_prefix, description: "the beginning of the names of workload interfaces" } }, "cali,tap",

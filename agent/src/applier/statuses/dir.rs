@@ -12,6 +12,7 @@ use cutover_engine::model::EndpointKey;
 use cutover_engine::{Fact, Wanted};
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
@@ -88,7 +89,9 @@ impl Files {
     fn reconcile(&mut self, wanted: &Wanted, facts: &mpsc::UnboundedSender<Fact>) -> Result<(), StatusError> {
         let refuse = |path: &Path, error| StatusError { path: path.to_owned(), error };
         let directory = &self.directory;
-        fs::create_dir_all(directory).map_err(|error| refuse(directory, error))?;
+        // Whatever the umask: one that others may write to is refused at the next start.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+        made.map_err(|error| refuse(directory, error))?;
         let mut observed = observe(directory).map_err(|error| refuse(directory, error))?;
         let mut result = Ok(());
         self.planner.forget();
