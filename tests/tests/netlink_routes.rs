@@ -1,5 +1,7 @@
 //! Batches, monitor and appliers on a real kernel, in private network namespaces.
 
+#[path = "netlink/carrier.rs"]
+mod carrier;
 #[path = "netlink/churn.rs"]
 mod churn;
 #[path = "netlink/floods.rs"]
