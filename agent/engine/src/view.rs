@@ -3,6 +3,7 @@
 use crate::machine::{Machine, Phases, State, Unresolved, kind_name};
 use crate::model::EndpointKey;
 use crate::roles::Role;
+use cutover_common::MacAddr;
 use serde::{Deserialize, Serialize};
 
 /// One endpoint of this host.
@@ -16,6 +17,9 @@ pub struct EndpointView {
     pub interface: String,
     /// Number of its tap, if it exists.
     pub ifindex: Option<u32>,
+    /// Hardware address of the virtual machine's port, if the resource says it.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
     /// Whether something is at the other end of the tap.
     pub running: bool,
     /// `NO_ROLE`, `SOURCE` or `TARGET`.

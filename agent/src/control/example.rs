@@ -1,6 +1,7 @@
 //! What an agent answers on a healthy host, for tests: they say what is otherwise.
 
 use super::Status;
+use cutover_common::MacAddr;
 use cutover_engine::EndpointKey;
 use cutover_engine::machine::State;
 use cutover_engine::view::EndpointView;
@@ -19,6 +20,7 @@ pub(crate) fn endpoint() -> EndpointView {
         key,
         interface: "tap1".into(),
         ifindex: Some(3),
+        mac: Some(MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1])),
         running: true,
         role: "NO_ROLE".into(),
         state: State::Base,

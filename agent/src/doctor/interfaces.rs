@@ -46,6 +46,12 @@ pub(super) static CHECKS: &[&Check] = &[&PREFIX, &SYSCTLS, &LOCALNET, &CARRIER, 
 /// Kinds of links that hypervisors and container runtimes make for a workload.
 const WORKLOAD_KINDS: [&str; 5] = ["tun", "veth", "macvtap", "ipvtap", "netkit"];
 
+/// From links that it manages, networkd removes every route that it has not made, whatever its protocol; `KeepConfiguration=static`
+/// spares those of protocol static (4), and no others (`link_drop_foreign_routes` in its networkd-route.c; networkd.conf(5)).
+const NETWORKD_CHANGE: &str = "a file in /etc/systemd/network, first in order, that matches these names with Unmanaged=yes; \
+     or ManageForeignRoutes=no in /etc/systemd/networkd.conf, which keeps routes, not addresses. KeepConfiguration=static does not help: \
+     it keeps routes of protocol static (4) only, and the agent's have DeviceRouteProtocol";
+
 /// Where the managers of networks say what they do with a link.
 const NETWORKD: &str = "/run/systemd/netif/links";
 const NETWORK_MANAGER: &str = "/run/NetworkManager/devices";
@@ -166,7 +172,7 @@ pub(super) fn judge(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
                         "unmanaged-devices=interface-name:{}* in /etc/NetworkManager/conf.d",
                         seen.prefixes.join("*;interface-name:")
                     ),
-                    _ => "a file in /etc/systemd/network, first in order, that matches these names with Unmanaged=yes".to_owned(),
+                    _ => NETWORKD_CHANGE.to_owned(),
                 },
             )
         })
@@ -212,7 +218,7 @@ fn prefix(seen: &Seen) -> Vec<Finding> {
 /// LIMIT: a host has hundreds; a line names the first ones.
 const NAMED_MAX: usize = 5;
 
-fn few(names: &[&str]) -> String {
+pub(super) fn few(names: &[&str]) -> String {
     let more = names.len().saturating_sub(NAMED_MAX);
     let named = names[..names.len() - more].join(", ");
     if more > 0 { format!("{named} and {more} more") } else { named }
@@ -323,7 +329,7 @@ mod tests {
 
     fn link(name: &str, ifindex: u32, kind: Option<&str>) -> LinkSeen {
         let link = Link { ifindex, name: name.into(), admin_up: true, running: true };
-        LinkSeen { link, kind: kind.map(str::to_owned) }
+        LinkSeen { link, kind: kind.map(str::to_owned), mac: None }
     }
 
     fn workload(name: &str, ifindex: u32) -> Workload {

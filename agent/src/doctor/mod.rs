@@ -23,6 +23,8 @@ mod report;
 mod routes;
 mod run_dir;
 mod settings;
+mod tap_mac;
+mod units;
 
 pub use bgp::Files;
 pub use finding::{Area, Check, Finding, Level};
@@ -36,17 +38,19 @@ use std::path::{Path, PathBuf};
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 14] = [
+    let areas: [&[&Check]; 16] = [
         settings::CHECKS,
         ready_command::CHECKS,
         kernel::CHECKS,
         privileges::CHECKS,
         agents::CHECKS,
+        units::CHECKS,
         beside_felix::CHECKS,
         run_dir::CHECKS,
         datastore::CHECKS,
         forwarding::CHECKS,
         interfaces::CHECKS,
+        tap_mac::CHECKS,
         routes::CHECKS,
         bgp::CHECKS,
         clock::CHECKS,
@@ -110,6 +114,7 @@ pub fn examine(subject: &Subject) -> Report {
     findings.extend(privileges::judge(&privileges::Seen::look(proc, status.map(|status| status.pid))));
     let is_beside = subject.beside_felix || settings.cutover_role == Role::Routes;
     findings.extend(agents::judge(&processes, &running, settings.felix_hostname.as_str(), is_beside));
+    findings.extend(units::judge(&units::Seen::look(Path::new("/")), &processes, is_beside));
     if is_beside {
         findings.extend(beside_felix::examine(&processes, settings, status, readable));
     }
@@ -120,7 +125,9 @@ pub fn examine(subject: &Subject) -> Report {
     findings.extend(status.map(|status| datastore::judge_kept(&status.losses)).unwrap_or_default());
     let endpoints = status.map(forwarding::Endpoints::of);
     findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), endpoints));
-    findings.extend(interfaces::judge(&interfaces::Seen::look(proc, settings), status));
+    let interfaces = interfaces::Seen::look(proc, settings);
+    findings.extend(interfaces::judge(&interfaces, status));
+    findings.extend(tap_mac::judge(&interfaces.links, status));
     findings.extend(routes::judge(status));
     if readable {
         findings.extend(bgp::examine(&subject.bgp, &processes, settings));

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 /// Where systemd looks for units, the first one first.
 const UNIT_FOLDERS: [&str; 4] =
     ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
-const UNIT: &str = "calico-felix.service";
+/// Its unit, as the packages and the units below dist/ have it.
+pub(crate) const UNIT: &str = "calico-felix.service";
 
 /// A Felix of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]

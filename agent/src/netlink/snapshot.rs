@@ -7,6 +7,7 @@ use super::route::ObservedRoute;
 use super::walk::Walk;
 use super::witness::Witness;
 use super::{link, route};
+use cutover_common::MacAddr;
 use cutover_engine::fact::Link;
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -34,6 +35,8 @@ pub struct LinkSeen {
     pub link: Link,
     /// `tun`, `veth`, `bridge` and so on; nothing for a physical one and the loopback.
     pub kind: Option<String>,
+    /// Its hardware address, if it has one of Ethernet.
+    pub mac: Option<MacAddr>,
 }
 
 /// Every link.
@@ -44,7 +47,9 @@ pub fn links() -> io::Result<Vec<LinkSeen>> {
     let (payloads, _) = Questions::open()?.ask(Step::Links)?;
     Ok(payloads
         .iter()
-        .filter_map(|payload| Some(LinkSeen { link: link::decode(payload)?, kind: kind(payload) }))
+        .filter_map(|payload| {
+            Some(LinkSeen { link: link::decode(payload)?, kind: kind(payload), mac: mac(payload) })
+        })
         .collect())
 }
 
@@ -98,16 +103,22 @@ fn decode(payloads: &[Vec<u8>]) -> BTreeSet<ObservedRoute> {
 }
 
 fn kind(payload: &[u8]) -> Option<String> {
-    let nested = |bytes, wanted| {
-        NlasIterator::new(bytes)
-            .map_while(Result::ok)
-            .find(|attribute| attribute.kind() & !(libc::NLA_F_NESTED as u16) == wanted)
-            .map(|attribute| attribute.value().to_vec())
-    };
-    let info = nested(payload.get(IFINFO_BYTES..)?, IFLA_LINKINFO)?;
-    let name = nested(&info, IFLA_INFO_KIND)?;
+    let info = attribute(payload.get(IFINFO_BYTES..)?, IFLA_LINKINFO)?;
+    let name = attribute(&info, IFLA_INFO_KIND)?;
     let name = name.split(|&byte| byte == 0).next()?;
     Some(String::from_utf8_lossy(name).into_owned())
+}
+
+fn mac(payload: &[u8]) -> Option<MacAddr> {
+    let address = attribute(payload.get(IFINFO_BYTES..)?, libc::IFLA_ADDRESS)?;
+    Some(MacAddr(address.try_into().ok()?))
+}
+
+fn attribute(attributes: &[u8], wanted: u16) -> Option<Vec<u8>> {
+    NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() & !(libc::NLA_F_NESTED as u16) == wanted)
+        .map(|attribute| attribute.value().to_vec())
 }
 
 /// A socket for one question after the other.
@@ -172,7 +183,7 @@ mod tests {
     fn every_namespace_has_a_loopback() {
         let links = links().unwrap();
         let loopback = links.iter().find(|seen| seen.link.name == "lo").unwrap();
-        assert_eq!(loopback.kind, None);
+        assert_eq!((loopback.kind.as_deref(), loopback.mac), (None, Some(MacAddr::ZERO)));
         assert_eq!(loopback.link.ifindex, 1);
         routes(&BTreeSet::from([1])).unwrap();
     }

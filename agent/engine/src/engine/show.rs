@@ -21,6 +21,7 @@ impl Engine {
             key: key.clone(),
             interface: local.endpoint.interface.clone(),
             ifindex: link.map(|link| link.ifindex),
+            mac: local.endpoint.mac,
             running: link.is_some_and(|link| link.running),
             role: String::new(),
             state: local.machine.state,
