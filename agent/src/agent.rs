@@ -490,6 +490,7 @@ impl Agent {
                 .collect(),
             announcements,
             route_writes: self.route_report.writes(),
+            overruns: None,
         }
     }
 }

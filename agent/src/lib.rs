@@ -23,6 +23,7 @@ mod lock;
 pub mod logging;
 pub mod migrations;
 pub mod netlink;
+pub mod overruns;
 pub mod ownership;
 pub mod presence;
 mod processes;

@@ -39,7 +39,16 @@ pub(crate) struct Processes(pub(crate) Vec<Process>);
 impl Processes {
     /// Those that may be looked at: all of them as root.
     pub(crate) fn of_this_namespace(proc: &Path) -> Self {
-        let Ok(namespace) = fs::read_link(proc.join("thread-self/ns/net")) else { return Self::default() };
+        Self::in_namespace(proc, &proc.join("thread-self/ns/net"))
+    }
+
+    /// The same for the namespace of a process.
+    pub(crate) fn beside(proc: &Path, pid: u32) -> Self {
+        Self::in_namespace(proc, &proc.join(pid.to_string()).join("ns/net"))
+    }
+
+    fn in_namespace(proc: &Path, namespace: &Path) -> Self {
+        let Ok(namespace) = fs::read_link(namespace) else { return Self::default() };
         let pids = fs::read_dir(proc)
             .into_iter()
             .flatten()
@@ -90,6 +99,8 @@ mod tests {
         let processes = Processes::of_this_namespace(Path::new("/proc"));
         let own = processes.0.iter().find(|process| process.pid == std::process::id()).unwrap();
         assert_eq!(own.executable, std::env::current_exe().ok());
+        let beside = Processes::beside(Path::new("/proc"), std::process::id());
+        assert!(beside.0.iter().any(|process| process.pid == std::process::id()));
     }
 
     #[test]

@@ -12,10 +12,12 @@ mod unprepared;
 pub use unprepared::Unprepared;
 
 use super::WantedReceiver;
+use super::pace::Pace;
 use super::retry::Retries;
 use super::routes::sleep_until;
 use crate::clock;
 use crate::netlink::NeighbourEvent;
+use crate::netlink::listeners;
 use crate::netlink::socket::OpenError;
 use crate::sysctls;
 use crate::sysctls::table::Keeper;
@@ -53,6 +55,8 @@ const LOOK_AGAIN_AT_ONCE: usize = 64;
 /// LIMIT: so many interfaces that nobody waits for are prepared before looking for something more urgent; each takes some
 /// hundred microseconds when all of its settings have to be written.
 const OTHERS_AT_ONCE: usize = 64;
+/// LIMIT: of an interface that is new the kernel notifies about so often: two neighbours, and the settings that some daemons hear of.
+const NOTIFICATIONS_EACH: usize = 8;
 /// LIMIT: more interfaces than this at once are logged one by one at DEBUG only.
 const LOGGED_AT_ONCE_MAX: usize = 64;
 
@@ -110,6 +114,8 @@ pub struct InterfaceApplier {
     mended: mpsc::UnboundedSender<u32>,
     /// True when whatever nobody waits for may begin.
     may_begin: watch::Receiver<bool>,
+    /// Of what nobody waits for.
+    pace: Pace,
 }
 
 impl InterfaceApplier {
@@ -145,6 +151,7 @@ impl InterfaceApplier {
             refreshed_up_to: 0,
             mended: mpsc::unbounded_channel().0,
             may_begin: watch::channel(true).1,
+            pace: Pace::for_listeners(listeners::OF_INTERFACES),
         })
     }
 
@@ -182,7 +189,8 @@ impl InterfaceApplier {
         self.wanted.mark_changed();
         loop {
             let retry = self.retries.next_after(self.last_attempt_at);
-            let due = retry.into_iter().chain(self.look_again).min();
+            let next_look = self.pace.next_look();
+            let due = retry.into_iter().chain(self.look_again).chain(next_look).min();
             tokio::select! {
                 // ORDER: what is new may be more urgent than what is left.
                 biased;
@@ -198,7 +206,7 @@ impl InterfaceApplier {
                         self.take_event(event);
                     }
                 }
-                () = opened(&mut self.may_begin), if is_left => {}
+                () = opened(&mut self.may_begin), if is_left && next_look.is_none() => {}
                 () = sleep_until(due) => {}
             }
             self.look_again();
@@ -290,21 +298,40 @@ impl InterfaceApplier {
         }
     }
 
-    /// Prepares what a migration waits for, and some of the others. Says whether there are more of them.
+    /// Prepares what a migration waits for, and some of the others, as fast as others can follow. Says whether there are more of them.
     async fn prepare_dirty(&mut self) -> bool {
         let now = clock::now();
         self.last_attempt_at = now;
         let (awaited, others) = self.due(now);
         self.preparer.be_loud(awaited.len() + others.len() <= LOGGED_AT_ONCE_MAX);
-        let at_once = if *self.may_begin.borrow() { OTHERS_AT_ONCE } else { 0 };
-        for item in awaited.into_iter().chain(others.iter().copied().take(at_once)) {
-            match item {
-                Item::Host => self.prepare_host(now),
-                Item::Interface(ifindex) => self.prepare_interface(ifindex, now).await,
-            }
-            tokio::task::yield_now().await;
+        for item in awaited {
+            self.prepare(item, now).await;
         }
-        others.len() > at_once
+        let at_once = if *self.may_begin.borrow() { OTHERS_AT_ONCE } else { 0 };
+        let is_exempt = at_once > 0 && self.pace.exempts(others.len() * NOTIFICATIONS_EACH, now);
+        let mut done = 0;
+        for item in others.iter().copied().take(at_once) {
+            if !is_exempt && !self.pace.may_go_on(clock::now()) {
+                break;
+            }
+            self.prepare(item, now).await;
+            done += 1;
+        }
+        let is_left = others.len() > done;
+        if !is_left {
+            self.pace.done();
+        }
+        is_left
+    }
+
+    async fn prepare(&mut self, item: Item, now: BootTime) {
+        let before = self.preparer.writes();
+        match item {
+            Item::Host => self.prepare_host(now),
+            Item::Interface(ifindex) => self.prepare_interface(ifindex, now).await,
+        }
+        self.pace.wrote(self.preparer.writes() - before);
+        tokio::task::yield_now().await;
     }
 
     /// What a migration waits for, and the first ones of the others: enough of them to know whether they are too many.

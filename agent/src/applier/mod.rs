@@ -4,6 +4,7 @@
 //! What failed stays dirty and is tried again. Nothing is done before the engine has published its first sets.
 
 pub mod interfaces;
+pub(crate) mod pace;
 pub mod ready;
 mod recount;
 pub mod retry;

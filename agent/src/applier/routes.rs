@@ -8,6 +8,7 @@
 //! confirmed; an addition that fails keeps the old route.
 
 mod awaited;
+mod backlog;
 mod expected;
 mod log;
 mod plan;
@@ -28,6 +29,7 @@ use crate::netlink::monitor::Owner;
 use crate::netlink::socket::{OpenError, Outcome, SendError};
 use crate::netlink::{RouteChange, RouteEvent, RouteSocket, route};
 use awaited::Awaited;
+use backlog::Backlog;
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Wanted};
 use expected::Expected;
@@ -37,14 +39,12 @@ use refused::Refusal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
 /// LIMIT: so few changes are not worth a second thread, which takes some ten microseconds to start.
 const ALONE_MAX: usize = 64;
-/// LIMIT: so many changes at once are logged one by one at INFO; more than that at DEBUG with a sum at INFO.
-const LOGGED_CHANGES_MAX: usize = 64;
 
 /// The applier. Open it in the right network namespace, then [`RouteApplier::run`] it.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ pub struct RouteApplier {
     target: Target,
     /// Destinations to look at: something about them changed, or something there is still to be done.
     dirty: BTreeSet<IpNet>,
+    /// More of them, to be written in portions.
+    backlog: Backlog,
     retries: Retries<WantedRoute>,
     last_attempt_at: BootTime,
     expected: Expected,
@@ -94,6 +96,7 @@ impl RouteApplier {
             taken: Arc::default(),
             target: Target::default(),
             dirty: BTreeSet::new(),
+            backlog: Backlog::default(),
             retries: Retries::default(),
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
@@ -146,12 +149,14 @@ impl RouteApplier {
                     false
                 }
                 ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
+                () = Backlog::due(self.backlog.next_look(), self.backlog.is_empty()) => false,
                 () = sleep_until(due) => true,
             };
             let differs = self.take_what_came_meanwhile(&mut events) | differs;
             if differs && self.synced {
                 self.close_difference().await;
             }
+            self.write_portion().await;
         }
     }
 
@@ -278,45 +283,76 @@ impl RouteApplier {
         if self.wanted.borrow().is_none() {
             return;
         }
-        let mut plan = Plan::default();
+        let plan = self.plan(&self.dirty, now);
+        // ORDER: nothing is sent twice; what is put off is compared again when its turn comes.
+        let looked_at = if self.backlog.takes(&mut self.dirty, plan.len(), now) {
+            BTreeSet::new()
+        } else {
+            self.carry_out(plan, true).await;
+            std::mem::take(&mut self.dirty)
+        };
+        self.keep_what_differs(looked_at);
+    }
+
+    /// The next ones of the backlog, if their time has come. Many are logged one by one at DEBUG, with a sum at INFO.
+    async fn write_portion(&mut self) {
+        let now = clock::now();
+        let portion = self.backlog.portion(now);
+        if portion == 0 {
+            return;
+        }
+        let (mut plan, mut looked_at) = (Plan::default(), BTreeSet::new());
+        while plan.len() < portion
+            && let Some(destination) = self.backlog.pop()
         {
-            let state = self.report.lock();
-            for destination in &self.dirty {
-                self.target.compare(&state.observed, *destination, &mut plan);
-            }
+            plan.append(self.plan([&destination], now));
+            looked_at.insert(destination);
+        }
+        let sent = plan.len();
+        let (added, removed) = self.carry_out(plan, !self.backlog.is_many()).await;
+        self.backlog.wrote(sent, added, removed);
+        self.keep_what_differs(looked_at);
+    }
+
+    /// What has to be written about these destinations and may be tried now.
+    fn plan<'a>(&self, destinations: impl IntoIterator<Item = &'a IpNet>, now: BootTime) -> Plan {
+        let mut plan = Plan::default();
+        let state = self.report.lock();
+        for destination in destinations {
+            self.target.compare(&state.observed, *destination, &mut plan);
         }
         plan.add.retain(|change| {
             !self.retries.holds(change.route(), now) && !self.awaited.contains(change.route())
         });
         plan.remove.retain(|route| !self.retries.holds(route, now));
-        let loud = plan.add.len() + plan.remove.len() <= LOGGED_CHANGES_MAX;
-        let added = self.apply_all(&plan.add, loud).await;
+        plan
+    }
 
+    /// Sends it. Returns how many additions and removals were confirmed.
+    async fn carry_out(&mut self, plan: Plan, loud: bool) -> (usize, usize) {
+        let added = self.apply_all(&plan.add, loud).await;
         let mut removals = plan.remove;
         {
             let state = self.report.lock();
             removals.retain(|route| !self.target.is_incomplete(&state.observed, route.destination));
         }
         let removals: Vec<RouteChange> = removals.into_iter().map(RouteChange::Remove).collect();
-        let removed = self.apply_all(&removals, loud).await;
-        if !loud {
-            info!(added, removed, "routes changed");
-        }
-        self.keep_what_differs();
-        if !self.taken.is_recalled {
-            self.report.note_attempted();
-        }
+        (added, self.apply_all(&removals, loud).await)
     }
 
     /// What could not be done stays to be looked at.
-    fn keep_what_differs(&mut self) {
+    fn keep_what_differs(&mut self, looked_at: BTreeSet<IpNet>) {
         let (mut state, target) = (self.report.lock(), &self.target);
-        self.dirty.retain(|destination| {
+        self.dirty.extend(looked_at.into_iter().filter(|destination| {
             let mut left = Plan::default();
             target.compare(&state.observed, *destination, &mut left);
             !left.is_empty()
-        });
-        state.settled = self.dirty.is_empty();
+        }));
+        state.settled = self.dirty.is_empty() && self.backlog.is_empty();
+        drop(state);
+        if !self.taken.is_recalled && self.backlog.is_empty() {
+            self.report.note_attempted();
+        }
     }
 
     /// Sends changes in their order within each family. Returns how many were confirmed.

@@ -7,9 +7,12 @@
 use super::check_config::certain;
 use super::{ConfigFile, Failure, print};
 use crate::agent::monitor_settings;
+use crate::applier::pace::{PORTION, Pace};
 use crate::bpf::{self, CleanupError, OpenError};
 use crate::netlink::monitor::{Monitor, NeighbourEvent, RouteEvent, Streams};
-use crate::netlink::{Neighbour, NeighbourChange, Owner, RouteChange, RouteSocket, neighbour, route};
+use crate::netlink::{
+    Neighbour, NeighbourChange, Owner, PreparedBatch, RouteChange, RouteSocket, listeners, neighbour, route,
+};
 use crate::presence;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{Loaded, Origin, Settings, Sources, load};
@@ -136,19 +139,31 @@ fn clean_network(settings: &Settings, dry_run: bool) -> Result<Vec<String>, Fail
         let routes: Vec<_> = routes.into_iter().map(RouteChange::Remove).collect();
         let neighbours: Vec<_> =
             neighbours.into_iter().map(|neighbour| NeighbourChange::Remove(neighbour.key)).collect();
-        let mut socket = RouteSocket::open().map_err(|error| Failure::other(error.to_string()))?;
-        for batch in [route::prepare(&routes), neighbour::prepare(&neighbours)] {
-            let outcome = socket.send(&batch).map_err(|error| Failure::other(error.to_string()))?;
-            if let Some(failure) = outcome.failed.first() {
-                let error = std::io::Error::from_raw_os_error(failure.errno);
-                return Err(Failure::other(format!(
-                    "{} routes or neighbours could not be removed: {error}; run cleanup again",
-                    outcome.failed.len()
-                )));
-            }
-        }
+        let batches = routes.chunks(PORTION).map(route::prepare);
+        send_paced(listeners::OF_ROUTES, batches)?;
+        let batches = neighbours.chunks(PORTION).map(neighbour::prepare);
+        send_paced(listeners::OF_INTERFACES, batches)?;
     }
     Ok(lines)
+}
+
+/// Sends removals as fast as others can follow who are notified of these groups.
+fn send_paced(groups: u32, batches: impl Iterator<Item = PreparedBatch>) -> Result<(), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::other(error.to_string());
+    let mut socket = RouteSocket::open().map_err(|error| failed(&error))?;
+    let mut pace = Pace::for_listeners(groups);
+    let mut refused = Vec::new();
+    for batch in batches {
+        pace.wait();
+        refused.extend(socket.send(&batch).map_err(|error| failed(&error))?.failed);
+        pace.wrote(batch.len());
+    }
+    let Some(first) = refused.first() else { return Ok(()) };
+    let error = std::io::Error::from_raw_os_error(first.errno);
+    Err(Failure::other(format!(
+        "{} routes or neighbours could not be removed: {error}; run cleanup again",
+        refused.len()
+    )))
 }
 
 /// Routes and permanent neighbours of ours, from one full read of the kernel.

@@ -3,6 +3,7 @@
 use super::{ConfigFile, Failure, print};
 use crate::control::{self, Losses, Recall, Status};
 use crate::logging::printable;
+use crate::overruns::{self, Overrun};
 use crate::settings;
 use cutover_engine::view::{EndpointView, FelixView, RecallView};
 use std::fmt::Write as _;
@@ -29,7 +30,9 @@ pub struct StatusArguments {
 /// The settings cannot be read, no agent answers, or the caller may not ask.
 pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let run_dir = settings::load(&arguments.file.sources()?, &[]).settings.cutover_run_dir;
-    let status = ask(&run_dir)?;
+    let mut status = ask(&run_dir)?;
+    // Whoever cannot look says nothing.
+    status.overruns = overruns::beside(Path::new("/proc"), status.pid).ok();
     if arguments.json {
         let text =
             serde_json::to_string_pretty(&status).map_err(|error| Failure::other(error.to_string()))?;
@@ -130,6 +133,7 @@ fn table(status: &Status) -> String {
             }
         }
     }
+    text.push_str(&lost(status.overruns.as_deref().unwrap_or_default()));
     let counted: Vec<_> = status
         .announcements
         .iter()
@@ -138,6 +142,23 @@ fn table(status: &Status) -> String {
         .collect();
     if !counted.is_empty() {
         let _ = writeln!(text, "announcements: {}", counted.join(", "));
+    }
+    text
+}
+
+/// Who was not told of changes of routes, and what makes it right.
+fn lost(overruns: &[Overrun]) -> String {
+    if overruns.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("listeners that lost notifications: {}\n", overruns.len());
+    for overrun in overruns {
+        let cure = if overrun.is_for_good() {
+            "it does not know that, and may announce routes that are gone until it is restarted"
+        } else {
+            "it looks at all routes again at its next scan"
+        };
+        let _ = writeln!(text, "  {}; {cure}", printable(&overrun.to_string()));
     }
     text
 }
@@ -338,6 +359,7 @@ mod tests {
             refused_routes: BTreeMap::from([("10.0.0.9/32 dev tap7".to_owned(), "down".to_owned())]),
             announcements: BTreeMap::from([("accepted_rarp".to_owned(), 1), ("ring_full".to_owned(), 0)]),
             route_writes: 2,
+            overruns: Some(vec![Overrun { daemon: "zebra".into(), pid: 7, lost: 12 }]),
             ..example::status(vec![endpoint()])
         }
     }
@@ -355,6 +377,9 @@ mod tests {
         assert_eq!(lines[5..7], ["cannot be armed: 1", "  tap9: no memory"]);
         assert_eq!(lines[7..9], ["cannot be set up completely: 1", "  tap8: no IPv6"]);
         assert_eq!(lines[9..11], ["refused by the kernel: 1", "  10.0.0.9/32 dev tap7: down"]);
-        assert_eq!(lines[11], "announcements: accepted_rarp 1");
+        assert_eq!(lines[11], "listeners that lost notifications: 1");
+        assert!(lines[12].starts_with("  zebra (process 7) was not told of 12 changes"), "{}", lines[12]);
+        assert!(lines[12].ends_with("until it is restarted"), "{}", lines[12]);
+        assert_eq!(lines[13], "announcements: accepted_rarp 1");
     }
 }

@@ -62,5 +62,6 @@ pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
         kernel_routes: Vec::new(),
         announcements: BTreeMap::new(),
         route_writes: 0,
+        overruns: None,
     }
 }

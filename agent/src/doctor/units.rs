@@ -136,7 +136,12 @@ mod tests {
         }
         assert!(what.starts_with("calico-felix.service does not run, but is enabled by "), "{what}");
         assert_eq!(found(root, &nobody(), true), [], "it may run beside");
-        let runs = Processes(vec![Process { pid: 5, name: "calico-felix".into(), arguments: Vec::new(), executable: None }]);
+        let runs = Processes(vec![Process {
+            pid: 5,
+            name: "calico-felix".into(),
+            arguments: Vec::new(),
+            executable: None,
+        }]);
         assert_eq!(found(root, &runs, false), [], "that is told by itself");
     }
 

@@ -10,6 +10,7 @@ mod dump;
 mod filter;
 mod ipv6;
 pub mod link;
+pub(crate) mod listeners;
 mod mirror;
 pub mod monitor;
 pub mod neighbour;

@@ -68,7 +68,8 @@ impl Etcd {
         self.ask(move |client| {
             let (prefix, end, this_one) = (prefix.clone(), end.clone(), this_one.clone());
             Box::pin(async move {
-                let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1).with_fragment();
+                let options =
+                    WatchOptions::new().with_prefix().with_start_revision(revision + 1).with_fragment();
                 let mut stream = client.watch(prefix, Some(options)).await?;
                 let mut all: Vec<Written> = Vec::new();
                 while let Some(message) = stream.message().await? {

@@ -57,6 +57,8 @@ pub(super) struct Preparer {
     socket: RouteSocket,
     observed: BTreeMap<NeighbourKey, MacAddr>,
     own_writes: OwnWrites<NeighbourKey>,
+    /// Settings and neighbours so far.
+    writes: usize,
     /// What is done is logged one by one.
     is_loud: bool,
     keeper: Keeper,
@@ -71,6 +73,7 @@ impl Preparer {
             socket: RouteSocket::open()?,
             observed: BTreeMap::new(),
             own_writes: OwnWrites::default(),
+            writes: 0,
             is_loud: true,
             keeper: Keeper::Agent,
         })
@@ -78,6 +81,11 @@ impl Preparer {
 
     pub(super) const fn kept_by(&mut self, keeper: Keeper) {
         self.keeper = keeper;
+    }
+
+    /// How many settings and neighbours have been written; the kernel notifies about most of them.
+    pub(super) const fn writes(&self) -> usize {
+        self.writes
     }
 
     pub(super) const fn is_loud(&self) -> bool {
@@ -179,7 +187,7 @@ impl Preparer {
     }
 
     /// Makes all settings that can be made, and reports the first required one that cannot, or else those that were only wanted.
-    fn ensure_all(&self, settings: &[Setting]) -> Result<Vec<String>, SettingError> {
+    fn ensure_all(&mut self, settings: &[Setting]) -> Result<Vec<String>, SettingError> {
         let (mut written, mut lacks) = (Vec::new(), Vec::new());
         let mut first_error = None;
         for setting in settings {
@@ -190,6 +198,7 @@ impl Preparer {
                 (Err(error), Need::Wanted) => lacks.push(error.to_string()),
             }
         }
+        self.writes += written.len();
         if !written.is_empty() {
             let settings = written.join(" ");
             say!(self.is_loud, settings, "sysctls written");
@@ -208,6 +217,7 @@ impl Preparer {
             return Ok(());
         }
         let sent_at = clock::now();
+        self.writes += changes.len();
         let outcome = self.socket.send(&neighbour::prepare(&changes))?;
         let failed: BTreeMap<usize, i32> =
             outcome.failed.iter().map(|failure| (failure.index, failure.errno)).collect();
@@ -262,7 +272,7 @@ mod tests {
     #[test]
     fn what_is_only_wanted_is_lacking_and_what_is_required_fails() {
         let root = tempfile::tempdir().unwrap();
-        let preparer = Preparer::open(root.path(), None).unwrap();
+        let mut preparer = Preparer::open(root.path(), None).unwrap();
         let settings = table::of_interface("tap1", Ipv6::Routed, Ipv6Device::Enabled, Keeper::Agent);
         let (wanted, required): (Vec<_>, Vec<_>) =
             settings.into_iter().partition(|setting| setting.need == Need::Wanted);

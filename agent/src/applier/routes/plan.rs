@@ -89,6 +89,18 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty()
     }
+
+    /// How many changes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.add.len() + self.remove.len()
+    }
+
+    /// Adds the changes of another plan, which is about other destinations.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.add.append(&mut other.add);
+        self.remove.append(&mut other.remove);
+    }
 }
 
 /// What the table should hold.

@@ -6,6 +6,7 @@ mod bird;
 mod frr;
 #[cfg(test)]
 mod generated;
+mod notifications;
 mod openbgpd;
 #[cfg(test)]
 mod verdicts;
@@ -18,7 +19,7 @@ use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 static LEARNS: Check = Check {
     area: Area::Bgp,
@@ -135,6 +136,7 @@ pub(super) static CHECKS: &[&Check] = &[
     &PRIORITIES,
     &RUNNING,
     &openbgpd::DAEMON,
+    &notifications::NOTIFICATIONS,
 ];
 
 /// Files that the operator names.
@@ -197,6 +199,7 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
         let what = "there is a configuration, but neither BIRD nor FRR runs";
         findings.push(RUNNING.warning(what, "systemctl enable --now bird, or frr"));
     }
+    findings.extend(notifications::examine(Path::new("/proc"), processes));
     findings
 }
 

@@ -8,7 +8,7 @@
 //! of a set. So a read during which a generation came is used and followed by another one. Until then, what it left out
 //! counts as missing, which delays `up` and does no other harm.
 
-use super::connection::Connection;
+use super::connection::{Connection, RECEIVE_BUFFER_BYTES};
 use super::message::{self, Event, Family, Step};
 use super::mirror::Mirror;
 use crate::clock;
@@ -77,31 +77,41 @@ struct Follower<Tell> {
     read_up_to: Option<u16>,
     /// Notifications were lost: nothing is told before everything was read again.
     is_blind: bool,
+    /// KERNEL: from the first notification that is dropped until the buffer is empty, every one is dropped, and only the first of them is
+    /// told of (`netlink_overrun`). What is read before that would be followed by changes that nobody hears of.
+    is_congested: bool,
     known: BTreeSet<String>,
     tell: Tell,
 }
 
 /// Follows nf_tables in the network namespace of the calling thread, until that fails.
 pub(in crate::felix) async fn follow(tell: impl FnMut(Changes)) -> Result<(), FollowError> {
-    let mut follower = Follower {
-        connection: Connection::open()?,
-        mirror: Mirror::default(),
-        read: None,
-        read_again_at: Some(clock::now()),
-        pause: READ_AGAIN_AFTER,
-        read_up_to: None,
-        is_blind: true,
-        known: BTreeSet::new(),
-        tell,
-    };
-    follower.run().await
+    Follower::open(RECEIVE_BUFFER_BYTES, tell)?.run().await
 }
 
 impl<Tell: FnMut(Changes)> Follower<Tell> {
+    fn open(receive_buffer_bytes: usize, tell: Tell) -> Result<Self, FollowError> {
+        Ok(Self {
+            connection: Connection::open(receive_buffer_bytes)?,
+            mirror: Mirror::default(),
+            read: None,
+            read_again_at: Some(clock::now()),
+            pause: READ_AGAIN_AFTER,
+            read_up_to: None,
+            is_blind: true,
+            is_congested: false,
+            known: BTreeSet::new(),
+            tell,
+        })
+    }
+
+    /// Cancelling loses nothing.
     async fn run(&mut self) -> Result<(), FollowError> {
         loop {
             let now = clock::now();
-            if self.read.is_none() && self.read_again_at.is_some_and(|at| at <= now) {
+            self.is_congested &= !self.connection.ran_dry;
+            let can_ask = self.read.is_none() && !self.is_congested;
+            if can_ask && self.read_again_at.is_some_and(|at| at <= now) {
                 self.begin_read(now)?;
             }
             let wake_at = self.read.as_ref().map_or(self.read_again_at, |read| Some(read.deadline));
@@ -123,6 +133,7 @@ impl<Tell: FnMut(Changes)> Follower<Tell> {
     fn overrun(&mut self) {
         debug!("notifications of nf_tables were lost; reading everything again");
         self.is_blind = true;
+        (self.is_congested, self.connection.ran_dry) = (true, false);
         if let Some(read) = &mut self.read {
             read.is_overrun = true;
         }
@@ -294,3 +305,6 @@ fn is_ipv6(step: Option<&Step>) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
