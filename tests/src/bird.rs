@@ -66,6 +66,16 @@ impl Bird {
         bird
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("BIRD is running").id()
+    }
+
     /// Starts it after its end, as a service manager that lets it recover (`-R`).
     ///
     /// # Panics

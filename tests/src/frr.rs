@@ -33,6 +33,7 @@ pub struct Frr {
     zebra: Option<Child>,
     bgpd: Option<Child>,
     configuration: PathBuf,
+    zebra_options: Vec<String>,
     folder: TempDir,
 }
 
@@ -57,12 +58,30 @@ impl Frr {
     #[must_use]
     #[track_caller]
     pub fn start(lab: &Lab, namespace: Arc<Namespace>, configuration: &str, release: Release) -> Self {
+        Self::start_with(lab, namespace, configuration, release, &ZEBRA_OPTIONS)
+    }
+
+    /// The same with other options of zebra's.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    #[track_caller]
+    pub fn start_with(
+        lab: &Lab,
+        namespace: Arc<Namespace>,
+        configuration: &str,
+        release: Release,
+        zebra_options: &[&str],
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix(lab.prefix()).tempdir().expect("a temporary folder");
         let user = User::from_name("frr").expect("a user database").expect("Debian's frr is installed");
         chown(folder.path(), Some(user.uid), Some(user.gid)).expect("it is ours");
         let path = folder.path().join("frr.conf");
         fs::write(&path, configuration).expect("the folder is new");
-        let mut frr = Self { release, namespace, zebra: None, bgpd: None, configuration: path, folder };
+        let zebra_options = zebra_options.iter().map(|option| (*option).to_owned()).collect();
+        let mut frr =
+            Self { release, namespace, zebra: None, bgpd: None, configuration: path, zebra_options, folder };
         frr.start_again();
         frr
     }
@@ -70,7 +89,8 @@ impl Frr {
     /// Both daemons after [`Self::kill`] or [`Self::terminate`].
     #[track_caller]
     pub fn start_again(&mut self) {
-        self.zebra = Some(self.spawn("zebra", &ZEBRA_OPTIONS));
+        let options: Vec<&str> = self.zebra_options.iter().map(String::as_str).collect();
+        self.zebra = Some(self.spawn("zebra", &options));
         self.wait_socket("zebra.vty");
         self.start_bgpd();
     }
@@ -83,6 +103,16 @@ impl Frr {
         let file = self.configuration.to_str().expect("a plain path").to_owned();
         let said = self.vtysh(&["-f", &file]);
         assert!(!said.contains('%'), "FRR said to its configuration: {said}");
+    }
+
+    /// zebra's process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn zebra_pid(&self) -> u32 {
+        self.zebra.as_ref().expect("zebra is running").id()
     }
 
     /// SIGKILL to bgpd.

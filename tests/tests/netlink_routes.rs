@@ -6,6 +6,8 @@ mod carrier;
 mod churn;
 #[path = "netlink/floods.rs"]
 mod floods;
+#[path = "netlink/pace.rs"]
+mod pace;
 #[path = "netlink/rig.rs"]
 mod rig;
 

@@ -189,3 +189,39 @@ fn parse_answer(datagram: &[u8]) -> Option<(usize, i32)> {
     let index = buffer.sequence_number().checked_sub(FIRST_SEQUENCE)?;
     Some((index as usize, code.saturating_neg()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::{RouteChange, route};
+    use cutover_engine::wanted::WantedRoute;
+
+    /// Requests that are refused: nothing is changed, whoever runs this.
+    fn refused(count: usize) -> PreparedBatch {
+        let route = WantedRoute {
+            destination: "192.0.2.1/32".parse().unwrap(),
+            ifindex: i32::MAX.cast_unsigned(),
+            metric: 1024,
+            protocol: 3,
+            source: None,
+        };
+        route::prepare(vec![RouteChange::Add(route); count])
+    }
+
+    /// The read that is told of the overrun is followed by others that are not, with answers from before it.
+    #[test]
+    fn answers_that_do_not_fit_are_lost_and_those_to_the_next_batch_are_not() {
+        let mut socket = RouteSocket::open().unwrap();
+        socket.socket.set_rx_buf_sz(1).unwrap();
+        for count in [256, 1, 100, 256, 256, 2] {
+            let outcome = socket.send(&refused(count));
+            if count > 2 {
+                assert!(matches!(outcome, Err(SendError::AnswersLost)), "{outcome:?}");
+            } else {
+                let failed: Vec<usize> =
+                    outcome.unwrap().failed.iter().map(|failure| failure.index).collect();
+                assert_eq!(failed, (0..count).collect::<Vec<_>>());
+            }
+        }
+    }
+}

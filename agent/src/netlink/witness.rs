@@ -39,12 +39,16 @@ impl Witness {
     /// Whether nothing has happened so far.
     ///
     /// KERNEL: a change of an IPv6 route is notified under the lock of its table (inet6_rt_notify), and a dump takes the same
-    /// lock: what a walk could have seen is in the buffer when the walk is over. A full buffer is an error.
+    /// lock: what a walk could have seen is in the buffer when the walk is over.
     pub(super) fn saw_nothing(&self) -> bool {
         let mut bytes = [0_u8; 64];
-        let received = self.0.recv(&mut &mut bytes[..], libc::MSG_DONTWAIT);
-        received.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        is_nothing(self.0.recv(&mut &mut bytes[..], libc::MSG_DONTWAIT))
     }
+}
+
+/// A full buffer is something, too: the read that is told of it may be this one.
+fn is_nothing(received: io::Result<usize>) -> bool {
+    received.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// KERNEL: routes go without a word of their own with a link that goes down (net.ipv6.route.skip_notify_on_dev_down) and with a nexthop
@@ -71,6 +75,13 @@ fn program() -> Vec<libc::sock_filter> {
 mod tests {
     use super::*;
     use crate::netlink::socket_filter::machine::{message, passes};
+
+    #[test]
+    fn only_an_empty_buffer_is_nothing() {
+        let error = |errno| Err(io::Error::from_raw_os_error(errno));
+        assert!(is_nothing(error(libc::EAGAIN)));
+        assert!(!is_nothing(error(libc::ENOBUFS)) && !is_nothing(error(libc::EINTR)) && !is_nothing(Ok(0)));
+    }
 
     #[test]
     fn what_can_disturb_a_dump_is_seen_and_the_rest_is_not() {

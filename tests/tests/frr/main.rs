@@ -5,6 +5,7 @@ mod accepted;
 mod agents;
 mod by_hand;
 mod ebgp;
+mod full_host;
 mod ibgp;
 mod mesh;
 mod mixed;

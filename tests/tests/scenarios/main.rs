@@ -13,6 +13,7 @@ mod hostile;
 mod kills;
 mod lost;
 mod mainline;
+mod overruns;
 mod ready_command;
 mod refused;
 mod restart;
