@@ -1,13 +1,13 @@
 //! The interfaces of VMs: which ones the prefix takes for them, and how they are set up.
 
 use super::finding::{Area, Check, Finding};
+use super::managers;
 use crate::control::Status;
 use crate::netlink::snapshot::{self, LinkSeen};
 use crate::settings::{Role, Settings};
 use crate::sysctls::Sysctls;
 use crate::sysctls::table::{self, Keeper, Setting, Value};
 use cutover_engine::wanted::Ipv6;
-use std::fs;
 use std::path::Path;
 
 static PREFIX: Check = Check {
@@ -34,27 +34,10 @@ static CARRIER: Check = Check {
     wants: "Interfaces of VMs are up, and those of running VMs have a carrier",
     why: "Without a carrier no hypervisor has the tap open: the VM does not run here, and traffic for it ends at the tap.",
 };
-static MANAGED: Check = Check {
-    area: Area::Network,
-    name: "tap-managed",
-    wants: "No network manager takes care of interfaces of VMs",
-    why: "systemd-networkd and NetworkManager remove routes and addresses from interfaces that they manage, those of the agent as well.",
-};
-
-pub(super) static CHECKS: &[&Check] = &[&PREFIX, &SYSCTLS, &LOCALNET, &CARRIER, &MANAGED];
+pub(super) static CHECKS: &[&Check] = &[&PREFIX, &SYSCTLS, &LOCALNET, &CARRIER];
 
 /// Kinds of links that hypervisors and container runtimes make for a workload.
 const WORKLOAD_KINDS: [&str; 5] = ["tun", "veth", "macvtap", "ipvtap", "netkit"];
-
-/// From links that it manages, networkd removes every route that it has not made, whatever its protocol; `KeepConfiguration=static`
-/// spares those of protocol static (4), and no others (`link_drop_foreign_routes` in its networkd-route.c; networkd.conf(5)).
-const NETWORKD_CHANGE: &str = "a file in /etc/systemd/network, first in order, that matches these names with Unmanaged=yes; \
-     or ManageForeignRoutes=no in /etc/systemd/networkd.conf, which keeps routes, not addresses. KeepConfiguration=static does not help: \
-     it keeps routes of protocol static (4) only, and the agent's have DeviceRouteProtocol";
-
-/// Where the managers of networks say what they do with a link.
-const NETWORKD: &str = "/run/systemd/netif/links";
-const NETWORK_MANAGER: &str = "/run/NetworkManager/devices";
 
 /// The links, and what there is to know of those with the prefix.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -113,7 +96,7 @@ impl Seen {
             has_carrier: seen.link.running,
             wrong: wrong_sysctls(&sysctls, &seen.link.name, wants_ipv6, keeper),
             route_localnet: route_localnet(&seen.link.name),
-            manager: manager(seen.link.ifindex),
+            manager: managers::of(seen.link.ifindex),
         });
         let workloads = workloads.collect();
         Self { prefixes, wants_ipv6, links, workloads, all_route_localnet: route_localnet("all"), keeper }
@@ -136,48 +119,12 @@ fn wrong_sysctls(sysctls: &Sysctls, name: &str, wants_ipv6: bool, keeper: Keeper
         .collect()
 }
 
-/// Both managers keep a file for each link; the words are those of networkctl(1) and of NetworkManager's device state.
-fn manager(ifindex: u32) -> Option<&'static str> {
-    let read = |folder: &str| fs::read_to_string(Path::new(folder).join(ifindex.to_string())).ok();
-    if read(NETWORKD).is_some_and(|text| is_managed_by_networkd(&text)) {
-        return Some("systemd-networkd");
-    }
-    read(NETWORK_MANAGER).filter(|text| is_managed_by_network_manager(text)).map(|_| "NetworkManager")
-}
-
-fn is_managed_by_networkd(text: &str) -> bool {
-    let state = text.lines().find_map(|line| line.strip_prefix("ADMIN_STATE="));
-    state.is_some_and(|state| matches!(state, "configured" | "configuring" | "pending"))
-}
-
-fn is_managed_by_network_manager(text: &str) -> bool {
-    text.lines().any(|line| line.trim() == "managed=true")
-}
-
 /// `status` is what the running agent says, if one runs.
 pub(super) fn judge(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
     let mut findings = prefix(seen);
     findings.extend(sysctls(seen, status));
     findings.extend(route_localnet(seen, status.is_some()));
     findings.extend(carrier(seen, status));
-    let managed: Vec<Finding> = seen
-        .workloads
-        .iter()
-        .filter_map(|workload| workload.manager.map(|manager| (workload, manager)))
-        .map(|(workload, manager)| {
-            MANAGED.warning(
-                format!("{manager} manages {}", workload.name),
-                match manager {
-                    "NetworkManager" => format!(
-                        "unmanaged-devices=interface-name:{}* in /etc/NetworkManager/conf.d",
-                        seen.prefixes.join("*;interface-name:")
-                    ),
-                    _ => NETWORKD_CHANGE.to_owned(),
-                },
-            )
-        })
-        .collect();
-    findings.extend(if managed.is_empty() { vec![MANAGED.ok("nobody manages them")] } else { managed });
     findings
 }
 
@@ -403,11 +350,6 @@ mod tests {
                 &[("tap-carrier", Level::Warning)],
             ),
             (
-                only(Workload { manager: Some("systemd-networkd"), ..workload("tap1", 3) }),
-                Some(&none),
-                &[("tap-managed", Level::Warning)],
-            ),
-            (
                 Seen { prefixes: vec!["cali".into()], workloads: Vec::new(), ..healthy() },
                 None,
                 &[("interface-prefix", Level::Error)],
@@ -425,14 +367,6 @@ mod tests {
         ] {
             assert_eq!(problems(&seen, status), expected, "{seen:?}");
         }
-    }
-
-    #[test]
-    fn managers_are_told_by_their_files() {
-        assert!(is_managed_by_networkd("# private\nADMIN_STATE=configured\nOPER_STATE=routable\n"));
-        assert!(!is_managed_by_networkd("ADMIN_STATE=unmanaged\n"));
-        assert!(is_managed_by_network_manager("[device]\nmanaged=true\n"));
-        assert!(!is_managed_by_network_manager("[device]\nmanaged=false\n"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod finding;
 mod forwarding;
 mod interfaces;
 mod kernel;
+mod managers;
 mod nova;
 mod oslo;
 mod privileges;
@@ -38,7 +39,7 @@ use std::path::{Path, PathBuf};
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 16] = [
+    let areas: [&[&Check]; 17] = [
         settings::CHECKS,
         ready_command::CHECKS,
         kernel::CHECKS,
@@ -50,6 +51,7 @@ pub fn checks() -> Vec<&'static Check> {
         datastore::CHECKS,
         forwarding::CHECKS,
         interfaces::CHECKS,
+        managers::CHECKS,
         tap_mac::CHECKS,
         routes::CHECKS,
         bgp::CHECKS,
@@ -127,6 +129,7 @@ pub fn examine(subject: &Subject) -> Report {
     findings.extend(forwarding::judge(&forwarding::Seen::look(proc, settings), endpoints));
     let interfaces = interfaces::Seen::look(proc, settings);
     findings.extend(interfaces::judge(&interfaces, status));
+    findings.extend(managers::judge(&interfaces));
     findings.extend(tap_mac::judge(&interfaces.links, status));
     findings.extend(routes::judge(status));
     if readable {
