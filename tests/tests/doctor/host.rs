@@ -127,6 +127,24 @@ fn interfaces_that_do_not_fit_are_found() {
     namespace.ip("link del tapbridge");
 }
 
+/// The tap of the next host would have another one.
+#[test]
+fn a_hardware_address_of_the_taps_own_is_found() {
+    let site = site();
+    let taps = site.port.tap_mac().to_string();
+    for (address, expected) in [
+        ("7e:00:00:00:00:01", only(&["network.tap-mac"])),
+        ("00:61:fe:ed:ca:fe", only(&[])),
+        (taps.as_str(), only(&[])),
+    ] {
+        site.node.host.namespace().ip(&format!("link set {} address {address}", site.port.interface));
+        // KERNEL: the neighbours of the interface go with its address; the agent puts them back.
+        wait::until(wait::SOON, format_args!("{expected:?} with {address}"), || {
+            problems(&site.node, &[]) == expected
+        });
+    }
+}
+
 /// A second agent of any kind is found only if it is in the same network namespace.
 #[test]
 fn another_agent_is_found() {
