@@ -90,9 +90,55 @@ impl Processes {
     }
 }
 
+/// Whether a program of this name runs here, at little cost. One that may not be asked for its network namespace counts: without
+/// `CAP_SYS_PTRACE` those of other users may not.
+pub(crate) fn is_running(proc: &Path, name: &str) -> bool {
+    let own = fs::read_link(proc.join("thread-self/ns/net")).ok();
+    let is_it =
+        |folder: &PathBuf| fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+    let is_elsewhere = |folder: &PathBuf| {
+        let other = fs::read_link(folder.join("ns/net")).ok();
+        own.is_some() && other.is_some() && own != other
+    };
+    let folders = fs::read_dir(proc).into_iter().flatten().filter_map(|entry| {
+        let entry = entry.ok()?;
+        entry.file_name().to_str()?.parse::<u32>().ok()?;
+        Some(entry.path())
+    });
+    folders.filter(is_it).any(|folder| !is_elsewhere(&folder))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_program_is_found_unless_it_is_known_to_be_elsewhere() {
+        let proc = tempfile::tempdir().unwrap();
+        let namespace = |of: &str, which: &str| {
+            fs::create_dir_all(proc.path().join(of).join("ns")).unwrap();
+            symlink(which, proc.path().join(of).join("ns/net")).unwrap();
+        };
+        let named = |pid: &str, name: &str| {
+            fs::create_dir_all(proc.path().join(pid)).unwrap();
+            fs::write(proc.path().join(pid).join("comm"), format!("{name}\n")).unwrap();
+        };
+        let runs = || is_running(proc.path(), "zebra");
+        namespace("thread-self", "net:[1]");
+        for (pid, name) in [("7", "zebrafish"), ("8", "bgpd"), ("self", "zebra")] {
+            named(pid, name);
+        }
+        assert!(!runs());
+        named("9", "zebra");
+        namespace("9", "net:[2]");
+        assert!(!runs(), "that is another host's, as it were");
+        named("10", "zebra");
+        assert!(runs(), "nobody says that it is elsewhere");
+        namespace("10", "net:[1]");
+        assert!(runs());
+        assert!(!is_running(Path::new("/nonexistent"), "zebra"));
+    }
 
     #[test]
     fn this_process_is_found() {

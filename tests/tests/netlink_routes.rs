@@ -8,6 +8,8 @@ mod churn;
 mod floods;
 #[path = "netlink/pace.rs"]
 mod pace;
+#[path = "netlink/rewrites.rs"]
+mod rewrites;
 #[path = "netlink/rig.rs"]
 mod rig;
 

@@ -29,6 +29,7 @@ use crate::netlink::monitor::{
 };
 use crate::netlink::socket;
 use crate::presence::Presence;
+use crate::processes;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{
     Attach, DatastoreType, Loaded, LogSeverity, Origin, Problem, Settings, Severity, Sources, Switch, Told,
@@ -162,7 +163,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     parts.start("the netlink monitor", monitor.run());
     let felix = Beside::new(&settings);
     let (route_applier, route_report) = RouteApplier::open(wanted.for_recall(), routes)?;
-    let route_applier = route_applier.watching(felix.as_ref().map(Beside::deletions));
+    let route_applier = route_applier
+        .watching(felix.as_ref().map(Beside::deletions))
+        .telling_zebra(|| processes::is_running(Path::new("/proc"), "zebra"));
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
     let mut interface_applier = InterfaceApplier::open(
         interface_settings(&settings, run_dir.path()),

@@ -14,6 +14,8 @@ mod log;
 mod plan;
 mod refused;
 mod report;
+mod rewrites;
+mod zebra;
 
 pub use plan::{ObservedRoutes, Plan, Target};
 pub use report::RouteReport;
@@ -36,10 +38,12 @@ use expected::Expected;
 use ipnet::IpNet;
 use log::{log_change, log_failure};
 use refused::Refusal;
+use rewrites::Rewrites;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::warn;
+use zebra::Zebra;
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -72,6 +76,8 @@ pub struct RouteApplier {
     mended: Option<mpsc::UnboundedReceiver<u32>>,
     fast_path_writes: Option<mpsc::UnboundedReceiver<Written>>,
     awaited: Awaited,
+    rewrites: Rewrites,
+    zebra: Zebra,
     /// A full read of the kernel is over.
     synced: bool,
 }
@@ -105,6 +111,8 @@ impl RouteApplier {
             mended: None,
             fast_path_writes: None,
             awaited: Awaited::default(),
+            rewrites: Rewrites::default(),
+            zebra: Zebra::default(),
             synced: false,
         };
         Ok((applier, report))
@@ -135,7 +143,7 @@ impl RouteApplier {
         self.wanted.mark_changed();
         loop {
             let retry = self.retries.next_after(self.last_attempt_at);
-            let due = retry.into_iter().chain(self.awaited.next()).min();
+            let due = retry.into_iter().chain(self.awaited.next()).chain(self.rewrites.next()).min();
             let differs = tokio::select! {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => { self.take_wanted(); true }
@@ -150,6 +158,7 @@ impl RouteApplier {
                 }
                 ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = Backlog::due(self.backlog.next_look(), self.backlog.is_empty()) => false,
+                (runs, since) = self.zebra.answer() => { self.take_zebra(runs, since); false }
                 () = sleep_until(due) => true,
             };
             let differs = self.take_what_came_meanwhile(&mut events) | differs;
@@ -157,6 +166,7 @@ impl RouteApplier {
                 self.close_difference().await;
             }
             self.write_portion().await;
+            self.write_again();
         }
     }
 
@@ -178,7 +188,8 @@ impl RouteApplier {
         {
             events.push(event);
         }
-        self.take_events(events) | self.awaited.expire(clock::now())
+        let now = clock::now();
+        self.take_events(events) | self.awaited.expire(now) | self.rewrites.expire(now)
     }
 
     fn take_wanted(&mut self) {
@@ -198,6 +209,8 @@ impl RouteApplier {
         self.retries.release(|route| !self.target.wants(route));
         state.failing.retain(|route, refusal| self.target.wants(route) != refusal.is_removal);
         drop(state);
+        self.rewrites.release(|route| self.target.wants(route));
+        self.rewrites.look_again(clock::now());
         self.taken = wanted;
     }
 
@@ -205,6 +218,10 @@ impl RouteApplier {
     fn take_event(&mut self, event: RouteEvent) -> bool {
         match event {
             RouteEvent::Seen(route, owner) => self.take_seen(route, owner),
+            RouteEvent::Gone(route) if self.rewrites.is_echo(&route) => {
+                let is_news = self.report.lock().observed.gone(&route);
+                self.look_at(&route, is_news)
+            }
             RouteEvent::Gone(route) => {
                 self.note_gone(&route);
                 let is_news = self.take_gone(&route);
@@ -214,7 +231,10 @@ impl RouteApplier {
                 }
                 is_news
             }
-            RouteEvent::LinkChanged { ifindex } => {
+            RouteEvent::LinkChanged { ifindex, running } => {
+                if self.zebra.matters() {
+                    self.rewrites.carrier(ifindex, running, &self.report.lock().observed, clock::now());
+                }
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
             }
@@ -232,6 +252,9 @@ impl RouteApplier {
                 self.report.note_known();
                 let is_first = !std::mem::replace(&mut self.synced, true);
                 if is_first {
+                    if self.zebra.matters() {
+                        self.rewrites.found(&self.report.lock().observed, clock::now());
+                    }
                     self.look_at_everything();
                 }
                 is_first
@@ -241,6 +264,9 @@ impl RouteApplier {
 
     fn take_seen(&mut self, route: WantedRoute, owner: Owner) -> bool {
         self.awaited.told_of(&route);
+        if owner == Owner::Ours && self.zebra.matters() {
+            self.rewrites.appeared(&route, clock::now());
+        }
         let is_news = self.report.lock().observed.seen(route, owner);
         if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
             deletions.appeared(route, clock::now());
@@ -251,6 +277,7 @@ impl RouteApplier {
     fn take_gone(&mut self, route: &WantedRoute) -> bool {
         self.awaited.told_of(route);
         self.own_writes.gone(route);
+        self.rewrites.gone(route);
         let is_news = self.report.lock().observed.gone(route);
         self.look_at(route, is_news)
     }
@@ -322,9 +349,11 @@ impl RouteApplier {
             self.target.compare(&state.observed, *destination, &mut plan);
         }
         plan.add.retain(|change| {
-            !self.retries.holds(change.route(), now) && !self.awaited.contains(change.route())
+            let route = change.route();
+            let is_there = self.awaited.contains(route) || self.rewrites.is_echo(route);
+            !self.retries.holds(route, now) && !is_there
         });
-        plan.remove.retain(|route| !self.retries.holds(route, now));
+        plan.remove.retain(|route| !self.retries.holds(route, now) && !self.rewrites.is_echo(route));
         plan
     }
 

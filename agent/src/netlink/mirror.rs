@@ -272,7 +272,8 @@ impl Mirror {
             self.forget(link.ifindex, seen);
         }
         if is_workload {
-            seen.routes.push(RouteEvent::LinkChanged { ifindex: link.ifindex });
+            let Link { ifindex, running, .. } = link;
+            seen.routes.push(RouteEvent::LinkChanged { ifindex, running });
             seen.neighbours.push(NeighbourEvent::LinkChanged { ifindex: link.ifindex });
             // Removals that were under way when the notification was made may not have been seen.
             seen.doubt(Doubt::Soon);
@@ -283,7 +284,7 @@ impl Mirror {
     fn link_gone(&mut self, ifindex: u32, seen: &mut Seen) {
         self.others.remove(&ifindex);
         self.forget(ifindex, seen);
-        seen.routes.push(RouteEvent::LinkChanged { ifindex });
+        seen.routes.push(RouteEvent::LinkChanged { ifindex, running: false });
         seen.neighbours.push(NeighbourEvent::LinkChanged { ifindex });
         seen.facts.push(Fact::LinkRemoved { ifindex });
     }

@@ -117,6 +117,16 @@ impl Rig {
         settings: MonitorSettings,
         wanted: Option<Wanted>,
     ) -> Self {
+        Self::beside_zebra(namespace, settings, wanted, false)
+    }
+
+    /// With or without FRR's zebra on the host, as far as the route applier is told.
+    pub(crate) fn beside_zebra(
+        namespace: &Arc<Namespace>,
+        settings: MonitorSettings,
+        wanted: Option<Wanted>,
+        has_zebra: bool,
+    ) -> Self {
         let (wanted, wanted_out) = watch::channel(wanted.map(Arc::new));
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready_in, ready) = mpsc::channel();
@@ -140,7 +150,8 @@ impl Rig {
                     )
                     .expect("an interface applier");
                     tokio::spawn(monitor.run());
-                    tokio::spawn(routes.after_fast_path(written_out).run());
+                    let routes = routes.after_fast_path(written_out).telling_zebra(move || has_zebra);
+                    tokio::spawn(routes.run());
                     tokio::spawn(interfaces.run());
                     tokio::spawn(collect(streams.facts, Arc::clone(&collected)));
                     tokio::spawn(collect(prepared_out, collected));

@@ -50,7 +50,7 @@ fn with_routes() -> Mirror {
         mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route(protocol))), &mut seen);
     }
     let expected = [
-        RouteEvent::LinkChanged { ifindex: 7 },
+        RouteEvent::LinkChanged { ifindex: 7, running: false },
         RouteEvent::Seen(route(3), Owner::Ours),
         RouteEvent::Seen(route(80), Owner::Other),
     ];

@@ -47,6 +47,8 @@ pub enum RouteEvent {
     LinkChanged {
         /// Its number.
         ifindex: u32,
+        /// It has a carrier, as `IFF_RUNNING` says it, by which others go as well.
+        running: bool,
     },
     /// The host has an address that can be the source of routes.
     AddressAppeared {

@@ -1,0 +1,345 @@
+//! Which routes have to be written again for FRR's zebra. Pure; [`super::zebra`] writes them.
+//!
+//! Owns when the carrier of each tap came, and what the kernel will say about a route that is written again, so that nobody takes that
+//! for somebody else's doing.
+//!
+//! FRR (seen with 10.7.1; 8.4.4 and 10.3 do not): zebra keeps an IPv4 route of the kernel as inactive where the interface has no
+//! carrier and no address, and forgets it when the carrier comes or goes. In the kernel nothing has happened to the route, so nobody tells
+//! zebra of it again: bgpd never announces it. Writing it in place (`ip route replace`) does not help, removing and adding it does. IPv6
+//! routes come back by themselves.
+
+use super::ObservedRoutes;
+use cutover_engine::BootTime;
+use cutover_engine::wanted::WantedRoute;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// LIMIT: zebra reads interfaces on one thread and routes on another. What is written this long after the carrier is news to it after
+/// the carrier was.
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
+/// LIMIT: what comes less than this after the carrier may be news to zebra before the carrier is, as it reads the two on different threads.
+const UNSETTLED: Duration = Duration::from_secs(1);
+/// LIMIT: so many routes are four times as many notifications, of which zebra's socket holds some thousands, Debian's or the default.
+pub(super) const AT_ONCE_MAX: usize = 64;
+/// LIMIT: the kernel notifies within the write; what is not heard of for so long was lost.
+const ECHO_WITHIN: Duration = Duration::from_millis(100);
+/// zebra takes the high octet of a metric for its distance: the next one is worse.
+const WORSE: u32 = 1 << 24;
+/// Of the three low octets, by which announcements are told apart, so that a stand-in looks like no priority of ours.
+const NO_PRIORITY: u32 = 1 << 23;
+
+/// What is to be written again.
+#[derive(Debug, Default)]
+pub(super) struct Rewrites {
+    /// Interfaces with a carrier, as the kernel has told it, and since when; `None` since before anybody looked.
+    running: BTreeMap<u32, Option<BootTime>>,
+    /// [`Self::found`] has been called.
+    is_known: bool,
+    /// Routes that were there before the carrier, and when it is time.
+    due: BTreeMap<WantedRoute, BootTime>,
+    wake_at: Option<BootTime>,
+    /// Routes that have been written again since the carrier came: that they come is no news.
+    written: BTreeSet<WantedRoute>,
+    /// Routes that have been written again, and until when what is said of them and of their stand-ins is an echo of that.
+    echoes: BTreeMap<WantedRoute, BootTime>,
+}
+
+impl Rewrites {
+    /// What the kernel says about the carrier of an interface.
+    pub(super) fn carrier(&mut self, ifindex: u32, runs: bool, observed: &ObservedRoutes, now: BootTime) {
+        if !runs {
+            self.running.remove(&ifindex);
+            self.due.retain(|route, _| route.ifindex != ifindex);
+            self.written.retain(|route| route.ifindex != ifindex);
+        } else if !self.running.contains_key(&ifindex) {
+            self.running.insert(ifindex, self.is_known.then_some(now));
+            self.written_before(observed, |route| route.ifindex == ifindex, now);
+        }
+    }
+
+    /// Everything is known for the first time. Whether a route or the carrier of its tap came first is not.
+    pub(super) fn found(&mut self, observed: &ObservedRoutes, now: BootTime) {
+        self.is_known = true;
+        let running = self.running.clone();
+        self.written_before(observed, |route| running.contains_key(&route.ifindex), now);
+    }
+
+    /// A route of ours is there.
+    pub(super) fn appeared(&mut self, route: &WantedRoute, now: BootTime) {
+        let since = self.running.get(&route.ifindex).copied().flatten();
+        let is_unsettled = since.is_some_and(|since| now.since(since) < UNSETTLED);
+        let is_ours_again = self.written.contains(route) || self.is_echo(route);
+        if is_unsettled && route.destination.addr().is_ipv4() && !is_ours_again {
+            self.again(*route, now + PAUSE);
+        }
+    }
+
+    fn written_before(
+        &mut self,
+        observed: &ObservedRoutes,
+        matches: impl Fn(&WantedRoute) -> bool,
+        now: BootTime,
+    ) {
+        let at = now + PAUSE;
+        let before =
+            observed.ours.iter().filter(|route| route.destination.addr().is_ipv4() && matches(route));
+        self.due.extend(before.map(|route| (*route, at)));
+        self.wake(at);
+    }
+
+    /// It is not there any more: when it comes again, it is news to everybody.
+    pub(super) fn gone(&mut self, route: &WantedRoute) {
+        self.due.remove(route);
+    }
+
+    /// Circumstances have changed, so that what could not be written again may be now.
+    pub(super) fn look_again(&mut self, now: BootTime) {
+        self.wake(now);
+    }
+
+    fn wake(&mut self, at: BootTime) {
+        if !self.due.is_empty() {
+            self.wake_at = Some(self.wake_at.map_or(at, |planned| planned.min(at)));
+        }
+    }
+
+    /// When to look for [`Self::ready`], or when an echo is over.
+    pub(super) fn next(&self) -> Option<BootTime> {
+        self.wake_at.into_iter().chain(self.echoes.values().copied()).min()
+    }
+
+    /// Whether it is time to look. Says it once.
+    pub(super) fn is_time(&mut self, now: BootTime) -> bool {
+        let is_time = self.wake_at.take_if(|at| *at <= now).is_some();
+        if is_time && let Some(later) = self.due.values().copied().filter(|at| *at > now).min() {
+            self.wake(later);
+        }
+        is_time
+    }
+
+    /// What is to be written again now, as many as at once. `may` says which of them can be.
+    pub(super) fn ready(&self, now: BootTime, may: impl Fn(&WantedRoute) -> bool) -> Vec<WantedRoute> {
+        let ready = self.due.iter().filter(|(route, at)| **at <= now && may(route));
+        ready.map(|(route, _)| *route).take(AT_ONCE_MAX).collect()
+    }
+
+    /// These are being written again. What else is due follows after a while.
+    pub(super) fn begin(&mut self, routes: &[WantedRoute], now: BootTime) {
+        for route in routes {
+            self.due.remove(route);
+            self.written.insert(*route);
+            self.echoes.insert(*route, now + ECHO_WITHIN);
+        }
+        self.wake(now + PAUSE);
+    }
+
+    /// Nobody has to be told of what was to be written again until now.
+    pub(super) fn give_up(&mut self, now: BootTime) {
+        self.due.retain(|_, at| *at > now);
+    }
+
+    /// It could not be written again; later perhaps.
+    pub(super) fn again(&mut self, route: WantedRoute, at: BootTime) {
+        self.due.insert(route, at);
+        self.wake(at);
+    }
+
+    /// Whether what the kernel says about it, or what seems to differ, comes from having written it again.
+    pub(super) fn is_echo(&self, route: &WantedRoute) -> bool {
+        let original = || in_whose_stead(route);
+        self.echoes.contains_key(route) || original().is_some_and(|it| self.echoes.contains_key(&it))
+    }
+
+    /// Forgets echoes that are over. Says whether there was one.
+    pub(super) fn expire(&mut self, now: BootTime) -> bool {
+        let before = self.echoes.len();
+        self.echoes.retain(|_, until| *until > now);
+        self.echoes.len() < before
+    }
+
+    /// What is said about routes that nobody wants any more counts again.
+    pub(super) fn release(&mut self, is_wanted: impl Fn(&WantedRoute) -> bool) {
+        self.echoes.retain(|route, _| is_wanted(route));
+    }
+}
+
+/// What keeps the way open while the route itself is away for a moment: worse than that one, so that it changes nothing meanwhile. Left by
+/// an agent that was killed, it is a route of ours that nobody wants. `None` if there is no such metric.
+pub(super) fn stand_in(route: &WantedRoute) -> Option<WantedRoute> {
+    let metric = (route.metric ^ NO_PRIORITY).checked_add(WORSE)?;
+    Some(WantedRoute { metric, ..*route })
+}
+
+/// The route that this one would stand in for.
+fn in_whose_stead(stand_in: &WantedRoute) -> Option<WantedRoute> {
+    let metric = stand_in.metric.checked_sub(WORSE)? ^ NO_PRIORITY;
+    Some(WantedRoute { metric, ..*stand_in })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipnet::IpNet;
+
+    fn route(last: u8, ifindex: u32) -> WantedRoute {
+        let destination = IpNet::new([10, 65, 0, last].into(), 32).unwrap();
+        WantedRoute { destination, ifindex, metric: 1024, protocol: 3, source: None }
+    }
+
+    fn with(routes: impl IntoIterator<Item = WantedRoute>) -> ObservedRoutes {
+        ObservedRoutes { ours: routes.into_iter().collect(), ..ObservedRoutes::default() }
+    }
+
+    /// What is written again at this time, if somebody looks.
+    fn ready(rewrites: &mut Rewrites, now: BootTime) -> Vec<WantedRoute> {
+        let ready = rewrites.ready(now, |_| true);
+        rewrites.begin(&ready, now);
+        ready
+    }
+
+    const NOW: BootTime = BootTime(1_000_000_000);
+
+    #[test]
+    fn what_was_there_before_the_carrier_is_written_again_once() {
+        let mut rewrites = Rewrites::default();
+        let ipv6 = WantedRoute { destination: "2001:db8::2/128".parse().unwrap(), ..route(2, 7) };
+        rewrites.carrier(7, false, &with([]), NOW);
+        rewrites.carrier(7, true, &with([route(2, 7), route(3, 8), ipv6]), NOW);
+        assert_eq!(rewrites.next(), Some(NOW + PAUSE));
+        assert!(!rewrites.is_time(NOW) && rewrites.is_time(NOW + PAUSE) && !rewrites.is_time(NOW + PAUSE));
+        assert_eq!(rewrites.ready(NOW, |_| true), [], "too early");
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE), [route(2, 7)]);
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE), []);
+        // The same carrier, told once more.
+        rewrites.carrier(7, true, &with([route(2, 7), route(4, 7)]), NOW);
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE), []);
+        assert!(rewrites.expire(NOW + PAUSE + ECHO_WITHIN));
+        assert_eq!(rewrites.next(), None);
+    }
+
+    #[test]
+    fn each_carrier_counts_and_what_went_meanwhile_does_not() {
+        let mut rewrites = Rewrites::default();
+        for _ in 0..2 {
+            rewrites.carrier(7, true, &with([route(2, 7), route(3, 7)]), NOW);
+            rewrites.gone(&route(3, 7));
+            assert_eq!(ready(&mut rewrites, NOW + PAUSE), [route(2, 7)]);
+            rewrites.carrier(7, false, &with([]), NOW);
+        }
+        rewrites.carrier(7, true, &with([route(2, 7)]), NOW);
+        rewrites.carrier(7, false, &with([route(2, 7)]), NOW);
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE), [], "there is no carrier");
+    }
+
+    /// zebra may hear of the two in the other order.
+    #[test]
+    fn what_comes_right_after_the_carrier_is_written_again_as_well() {
+        let mut rewrites = Rewrites::default();
+        let ipv6 = WantedRoute { destination: "2001:db8::2/128".parse().unwrap(), ..route(2, 7) };
+        rewrites.found(&with([]), NOW);
+        rewrites.carrier(7, true, &with([]), NOW);
+        let soon = NOW + PAUSE;
+        for route in [route(2, 7), ipv6, route(3, 8)] {
+            rewrites.appeared(&route, soon);
+        }
+        assert_eq!(ready(&mut rewrites, soon + PAUSE), [route(2, 7)]);
+        // Its own echo, in time and late.
+        rewrites.appeared(&route(2, 7), soon + PAUSE);
+        rewrites.appeared(&stand_in(&route(2, 7)).unwrap(), soon + PAUSE);
+        rewrites.expire(soon + PAUSE + ECHO_WITHIN);
+        rewrites.appeared(&route(2, 7), soon + PAUSE + ECHO_WITHIN);
+        rewrites.appeared(&route(4, 7), NOW + UNSETTLED);
+        assert_eq!(ready(&mut rewrites, NOW + UNSETTLED + PAUSE), []);
+        // Another carrier.
+        rewrites.carrier(7, false, &with([]), NOW);
+        rewrites.carrier(7, true, &with([]), NOW);
+        rewrites.appeared(&route(2, 7), NOW);
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE), [route(2, 7)]);
+    }
+
+    /// An agent that starts does not know which of the two came first.
+    #[test]
+    fn what_is_found_at_the_start_counts_as_written_before() {
+        let mut rewrites = Rewrites::default();
+        let found = with([route(2, 7), route(3, 8)]);
+        rewrites.carrier(7, true, &with([]), NOW);
+        rewrites.found(&found, NOW);
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE), [route(2, 7)]);
+        // What this life writes comes long after the carrier, as far as anybody knows.
+        rewrites.appeared(&route(4, 7), NOW + PAUSE);
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE + PAUSE), []);
+    }
+
+    #[test]
+    fn what_may_not_be_written_again_yet_waits_for_other_circumstances() {
+        let mut rewrites = Rewrites::default();
+        rewrites.carrier(7, true, &with([route(2, 7)]), NOW);
+        let later = NOW + PAUSE;
+        assert!(rewrites.is_time(later));
+        assert_eq!(rewrites.ready(later, |_| false), []);
+        assert_eq!(rewrites.next(), None, "time alone changes nothing");
+        rewrites.look_again(later);
+        assert_eq!(rewrites.next(), Some(later));
+        assert!(rewrites.is_time(later));
+        assert_eq!(ready(&mut rewrites, later), [route(2, 7)]);
+        rewrites.look_again(later);
+        assert!(!rewrites.is_time(later + PAUSE), "there is nothing left");
+    }
+
+    #[test]
+    fn many_are_written_again_in_portions() {
+        let mut rewrites = Rewrites::default();
+        let all: Vec<WantedRoute> = (0..=200).map(|last| route(last, 7)).collect();
+        rewrites.carrier(7, true, &with(all.iter().copied()), NOW);
+        let (mut now, mut written, mut portions) = (NOW, Vec::new(), 0);
+        while written.len() < all.len() {
+            assert!(!rewrites.is_time(now), "one portion after the other");
+            now = now + PAUSE;
+            assert!(rewrites.is_time(now));
+            let portion = ready(&mut rewrites, now);
+            assert!(!portion.is_empty() && portion.len() <= AT_ONCE_MAX);
+            written.extend(portion);
+            portions += 1;
+        }
+        assert_eq!((written, portions), (all, 4));
+    }
+
+    #[test]
+    fn without_zebra_nothing_is_left_of_what_was_due() {
+        let mut rewrites = Rewrites::default();
+        rewrites.carrier(7, true, &with([route(2, 7)]), NOW);
+        rewrites.carrier(8, true, &with([route(3, 8)]), NOW + PAUSE);
+        rewrites.give_up(NOW + PAUSE);
+        assert_eq!(ready(&mut rewrites, NOW + PAUSE + PAUSE), [route(3, 8)]);
+    }
+
+    #[test]
+    fn echoes_end() {
+        let mut rewrites = Rewrites::default();
+        rewrites.begin(&[route(2, 7), route(3, 7)], NOW);
+        let stand_in = stand_in(&route(2, 7)).unwrap();
+        assert!(rewrites.is_echo(&route(2, 7)) && rewrites.is_echo(&stand_in));
+        assert!(!rewrites.is_echo(&route(4, 7)));
+        rewrites.release(|it| *it != route(3, 7));
+        assert!(!rewrites.is_echo(&route(3, 7)) && rewrites.is_echo(&stand_in));
+        assert!(!rewrites.expire(NOW) && rewrites.next().is_some());
+        assert!(rewrites.expire(NOW + ECHO_WITHIN) && !rewrites.is_echo(&route(2, 7)));
+        assert_eq!(rewrites.next(), None);
+    }
+
+    #[test]
+    fn a_stand_in_is_worse_and_looks_like_no_priority() {
+        for (metric, expected) in [
+            (1024, Some(0x0180_0400)),
+            (100_665_344, Some(0x0780_0800)),
+            (10, Some(0x0180_000a)),
+            (0x00ff_ffff, Some(0x017f_ffff)),
+            (u32::MAX, None),
+        ] {
+            let route = WantedRoute { metric, ..route(2, 7) };
+            assert_eq!(stand_in(&route).map(|it| it.metric), expected, "{metric}");
+            assert!(expected.is_none_or(|worse| worse > metric));
+            assert!(stand_in(&route).is_none_or(|it| in_whose_stead(&it) == Some(route)));
+        }
+    }
+}
