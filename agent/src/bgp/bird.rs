@@ -13,8 +13,7 @@ use render::{Dialect, File};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "{elevated} = {value}: one less than {normal}, so no metric is left between the two for the routes from BGP, which have to \
-     win over a host's own normal route and lose against its own elevated one; lower {elevated} by one at least, or use \
-     --kernel-metric mapped"
+     win over a host's own normal route and lose against its own elevated one; lower {elevated} by one at least"
 )]
 pub struct NoMetricBetween {
     elevated: &'static str,
@@ -68,7 +67,6 @@ fn render(file: &File<'_>) -> Result<String, NoMetricBetween> {
     for &family in &file.families {
         if let Some(priorities) = file.parameters.priorities(family)
             && priorities.between().is_none()
-            && file.metric == KernelMetric::Fixed
         {
             let (elevated, normal) = match family {
                 Family::Ipv4 => ("IPv4ElevatedRoutePriority", "IPv4NormalRoutePriority"),

@@ -73,8 +73,8 @@ pub enum KernelMetric {
     /// One for all, between elevated and normal: routes are replaced in one step
     #[default]
     Fixed,
-    /// The one that the route has on its own host: each change of priority leaves a moment without a route, or (BIRD 2.0)
-    /// the route of before
+    /// One more than on the route's own host: each change of priority leaves a moment without a route, or (BIRD 2.0) the
+    /// route of before
     Mapped,
 }
 
@@ -140,6 +140,20 @@ impl Family {
 }
 
 impl Priorities {
+    /// The metrics of routes from BGP where these show their priority: one more than those of a host's own routes. `None` if one of
+    /// them were that of an own route all the same.
+    ///
+    /// BIRD 3 (3.1.8, 3.4.0) puts its route in the place of one that somebody else has made, if both have the same metric, and leaves
+    /// none behind when its route ends. In IPv6 the kernel uses only one of two with the same metric, whichever BIRD it is.
+    #[must_use]
+    pub const fn of_others(self) -> Option<Self> {
+        if self.elevated + 1 < self.normal {
+            Some(Self { normal: self.normal + 1, elevated: self.elevated + 1 })
+        } else {
+            None
+        }
+    }
+
     /// A metric that is worse than elevated and better than normal, if there is one.
     #[must_use]
     pub const fn between(self) -> Option<u32> {

@@ -187,8 +187,8 @@ filter cutover_import{digit} {{
     /// To the kernel.
     fn install(&self, f: &mut Formatter<'_>, family: Family, priorities: Priorities) -> fmt::Result {
         let (digit, bits) = (family.digit(), family.bits());
-        let Priorities { normal, elevated } = priorities;
-        if self.metric == KernelMetric::Fixed {
+        let mapped = priorities.of_others().filter(|_| self.metric == KernelMetric::Mapped);
+        let Some(Priorities { normal, elevated }) = mapped else {
             return write!(
                 f,
                 "\
@@ -200,21 +200,18 @@ filter cutover_install{digit} {{
 
 "
             );
-        }
-        let metric = match self.parameters.peering {
-            Peering::Ibgp => format!("{PREFERENCE_OF_METRIC_0} - bgp_local_pref"),
-            Peering::Ebgp => elevated.to_string(),
         };
         let is_elevated = self.is_elevated(priorities);
         write!(
             f,
             "\
-# To the kernel: what came over BGP, with the metric that it has on the host where the machine is. (Setting krt_metric
-# in an import filter has no effect.)
+# To the kernel: what came over BGP, with one more than the metric that it has on the host where the machine is. Never with
+# the metric of a route of this host's: BIRD 3 takes the place of such a route, and leaves none when its own one ends.
+# (Setting krt_metric in an import filter has no effect with BIRD 1.)
 filter cutover_install{digit} {{
   if source != RTS_BGP then reject;
   krt_metric = {normal};
-  if net.len = {bits} && {is_elevated} then krt_metric = {metric};
+  if net.len = {bits} && {is_elevated} then krt_metric = {elevated};
   accept;
 }}
 

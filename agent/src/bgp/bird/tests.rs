@@ -92,13 +92,37 @@ fn every_number_follows_the_parameters() {
     host.ipv6 = None;
     host.community = Community(64900, 7);
     host.interface_prefixes = vec!["vm".to_owned()];
-    for (metric, is_there) in [(Fixed, "metric 250;"), (Mapped, "krt_metric = 200")] {
+    for (metric, is_there) in [(Fixed, "metric 250;"), (Mapped, "krt_metric = 201")] {
         let text = configuration(&host, metric, Version::Two).unwrap();
         for gone in ["1024", " 512;", "768", "65000", "tap", "cali", "ipv6", "2001:db8"] {
             assert!(!text.contains(gone), "{gone} in\n{text}");
         }
         for there in ["krt_metric < 300", "(64900, 7)", "\"vm*\"", is_there] {
             assert!(text.contains(there), "{there} not in\n{text}");
+        }
+    }
+}
+
+/// BIRD 3 takes the place of a route with the metric of its own one, and leaves none when its own one ends.
+#[test]
+fn no_route_from_bgp_gets_the_metric_of_an_own_one() {
+    let (version, normal, elevated) = (Version::Three, 3000, 2000);
+    for peering in [Peering::Ibgp, Peering::Ebgp] {
+        let mut host = host(peering);
+        (host.ipv4, host.ipv6) = (Priorities { normal, elevated }, Some(Priorities { normal, elevated }));
+        for metric in [Fixed, Mapped] {
+            let text = configuration(&host, metric, version).unwrap();
+            let metrics = text.lines().filter_map(|line| {
+                let (_, number) =
+                    line.split_once("krt_metric = ").or_else(|| line.split_once("  metric "))?;
+                number.strip_suffix(';')?.parse().ok()
+            });
+            let given: Vec<u32> = metrics.collect();
+            let expected: &[u32] = match metric {
+                Fixed => &[2500, 2500],
+                Mapped => &[3001, 2001, 3001, 2001, 0, 0],
+            };
+            assert_eq!(given, expected, "{peering:?}\n{text}");
         }
     }
 }
@@ -117,8 +141,11 @@ fn an_interface_prefix_stays_inside_its_quotes() {
 fn priorities_side_by_side_leave_no_room() {
     let mut host = host(Peering::Ibgp);
     host.ipv6 = Some(Priorities { normal: 513, elevated: 512 });
-    let error = configuration(&host, Fixed, Version::Two).unwrap_err().to_string();
-    assert!(error.contains("IPv6ElevatedRoutePriority = 512") && !error.contains('\n'), "{error}");
-    assert!(configuration(&host, Mapped, Version::Two).is_ok());
+    for metric in [Fixed, Mapped] {
+        let error = configuration(&host, metric, Version::Two).unwrap_err().to_string();
+        assert!(error.contains("IPv6ElevatedRoutePriority = 512") && !error.contains('\n'), "{error}");
+    }
+    host.ipv6 = Some(Priorities { normal: 514, elevated: 512 });
+    assert!([Fixed, Mapped].into_iter().all(|metric| configuration(&host, metric, Version::Three).is_ok()));
     assert_eq!(Priorities { normal: 514, elevated: 512 }.between(), Some(513));
 }

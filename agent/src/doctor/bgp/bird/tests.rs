@@ -42,8 +42,8 @@ filter export_bgp {
 filter import_bgp { if (((65000, 100) ~ bgp_community)) then preference = 200; accept; }
 filter export_kernel {
   if (defined(source) && (source = RTS_BGP) && !defined(krt_metric)) then {
-    krt_metric = 1024;
-    if (((65000, 100) ~ bgp_community)) then { krt_metric = 512; }
+    krt_metric = 1025;
+    if (((65000, 100) ~ bgp_community)) then { krt_metric = 513; }
   }
   accept;
 }
@@ -139,18 +139,38 @@ fn each_correction_of_bird_2_that_is_missing_is_exactly_one_check() {
     }
 }
 
-/// The metric of the route's own host, by a filter: it works, but not in one step.
+/// One more than the metric of the route's own host, by a filter: it works, but not in one step.
 #[test]
 fn metrics_that_follow_priority_are_noticed() {
     let mapped = changed(BIRD_2, "metric 768;", "metric 0;");
-    let formula = "then { krt_metric = 2147483647 - bgp_local_pref; accept; }";
+    let formula = "then { krt_metric = 2147483648 - bgp_local_pref; accept; }";
     let mapped =
         changed(&mapped, "{ if source = RTS_BGP then accept;", &format!("{{ if source = RTS_BGP {formula}"));
     assert_eq!(problems(&judged(&mapped, false)), [("one-step", Level::Notice)]);
     let without = changed(&mapped, "metric 0;", "");
     assert_eq!(problems(&judged(&without, false)), [("metric-option", Level::Error)]);
-    let wrong = changed(&mapped, "krt_metric = 2147483647 - bgp_local_pref;", "krt_metric = 1024;");
+    let wrong = changed(&mapped, "krt_metric = 2147483648 - bgp_local_pref;", "krt_metric = 1024;");
     assert_eq!(problems(&judged(&wrong, false)), [("kernel-metric", Level::Error)]);
+}
+
+/// BIRD 3 takes the place of a local route with the metric of its own one, and a file does not say which BIRD reads it.
+#[test]
+fn no_route_from_elsewhere_may_have_the_metric_of_a_local_one() {
+    let mapped = changed(BIRD_2, "metric 768;", "metric 0;");
+    for (formula, is_right) in [
+        ("krt_metric = 2147483647 - bgp_local_pref;", false),
+        ("if bgp_local_pref > 2147482623 then krt_metric = 512; else krt_metric = 1025;", false),
+        ("if bgp_local_pref > 2147482623 then krt_metric = 700; else krt_metric = 1024;", false),
+        ("if bgp_local_pref > 2147482623 then krt_metric = 511; else krt_metric = 513;", true),
+    ] {
+        let filter = format!("{{ if source = RTS_BGP then {{ {formula} accept; }}");
+        let found = judged(&changed(&mapped, "{ if source = RTS_BGP then accept;", &filter), false);
+        let expected = if is_right { ("one-step", Level::Notice) } else { ("kernel-metric", Level::Error) };
+        assert_eq!(problems(&found), [expected], "{formula}: {found:#?}");
+        assert!(is_right || found.iter().any(|it| it.what.contains("BIRD 3")), "{formula}: {found:#?}");
+    }
+    let text = changed(BIRD_1, "krt_metric = 513;", "krt_metric = 512;");
+    assert!(problems(&judged(&text, true)).contains(&("kernel-metric", Level::Error)));
 }
 
 #[test]
@@ -159,7 +179,7 @@ fn each_correction_of_bird_1_that_is_missing_is_exactly_one_check() {
         ("learn;", "", "learns"),
         ("bgp_community.add((65000, 100));", "", "elevated-announced"),
         ("then preference = 200;", "then preference = 100;", "remote-elevated-wins"),
-        ("krt_metric = 512;", "krt_metric = 1024;", "kernel-metric"),
+        ("krt_metric = 513;", "krt_metric = 1025;", "kernel-metric"),
         ("persist;", "metric 40;", "metric-option"),
         ("preference = 150; if krt_metric < 1024 then preference = 250;", "", "local-elevated-wins"),
     ] {
@@ -206,7 +226,8 @@ fn numbers_that_are_not_those_of_the_settings_are_one_finding() {
     assert_eq!(problems(&judge(&config, false, &wanted(2000, 600))), []);
 }
 
-/// As the existing agent's documentation has it, for BIRD 1: nothing lets the target announce its route.
+/// As the existing agent's documentation has it, for BIRD 1: nothing lets the target announce its route, and routes of other hosts have
+/// the metrics of its own.
 #[test]
 fn the_published_filters_are_judged() {
     let text = r#"
@@ -234,7 +255,7 @@ protocol direct { interface "eth*"; }
 protocol bgp 'peer1' { local as 65000; neighbor 192.0.2.2 as 65000; multihop; import filter import_bgp; export filter export_bgp; }
 "#;
     let found = judged(text, true);
-    let expected = [("local-elevated-wins", Level::Error), ("one-step", Level::Notice)];
+    let expected = [("kernel-metric", Level::Error), ("local-elevated-wins", Level::Error)];
     assert_eq!(problems(&found), expected, "{found:#?}");
 }
 

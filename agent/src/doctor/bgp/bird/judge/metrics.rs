@@ -30,7 +30,14 @@ impl Judge<'_> {
             elevated < i64::from(self.family.normal) && normal > i64::from(self.family.elevated)
         };
         let family = self.family;
-        if is_right(normal, elevated) {
+        if is_right(normal, elevated) && self.is_own(normal, elevated) {
+            findings.push(KERNEL_METRIC.error(
+                format!(
+                    "{family}: other hosts' routes get metric {normal}, elevated ones {elevated}, as local ones do: BIRD 3 puts its route in the place of a VM's with the same metric, and the host has none when BIRD's ends; of two in IPv6, every version leaves one unused"
+                ),
+                format!("{}in protocol kernel {}", self.fixed(), kernel.name),
+            ));
+        } else if is_right(normal, elevated) {
             findings
                 .push(METRIC_OPTION.ok(format!("{family}: {} has metric {}", kernel.name, kernel.metric)));
             findings.push(
@@ -58,6 +65,12 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether a route from another host and one of this host's can have the same metric.
+    fn is_own(&self, normal: i64, elevated: i64) -> bool {
+        let own = [self.family.normal, self.family.elevated].map(i64::from);
+        own.contains(&normal) || own.contains(&elevated)
+    }
+
     fn one_step(&self, kernel: &Kernel, normal: i64, elevated: i64) -> Finding {
         let family = self.family;
         if normal == elevated {
@@ -74,7 +87,11 @@ impl Judge<'_> {
         let Family { normal, elevated, .. } = self.family;
         let between = Priorities { normal, elevated }.between();
         between.map_or_else(
-            || "metric 0; and krt_metric = 2147483647 - bgp_local_pref; in its export filter, ".to_owned(),
+            || {
+                format!(
+                    "an elevated priority below {elevated} in the settings, and a metric between the two "
+                )
+            },
             |metric| format!("metric {metric}; "),
         )
     }
