@@ -81,8 +81,9 @@ impl Rewrites {
         now: BootTime,
     ) {
         let at = now + PAUSE;
-        let before =
-            observed.ours.iter().filter(|route| route.destination.addr().is_ipv4() && matches(route));
+        // Whose they are is perhaps not known yet. Only those are written again that are wanted just as they are.
+        let before = observed.ours.iter().chain(&observed.others);
+        let before = before.filter(|route| route.destination.addr().is_ipv4() && matches(route));
         self.due.extend(before.map(|route| (*route, at)));
         self.wake(at);
     }
@@ -261,7 +262,9 @@ mod tests {
     #[test]
     fn what_is_found_at_the_start_counts_as_written_before() {
         let mut rewrites = Rewrites::default();
-        let found = with([route(2, 7), route(3, 8)]);
+        let mut found = with([route(3, 8)]);
+        // The settings have not said whose they are.
+        found.others.insert(route(2, 7));
         rewrites.carrier(7, true, &with([]), NOW);
         rewrites.found(&found, NOW);
         assert_eq!(ready(&mut rewrites, NOW + PAUSE), [route(2, 7)]);
