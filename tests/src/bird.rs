@@ -96,6 +96,18 @@ impl Bird {
         self.child = Some(command.spawn().expect("BIRD is there"));
     }
 
+    /// Makes it go on with another configuration, which `change` makes of its own.
+    ///
+    /// # Panics
+    /// When BIRD refuses it.
+    #[track_caller]
+    pub fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
+        let text = fs::read_to_string(self.file("conf")).expect("it was started with one");
+        fs::write(self.file("conf"), change(&text)).expect("space on the disk");
+        let said = self.ask(&["configure"]);
+        assert!(said.contains("Reconfigur"), "BIRD said to its configuration: {said}");
+    }
+
     /// SIGKILL: no chance to say good-bye.
     pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };

@@ -2,6 +2,7 @@
 //! a [`Scene`] with their agents, a third host, and what is in the middle. For both families. Each host has BIRD or FRR,
 //! as the caller says. Judges nothing.
 
+mod in_place;
 mod middle;
 mod round_trip;
 mod router;

@@ -17,25 +17,35 @@ pub enum Release {
     Bird217,
     /// BIRD 3.1 of Debian 13.
     Bird3,
+    /// BIRD 3.4 of Debian 14, which is not released yet.
+    Bird34,
     /// The installed frr: FRR 8.4 of Debian 12.
     Frr8,
     /// FRR 10.3 of Debian 13.
     Frr10,
+    /// FRR 10.7 of Debian 14, which is not released yet.
+    Frr107,
 }
 
 impl Release {
     /// Every BIRD that reads the language of BIRD 2.
-    pub const BIRDS: [Self; 3] = [Self::Bird2, Self::Bird217, Self::Bird3];
+    pub const BIRDS: [Self; 4] = [Self::Bird2, Self::Bird217, Self::Bird3, Self::Bird34];
     /// Every FRR.
-    pub const FRRS: [Self; 2] = [Self::Frr8, Self::Frr10];
+    pub const FRRS: [Self; 3] = [Self::Frr8, Self::Frr10, Self::Frr107];
 
     /// What it is a release of.
     #[must_use]
     pub const fn daemon(self) -> Daemon {
         match self {
-            Self::Bird16 | Self::Bird2 | Self::Bird217 | Self::Bird3 => Daemon::Bird,
-            Self::Frr8 | Self::Frr10 => Daemon::Frr,
+            Self::Bird16 | Self::Bird2 | Self::Bird217 | Self::Bird3 | Self::Bird34 => Daemon::Bird,
+            Self::Frr8 | Self::Frr10 | Self::Frr107 => Daemon::Frr,
         }
+    }
+
+    /// Whether its configuration is one for BIRD 3.
+    #[must_use]
+    pub const fn is_bird_3(self) -> bool {
+        matches!(self, Self::Bird3 | Self::Bird34)
     }
 
     /// Its folder below `target/daemons`, unless it is installed.
@@ -45,7 +55,9 @@ impl Release {
             Self::Bird16 => Some("bird-1.6"),
             Self::Bird217 => Some("bird-2.17"),
             Self::Bird3 => Some("bird-3"),
-            Self::Frr10 => Some("frr-10"),
+            Self::Bird34 => Some("bird-3.4"),
+            Self::Frr10 => Some("frr-10.3"),
+            Self::Frr107 => Some("frr-10.7"),
         }
     }
 

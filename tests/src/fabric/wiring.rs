@@ -82,7 +82,7 @@ pub(super) fn configuration(
     let mut arguments: Vec<String> =
         ["bgp", release.daemon().name(), "--router-id"].map(str::to_owned).to_vec();
     arguments.push(own.ipv4().to_string());
-    if release == Release::Bird3 {
+    if release.is_bird_3() {
         arguments.extend(["--bird-version", "3"].map(str::to_owned));
     }
     let peers: Vec<String> = match (shape, middle) {

@@ -4,6 +4,7 @@
 mod accepted;
 mod agents;
 mod by_hand;
+mod carrier;
 mod ebgp;
 mod full_host;
 mod ibgp;

@@ -1,0 +1,114 @@
+//! A machine's routes are announced while its tap has a carrier, however long they have been there: its hypervisor restarts, it is
+//! started after its routes were written, or that happens while no agent runs. Releases differ in what they do without a carrier: 8.4
+//! announces all the same, 10.3 does not, 10.7 forgets IPv4 routes for good.
+
+use crate::by_hand::{ELEVATED, NORMAL};
+use cutover_tests::fabric::{CONVERGED, Fabric, Place, Shape, Who};
+use cutover_tests::{Release, wait};
+use ipnet::IpNet;
+use std::time::Duration;
+
+/// Long enough for daemons to take back what they have said, if they do.
+const STAYS: Duration = Duration::from_secs(1);
+
+#[test]
+fn with_frr_8() {
+    announced_whenever_there_is_a_carrier(Release::Frr8);
+}
+
+#[test]
+fn with_frr_10_3() {
+    announced_whenever_there_is_a_carrier(Release::Frr10);
+}
+
+#[test]
+fn with_frr_10_7() {
+    announced_whenever_there_is_a_carrier(Release::Frr107);
+}
+
+fn announced_whenever_there_is_a_carrier(release: Release) {
+    if !release.is_there("carriers that come and go") {
+        return;
+    }
+    let mut bed = Bed { fabric: Fabric::new(release, Shape::Mesh), witnesses: 0 };
+    let marks = bed.fabric.marks();
+    for _ in 0..3 {
+        bed.close();
+        bed.wait_heard();
+        bed.open();
+        bed.assert_announced("the hypervisor has restarted");
+    }
+    // Its routes were there all the time; for others as well if the carrier does not matter to FRR.
+    let others = (release == Release::Frr8).then_some((Who::Third, marks[2]));
+    for (who, mark) in [(Who::Source, marks[0])].into_iter().chain(others) {
+        let history = bed.fabric.router(who).watch.since(mark);
+        bed.fabric.port().routed().into_iter().for_each(|to| history.assert_never_without(to));
+    }
+
+    bed.fabric.change_own_routes_in_place();
+
+    bed.plug_anew();
+    bed.open();
+    bed.assert_announced("the machine was started after its routes were written");
+
+    bed.plug_anew();
+    bed.fabric.scene.source.agent.kill();
+    bed.open();
+    bed.wait_heard();
+    bed.fabric.scene.source.agent.spawn();
+    bed.assert_announced("the machine was started while no agent ran");
+}
+
+struct Bed {
+    fabric: Fabric,
+    witnesses: u8,
+}
+
+impl Bed {
+    /// The hypervisor is gone.
+    fn close(&mut self) {
+        drop(self.fabric.scene.vm.pause());
+        wait::until(wait::SOON, "no carrier", || !self.fabric.scene.source.tap().has_carrier());
+    }
+
+    fn open(&mut self) {
+        let tap = self.fabric.scene.source.tap().open();
+        self.fabric.scene.vm.resume(tap);
+    }
+
+    /// The tap is made anew, and has its routes and no carrier, as FRR knows.
+    fn plug_anew(&mut self) {
+        self.close();
+        let port = self.fabric.port().clone();
+        self.fabric.scene.source.unplug();
+        self.fabric.scene.source.wait_metrics(&port, &[]);
+        self.fabric.scene.source.plug(&port);
+        self.fabric.scene.source.wait_metrics(&port, &[NORMAL]);
+        self.wait_heard();
+    }
+
+    /// Waits until FRR of the source has taken in everything that the kernel has said so far: what comes after it has reached
+    /// another host.
+    fn wait_heard(&mut self) {
+        self.witnesses += 1;
+        let to: IpNet = format!("10.65.9.{}/32", self.witnesses).parse().expect("a prefix");
+        let source = self.fabric.router(Who::Source).host.namespace();
+        source.ip(&format!("route add {to} dev eth0 proto 4 scope link metric {ELEVATED}"));
+        let third = self.fabric.router(Who::Third);
+        wait::until(CONVERGED, "the witness arrives", || !third.watch.routes_to(to).is_empty());
+    }
+
+    #[track_caller]
+    fn assert_announced(&self, when: &str) {
+        let is_at_source = || self.fabric.is_at(Place::Source);
+        let shown = || {
+            let third = self.fabric.router(Who::Third).watch.routes();
+            let log = self.fabric.scene.source.agent.log_text();
+            format!("{when}: the third host has {third:#?}, the source's agent said\n{log}")
+        };
+        assert!(wait::holds_within(CONVERGED, is_at_source), "{}", shown());
+        assert!(!wait::holds_within(STAYS, || !is_at_source()), "{}", shown());
+        self.fabric.wait_tables(NORMAL);
+        self.fabric.scene.source.wait_metrics(self.fabric.port(), &[NORMAL]);
+    }
+}
