@@ -7,5 +7,7 @@ mod judging;
 mod many;
 mod mesh;
 mod migrations;
+mod neighbours;
+mod own_routes;
 mod releases;
 mod restarts;
