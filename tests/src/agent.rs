@@ -13,8 +13,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, mpsc};
@@ -37,6 +39,8 @@ pub struct Agent {
     pin_path: PathBuf,
     log: Log,
     child: Option<Child>,
+    /// RLIMIT_MEMLOCK, which it may not raise.
+    locked_memory: Option<u64>,
 }
 
 impl Agent {
@@ -74,6 +78,7 @@ impl Agent {
             pin_path,
             log: Log::default(),
             child: None,
+            locked_memory: None,
         };
         agent.write_configuration();
         agent
@@ -107,6 +112,11 @@ impl Agent {
     /// Sets a variable in the environment of the daemon; counts from the next start.
     pub fn set_environment(&mut self, name: &str, value: impl ToString) {
         self.environment.insert(name.to_owned(), value.to_string());
+    }
+
+    /// From the next start on it may have so much locked memory, and not raise that (no CAP_SYS_RESOURCE).
+    pub fn limit_locked_memory(&mut self, bytes: u64) {
+        self.locked_memory = Some(bytes);
     }
 
     fn write_configuration(&self) {
@@ -162,6 +172,11 @@ impl Agent {
         let mut command = self.command(&["agent"]);
         command.arg("-c").arg(&self.configuration).stdin(Stdio::null()).stdout(Stdio::null());
         command.envs(&self.environment);
+        if let Some(bytes) = self.locked_memory {
+            let limit = move || limit_locked_memory(bytes);
+            // SAFETY: the closure makes two system calls and allocates nothing.
+            unsafe { command.pre_exec(limit) };
+        }
         let mut child = command.stderr(stderr).spawn().expect("a process");
         if let Some(stderr) = child.stderr.take() {
             self.log.follow(stderr);
@@ -391,6 +406,7 @@ fn output_within(limit: Duration, command: &mut Command) -> Output {
     let pid = Pid::from_raw(child.id().cast_signed());
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let limit = wait::patient(limit);
     match receiver.recv_timeout(limit) {
         Ok(output) => output.expect("its output"),
         Err(_) => {
@@ -399,6 +415,18 @@ fn output_within(limit: Duration, command: &mut Command) -> Output {
             panic!("after {limit:?} still running: {command:?}");
         }
     }
+}
+
+/// Limits the locked memory of this process, for good.
+fn limit_locked_memory(bytes: u64) -> io::Result<()> {
+    /// Number of the capability (include/uapi/linux/capability.h).
+    const CAP_SYS_RESOURCE: libc::c_ulong = 24;
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: setrlimit reads one rlimit, which lives until the call returns.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    // SAFETY: PR_CAPBSET_DROP takes the number of a capability, and no address.
+    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0) };
+    if limited == 0 && dropped == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Shows what the agent said when its test fails.

@@ -23,6 +23,7 @@ pub mod frr;
 pub mod full_host;
 pub mod host;
 pub mod hypervisor;
+pub mod kernel;
 pub mod lab;
 pub mod listener;
 pub mod log;

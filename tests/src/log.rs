@@ -1,5 +1,6 @@
 //! The log lines of a process, taken as they come, and waiting for one of them.
 
+use crate::wait;
 use cutover_agent::clock;
 use cutover_engine::BootTime;
 use std::io::{BufRead as _, BufReader, Read};
@@ -86,6 +87,7 @@ impl Log {
     /// When it does not come; the message has the whole log.
     #[track_caller]
     pub fn wait_after(&self, Mark(first): Mark, limit: Duration, parts: &[&str]) -> Line {
+        let limit = wait::patient(limit);
         let deadline = Instant::now() + limit;
         let mut lines = self.shared.lines.lock().expect("nobody panics with the lock");
         let mut next = first;

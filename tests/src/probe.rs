@@ -2,6 +2,7 @@
 
 use crate::namespace::Namespace;
 use crate::vm::ECHO_PORT;
+use crate::wait;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ pub fn answers(from: &Namespace, address: IpAddr) -> bool {
 #[must_use]
 pub fn answers_within(limit: Duration, from: &Namespace, address: IpAddr) -> bool {
     from.run(|| {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + wait::patient(limit);
         socket_to(address).is_ok_and(|socket| {
             loop {
                 // Without a route there is nothing to send to, yet.

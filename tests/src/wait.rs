@@ -1,6 +1,7 @@
 //! Waiting for a condition with a deadline. Owns no condition; everything in the lab that waits calls it.
 
 use std::fmt::Display;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,29 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// How often a condition is looked at.
 const PERIOD: Duration = Duration::from_millis(2);
 
+/// How many times longer everything may take: a whole number, for machines that are slow by nature, such as an emulated one.
+const PATIENCE: &str = "CUTOVER_TEST_PATIENCE";
+
+/// A limit for this machine. Every deadline of the lab goes through here; what has to last for a time does not.
+///
+/// # Panics
+/// When `CUTOVER_TEST_PATIENCE` is something else than a whole number from 1 on.
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = FACTOR.get_or_init(|| factor(std::env::var(PATIENCE).ok().as_deref()));
+    limit * *factor
+}
+
+fn factor(value: Option<&str>) -> u32 {
+    let Some(value) = value else { return 1 };
+    let number = value.parse().ok().filter(|number| *number >= 1);
+    number.unwrap_or_else(|| panic!("{PATIENCE} is {value:?}, and not a whole number from 1 on"))
+}
+
 /// Whether `condition` became true within `limit`.
 pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + patient(limit);
     loop {
         if condition() {
             return true;
@@ -32,7 +53,7 @@ pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> boo
 /// When it is not within `limit`; `what` says what was waited for.
 #[track_caller]
 pub fn until(limit: Duration, what: impl Display, condition: impl FnMut() -> bool) {
-    assert!(holds_within(limit, condition), "not within {limit:?}: {what}");
+    assert!(holds_within(limit, condition), "not within {:?}: {what}", patient(limit));
 }
 
 /// Returns the first value that `attempt` finds.
@@ -46,7 +67,7 @@ pub fn for_some<T>(limit: Duration, what: impl Display, mut attempt: impl FnMut(
         found = attempt();
         found.is_some()
     });
-    assert!(in_time, "not within {limit:?}: {what}");
+    assert!(in_time, "not within {:?}: {what}", patient(limit));
     found.expect("holds_within said so")
 }
 
@@ -60,5 +81,24 @@ pub fn throughout(period: Duration, what: impl Display, mut condition: impl FnMu
     while started.elapsed() < period {
         assert!(condition(), "after {:?} of {period:?} no longer: {what}", started.elapsed());
         thread::sleep(PERIOD);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_a_whole_number_and_one_without_a_word() {
+        assert_eq!([None, Some("1"), Some("6")].map(factor), [1, 1, 6]);
+        for wrong in ["", "0", "-1", "1.5", "much"] {
+            assert!(std::panic::catch_unwind(|| factor(Some(wrong))).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the tide")]
+    fn what_does_not_come_is_named() {
+        until(Duration::from_millis(1), "the tide", || false);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::residue::Residue;
 use crate::step::{Step, say};
-use crate::{RunOptions, setup, workspace};
+use crate::{RunOptions, kernels, setup, workspace};
 use anyhow::{Result, bail};
 
 /// Tests that need neither root nor a network namespace.
@@ -26,11 +26,15 @@ pub(crate) fn full(options: RunOptions) -> Result<()> {
     Step::cargo().args(["build", "--locked", "--package", "cutover-agent", "--bin", "cutover"]).run()?;
     let before = Residue::found();
     let tested = test().args(["--no-fail-fast"]).run();
+    let elsewhere = kernels::run_always();
     let left = before.grown();
     for object in &left {
         say(format_args!("left behind: {object}"));
     }
-    tested?;
+    if let (Err(_), Err(error)) = (&tested, &elsewhere) {
+        say(format_args!("error: {error:#}"));
+    }
+    tested.and(elsewhere)?;
     if !left.is_empty() {
         bail!("the tests passed, but left {} objects behind", left.len());
     }

@@ -15,10 +15,14 @@ pub(crate) fn target() -> PathBuf {
 /// Whether a program of this name is in PATH, or in the folders of the system's administrator, which PATH of
 /// an ordinary user does not name on Debian.
 pub(crate) fn has_program(name: &str) -> bool {
+    program(name).is_some()
+}
+
+/// Where that program is.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|folder| folder.join(name).is_file())
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Whether this process may do what only root may do.

@@ -155,6 +155,11 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let ring = kernel.events().ok_or(RunError::NoEvents)?;
     follow_kernel_log(kernel.log());
     info!(attach = %kernel.attachment(), "Kernel programs loaded");
+    if settings.cutover_attach == Attach::Auto && kernel.attachment() == bpf::Attachment::Tc {
+        info!(
+            "This kernel has no tcx, which came with Linux 6.6: taps have a clsact qdisc while they are watched"
+        );
+    }
     let mut watched = monitor_settings(&settings);
     watched.route_protocol = watched.route_protocol.filter(|_| protocol_known);
     watched.expected_protocol = recalls.then_some(settings.device_route_protocol);

@@ -7,6 +7,7 @@ use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
 use aya::programs::links::LinkError;
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -86,6 +87,16 @@ pub enum OpenError {
     /// tcx is asked for, but the kernel has none.
     #[error("CutoverAttach is tcx, which this kernel does not have (it came with Linux 6.6); use auto or tc")]
     NoTcx,
+    /// Maps count as locked memory, and there may not be enough of it.
+    #[error(
+        "this kernel counts BPF maps as locked memory (Linux 5.11 and newer do not), and the limit is {} KiB; \
+         set LimitMEMLOCK=infinity in the unit of the agent, as dist/cutover.service has it, or give it CAP_SYS_RESOURCE",
+        limit / 1024
+    )]
+    LockedMemory {
+        /// RLIMIT_MEMLOCK in bytes, of all processes of the user together.
+        limit: u64,
+    },
     /// What an earlier agent attached cannot be taken over.
     #[error("what is attached to {object} cannot be taken over: {error}")]
     TakeOver {
@@ -226,4 +237,16 @@ pub enum CleanupError {
     /// A filter or qdisc of tc cannot be read or removed.
     #[error(transparent)]
     Clsact(#[from] ClsactError),
+}
+
+/// Whether the operating system said at the bottom of it that this process may not.
+pub(crate) fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

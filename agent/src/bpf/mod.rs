@@ -10,6 +10,7 @@ mod attach;
 mod clsact;
 mod error;
 mod layout;
+mod locked_memory;
 mod maps;
 mod object;
 mod pins;
@@ -19,6 +20,7 @@ mod traces;
 
 pub use attach::{Attach, Attachment};
 pub use clsact::ClsactError;
+pub(crate) use error::is_refused;
 pub use error::{ArmError, AttachError, CleanupError, DisarmError, OpenError, ReadError};
 pub use maps::CounterReader;
 pub use object::{KernelLog, OBJECT};

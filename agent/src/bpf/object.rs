@@ -2,6 +2,7 @@
 
 use super::error::OpenError;
 use super::layout::MAPS;
+use super::locked_memory;
 use super::pins::{self, Pins};
 use super::syscall;
 use aya::maps::Map;
@@ -40,6 +41,10 @@ impl Object {
     }
 
     fn load_with(loader: &mut EbpfLoader<'_>, debug_log: bool) -> Result<Self, OpenError> {
+        Self::try_load(loader, debug_log).map_err(locked_memory::explain)
+    }
+
+    fn try_load(loader: &mut EbpfLoader<'_>, debug_log: bool) -> Result<Self, OpenError> {
         let bytes = if debug_log { LOGGING } else { OBJECT };
         let mut ebpf = loader.load(bytes).map_err(|error| OpenError::Object(Box::new(error)))?;
         let refused = |name| move |error| OpenError::Program { name, error: Box::new(error) };

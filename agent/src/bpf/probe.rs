@@ -6,6 +6,7 @@
 
 use super::attach::{Attach, Attacher, Attachment};
 use super::error::OpenError;
+use super::locked_memory;
 use super::object::Object;
 use super::pins::{self, Pins};
 use super::syscall::{self, MAP_ARRAY, MAP_RINGBUF};
@@ -109,29 +110,16 @@ const INTEGER_TYPE: [u32; 11] = {
     ]
 };
 
-/// Whether the kernel counts maps as locked memory of the process (before Linux 5.11), so that RLIMIT_MEMLOCK matters.
+/// Raises the limit of locked memory as far as this process may, as loading the programs does where it matters, so that what is tried
+/// here does not fail where the agent would not.
+pub fn raise_locked_memory() {
+    locked_memory::raise();
+}
+
+/// Whether the kernel counts maps as locked memory (before Linux 5.11), so that RLIMIT_MEMLOCK matters.
 ///
 /// # Errors
 /// When that cannot be found out.
 pub fn maps_are_locked_memory() -> io::Result<bool> {
-    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit writes one rlimit, which lives until the call returns.
-    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut before) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let none = libc::rlimit { rlim_cur: 0, ..before };
-    set_memlock(&none)?;
-    let made = syscall::create_map(MAP_ARRAY, 4, 4, 1);
-    set_memlock(&before)?;
-    match made {
-        Ok(_) => Ok(false),
-        // It is the limit only if it works without.
-        Err(error) => syscall::create_map(MAP_ARRAY, 4, 4, 1).map(|_| true).map_err(|_| error),
-    }
-}
-
-fn set_memlock(limit: &libc::rlimit) -> io::Result<()> {
-    // SAFETY: setrlimit reads one rlimit, which lives until the call returns.
-    let result = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, std::ptr::from_ref(limit)) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    locked_memory::is_counted()
 }

@@ -3,13 +3,12 @@
 use super::{ConfigFile, Failure, datastore};
 use crate::agent::{self, RunError};
 use crate::allocator;
-use crate::bpf::OpenError;
+use crate::bpf::{OpenError, is_refused};
 use crate::logging::one_line;
 use crate::run_dir::RunDirError;
 use crate::settings::Origin;
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::{fs, io};
+use std::fs;
 
 /// Arguments of `cutover agent`.
 #[derive(Debug, clap::Args)]
@@ -79,6 +78,7 @@ fn failure(error: &RunError, origins: &Origins) -> Failure {
         }
         RunError::Kernel(OpenError::Unsafe { .. }) => Failure::configuration(chosen("CutoverPinPath", &text)),
         RunError::Kernel(OpenError::NoTcx | OpenError::DotInPinPath { .. }) => Failure::configuration(text),
+        RunError::Kernel(OpenError::LockedMemory { .. }) => Failure::privilege(text),
         RunError::Kernel(error) if is_refused(error) => Failure::privilege(format!(
             "{text}; run the agent as root with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or with CAP_SYS_ADMIN"
         )),
@@ -89,18 +89,6 @@ fn failure(error: &RunError, origins: &Origins) -> Failure {
 /// Where somebody set it. Without that it is the host that lacks something.
 fn given<'origins>(origins: &'origins Origins, setting: &str) -> Option<&'origins Origin> {
     origins.get(setting).filter(|origin| !matches!(origin, Origin::BuiltIn | Origin::System))
-}
-
-/// Whether the operating system said at the bottom of it that this process may not.
-fn is_refused(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == io::ErrorKind::PermissionDenied) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// Number of the capability (include/uapi/linux/capability.h).

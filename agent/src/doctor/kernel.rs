@@ -43,7 +43,7 @@ static PIN_PATH: Check = Check {
 static MEMORY_LOCK: Check = Check {
     area: Area::Kernel,
     name: "memory-lock",
-    wants: "Before Linux 5.11, the limit of locked memory is high enough for the maps",
+    wants: "Before Linux 5.11, the limit of locked memory is high enough for the maps, or may be raised",
     why: "Such kernels count BPF maps as locked memory and refuse to make them above the limit.",
 };
 
@@ -98,6 +98,7 @@ impl Seen {
     pub(super) fn look(settings: &Settings) -> Self {
         let opened = |error: OpenError| Refusal::of(&error);
         let asked = |error: io::Error| Refusal::of(&error);
+        probe::raise_locked_memory();
         Self {
             ring_buffer: probe::ring_buffer().map_err(asked),
             programs: probe::programs().map_err(opened),
@@ -191,7 +192,7 @@ fn memory_lock(seen: &Seen) -> Finding {
             ),
             "LimitMEMLOCK=infinity in the unit of the agent, as dist/cutover.service has it",
         ),
-        Some(true) => MEMORY_LOCK.ok("maps count as locked memory, of which there is enough"),
+        Some(true) => MEMORY_LOCK.ok("maps count as locked memory, of which there is or may be enough"),
     }
 }
 

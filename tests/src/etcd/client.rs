@@ -93,7 +93,7 @@ impl Connection {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            if began_at.elapsed() > START {
+            if began_at.elapsed() > wait::patient(START) {
                 return Err(format!("{endpoint}: {error}"));
             }
             self.next += 1;

@@ -80,7 +80,7 @@ impl Qmp {
         line.push('\n');
         let sent: io::Result<()> = commands.stream.write_all(line.as_bytes());
         sent.map_err(|_| QmpError::Silent)?;
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + wait::patient(ANSWER);
         let answer = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let answer = commands.answers.recv_timeout(left).map_err(|_| QmpError::Silent)?;

@@ -2,7 +2,7 @@
 
 use crate::bed::*;
 use aya::maps::{HashMap, Map, MapData};
-use cutover_agent::bpf::{Attach, Kernel, Options, cleanup};
+use cutover_agent::bpf::{Attach, Attachment, Kernel, Options, cleanup};
 use cutover_common::AnnouncementKind;
 use cutover_common::abi::{WATCH_FLAG_FIRST_FRAME, Watch};
 use cutover_tests::frames::{self, Frame};
@@ -16,7 +16,7 @@ use std::path::Path;
 
 #[test]
 fn an_announcement_is_latched_and_reported_whatever_the_way() {
-    for (attach, attachment) in WAYS {
+    for (attach, attachment) in ways() {
         let bed = Bed::new();
         let tap = bed.plug();
         let qemu = tap.open();
@@ -55,7 +55,7 @@ fn an_announcement_is_latched_and_reported_whatever_the_way() {
 
 #[test]
 fn a_flood_costs_one_record() {
-    for (attach, _) in WAYS {
+    for (attach, _) in ways() {
         let bed = Bed::new();
         let tap = bed.plug();
         let qemu = tap.open();
@@ -104,22 +104,22 @@ fn arming_again_with_another_generation_is_a_new_watch() {
 /// Ours runs first, and what is behind it runs as well.
 #[test]
 fn the_next_program_sees_the_frame_too() {
-    for attach in [Attach::Tcx, Attach::Tc] {
+    for (attach, attachment) in ways().filter(|(_, attachment)| *attachment != Attachment::Xdp) {
         let bed = Bed::new();
         let tap = bed.plug();
         let qemu = tap.open();
         let other_pins = bed.lab.pin_path("other");
-        let options = Options { pin_path: other_pins.clone(), attach: Attach::Tcx, debug_log: false };
+        let options = Options { pin_path: other_pins.clone(), attach: Attach::Auto, debug_log: false };
         let mut other = bed.inside(|| Kernel::open(&options)).unwrap();
-        match attach {
-            Attach::Tcx => bed.arm(&mut other, &tap, &watch(2)),
+        match attachment {
+            Attachment::Tcx => bed.arm(&mut other, &tap, &watch(2)),
             _ => attach_behind(&bed, &other_pins, &tap),
         }
         let mut kernel = bed.open(attach);
         bed.arm(&mut kernel, &tap, &watch(1));
         qemu.send(&announcement());
         let latched = || kernel.evidence(1).unwrap().zip(other.evidence(2).unwrap());
-        let (ours, others) = wait::for_some(wait::SOON, format_args!("{attach:?}: both see it"), latched);
+        let (ours, others) = wait::for_some(wait::SOON, format_args!("{attachment}: both see it"), latched);
         assert!(ours.seen_at_ns <= others.seen_at_ns, "ours is first");
 
         bed.disarm(&mut kernel, tap.ifindex(), Some(TAP));

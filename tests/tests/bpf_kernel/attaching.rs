@@ -8,7 +8,7 @@ use std::fs;
 
 #[test]
 fn disarming_leaves_nothing_behind() {
-    for (attach, attachment) in WAYS {
+    for (attach, attachment) in ways() {
         for name in [Some(TAP), None] {
             let bed = Bed::new();
             let tap = bed.plug();
@@ -42,7 +42,7 @@ fn disarming_leaves_nothing_behind() {
 
 #[test]
 fn each_way_is_visible_where_operators_look() {
-    for (attach, attachment) in WAYS {
+    for (attach, attachment) in ways() {
         let bed = Bed::new();
         let tap = bed.plug();
         let mut kernel = bed.open(attach);
@@ -66,7 +66,7 @@ fn changing_the_way_replaces_what_is_attached() {
     let bed = Bed::new();
     let tap = bed.plug();
     let qemu = tap.open();
-    for (generation, (attach, attachment)) in (1..).zip(WAYS.into_iter().chain(WAYS)) {
+    for (generation, (attach, attachment)) in (1..).zip(ways().chain(ways())) {
         let mut kernel = bed.open(attach);
         bed.arm(&mut kernel, &tap, &watch(generation));
         qemu.send(&announcement());
@@ -78,7 +78,7 @@ fn changing_the_way_replaces_what_is_attached() {
 
 #[test]
 fn cleanup_removes_every_trace_and_says_what() {
-    for (attach, attachment) in WAYS {
+    for (attach, attachment) in ways() {
         let bed = Bed::new();
         let tap = bed.plug();
         let mut kernel = bed.open(attach);
@@ -167,7 +167,7 @@ fn an_ingress_qdisc_of_somebody_else_serves_as_well() {
 
 #[test]
 fn a_tap_that_was_renamed_is_disarmed() {
-    for (attach, attachment) in WAYS {
+    for (attach, attachment) in ways() {
         let bed = Bed::new();
         let tap = bed.plug();
         let mut kernel = bed.open(attach);

@@ -6,7 +6,7 @@ use cutover_agent::bpf::{Attach, Attachment, Kernel, OpenError, Options, cleanup
 use cutover_common::MacAddr;
 use cutover_common::abi::{Announcement, WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch};
 use cutover_tests::frames::{self, Frame};
-use cutover_tests::{Host, Lab, Tap};
+use cutover_tests::{Host, Lab, Tap, kernel};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -15,8 +15,12 @@ pub(crate) const TAP: &str = "tapport1";
 pub(crate) const TAP_MAC: MacAddr = MacAddr([0xfe, 0x16, 0x3e, 0, 0, 1]);
 pub(crate) const MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 2);
-pub(crate) const WAYS: [(Attach, Attachment); 3] =
-    [(Attach::Tcx, Attachment::Tcx), (Attach::Tc, Attachment::Tc), (Attach::Xdp, Attachment::Xdp)];
+/// Every way that the kernel has.
+#[track_caller]
+pub(crate) fn ways() -> impl DoubleEndedIterator<Item = (Attach, Attachment)> + Clone {
+    let tcx = kernel::has_tcx().then_some((Attach::Tcx, Attachment::Tcx));
+    tcx.into_iter().chain([(Attach::Tc, Attachment::Tc), (Attach::Xdp, Attachment::Xdp)])
+}
 
 /// A host with a pin path. Whatever the test leaves in the kernel goes with it.
 pub(crate) struct Bed {
@@ -72,6 +76,9 @@ impl Bed {
     pub(crate) fn attached(&self) -> String {
         let xdp_and_tc = self.output("bpftool", &["net", "show", "dev", TAP]);
         let names: Vec<String> = self.inside(|| {
+            if !kernel::has(kernel::TCX) {
+                return Vec::new();
+            }
             let (_, programs) = SchedClassifier::query_tcx(TAP, TcAttachType::Ingress).unwrap();
             programs
                 .iter()

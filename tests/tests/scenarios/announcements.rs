@@ -5,7 +5,7 @@ use cutover_tests::driver::Pace;
 use cutover_tests::frames::{self, Frame};
 use cutover_tests::packet::PacketSocket;
 use cutover_tests::scene::{ELEVATED, Node, SOURCE, TARGET};
-use cutover_tests::{Agent, Driver, Lab, Port, wait};
+use cutover_tests::{Agent, Driver, Lab, Port, kernel, wait};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -181,20 +181,13 @@ fn w8_frames_that_the_host_sends_are_ignored() {
 /// The same program on every hook that this kernel has.
 #[test]
 fn every_way_to_attach_hears_the_announcement() {
-    // KERNEL: tcx is of 6.6; before it the agent takes clsact by itself.
-    let ways: &[&str] =
-        if kernel_version() >= (6, 6) { &["tcx", "tc", "xdp"] } else { &["auto", "tc", "xdp"] };
+    // Without tcx the agent takes clsact by itself.
+    let ways = [if kernel::has_tcx() { "tcx" } else { "auto" }, "tc", "xdp"];
     for way in ways {
         let armed = Armed::with(Port::new(1), |agent| agent.set("CutoverAttach", way));
         armed.ignores(way, || armed.qemu.send(&frames::rarp(STRANGER)));
         armed.accepts(&frames::rarp(armed.port.mac));
     }
-}
-
-fn kernel_version() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
-    (numbers.next().expect("a major number"), numbers.next().expect("a minor number"))
 }
 
 /// The fast path that spins before it sleeps does the same.

@@ -10,6 +10,7 @@ mod commands;
 mod datastore;
 mod driver_orders;
 mod hostile;
+mod kernels;
 mod kills;
 mod lost;
 mod mainline;

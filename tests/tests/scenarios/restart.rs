@@ -4,7 +4,7 @@
 use cutover_agent::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
-use cutover_tests::{Port, frames, wait};
+use cutover_tests::{frames, kernel, wait};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -149,7 +149,7 @@ fn time_wait_goes_on_where_it_was() {
     scene.target.wait_metrics(&scene.port, &[NORMAL]);
     let took = clock::now().since(began);
     assert!(took > CONVERGENCE - Duration::from_millis(500), "only {took:?}");
-    assert!(took < CONVERGENCE + Duration::from_secs(1), "{took:?}");
+    assert!(took < CONVERGENCE + wait::patient(Duration::from_secs(1)), "{took:?}");
     for to in scene.port.routed() {
         let expected: [&[u32]; 3] = [&[ELEVATED], &[ELEVATED, NORMAL], &[NORMAL]];
         assert_eq!(scene.target.watch.since(mark).metrics(to), expected, "{to}");
@@ -302,8 +302,9 @@ fn remove_pins_until_they_are_back(node: &Node, folder: &Path) {
     wait::until(wait::SOON, "everything is pinned again", || pins.iter().all(|pin| pin.exists()));
 }
 
-fn link_of(node: &Node, port: &Port) -> PathBuf {
-    node.agent.pin_path().join("links").join(&port.interface)
+/// The folder with something for each tap that is watched: its link, or without tcx a mark that its qdisc is the agent's.
+fn attachments() -> &'static str {
+    if kernel::has(kernel::TCX) { "links" } else { "qdiscs" }
 }
 
 /// The announcement comes while no agent runs, so it is seen only if what was pinned again is what the program uses.
@@ -314,7 +315,9 @@ fn assert_survives_with_its_pins(scene: &mut Scene) {
     let pins = fs::File::open(target.agent.pin_path()).expect("a folder");
     let taken = nix::fcntl::Flock::lock(pins, nix::fcntl::FlockArg::LockExclusiveNonblock);
     assert_eq!(taken.expect_err("it is locked").1, nix::errno::Errno::EWOULDBLOCK);
-    assert!(link_of(target, port).exists());
+    if kernel::has(kernel::TCX) {
+        assert!(target.agent.pin_path().join("links").join(&port.interface).exists());
+    }
     scene.target.agent.kill();
     let mac = scene.port.mac;
     scene.move_vm(|qemu| qemu.send(&frames::rarp(mac)));
@@ -352,15 +355,16 @@ fn maps_that_lose_their_pins_are_pinned_again() {
 fn a_watch_that_cannot_be_armed_is_shown() {
     let mut scene = Scene::new();
     let pins = scene.target.agent.pin_path().to_owned();
-    remove_pins(&pins.join("links"));
+    let folder = pins.join(attachments());
+    remove_pins(&folder);
     // A pin in place of the folder: nothing can be made below it.
     let map = pins.join("maps").join("SETTINGS");
-    fs::rename(&map, pins.join("links")).expect("both are on one file system");
+    fs::rename(&map, &folder).expect("both are on one file system");
     let uid = scene.driver.start(SOURCE, TARGET);
     let interface = scene.port.interface.clone();
     let agent = &scene.target.agent;
     wait::until(wait::SOON, "the tap that cannot be armed is shown", || {
-        agent.status()["unarmed"][&interface].as_str().is_some_and(|reason| reason.contains("links"))
+        agent.status()["unarmed"][&interface].as_str().is_some_and(|reason| reason.contains(attachments()))
     });
     let table = agent.run_ok(&["status"]);
     assert!(table.contains("cannot be armed: 1") && table.contains(&format!("  {interface}: ")), "{table}");
@@ -372,7 +376,7 @@ fn a_watch_that_cannot_be_armed_is_shown() {
             && finding["what"].as_str().is_some_and(|what| what.contains(&interface))
     });
     assert!(found, "{report:#}");
-    fs::rename(pins.join("links"), &map).expect("both are on one file system");
+    fs::rename(&folder, &map).expect("both are on one file system");
     scene.target.wait_armed(&scene.port);
     assert_eq!(scene.target.agent.status()["unarmed"], serde_json::json!({}));
     assert_eq!(scene.target.agent.status_of(&scene.port).expect("known")["migration_uid"], uid);

@@ -6,7 +6,7 @@ use cutover_tests::packet::PacketSocket;
 use cutover_tests::resources::new_uid;
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
-use cutover_tests::{Driver, Lab, Port, frames, wait};
+use cutover_tests::{Driver, Lab, Port, frames, kernel, wait};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -196,13 +196,19 @@ fn a_normal_route_needs_no_carrier() {
 fn a_program_is_attached_only_while_a_watch_is_wanted() {
     let (_lab, driver, port, node) = migrating(true);
     node.wait_armed(&port);
-    let link = node.agent.pin_path().join("links").join(&port.interface);
-    assert!(link.exists(), "{} while armed", link.display());
+    let pins = node.agent.pin_path();
+    // Its link, or without tcx a mark that its qdisc is the agent's.
+    let attached = if kernel::has(kernel::TCX) {
+        pins.join("links").join(&port.interface)
+    } else {
+        pins.join("qdiscs").join(node.tap().ifindex().to_string())
+    };
+    assert!(attached.exists(), "{} while armed", attached.display());
     node.tap().open().send(&frames::rarp(port.mac));
     node.wait_metrics(&port, &[ELEVATED]);
     driver.succeed_extended(SOURCE, TARGET);
     node.wait_metrics(&port, &[NORMAL]);
-    wait::until(wait::SOON, "the link goes when the migration is over", || !link.exists());
+    wait::until(wait::SOON, "it goes when the migration is over", || !attached.exists());
 }
 
 /// A container's cable is as good as a tap.

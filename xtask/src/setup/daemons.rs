@@ -1,20 +1,15 @@
 //! BGP daemons and a QEMU of other versions than those that are installed, for tests: Debian packages of other suites with the
 //! libraries that they need, unpacked below the build folder.
 //!
-//! Nothing is installed and the machine's list of sources stays as it is: apt-get works with a configuration, an index and a
-//! folder of its own, and accepts only what Debian has signed. What cannot be had is said and left out; tests that want it
-//! say so, too.
+//! What cannot be had is said and left out; tests that want it say so, too.
 
-use crate::step::{Step, say};
-use crate::workspace::{has_program, target};
-use anyhow::{Context as _, Result, bail};
+use super::suites::Suite;
+use crate::step::say;
+use crate::workspace::target;
+use anyhow::{Context as _, Result};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-
-/// Who signs the index.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// One version of a program.
 struct Release {
@@ -227,80 +222,13 @@ impl Release {
         folder().join(self.name)
     }
 
-    fn downloads(&self) -> PathBuf {
-        folder().join("downloads").join(self.name)
-    }
-
     fn unpack(&self) -> Result<()> {
-        let archives = self.download()?;
-        let partial = folder().join(format!("{}.partial", self.name));
-        let _ = fs::remove_dir_all(&partial);
-        fs::create_dir_all(&partial)?;
-        for archive in &archives {
-            // Not said one by one: there are dozens.
-            let words = ["--extract".as_ref(), archive.as_os_str(), partial.as_os_str()];
-            let unpacked = Step::new("dpkg-deb").args(words).answer();
-            unpacked.with_context(|| format!("{} could not be unpacked", archive.display()))?;
-        }
-        for program in self.programs {
-            start_with_own_libraries(&partial, program, self.arguments)?;
-        }
-        // ORDER: a folder of this name is whole.
-        fs::rename(&partial, self.folder()).context("the unpacked packages could not be moved")?;
-        let _ = fs::remove_dir_all(self.downloads());
-        Ok(())
+        let suite = Suite::fetch(self.suite)?;
+        suite.unpack(self.packages, &self.folder(), |unpacked| {
+            let mut programs = self.programs.iter();
+            programs.try_for_each(|program| start_with_own_libraries(unpacked, program, self.arguments))
+        })
     }
-
-    /// The packages as files.
-    fn download(&self) -> Result<Vec<PathBuf>> {
-        if !has_program("apt-get") || !has_program("dpkg-deb") || !Path::new(KEYRING).is_file() {
-            bail!("this is no Debian");
-        }
-        let configuration = index(self.suite)?;
-        let downloads = self.downloads();
-        let _ = fs::remove_dir_all(&downloads);
-        fs::create_dir_all(&downloads)?;
-        let apt = Step::new("apt-get").env("APT_CONFIG", &configuration).within(&downloads);
-        apt.args(["--quiet=2", "download"]).args(self.packages).run()?;
-        let archives: std::io::Result<_> = fs::read_dir(&downloads)?.map(|entry| Ok(entry?.path())).collect();
-        Ok(archives?)
-    }
-}
-
-/// Fetches the list of a suite's packages, and returns the configuration with which apt-get uses it.
-fn index(suite: &str) -> Result<PathBuf> {
-    let state = folder().join("apt").join(suite);
-    fs::create_dir_all(state.join("lists/partial"))?;
-    fs::create_dir_all(state.join("archives/partial"))?;
-    // No package is installed, as far as this apt-get knows.
-    fs::write(state.join("status"), "")?;
-    fs::write(state.join("sources.list"), format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n"))?;
-    let configuration = state.join("apt.conf");
-    fs::write(&configuration, apt_configuration(&state))?;
-    Step::new("apt-get").env("APT_CONFIG", &configuration).args(["--quiet=2", "update"]).run()?;
-    Ok(configuration)
-}
-
-/// What the machine's own configuration says besides, such as a proxy, holds here, too.
-fn apt_configuration(state: &Path) -> String {
-    let state = state.display();
-    format!(
-        "\
-Dir::State \"{state}\";
-Dir::State::lists \"{state}/lists\";
-Dir::State::status \"{state}/status\";
-Dir::Cache \"{state}\";
-Dir::Cache::archives \"{state}/archives\";
-Dir::Etc::sourcelist \"{state}/sources.list\";
-Dir::Etc::sourceparts \"-\";
-Acquire::Languages \"none\";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";
-Acquire::http::Timeout \"20\";
-APT::Sandbox::User \"root\";
-// An index that could not be fetched is an error, not a warning.
-APT::Update::Error-Mode \"any\";
-"
-    )
 }
 
 /// libyang 5 looks for modules of its own here and nowhere else.

@@ -7,10 +7,13 @@
 mod bpffs;
 mod cargo_tool;
 mod daemons;
+mod kernels;
 mod packages;
+mod suites;
 mod toolchain;
 
-pub(crate) use packages::{Consent, FOR_DEMO, FOR_TESTS};
+pub(crate) use kernels::{KERNELS, Kernel};
+pub(crate) use packages::{Consent, FOR_DEMO, FOR_KERNELS, FOR_TESTS};
 pub(crate) use toolchain::NIGHTLY;
 
 use crate::step::say;

@@ -10,6 +10,14 @@ pub(crate) type Needed = (&'static str, &'static str);
 /// What the demo runs.
 pub(crate) const FOR_DEMO: &[Needed] = &[("ip", "iproute2")];
 
+/// What the tests on other kernels run, here and in their guests.
+pub(crate) const FOR_KERNELS: &[Needed] = &[
+    ("ip", "iproute2"),
+    ("bpftool", "bpftool"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+];
+
 /// What the tests and the benches run.
 pub(crate) const FOR_TESTS: &[Needed] = &[
     ("ip", "iproute2"),
