@@ -7,16 +7,14 @@ use crate::lab::Lab;
 use crate::log::Log;
 use crate::namespace::Namespace;
 use crate::resources::{Directory, Port};
-use crate::{wait, wall_clock};
+use crate::{locked_memory, wait, wall_clock};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, mpsc};
@@ -173,9 +171,7 @@ impl Agent {
         command.arg("-c").arg(&self.configuration).stdin(Stdio::null()).stdout(Stdio::null());
         command.envs(&self.environment);
         if let Some(bytes) = self.locked_memory {
-            let limit = move || limit_locked_memory(bytes);
-            // SAFETY: the closure makes two system calls and allocates nothing.
-            unsafe { command.pre_exec(limit) };
+            locked_memory::limit(&mut command, bytes);
         }
         let mut child = command.stderr(stderr).spawn().expect("a process");
         if let Some(stderr) = child.stderr.take() {
@@ -415,18 +411,6 @@ fn output_within(limit: Duration, command: &mut Command) -> Output {
             panic!("after {limit:?} still running: {command:?}");
         }
     }
-}
-
-/// Limits the locked memory of this process, for good.
-fn limit_locked_memory(bytes: u64) -> io::Result<()> {
-    /// Number of the capability (include/uapi/linux/capability.h).
-    const CAP_SYS_RESOURCE: libc::c_ulong = 24;
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-    // SAFETY: setrlimit reads one rlimit, which lives until the call returns.
-    let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
-    // SAFETY: PR_CAPBSET_DROP takes the number of a capability, and no address.
-    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0) };
-    if limited == 0 && dropped == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Shows what the agent said when its test fails.

@@ -26,6 +26,7 @@ pub mod hypervisor;
 pub mod kernel;
 pub mod lab;
 pub mod listener;
+mod locked_memory;
 pub mod log;
 pub mod namespace;
 pub mod neighbour_flood;

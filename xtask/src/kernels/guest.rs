@@ -47,7 +47,7 @@ fn boot(image: &Path, initramfs: &Path) -> Result<Child> {
     // The guest must not outlive this process, however that ends.
     let mut command = Command::new(program("setpriv").context("setpriv (util-linux) is not installed")?);
     command.args(["--pdeathsig", "KILL"]).arg(&qemu);
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G", "-nodefaults"]);
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1G", "-nodefaults"]);
     command.args(["-display", "none", "-no-reboot", "-serial", "stdio", "-kernel"]).arg(image);
     command.arg("-initrd").arg(initramfs);
     // A guest that is not scheduled while it tries out its timer finds it broken, and panics; one that is not scheduled for some

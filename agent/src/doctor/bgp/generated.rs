@@ -154,13 +154,7 @@ fn each_correction_that_is_taken_away_is_exactly_one_check() {
         ),
         (Bird, Ibgp, "then preference = 200;", "then preference = 120;", ("remote-elevated-wins", Error)),
         (Bird, Ibgp, "bgp_local_pref = 2147483647 - krt_metric;", "", ("elevated-announced", Error)),
-        (
-            BirdMapped,
-            Ibgp,
-            "then krt_metric = 513;",
-            "then accept;",
-            ("kernel-metric", Error),
-        ),
+        (BirdMapped, Ibgp, "then krt_metric = 513;", "then accept;", ("kernel-metric", Error)),
         (Bird, Ibgp, "    export filter cutover_install4;\n", "", ("into-kernel", Error)),
         (Bird, Ibgp, "    export filter cutover_export4;\n", "", ("announces", Error)),
         (
