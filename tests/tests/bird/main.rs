@@ -2,7 +2,6 @@
 //! agents, and every router's kernel and table. docs/bgp-bird.md states what is asserted here.
 
 mod accepted;
-mod full_host;
 mod judging;
 mod many;
 mod mesh;

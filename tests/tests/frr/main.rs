@@ -6,7 +6,6 @@ mod agents;
 mod by_hand;
 mod carrier;
 mod ebgp;
-mod full_host;
 mod ibgp;
 mod mesh;
 mod mixed;

@@ -11,6 +11,7 @@ const OPTIONS: [&str; 6] = ["-s", "106496", "--v6-rr-semantics", "--retain", "-K
 
 #[test]
 fn zebra_hears_of_every_route_of_a_full_host() {
+    let _turn = super::turn();
     let mut full = FullHost::new(|agent| {
         for family in ["IPv4", "IPv6"] {
             agent.set(&format!("{family}NormalRoutePriority"), FRR_PRIORITIES.normal);

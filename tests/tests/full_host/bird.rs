@@ -5,6 +5,7 @@ use cutover_tests::{Bird, Release};
 
 #[test]
 fn bird_hears_of_every_route_of_a_full_host() {
+    let _turn = super::turn();
     let mut full = FullHost::new(|_| {});
     let configuration =
         full.agent.run_ok(&["bgp", "bird", "--router-id", "192.0.2.1", "--peer", "192.168.77.99"]);
