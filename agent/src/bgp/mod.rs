@@ -143,8 +143,9 @@ impl Priorities {
     /// The metrics of routes from BGP where these show their priority: one more than those of a host's own routes. `None` if one of
     /// them were that of an own route all the same.
     ///
-    /// BIRD 3 (3.1.8, 3.4.0) puts its route in the place of one that somebody else has made, if both have the same metric, and leaves
-    /// none behind when its route ends. In IPv6 the kernel uses only one of two with the same metric, whichever BIRD it is.
+    /// In IPv6 the kernel uses only one of two routes with the same metric. And BIRD 3 (3.1.8, 3.4.0) puts a route that it prefers in the
+    /// place of one that somebody else has made, at its next scan, if that has the `metric` of its kernel protocol, and leaves none
+    /// behind when its route ends.
     #[must_use]
     pub const fn of_others(self) -> Option<Self> {
         if self.elevated + 1 < self.normal {

@@ -37,8 +37,9 @@ pub enum RouteChange {
     ///   daemon's out.
     ///
     /// That is the moment of our write. What the daemon does next is its own: BIRD 2 leaves ours alone and puts a route of its own back
-    /// when ours is gone, BIRD 3 (3.1.8, 3.4.0) takes the place of ours at its next scan, in both families, and removes it with its own. So
-    /// a daemon's routes must never have a metric of ours; `cutover bgp` and the doctor see to that.
+    /// when ours is gone; BIRD 3 (3.1.8, 3.4.0), if its kernel protocol has `metric` and that is ours, puts a route that it prefers in the
+    /// place of ours at its next scan, in both families, and leaves none when its own one ends. So a daemon's routes must never have a
+    /// metric of ours; `cutover bgp` and the doctor see to that.
     Add(WantedRoute),
     /// Like `Add`, but takes the place of a route of the same destination, interface and metric that differs
     /// in protocol or source address.

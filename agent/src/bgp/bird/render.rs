@@ -206,8 +206,8 @@ filter cutover_install{digit} {{
             f,
             "\
 # To the kernel: what came over BGP, with one more than the metric that it has on the host where the machine is. Never with
-# the metric of a route of this host's: BIRD 3 takes the place of such a route, and leaves none when its own one ends.
-# (Setting krt_metric in an import filter has no effect with BIRD 1.)
+# the metric of a route of this host's: of two such routes the kernel uses only one in IPv6, and BIRD 3 may put its own one in
+# the place of the other, and leave none when it ends. (Setting krt_metric in an import filter has no effect with BIRD 1.)
 filter cutover_install{digit} {{
   if source != RTS_BGP then reject;
   krt_metric = {normal};

@@ -103,7 +103,7 @@ fn every_number_follows_the_parameters() {
     }
 }
 
-/// BIRD 3 takes the place of a route with the metric of its own one, and leaves none when its own one ends.
+/// BIRD 3 may put its own route in the place of one with the same metric, and leave none when it ends.
 #[test]
 fn no_route_from_bgp_gets_the_metric_of_an_own_one() {
     let (version, normal, elevated) = (Version::Three, 3000, 2000);

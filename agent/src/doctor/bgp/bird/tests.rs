@@ -153,7 +153,7 @@ fn metrics_that_follow_priority_are_noticed() {
     assert_eq!(problems(&judged(&wrong, false)), [("kernel-metric", Level::Error)]);
 }
 
-/// BIRD 3 takes the place of a local route with the metric of its own one, and a file does not say which BIRD reads it.
+/// BIRD 3 may put its own route in the place of a local one with the same metric, and a file does not say which BIRD reads it.
 #[test]
 fn no_route_from_elsewhere_may_have_the_metric_of_a_local_one() {
     let mapped = changed(BIRD_2, "metric 768;", "metric 0;");

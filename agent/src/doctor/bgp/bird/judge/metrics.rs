@@ -33,7 +33,7 @@ impl Judge<'_> {
         if is_right(normal, elevated) && self.is_own(normal, elevated) {
             findings.push(KERNEL_METRIC.error(
                 format!(
-                    "{family}: other hosts' routes get metric {normal}, elevated ones {elevated}, as local ones do: BIRD 3 puts its route in the place of a VM's with the same metric, and the host has none when BIRD's ends; of two in IPv6, every version leaves one unused"
+                    "{family}: other hosts' routes get metric {normal}, elevated ones {elevated}, as local ones do: in IPv6 the kernel uses only one of two routes with the same metric, and BIRD 3 may put its own in the place of a VM's and leave none when it ends"
                 ),
                 format!("{}in protocol kernel {}", self.fixed(), kernel.name),
             ));
