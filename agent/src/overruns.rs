@@ -2,7 +2,7 @@
 //!
 //! KERNEL: the list of netlink sockets counts what was dropped since a socket was opened, and says nothing of what it was or when. A
 //! daemon that was started again has a new socket and a new count. Owns the looking, for `cutover status` and the doctor; whoever writes
-//! many changes takes care that it does not happen ([`crate::applier::pace`]).
+//! many changes takes care that it does not happen (`applier::pace`).
 
 use crate::netlink::listeners::{self, Listener};
 use crate::processes::{Process, Processes};
