@@ -1,7 +1,8 @@
 //! The route of a machine stays while BIRD has one from another host, and after that one has gone, whichever of the two metrics each has.
 //!
-//! What is guarded against: BIRD 3 puts its route in the place of one that somebody else has made with the same metric, and takes it away
-//! with its own. So what `cutover bgp bird` prints never gives a route from BGP a metric of the agents'.
+//! What is guarded against: BIRD 3 puts a route that it prefers in the place of one that somebody else has made, at its next scan, if that
+//! has the metric of its kernel protocol, and leaves none when its own one ends. So what `cutover bgp bird` prints never gives a route
+//! from BGP a metric of the agents'.
 
 use cutover_agent::bgp::bird::{Version, configuration};
 use cutover_agent::bgp::{Community, KernelMetric, Parameters, Peer, Peering, Priorities};
