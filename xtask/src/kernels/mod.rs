@@ -23,15 +23,10 @@ struct Part {
 
 /// What every guest runs, in this order.
 ///
-/// LIMIT: both kernels of `cargo xtask test` together take a few minutes on two processors, so of the scenarios only those are here
-/// that hang on the kernel.
-const PLAN: [Part; 3] = [
+/// LIMIT: both kernels of `cargo xtask test` together take a few minutes on two processors.
+const PLAN: [Part; 2] = [
     Part { program: "bpf_kernel", arguments: &["--test-threads=2"] },
-    Part { program: "netlink_routes", arguments: &["--test-threads=2"] },
-    Part {
-        program: "scenarios",
-        arguments: &["--test-threads=2", "announcements::", "kernels::", "restart::", "taps::", "upkeep::"],
-    },
+    Part { program: "scenarios", arguments: &["--test-threads=2", "kernels::"] },
 ];
 
 /// Which kernels.
