@@ -85,7 +85,8 @@ fn bird_1_drops_a_metric_of_the_kernel_that_a_filter_of_bgp_sets() {
     );
     Case::of(METRIC, &[only_if_missing]).judge("kernel-metric", Ok);
     Case::of(METRIC, &[("persist;", "persist; metric 768;")]).judge("kernel-metric", Ok);
-    // BIRD 2 keeps it.
+    // BIRD 2 keeps it. A file does not say that it is not BIRD 3, so that the metrics of the host's own routes are wrong there.
+    let one_more = ("krt_metric = 2147483647 - bgp_local_pref;", "krt_metric = 2147483648 - bgp_local_pref;");
     let bird_2 = [
         ("protocol direct { ", "protocol direct { ipv4; "),
         (
@@ -95,6 +96,8 @@ fn bird_1_drops_a_metric_of_the_kernel_that_a_filter_of_bgp_sets() {
         ("  next hop self;\n", "  ipv4 { next hop self;\n"),
         ("  export filter to_peer;\n", "  export filter to_peer; };\n"),
     ];
+    Case::of((File::Bird, METRIC.1), &bird_2).judge("kernel-metric", Error);
+    let bird_2 = [&bird_2[..], &[one_more]].concat();
     Case::of((File::Bird, METRIC.1), &bird_2).judge("kernel-metric", Ok);
 }
 

@@ -65,10 +65,11 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a route from another host and one of this host's can have the same metric.
+    /// Whether a route from another host and one of this host's can have the same metric, where BIRD may be version 3. BIRD 1 leaves what
+    /// is not its own alone.
     fn is_own(&self, normal: i64, elevated: i64) -> bool {
         let own = [self.family.normal, self.family.elevated].map(i64::from);
-        own.contains(&normal) || own.contains(&elevated)
+        !self.is_bird_1 && (own.contains(&normal) || own.contains(&elevated))
     }
 
     fn one_step(&self, kernel: &Kernel, normal: i64, elevated: i64) -> Finding {
