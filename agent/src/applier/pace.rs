@@ -208,7 +208,7 @@ impl Pace {
         let sockets: Vec<String> = behind.iter().map(describe).collect();
         warn!(
             sockets = sockets.join(", "),
-            "going on with many changes of routes although somebody who is notified of them does not read, and will lose some; \
+            "going on with many changes although somebody who is notified of them does not read, and will lose some; \
              see cutover status"
         );
     }

@@ -38,6 +38,8 @@ pub(super) struct Rewrites {
     /// Routes that were there before the carrier, and when it is time.
     due: BTreeMap<WantedRoute, BootTime>,
     wake_at: Option<BootTime>,
+    /// When the next portion may be written.
+    next_portion: BootTime,
     /// Routes that have been written again since the carrier came: that they come is no news.
     written: BTreeSet<WantedRoute>,
     /// Routes that have been written again, and until when what is said of them and of their stand-ins is an echo of that.
@@ -51,6 +53,8 @@ impl Rewrites {
             self.running.remove(&ifindex);
             self.due.retain(|route, _| route.ifindex != ifindex);
             self.written.retain(|route| route.ifindex != ifindex);
+            // What goes with the interface is no echo.
+            self.echoes.retain(|route, _| route.ifindex != ifindex);
         } else if !self.running.contains_key(&ifindex) {
             self.running.insert(ifindex, self.is_known.then_some(now));
             self.written_before(observed, |route| route.ifindex == ifindex, now);
@@ -100,6 +104,7 @@ impl Rewrites {
 
     fn wake(&mut self, at: BootTime) {
         if !self.due.is_empty() {
+            let at = at.max(self.next_portion);
             self.wake_at = Some(self.wake_at.map_or(at, |planned| planned.min(at)));
         }
     }
@@ -131,7 +136,14 @@ impl Rewrites {
             self.written.insert(*route);
             self.echoes.insert(*route, now + ECHO_WITHIN);
         }
-        self.wake(now + PAUSE);
+        self.put_off(now);
+    }
+
+    /// Whoever is notified has enough to read: a portion later, whatever circumstances change meanwhile.
+    pub(super) fn put_off(&mut self, now: BootTime) {
+        self.next_portion = now + PAUSE;
+        self.wake_at = self.wake_at.map(|planned| planned.max(self.next_portion));
+        self.wake(self.next_portion);
     }
 
     /// Nobody has to be told of what was to be written again until now.
@@ -296,6 +308,10 @@ mod tests {
         rewrites.carrier(7, true, &with(all.iter().copied()), NOW);
         let (mut now, mut written, mut portions) = (NOW, Vec::new(), 0);
         while written.len() < all.len() {
+            if portions > 0 {
+                // Something is wanted for each machine while the agent starts.
+                rewrites.look_again(now);
+            }
             assert!(!rewrites.is_time(now), "one portion after the other");
             now = now + PAUSE;
             assert!(rewrites.is_time(now));
@@ -328,6 +344,27 @@ mod tests {
         assert!(!rewrites.expire(NOW) && rewrites.next().is_some());
         assert!(rewrites.expire(NOW + ECHO_WITHIN) && !rewrites.is_echo(&route(2, 7)));
         assert_eq!(rewrites.next(), None);
+    }
+
+    /// What goes when an interface is set down has to be written anew when it is up.
+    #[test]
+    fn what_goes_with_the_carrier_is_no_echo() {
+        let mut rewrites = Rewrites::default();
+        rewrites.begin(&[route(2, 7), route(3, 8)], NOW);
+        rewrites.carrier(7, false, &with([]), NOW);
+        assert!(!rewrites.is_echo(&route(2, 7)) && rewrites.is_echo(&route(3, 8)));
+    }
+
+    #[test]
+    fn a_portion_that_is_put_off_waits_for_its_turn() {
+        let mut rewrites = Rewrites::default();
+        rewrites.carrier(7, true, &with([route(2, 7)]), NOW);
+        let due = NOW + PAUSE;
+        assert!(rewrites.is_time(due));
+        rewrites.put_off(due);
+        rewrites.look_again(due);
+        assert!(!rewrites.is_time(due) && rewrites.is_time(due + PAUSE));
+        assert_eq!(ready(&mut rewrites, due + PAUSE), [route(2, 7)]);
     }
 
     #[test]

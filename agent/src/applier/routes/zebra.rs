@@ -120,6 +120,9 @@ impl RouteApplier {
         if !self.rewrites.is_time(now) || !self.synced || self.taken.is_recalled {
             return;
         }
+        if !self.backlog.is_empty() {
+            return self.rewrites.put_off(now);
+        }
         let may = |route: &WantedRoute| {
             // While somebody is awaited on the tap, its routes are the fast path's to write.
             self.target.wants(route) && !self.taken.watches.contains_key(&route.ifindex)
