@@ -81,7 +81,8 @@ impl Engine {
 
     /// The status to report.
     ///
-    /// A virtual machine that is on its way needs no carrier to be welcome (W5). One that has arrived is up.
+    /// A virtual machine that is on its way needs no carrier to be welcome (W5). One that has arrived is up, unless its tap is not:
+    /// libvirt makes a tap that it has deleted again, for a moment, without ever setting it up.
     /// Until the interface was looked at nothing is said: after a restart, `down` would take the ports of all
     /// running virtual machines down. Nor is it where a virtual machine leaves: its hypervisor lets go of the tap
     /// before the migration is over, and Neutron would take that for the port that is in use elsewhere by then.
@@ -103,7 +104,7 @@ impl Engine {
                 Status::Up
             }
             State::Target => Status::AsReported,
-            State::Live | State::TimeWait if link.is_some() => Status::Up,
+            State::Live | State::TimeWait if link.is_some_and(|link| link.admin_up) => Status::Up,
             State::Base | State::Live | State::TimeWait if local.machine.may_have_left() => {
                 Status::AsReported
             }

@@ -5,7 +5,7 @@ use crate::fact::{Fact, Link};
 use crate::machine::State;
 use crate::model::{Endpoint, Policy};
 use crate::notice::Notice;
-use crate::wanted::Ipv6;
+use crate::wanted::{Ipv6, Status};
 use std::collections::BTreeSet;
 
 #[test]
@@ -21,6 +21,32 @@ fn w6_recreated_tap_is_watched_anew_and_the_old_watch_counts_no_more() {
     assert_eq!(host.state(), State::Target);
     host.announce();
     assert_eq!(host.wanted().routes.iter().map(|route| route.ifindex).collect::<Vec<_>>(), [6, 6]);
+}
+
+/// libvirt makes a tap again 0.2 s after it has deleted it, for 2 ms, and never sets it up.
+#[test]
+fn a_tap_that_is_made_again_for_a_moment_brings_nobody_back_to_life() {
+    let passing_by =
+        [Fact::LinkSeen(Link { admin_up: false, ..link(6, false) }), Fact::LinkRemoved { ifindex: 6 }];
+    let mut converging = Host::live("b");
+    converging.tell(migration_removed("b"));
+    let mut leaving = Host::live("b");
+    leaving.tell(migration_removed("b")).tell(migration_written("u2", "b", "c"));
+    for mut host in [Host::live("b"), converging, leaving] {
+        host.tell(Fact::LinkRemoved { ifindex: 5 });
+        let (state, status) = (host.state(), host.status());
+        assert_ne!(status, Some(Status::Up), "{state:?}");
+        host.pass(core::time::Duration::from_millis(200));
+        host.engine.take_notices();
+        for fact in passing_by.clone() {
+            host.tell(fact);
+            assert_eq!((host.state(), host.status(), host.metric()), (state, status, None));
+            assert_eq!(host.watch(), None);
+        }
+        assert_eq!(host.engine.take_notices(), []);
+        host.tell(removed("b"));
+        assert!(!host.held(), "it is gone for good");
+    }
 }
 
 /// Notifications of links and announcements come from different sources, so they meet in one batch.
