@@ -40,6 +40,7 @@ pub mod scene;
 pub mod statistics;
 pub mod stream;
 pub mod tap;
+pub mod tcx_end;
 pub mod vm;
 pub mod wait;
 pub mod wall_clock;

@@ -2,7 +2,8 @@
 //!
 //! For each wanted watch the fast path gets its netlink batch first, then the kernel gets the watch. For each
 //! watch that is not wanted any more it is the other way round. What the kernel holds is asked, not remembered,
-//! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile.
+//! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile. What is attached to taps that nobody
+//! watches any more is detached when nobody is awaited.
 
 use super::{BackOff, WantedReceiver};
 use crate::bpf::Kernel;
@@ -30,6 +31,10 @@ use tracing::{debug, info, warn};
 /// LIMIT: a record is lost only if the ring buffer is full, so this is a net under the net.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long nobody has to be awaited before programs are detached, and how long everybody else has the kernel's lock of links between two of
+/// them: to detach one can take it for 8 to 16 ms.
+const DETACH_AFTER: Duration = Duration::from_millis(50);
+
 /// Watches that are wanted and cannot be armed, by ifindex: the interface and why. For `cutover status`.
 pub type Unarmed = Arc<Mutex<BTreeMap<u32, (String, String)>>>;
 
@@ -45,6 +50,8 @@ pub struct WatchApplier {
     /// Generations whose evidence was reported.
     reported: BTreeSet<u64>,
     back_off: BackOff,
+    /// Since when nobody is awaited, while there is something to detach.
+    quiet_since: Option<BootTime>,
     /// When evidence of watches that are gone is to be looked for; at the start because of the last life.
     strays_due: Option<BootTime>,
     unarmed: Unarmed,
@@ -61,6 +68,7 @@ impl WatchApplier {
             applied: BTreeMap::new(),
             reported: BTreeSet::new(),
             back_off: BackOff::new(),
+            quiet_since: None,
             strays_due: Some(clock::now()),
             unarmed: Unarmed::default(),
         }
@@ -91,7 +99,8 @@ impl WatchApplier {
                 () = pause => {}
             }
             let Some(newest) = wanted.borrow_and_update().clone() else { continue };
-            due = self.apply(&newest).map(|pause| Instant::now() + pause);
+            let pauses = [self.apply(&newest), self.detach_when_quiet(&newest)];
+            due = pauses.into_iter().flatten().min().map(|pause| Instant::now() + pause);
         }
     }
 
@@ -177,6 +186,36 @@ impl WatchApplier {
             }
         }
         clean
+    }
+
+    /// ORDER: one at a time, and not while somebody is awaited, whose routes would have to wait. Returns when to come back.
+    fn detach_when_quiet(&mut self, wanted: &Wanted) -> Option<Duration> {
+        // What is only known from memory says nothing about what is not among it.
+        if wanted.is_recalled || !self.kernel.has_idle() {
+            self.quiet_since = None;
+            return None;
+        }
+        let is_awaiting = self.kernel.is_awaiting().unwrap_or_else(|error| {
+            debug!(error = %crate::logging::one_line(&error), "cannot see whether somebody is awaited");
+            true
+        });
+        if is_awaiting {
+            self.quiet_since = None;
+            return Some(CHECK_INTERVAL);
+        }
+        let now = clock::now();
+        let quiet_for = now.since(*self.quiet_since.get_or_insert(now));
+        if quiet_for < DETACH_AFTER {
+            return Some(DETACH_AFTER - quiet_for);
+        }
+        let detached = self.kernel.detach_idle();
+        match detached {
+            Ok(is_more) => is_more.then_some(DETACH_AFTER),
+            Err(error) => {
+                warn!(error = %crate::logging::one_line(&error), "cannot detach a program; will try again");
+                Some(CHECK_INTERVAL)
+            }
+        }
     }
 
     fn arm_wanted(&mut self, wanted: &Wanted) -> bool {

@@ -6,6 +6,8 @@
 use cutover_engine::fact::Link;
 use netlink_packet_core::NlasIterator;
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 
 const IFINFO_BYTES: usize = 16;
 
@@ -50,6 +52,31 @@ pub(crate) fn exists(ifindex: u32) -> io::Result<bool> {
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ENXIO) { Ok(false) } else { Err(error) }
+}
+
+/// Whether an interface of the network namespace of the calling thread is up and something is at its other end. One that is gone is not.
+///
+/// # Errors
+/// When it cannot be told.
+pub(crate) fn is_running(ifindex: u32) -> io::Result<bool> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // SAFETY: an ifreq of zeros is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the name in an ifreq has the IF_NAMESIZE bytes that if_indextoname(3) may write.
+    let found = unsafe { libc::if_indextoname(ifindex, request.ifr_name.as_mut_ptr()) };
+    if found.is_null() {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENXIO) { Ok(false) } else { Err(error) };
+    }
+    // SAFETY: SIOCGIFFLAGS reads and writes one ifreq, which lives until the call returns.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
+    if asked < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENODEV) { Ok(false) } else { Err(error) };
+    }
+    // SAFETY: SIOCGIFFLAGS has filled in the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(i32::from(flags) & libc::IFF_RUNNING != 0)
 }
 
 #[cfg(test)]
