@@ -24,6 +24,8 @@ pub mod logging;
 pub mod migrations;
 pub mod netlink;
 pub mod overruns;
+#[cfg(test)]
+mod own_namespace;
 pub mod ownership;
 pub mod presence;
 mod processes;

@@ -111,25 +111,11 @@ fn root_that_made(inode: &str) -> io::Result<Option<i32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sched::{CloneFlags, unshare};
+    use crate::own_namespace::in_a_namespace_of_its_own;
     use std::io::BufRead as _;
     use std::os::unix::process::CommandExt as _;
 
     const PROTOCOL: u8 = 213;
-
-    /// Nobody else has sockets there. Only root can have one, and only root runs agents.
-    fn in_a_namespace_of_its_own(work: impl FnOnce() + Send) {
-        if !nix::unistd::geteuid().is_root() {
-            return;
-        }
-        // The namespace is the thread's, and goes with it.
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET).unwrap();
-                work();
-            });
-        });
-    }
 
     #[test]
     fn agents_with_one_protocol_are_seen_until_the_last_has_ended() {

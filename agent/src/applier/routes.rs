@@ -394,11 +394,7 @@ impl RouteApplier {
             confirmed += match (ipv4.next(), ipv6.next()) {
                 (None, None) => return confirmed,
                 (Some(ipv4), Some(ipv6)) => self.apply_both(ipv4, ipv6, loud),
-                (Some(changes), None) | (None, Some(changes)) => {
-                    let sent_at = clock::now();
-                    let outcome = self.socket.send(&route::prepare(changes));
-                    self.note(changes, sent_at, outcome, loud)
-                }
+                (Some(changes), None) | (None, Some(changes)) => self.send(changes, loud),
             };
             tokio::task::yield_now().await;
         }
@@ -408,12 +404,7 @@ impl RouteApplier {
     /// its own. Older ones carry them out one after the other, as if they had been sent so.
     fn apply_both(&mut self, ipv4: &[RouteChange], ipv6: &[RouteChange], loud: bool) -> usize {
         if ipv4.len() + ipv6.len() <= ALONE_MAX {
-            let sent_at = clock::now();
-            let outcome = self.socket.send(&route::prepare(ipv4));
-            let confirmed = self.note(ipv4, sent_at, outcome, loud);
-            let sent_at = clock::now();
-            let outcome = self.socket.send(&route::prepare(ipv6));
-            return confirmed + self.note(ipv6, sent_at, outcome, loud);
+            return self.send(ipv4, loud) + self.send(ipv6, loud);
         }
         let sent_at = clock::now();
         let (socket, second) = (&mut self.socket, &mut self.second_socket);
@@ -423,6 +414,13 @@ impl RouteApplier {
             (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         self.note(ipv4, sent_at, first, loud) + self.note(ipv6, sent_at, second, loud)
+    }
+
+    /// Sends changes in their order, and notes what became of them. Returns how many were confirmed.
+    fn send(&mut self, changes: &[RouteChange], loud: bool) -> usize {
+        let sent_at = clock::now();
+        let outcome = self.socket.send(&route::prepare(changes));
+        self.note(changes, sent_at, outcome, loud)
     }
 
     /// Notes what became of changes. Returns how many were confirmed.

@@ -7,7 +7,7 @@
 use super::RouteApplier;
 use super::rewrites::stand_in;
 use crate::clock;
-use crate::netlink::{RouteChange, route};
+use crate::netlink::RouteChange;
 use cutover_engine::BootTime;
 use cutover_engine::wanted::WantedRoute;
 use std::fmt;
@@ -174,8 +174,6 @@ impl RouteApplier {
             return;
         }
         self.dirty.extend(changes.iter().map(|change| change.route().destination));
-        let sent_at = clock::now();
-        let outcome = self.socket.send(&route::prepare(&changes));
-        self.note(&changes, sent_at, outcome, false);
+        self.send(&changes, false);
     }
 }

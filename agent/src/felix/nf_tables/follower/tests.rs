@@ -1,11 +1,11 @@
 //! The follower on a real kernel, in a network namespace of its own. Only root can have one, and only root runs agents.
 
 use super::*;
+use crate::own_namespace::in_a_namespace_of_its_own;
 use cutover_engine::chains::{Piece, Pieces};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
-use nix::sched::{CloneFlags, unshare};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -72,19 +72,6 @@ impl Writer {
     fn chain(&self, kind: u16, name: &str) {
         self.write(kind, &[(CHAIN_TABLE, "calico"), (CHAIN_NAME, name)]);
     }
-}
-
-fn in_a_namespace_of_its_own(work: impl FnOnce() + Send) {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
-    // The namespace is the thread's, and goes with it.
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            work();
-        });
-    });
 }
 
 type Told = Rc<RefCell<BTreeMap<String, Chains>>>;

@@ -65,16 +65,8 @@ pub(super) fn calculate(operator: Operator, left: &Value, right: &Value) -> Valu
     if *left == Value::Undefined || *right == Value::Undefined {
         // As BIRD's val_compare has it, in 1.6, 2 and 3.
         let is_there = |value: &Value| u8::from(*value != Value::Undefined);
-        let (left, right) = (is_there(left), is_there(right));
-        return match operator {
-            Operator::Less => Value::Flag(left < right),
-            Operator::LessOrEqual => Value::Flag(left <= right),
-            Operator::Greater => Value::Flag(left > right),
-            Operator::GreaterOrEqual => Value::Flag(left >= right),
-            Operator::Equal => Value::Flag(left == right),
-            Operator::Unequal => Value::Flag(left != right),
-            _ => Value::Undefined,
-        };
+        let compared = compare(operator, &is_there(left), &is_there(right));
+        return compared.map_or(Value::Undefined, Value::Flag);
     }
     if let (Value::Number(left), Value::Number(right)) = (left, right) {
         let (left, right) = (*left, *right);
@@ -84,13 +76,7 @@ pub(super) fn calculate(operator: Operator, left: &Value, right: &Value) -> Valu
             Operator::Minus => number(left.checked_sub(right)),
             Operator::Times => number(left.checked_mul(right)),
             Operator::Over => number(left.checked_div(right)),
-            Operator::Less => Value::Flag(left < right),
-            Operator::LessOrEqual => Value::Flag(left <= right),
-            Operator::Greater => Value::Flag(left > right),
-            Operator::GreaterOrEqual => Value::Flag(left >= right),
-            Operator::Equal => Value::Flag(left == right),
-            Operator::Unequal => Value::Flag(left != right),
-            _ => Value::Unknown,
+            _ => compare(operator, &left, &right).map_or(Value::Unknown, Value::Flag),
         };
     }
     if let (Value::Host(is_ipv6), Value::Net(net)) | (Value::Net(net), Value::Host(is_ipv6)) = (left, right) {
@@ -105,6 +91,19 @@ pub(super) fn calculate(operator: Operator, left: &Value, right: &Value) -> Valu
         Operator::Equal => Value::Flag(left == right),
         Operator::Unequal => Value::Flag(left != right),
         _ => Value::Unknown,
+    }
+}
+
+/// What a comparison says; nothing if it is no comparison.
+fn compare<T: PartialOrd>(operator: Operator, left: &T, right: &T) -> Option<bool> {
+    match operator {
+        Operator::Less => Some(left < right),
+        Operator::LessOrEqual => Some(left <= right),
+        Operator::Greater => Some(left > right),
+        Operator::GreaterOrEqual => Some(left >= right),
+        Operator::Equal => Some(left == right),
+        Operator::Unequal => Some(left != right),
+        _ => None,
     }
 }
 
