@@ -5,7 +5,7 @@
 
 /// All threads take memory from one pool. To be called before there are threads.
 ///
-/// LIMIT: one pool for three threads. Nothing that is in a hurry allocates.
+/// LIMIT: one pool for a handful of threads. Nothing that is in a hurry allocates.
 pub fn share_one_pool() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no pointers; it sets a number.

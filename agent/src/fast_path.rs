@@ -1,54 +1,73 @@
 //! From an announcement in the ring buffer to its routes in the kernel, without asking anybody.
 //!
-//! One thread of its own sleeps on the ring buffer. While an endpoint waits for its virtual machine, the watch applier
-//! leaves the elevated routes here, as a finished netlink batch, under the generation of the watch. When a record of that
-//! generation comes, the thread sends the batch, tells the route applier what is written, and reports the fact with the
+//! Two threads of its own sleep on the ring buffer. While an endpoint waits for its virtual machine, the watch applier
+//! leaves the elevated routes here, as finished netlink batches, under the generation of the watch. When a record of that
+//! generation comes, one of the threads sends them, tells the route appliers what is written, and reports the fact with the
 //! time of every step. It decides nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
-//! the route applier as every other difference.
+//! the route appliers as every other difference.
+//!
+//! KERNEL: a change of an IPv4 route waits for the lock of links (RTNL) while anybody anywhere holds it, for as long as half a second
+//! (measured on 6.18: a namespace with 4,000 links that goes); one of an IPv6 route does not. So the routes of IPv6 go first, only one
+//! thread at a time writes those of IPv4, and the other one takes the next record.
 
-use crate::applier::is_gone;
-use crate::clock;
-use crate::netlink::socket::Outcome;
-use crate::netlink::{PreparedBatch, RouteChange, RouteSocket, route};
+mod landing;
+mod priority;
+mod worker;
+
+pub use priority::raise_priority;
+
+use crate::netlink::{ByFamily, Family, PreparedBatch, RouteChange, RouteSocket, route};
 use aya::maps::{MapData, RingBuf};
 use cutover_common::AnnouncementKind;
-use cutover_common::abi::Announcement;
-use cutover_engine::fact::AnnouncementSeen;
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use landing::Landings;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
+use worker::Worker;
 
-/// The thread's real-time priority: above every ordinary program, below every real-time one that chose its own.
-const REAL_TIME_PRIORITY: libc::c_int = 1;
-/// The thread's niceness where it has no real-time priority: the highest that an ordinary thread can have.
-const NICENESS: libc::c_int = -20;
+/// How many threads there are: one that may wait for the kernel's lock, and one that does not.
+pub const THREADS: usize = 2;
 
-/// The handle by which the watch applier prepares and withdraws batches. Dropping it ends the thread.
+/// The handle by which the watch applier prepares and withdraws batches. Dropping it ends the threads.
 #[derive(Debug)]
 pub struct FastPath {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-    /// Says by going away that the thread has ended.
-    alive: Option<oneshot::Receiver<Infallible>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Each says by going away that its thread has ended.
+    alive: Option<[oneshot::Receiver<Infallible>; THREADS]>,
 }
 
+/// What the threads and the handle have in common.
 #[derive(Debug)]
 struct Shared {
-    prepared: Mutex<HashMap<u64, Prepared>>,
-    /// Wakes the thread for a new spin or for its end.
-    bell: EventFd,
+    ring: Mutex<Ring>,
+    prepared: Mutex<HashMap<u64, ByFamily<Prepared>>>,
+    landings: Landings,
+    /// Held by the thread that polls the ring before it sleeps: one processor is enough.
+    spinning: Mutex<()>,
+    /// Each wakes its thread for a new spin or for its end.
+    bells: [EventFd; THREADS],
     stop: AtomicBool,
+}
+
+/// The ring buffer, of which the library shows nothing.
+struct Ring(RingBuf<MapData>);
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ring")
+    }
 }
 
 /// What the fast path has written.
@@ -60,46 +79,68 @@ pub struct Written {
     pub at: BootTime,
 }
 
-#[derive(Debug)]
+/// The routes of one family.
+#[derive(Debug, Default)]
 struct Prepared {
     batch: PreparedBatch,
     routes: Vec<WantedRoute>,
 }
 
+/// Who hears of what the threads do.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// Hear of the routes of a family once all of them are installed, before `facts` hears of the announcement.
+    pub written: ByFamily<UnboundedSender<Written>>,
+    /// Hears of each announcement when everything about it is done.
+    pub facts: UnboundedSender<Fact>,
+}
+
 impl FastPath {
-    /// Starts the thread. `written` hears of the routes of a batch once all of them are installed, before `facts` hears of the
-    /// announcement. `spin` is how long it polls the ring before it sleeps, while anything is armed.
+    /// Starts the threads. `spin` is how long one of them polls the ring before it sleeps, while anything is armed.
     ///
     /// # Errors
     /// No epoll instance, event descriptor or thread can be had.
     pub fn start(
         ring: RingBuf<MapData>,
-        socket: RouteSocket,
+        sockets: [RouteSocket; THREADS],
         spin: Duration,
-        written: UnboundedSender<Written>,
-        facts: UnboundedSender<Fact>,
+        listeners: &Listeners,
     ) -> io::Result<Self> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&ring, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
-        let shared = Arc::new(Shared { prepared: Mutex::default(), bell, stop: AtomicBool::new(false) });
-        let mut worker = Worker { ring, socket, epoll, spin, written, facts, shared: Arc::clone(&shared) };
-        let (life, alive) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("cutover-fast".into()).spawn(move || {
-            // Dropped when the thread ends, however it ends.
-            let _life: oneshot::Sender<Infallible> = life;
-            worker.run();
-        })?;
-        Ok(Self { shared, thread: Some(thread), alive: Some(alive) })
+        let bell = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
+        let shared = Arc::new(Shared {
+            ring: Mutex::new(Ring(ring)),
+            prepared: Mutex::default(),
+            landings: Landings::default(),
+            spinning: Mutex::default(),
+            bells: [bell()?, bell()?],
+            stop: AtomicBool::new(false),
+        });
+        let (lives, alive): (Vec<_>, Vec<_>) = sockets.iter().map(|_| oneshot::channel()).unzip();
+        // Whatever fails here ends the threads that run by then.
+        let mut started = Self { shared, threads: Vec::new(), alive: alive.try_into().ok() };
+        for (number, (socket, life)) in sockets.into_iter().zip(lives).enumerate() {
+            let mut worker =
+                Worker::new(number, socket, spin, Arc::clone(&started.shared), listeners.clone())?;
+            started.threads.push(std::thread::Builder::new().name("cutover-fast".into()).spawn(
+                move || {
+                    // Dropped when the thread ends, however it ends.
+                    let _life: oneshot::Sender<Infallible> = life;
+                    worker.run();
+                },
+            )?);
+        }
+        Ok(started)
     }
 
-    /// Waits until the thread has ended. Only the first call waits for it; a later one waits forever.
+    /// Waits until a thread has ended. Only the first call waits for it; a later one waits forever.
     pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let alive = self.alive.take();
         async move {
             match alive {
-                Some(alive) => drop(alive.await),
+                Some([one, other]) => tokio::select! {
+                    _ = one => {}
+                    _ = other => {}
+                },
                 None => std::future::pending().await,
             }
         }
@@ -108,160 +149,56 @@ impl FastPath {
     /// From now on a record of this generation installs these routes.
     pub fn prepare(&self, generation: u64, routes: impl IntoIterator<Item = WantedRoute>) {
         let routes: Vec<_> = routes.into_iter().collect();
-        let changes: Vec<_> = routes.iter().copied().map(RouteChange::Add).collect();
-        let prepared = Prepared { batch: route::prepare(&changes), routes };
-        self.shared.lock().insert(generation, prepared);
-        self.shared.ring_bell();
+        let prepared = ByFamily::each(|family| Prepared::new(family, &routes));
+        self.shared.prepared().insert(generation, prepared);
+        self.shared.ring_bells();
     }
 
-    /// From now on a record of another generation than these installs nothing. A batch that is being sent at
-    /// this moment still goes out; the route applier removes its routes if they are not wanted.
+    /// From now on a record of another generation than these installs nothing. What a thread has begun with
+    /// at this moment still goes out; the route appliers remove its routes if they are not wanted.
     pub fn keep_only(&self, generations: &BTreeSet<u64>) {
-        self.shared.lock().retain(|generation, _| generations.contains(generation));
+        self.shared.prepared().retain(|generation, _| generations.contains(generation));
     }
 }
 
 impl Drop for FastPath {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.ring_bell();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            warn!("the fast path thread had panicked");
+        self.shared.ring_bells();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                warn!("a thread of the fast path had panicked");
+            }
         }
+    }
+}
+
+impl Prepared {
+    fn new(family: Family, routes: &[WantedRoute]) -> Self {
+        let routes: Vec<_> = routes.iter().copied().filter(|route| family.has(route)).collect();
+        let changes: Vec<_> = routes.iter().copied().map(RouteChange::Add).collect();
+        Self { batch: route::prepare(&changes), routes }
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Prepared>> {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        // The daemon is about to end if a holder panicked.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, HashMap<u64, ByFamily<Prepared>>> {
         // The map is whole at every point where its holder could panic.
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ring_bell(&self) {
-        if let Err(error) = self.bell.write(1) {
-            debug!(%error, "the fast path's bell is already ringing");
-        }
-    }
-}
-
-struct Worker {
-    ring: RingBuf<MapData>,
-    socket: RouteSocket,
-    epoll: Epoll,
-    spin: Duration,
-    written: UnboundedSender<Written>,
-    facts: UnboundedSender<Fact>,
-    shared: Arc<Shared>,
-}
-
-impl Worker {
-    fn run(&mut self) {
-        raise_priority(self.spin);
-        while !self.shared.stop.load(Ordering::Acquire) {
-            self.drain();
-            self.spin();
-            let mut events = [EpollEvent::empty(); 2];
-            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(count) => {
-                    if events[..count].iter().any(|event| event.data() == 1)
-                        && let Err(error) = self.shared.bell.read()
-                    {
-                        debug!(%error, "the fast path's bell was silent");
-                    }
-                }
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => {
-                    warn!(%error, "the fast path cannot wait for announcements; the route applier goes on alone");
-                    return;
-                }
+    fn ring_bells(&self) {
+        for bell in &self.bells {
+            if let Err(error) = bell.write(1) {
+                debug!(%error, "a bell of the fast path is already ringing");
             }
         }
     }
-
-    /// Polls the ring for the configured time, as long as something is armed.
-    fn spin(&mut self) {
-        if self.spin.is_zero() || self.shared.lock().is_empty() {
-            return;
-        }
-        let mut until = clock::now() + self.spin;
-        while clock::now() < until && !self.shared.stop.load(Ordering::Relaxed) {
-            if self.drain() {
-                until = clock::now() + self.spin;
-            }
-            std::hint::spin_loop();
-        }
-    }
-
-    /// Acts on every record in the ring. Returns whether there was one.
-    fn drain(&mut self) -> bool {
-        let mut any = false;
-        while let Some(record) = self.ring.next().map(|item| read_record(&item)) {
-            let taken_at = clock::now();
-            any = true;
-            match record {
-                Some(record) => self.act(record, taken_at),
-                None => warn!("a record of the ring buffer has an unknown layout; ignored"),
-            }
-        }
-        any
-    }
-
-    fn act(&mut self, record: Announcement, taken_at: BootTime) {
-        // ORDER: before anything is installed that nobody would hear of.
-        let Some(kind) = kind_of(record.kind) else {
-            warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
-            return;
-        };
-        let prepared = self.shared.lock().remove(&record.generation);
-        let routed_at = prepared.and_then(|prepared| match self.socket.send(&prepared.batch) {
-            Ok(outcome) if outcome.is_success() => {
-                let now = clock::now();
-                // ORDER: before the fact, which makes the routes wanted. The receiver is gone only while the agent stops.
-                let _: Result<(), _> = self.written.send(Written { routes: prepared.routes, at: now });
-                Some(now)
-            }
-            Ok(outcome) => {
-                log_refusal(record.ifindex, &outcome);
-                None
-            }
-            Err(error) => {
-                warn!(%error, ifindex = record.ifindex, "elevated routes could not be sent");
-                None
-            }
-        });
-        let fact = Fact::AnnouncementSeen(AnnouncementSeen {
-            generation: record.generation,
-            kind,
-            seen_at: BootTime(record.seen_at_ns),
-            taken_at: Some(taken_at),
-            routed_at,
-        });
-        // The receiver is gone only while the agent stops.
-        let _: Result<(), _> = self.facts.send(fact);
-    }
-}
-
-/// The tap may have gone since it was announced on.
-fn log_refusal(ifindex: u32, outcome: &Outcome) {
-    if is_gone(ifindex) {
-        debug!(ifindex, failed = ?outcome.failed, "no elevated routes, the interface is gone");
-    } else {
-        warn!(
-            ifindex, failed = ?outcome.failed,
-            "some elevated routes were refused; the route applier tries again"
-        );
-    }
-}
-
-/// The record in `bytes`, if it has the layout that this agent was built with.
-fn read_record(bytes: &[u8]) -> Option<Announcement> {
-    if bytes.len() != size_of::<Announcement>() {
-        return None;
-    }
-    // SAFETY: the length was checked, `Announcement` is made of integers only, and the read is unaligned.
-    Some(unsafe { bytes.as_ptr().cast::<Announcement>().read_unaligned() })
 }
 
 /// The kind with this number, if there is one.
@@ -273,46 +210,9 @@ pub fn kind_of(number: u32) -> Option<AnnouncementKind> {
         .find(|kind| *kind as u32 == number)
 }
 
-/// Gives the calling thread the priority that its work is worth.
-///
-/// KERNEL (measured on 6.18 under load): an ordinary thread that is woken waits for the one that runs to use up its
-/// slice, milliseconds even at niceness -20; one of SCHED_FIFO takes the processor at once.
-///
-/// LIMIT: what the thread does is bounded by the watches that are armed. A spinning one is not bounded by
-/// anything and would starve its processor, so it stays ordinary.
-pub fn raise_priority(spin: Duration) {
-    if spin.is_zero() {
-        let parameters = libc::sched_param { sched_priority: REAL_TIME_PRIORITY };
-        let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-        // SAFETY: 0 means the calling thread, and `parameters` lives until the call returns.
-        if unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } == 0 {
-            return;
-        }
-        debug!(error = %io::Error::last_os_error(), "the fast path gets no real-time priority");
-    }
-    // SAFETY: no pointers; `PRIO_PROCESS` with 0 means the calling thread on Linux.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) } != 0 {
-        debug!(error = %io::Error::last_os_error(), "the fast path keeps its ordinary priority");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_record_of_another_size_is_refused() {
-        let record = Announcement { generation: 7, seen_at_ns: 8, ifindex: 9, kind: 1 };
-        let mut bytes = Vec::new();
-        bytes.extend_from_slice(&record.generation.to_ne_bytes());
-        bytes.extend_from_slice(&record.seen_at_ns.to_ne_bytes());
-        bytes.extend_from_slice(&record.ifindex.to_ne_bytes());
-        bytes.extend_from_slice(&record.kind.to_ne_bytes());
-        assert_eq!(read_record(&bytes), Some(record));
-        assert_eq!(read_record(&bytes[1..]), None);
-        bytes.push(0);
-        assert_eq!(read_record(&bytes), None);
-    }
 
     #[test]
     fn kinds_have_the_numbers_of_the_map() {

@@ -13,6 +13,7 @@ pub mod bird;
 pub mod blackout;
 mod clocks;
 pub mod cloud;
+pub mod crowd;
 pub mod deafening;
 pub mod driver;
 pub mod etcd;

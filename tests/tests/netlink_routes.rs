@@ -14,7 +14,6 @@ mod rewrites;
 mod rig;
 
 use cutover_agent::clock;
-use cutover_agent::fast_path::Written;
 use cutover_agent::netlink::batch::DATAGRAM_MESSAGES_MAX;
 use cutover_agent::netlink::{
     Failure, Monitor, MonitorSettings, RouteChange, RouteEvent, RouteSocket, route as kernel_route, snapshot,
@@ -260,7 +259,7 @@ fn what_the_fast_path_has_written_is_not_written_again() {
             assert_eq!(send(&namespace, &routes.map(RouteChange::Add)), []);
             // Later than it was, so that a busy machine does not end the wait for the kernel's word.
             let at = clock::now() + wait::SOON;
-            rig.written.send(Written { routes: routes.to_vec(), at }).expect("the applier runs");
+            rig.tell_written(&routes, at);
             rig.want(wanting(routes));
         });
         wait::until(wait::SOON, "seen", || {
@@ -276,9 +275,7 @@ fn what_the_fast_path_has_written_is_not_written_again() {
 fn what_the_fast_path_has_written_in_vain_is_written_soon() {
     let (namespace, tap) = with_tap();
     let rig = Rig::start(&namespace);
-    rig.written
-        .send(Written { routes: both(tap, 512).to_vec(), at: clock::now() })
-        .expect("the applier runs");
+    rig.tell_written(&both(tap, 512), clock::now());
     rig.want(wanting(both(tap, 512)));
     wait_for_routes(&namespace, both(tap, 512));
 }
@@ -636,7 +633,7 @@ fn a_host_without_any_ipv4_route_is_read_like_any_other() {
         let is_read = runtime.block_on(async {
             let (monitor, _handle, mut streams) = Monitor::open(settings()).expect("a socket");
             let running = tokio::spawn(monitor.run());
-            let first = tokio::time::timeout(wait::SOON, streams.routes.recv()).await;
+            let first = tokio::time::timeout(wait::SOON, streams.routes.ipv4.recv()).await;
             running.abort();
             matches!(first, Ok(Some(RouteEvent::Synced)))
         });

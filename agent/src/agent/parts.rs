@@ -4,6 +4,11 @@
 //! alive and does half of its work: the loop then stops, so that the service manager starts everything anew.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 
 /// A part of the daemon ended although nobody asked it to.
@@ -36,6 +41,41 @@ impl Parts {
         self.names.insert(handle.id(), name);
     }
 
+    /// The same on a thread of its own, in the network namespace of the calling thread: for whoever waits within system calls, where
+    /// the kernel's lock of links (RTNL) can keep him for a large part of a second. The daemon's threads are few, and go on.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(super) fn start_apart(
+        &mut self,
+        name: &'static str,
+        thread: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_time().build()?;
+        let (stop, stopped) = oneshot::channel::<Infallible>();
+        let (ended_in, ended) = oneshot::channel();
+        std::thread::Builder::new().name(thread.into()).spawn(move || {
+            let until_stopped = async {
+                tokio::select! {
+                    () = task => {}
+                    _ = stopped => {}
+                }
+            };
+            let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(until_stopped)));
+            // Nobody waits for it while the daemon stops.
+            let _: Result<(), _> = ended_in.send(result);
+        })?;
+        self.start(name, async move {
+            // Dropped with this task, which ends the thread as soon as it comes back from the kernel.
+            let _stop = stop;
+            if let Ok(Err(panic)) = ended.await {
+                resume_unwind(panic);
+            }
+        });
+        Ok(())
+    }
+
     /// Waits until one of them ends. Cancelling loses nothing.
     pub(super) async fn ended(&mut self) -> PartEnded {
         let (id, reason) = match self.tasks.join_next_with_id().await {
@@ -64,6 +104,24 @@ mod tests {
         let ended = first_end(&mut parts).await;
         assert_eq!(ended.part, "the broken one");
         assert!(ended.to_string().contains("out of luck"), "{ended}");
+    }
+
+    #[tokio::test]
+    async fn a_thread_of_its_own_is_named_with_its_reason_and_ends_with_the_others() {
+        let mut parts = Parts::default();
+        let (held, dropped) = oneshot::channel::<Infallible>();
+        let steady = async move {
+            let _held = held;
+            std::future::pending().await
+        };
+        parts.start_apart("the steady one", "steady", steady).unwrap();
+        parts.start_apart("the broken one", "broken", async { panic!("out of luck") }).unwrap();
+        let ended = first_end(&mut parts).await;
+        assert_eq!(ended.part, "the broken one");
+        assert!(ended.to_string().contains("out of luck"), "{ended}");
+        drop(parts);
+        let dropped = tokio::time::timeout(Duration::from_secs(10), dropped).await;
+        assert!(dropped.expect("its thread has let it go").is_err());
     }
 
     #[tokio::test]

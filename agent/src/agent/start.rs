@@ -21,13 +21,13 @@ use crate::control;
 use crate::datastore::Datastore;
 use crate::datastore::dir::{self, Directory};
 use crate::datastore::etcd::{Cluster, ClusterError, Etcd, Keys};
-use crate::fast_path::FastPath;
+use crate::fast_path::{FastPath, Listeners};
 use crate::logging::{self, one_line};
-use crate::netlink::RouteSocket;
 use crate::netlink::monitor::{
     Monitor, MonitorError, MonitorHandle, MonitorSettings, RECEIVE_BUFFER_BYTES, Streams,
 };
 use crate::netlink::socket;
+use crate::netlink::{ByFamily, RouteSocket};
 use crate::presence::Presence;
 use crate::processes;
 use crate::run_dir::{RunDir, RunDirError};
@@ -92,7 +92,7 @@ pub enum RunError {
     },
 }
 
-fn io_error(step: &'static str) -> impl FnOnce(io::Error) -> RunError {
+fn io_error(step: &'static str) -> impl Fn(io::Error) -> RunError + Copy {
     move |error| RunError::Io { step, error }
 }
 
@@ -167,10 +167,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let Streams { facts: mut links, routes, neighbours } = streams;
     parts.start("the netlink monitor", monitor.run());
     let felix = Beside::new(&settings);
-    let (route_applier, route_report) = RouteApplier::open(wanted.for_recall(), routes)?;
-    let route_applier = route_applier
-        .watching(felix.as_ref().map(Beside::deletions))
-        .telling_zebra(|| processes::is_running(Path::new("/proc"), "zebra"));
+    let (route_appliers, route_report) = RouteApplier::open_both(&wanted.for_recall(), routes)?;
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
     let mut interface_applier = InterfaceApplier::open(
         interface_settings(&settings, run_dir.path()),
@@ -181,10 +178,19 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     .after(route_report.attempted())
     .beside_felix(felix.is_some());
     let unprepared = interface_applier.unprepared();
-    let (written_in, written) = mpsc::unbounded_channel();
-    let route_applier = route_applier.mended_by(interface_applier.mended()).after_fast_path(written);
-    parts.start("the route applier", route_applier.run());
-    parts.start("the interface applier", interface_applier.run());
+    let [(ipv4_written_in, ipv4_written), (ipv6_written_in, ipv6_written)] =
+        [(); 2].map(|()| mpsc::unbounded_channel());
+    let deletions = || felix.as_ref().map(Beside::deletions);
+    let ipv4_applier = route_appliers.ipv4.watching(deletions()).after_fast_path(ipv4_written);
+    // Only IPv4 routes are forgotten by it.
+    let ipv4_applier = ipv4_applier.telling_zebra(|| processes::is_running(Path::new("/proc"), "zebra"));
+    // IPv6 is what an interface can lack.
+    let ipv6_applier = route_appliers.ipv6.mended_by(interface_applier.mended());
+    let ipv6_applier = ipv6_applier.watching(deletions()).after_fast_path(ipv6_written);
+    let no_thread = io_error("start a thread");
+    parts.start_apart("the IPv4 route applier", "cutover-route4", ipv4_applier.run()).map_err(no_thread)?;
+    parts.start_apart("the IPv6 route applier", "cutover-route6", ipv6_applier.run()).map_err(no_thread)?;
+    parts.start_apart("the interface applier", "cutover-taps", interface_applier.run()).map_err(no_thread)?;
     let looked = first_look(&monitor_handle, &route_report, &mut links);
     let (mut first_facts, reload) = tokio::select! {
         // Whatever keeps the kernel from answering keeps nobody from stopping the agent.
@@ -200,13 +206,19 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
 
     let found = Found { watches: found_watches(&kernel), routes: route_report.all_routes() };
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
-    let mut fast_path = FastPath::start(ring, RouteSocket::open()?, spin, written_in, facts_in.clone())
-        .map_err(io_error("start the fast path"))?;
+    let written = ByFamily { ipv4: ipv4_written_in, ipv6: ipv6_written_in };
+    let listeners = Listeners { written, facts: facts_in.clone() };
+    let sockets = [RouteSocket::open()?, RouteSocket::open()?];
+    let mut fast_path =
+        FastPath::start(ring, sockets, spin, &listeners).map_err(io_error("start the fast path"))?;
     let (attachment, counters) = (kernel.attachment(), kernel.counters().clone());
     parts.start("the fast path", fast_path.ended());
     let watch_applier = WatchApplier::new(kernel, fast_path, facts_in.clone());
     let unarmed = watch_applier.unarmed();
-    parts.start("the watch applier", watch_applier.run(wanted.for_recall()));
+    let watch_applier = watch_applier.run(wanted.for_recall());
+    parts
+        .start_apart("the watch applier", "cutover-watch", watch_applier)
+        .map_err(io_error("start a thread"))?;
 
     if let Some(felix) = &felix {
         felix.start(&mut parts, wanted.subscribe(), facts_in.clone());

@@ -12,16 +12,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::{debug, warn};
 
-/// LIMIT: each notification takes up to a kilobyte of receive buffer with its bookkeeping. The default buffer (212,992 bytes, which BIRD
-/// has) holds a portion on top of [`ROOM_BYTES`], the changes of another applier and of others in that moment.
-pub(crate) const PORTION: usize = 64;
+/// LIMIT: with the kernel's bookkeeping (measured on 6.18) a notification of an IPv4 route takes 832 bytes of receive buffer, one of an
+/// IPv6 route 1,280. The default buffer (212,992 bytes, which BIRD has) holds, on top of [`ROOM_BYTES`], a portion of the applier of
+/// each family and what both are exempt for.
+pub(crate) const PORTION: usize = 48;
 /// LIMIT: without anybody who listens, portions need only be small enough to look up now and then.
 const ALONE: usize = 512;
 /// A listener that has no more than this to read is not behind.
 const ROOM_BYTES: u64 = 32 * 1024;
 
-/// LIMIT: a host does not change more than this in a second in normal work; that is neither counted nor delayed.
-const EXEMPT_MAX: usize = PORTION;
+/// LIMIT: a host does not change more routes of a family than this in a second in normal work; that is neither counted nor delayed.
+const EXEMPT_MAX: usize = 32;
 const EXEMPT_PERIOD: Duration = Duration::from_secs(1);
 
 /// LIMIT: how long a portion waits. A daemon that is alive has read what was before it many times over.

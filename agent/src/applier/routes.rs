@@ -1,8 +1,10 @@
 //! Makes the main table hold the routes that are wanted.
 //!
-//! Owns every route that the agent writes, apart from those that the fast path installs a moment earlier. It
-//! writes nothing before the engine has published what it wants and a full read of the kernel is over, never
-//! touches a route that is not ours, and never writes when nothing differs. The agent starts it.
+//! Owns every route that the agent writes, apart from those that the fast path installs a moment earlier. There are two
+//! appliers, one for each family, because a change of an IPv4 route can wait for the kernel's lock of links when a change of
+//! an IPv6 route does not ([`Family`]). They write nothing before the engine has published what it wants and a full read of the
+//! kernel is over, never touch a route that is not ours, and never write when nothing differs. The agent starts each on a
+//! thread of its own.
 //!
 //! INVARIANT: make before break. A removal is only sent when every wanted route of the same destination is
 //! confirmed; an addition that fails keeps the old route.
@@ -29,7 +31,7 @@ use crate::felix::rivalry::Deletions;
 use crate::netlink::batch::DATAGRAM_MESSAGES_MAX;
 use crate::netlink::monitor::Owner;
 use crate::netlink::socket::{OpenError, Outcome, SendError};
-use crate::netlink::{RouteChange, RouteEvent, RouteSocket, route};
+use crate::netlink::{ByFamily, Family, RouteChange, RouteEvent, RouteSocket, route};
 use awaited::Awaited;
 use backlog::Backlog;
 use cutover_engine::wanted::WantedRoute;
@@ -47,15 +49,12 @@ use zebra::Zebra;
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
-/// LIMIT: so few changes are not worth a second thread, which takes some ten microseconds to start.
-const ALONE_MAX: usize = 64;
 
-/// The applier. Open it in the right network namespace, then [`RouteApplier::run`] it.
+/// The applier of one family. Open both in the right network namespace, then [`RouteApplier::run`] each.
 #[derive(Debug)]
 pub struct RouteApplier {
+    family: Family,
     socket: RouteSocket,
-    /// For IPv6, when there is much to write.
-    second_socket: RouteSocket,
     wanted: WantedReceiver,
     events: mpsc::Receiver<RouteEvent>,
     report: RouteReport,
@@ -83,26 +82,38 @@ pub struct RouteApplier {
 }
 
 impl RouteApplier {
-    /// Makes an applier for the network namespace of the calling thread. `wanted` is `None` for as long as
+    /// Makes the appliers for the network namespace of the calling thread. `wanted` is `None` for as long as
     /// nothing may be written.
     ///
     /// # Errors
-    /// When its socket cannot be made.
-    pub fn open(
+    /// When a socket cannot be made.
+    pub fn open_both(
+        wanted: &WantedReceiver,
+        events: ByFamily<mpsc::Receiver<RouteEvent>>,
+    ) -> Result<(ByFamily<Self>, RouteReport), OpenError> {
+        let report = RouteReport::default();
+        let open = |family, events| Self::open(family, wanted.clone(), events, report.clone());
+        let ipv4 = open(Family::Ipv4, events.ipv4)?;
+        let ipv6 = open(Family::Ipv6, events.ipv6)?;
+        Ok((ByFamily { ipv4, ipv6 }, report))
+    }
+
+    fn open(
+        family: Family,
         wanted: WantedReceiver,
         events: mpsc::Receiver<RouteEvent>,
-    ) -> Result<(Self, RouteReport), OpenError> {
-        let report = RouteReport::default();
-        let applier = Self {
+        report: RouteReport,
+    ) -> Result<Self, OpenError> {
+        Ok(Self {
+            family,
             socket: RouteSocket::open()?,
-            second_socket: RouteSocket::open()?,
             wanted,
             events,
-            report: report.clone(),
+            report,
             taken: Arc::default(),
             target: Target::default(),
             dirty: BTreeSet::new(),
-            backlog: Backlog::default(),
+            backlog: Backlog::of(family),
             retries: Retries::default(),
             last_attempt_at: BootTime::default(),
             expected: Expected::default(),
@@ -114,8 +125,7 @@ impl RouteApplier {
             rewrites: Rewrites::default(),
             zebra: Zebra::default(),
             synced: false,
-        };
-        Ok((applier, report))
+        })
     }
 
     /// Watches for routes of ours that somebody else deletes.
@@ -178,7 +188,7 @@ impl RouteApplier {
     /// What was told before this moment counts before anything is written. Says whether it can have made a difference.
     fn take_what_came_meanwhile(&mut self, events: &mut Vec<RouteEvent>) -> bool {
         if let Some(writes) = &mut self.fast_path_writes {
-            let state = self.report.lock();
+            let state = self.report.lock(self.family);
             while let Ok(written) = writes.try_recv() {
                 self.awaited.written(&written.routes, written.at, &state.observed);
             }
@@ -194,14 +204,16 @@ impl RouteApplier {
 
     fn take_wanted(&mut self) {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
-        let concerned = self.target.update(&wanted, &self.taken, &self.report.lock().observed);
+        let (family, state) = (self.family, self.report.lock(self.family));
+        let concerned = self.target.update(family, &wanted, &self.taken, &state.observed);
+        drop(state);
         match concerned {
             Some(concerned) => self.dirty.extend(concerned),
             None => self.look_at_everything(),
         }
-        let mut state = self.report.lock();
+        let mut state = self.report.lock(self.family);
         if wanted.watches != self.taken.watches {
-            self.expected.update(&wanted, &state.observed);
+            self.expected.update(self.family, &wanted, &state.observed);
             let before = std::mem::replace(&mut self.target.tolerated, self.expected.tolerated.clone());
             let changed = before.symmetric_difference(&self.target.tolerated);
             self.dirty.extend(changed.map(|route| route.destination));
@@ -219,7 +231,7 @@ impl RouteApplier {
         match event {
             RouteEvent::Seen(route, owner) => self.take_seen(route, owner),
             RouteEvent::Gone(route) if self.rewrites.is_echo(&route) => {
-                let is_news = self.report.lock().observed.gone(&route);
+                let is_news = self.report.lock(self.family).observed.gone(&route);
                 self.look_at(&route, is_news)
             }
             RouteEvent::Gone(route) => {
@@ -233,7 +245,12 @@ impl RouteApplier {
             }
             RouteEvent::LinkChanged { ifindex, running } => {
                 if self.zebra.matters() {
-                    self.rewrites.carrier(ifindex, running, &self.report.lock().observed, clock::now());
+                    self.rewrites.carrier(
+                        ifindex,
+                        running,
+                        &self.report.lock(self.family).observed,
+                        clock::now(),
+                    );
                 }
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
@@ -242,18 +259,20 @@ impl RouteApplier {
                 self.retries.release(|route| route.source == Some(address))
             }
             RouteEvent::Recount { held, since } => {
-                let believed = self.report.all_routes();
+                let believed = self.report.lock(self.family).observed.all();
                 let missing = self.own_writes.missing(&believed, |route| held.contains_key(route), since);
                 let lost = missing.iter().filter(|route| self.take_gone(route)).count();
-                let found = held.iter().filter(|(route, owner)| self.take_seen(**route, **owner)).count();
+                let family = self.family;
+                let held = held.iter().filter(|(route, _)| family.has(route));
+                let found = held.filter(|(route, owner)| self.take_seen(**route, **owner)).count();
                 lost + found > 0
             }
             RouteEvent::Synced => {
-                self.report.note_known();
+                self.report.note_known(self.family);
                 let is_first = !std::mem::replace(&mut self.synced, true);
                 if is_first {
                     if self.zebra.matters() {
-                        self.rewrites.found(&self.report.lock().observed, clock::now());
+                        self.rewrites.found(&self.report.lock(self.family).observed, clock::now());
                     }
                     self.look_at_everything();
                 }
@@ -267,7 +286,7 @@ impl RouteApplier {
         if owner == Owner::Ours && self.zebra.matters() {
             self.rewrites.appeared(&route, clock::now());
         }
-        let is_news = self.report.lock().observed.seen(route, owner);
+        let is_news = self.report.lock(self.family).observed.seen(route, owner);
         if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
             deletions.appeared(route, clock::now());
         }
@@ -278,13 +297,13 @@ impl RouteApplier {
         self.awaited.told_of(route);
         self.own_writes.gone(route);
         self.rewrites.gone(route);
-        let is_news = self.report.lock().observed.gone(route);
+        let is_news = self.report.lock(self.family).observed.gone(route);
         self.look_at(route, is_news)
     }
 
     fn look_at_everything(&mut self) {
         self.dirty.extend(self.target.destinations());
-        self.dirty.extend(self.report.lock().observed.destinations());
+        self.dirty.extend(self.report.lock(self.family).observed.destinations());
     }
 
     /// What failed about this very route is another matter now.
@@ -292,7 +311,7 @@ impl RouteApplier {
         if is_news {
             self.dirty.insert(route.destination);
             self.retries.succeeded(route);
-            self.report.lock().failing.remove(route);
+            self.report.lock(self.family).failing.remove(route);
         }
         is_news
     }
@@ -344,7 +363,7 @@ impl RouteApplier {
     /// What has to be written about these destinations and may be tried now.
     fn plan<'a>(&self, destinations: impl IntoIterator<Item = &'a IpNet>, now: BootTime) -> Plan {
         let mut plan = Plan::default();
-        let state = self.report.lock();
+        let state = self.report.lock(self.family);
         for destination in destinations {
             self.target.compare(&state.observed, *destination, &mut plan);
         }
@@ -362,7 +381,7 @@ impl RouteApplier {
         let added = self.apply_all(&plan.add, loud).await;
         let mut removals = plan.remove;
         {
-            let state = self.report.lock();
+            let state = self.report.lock(self.family);
             removals.retain(|route| !self.target.is_incomplete(&state.observed, route.destination));
         }
         let removals: Vec<RouteChange> = removals.into_iter().map(RouteChange::Remove).collect();
@@ -371,7 +390,7 @@ impl RouteApplier {
 
     /// What could not be done stays to be looked at.
     fn keep_what_differs(&mut self, looked_at: BTreeSet<IpNet>) {
-        let (mut state, target) = (self.report.lock(), &self.target);
+        let (mut state, target) = (self.report.lock(self.family), &self.target);
         self.dirty.extend(looked_at.into_iter().filter(|destination| {
             let mut left = Plan::default();
             target.compare(&state.observed, *destination, &mut left);
@@ -380,40 +399,18 @@ impl RouteApplier {
         state.settled = self.dirty.is_empty() && self.backlog.is_empty();
         drop(state);
         if !self.taken.is_recalled && self.backlog.is_empty() {
-            self.report.note_attempted();
+            self.report.note_attempted(self.family);
         }
     }
 
-    /// Sends changes in their order within each family. Returns how many were confirmed.
+    /// Sends changes in their order. Returns how many were confirmed.
     async fn apply_all(&mut self, changes: &[RouteChange], loud: bool) -> usize {
-        let (ipv4, ipv6): (Vec<RouteChange>, Vec<RouteChange>) =
-            changes.iter().partition(|change| change.route().destination.addr().is_ipv4());
-        let (mut ipv4, mut ipv6) = (ipv4.chunks(DATAGRAM_MESSAGES_MAX), ipv6.chunks(DATAGRAM_MESSAGES_MAX));
         let mut confirmed = 0;
-        loop {
-            confirmed += match (ipv4.next(), ipv6.next()) {
-                (None, None) => return confirmed,
-                (Some(ipv4), Some(ipv6)) => self.apply_both(ipv4, ipv6, loud),
-                (Some(changes), None) | (None, Some(changes)) => self.send(changes, loud),
-            };
+        for changes in changes.chunks(DATAGRAM_MESSAGES_MAX) {
+            confirmed += self.send(changes, loud);
             tokio::task::yield_now().await;
         }
-    }
-
-    /// KERNEL: newer kernels change IPv6 routes without the lock (RTNL) that changes of IPv4 routes take; not measured on
-    /// its own. Older ones carry them out one after the other, as if they had been sent so.
-    fn apply_both(&mut self, ipv4: &[RouteChange], ipv6: &[RouteChange], loud: bool) -> usize {
-        if ipv4.len() + ipv6.len() <= ALONE_MAX {
-            return self.send(ipv4, loud) + self.send(ipv6, loud);
-        }
-        let sent_at = clock::now();
-        let (socket, second) = (&mut self.socket, &mut self.second_socket);
-        let (first, second) = std::thread::scope(|scope| {
-            let second = scope.spawn(|| second.send(&route::prepare(ipv6)));
-            let first = socket.send(&route::prepare(ipv4));
-            (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
-        self.note(ipv4, sent_at, first, loud) + self.note(ipv6, sent_at, second, loud)
+        confirmed
     }
 
     /// Sends changes in their order, and notes what became of them. Returns how many were confirmed.
@@ -433,7 +430,7 @@ impl RouteApplier {
     ) -> usize {
         let now = clock::now();
         let report = self.report.clone();
-        let mut state = report.lock();
+        let mut state = report.lock(self.family);
         state.writes += changes.len() as u64;
         let failed: BTreeMap<usize, i32> = match outcome {
             Ok(outcome) => outcome.failed.iter().map(|failure| (failure.index, failure.errno)).collect(),
@@ -502,7 +499,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
         let (_wanted, receiver) = watch::channel(None);
-        let (mut applier, report) = RouteApplier::open(receiver, mpsc::channel(1).1).unwrap();
+        let events = ByFamily::each(|_| mpsc::channel(1).1);
+        let (appliers, report) = RouteApplier::open_both(&receiver, events).unwrap();
+        let mut applier = appliers.ipv4;
         let route = |metric| {
             let destination = "10.65.0.2/32".parse().unwrap();
             WantedRoute { destination, ifindex: 7, metric, protocol: 3, source: None }

@@ -37,7 +37,7 @@ pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
     }
     allocator::share_one_pool();
     let origins = loaded.origins.clone();
-    // Two threads: the loop must go on while an applier is inside a long system call.
+    // Two threads beside those of the appliers: the others must go on while the monitor is inside a long system call.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("cutover")

@@ -11,7 +11,8 @@ use crate::applier::pace::{PORTION, Pace};
 use crate::bpf::{self, CleanupError, OpenError};
 use crate::netlink::monitor::{Monitor, NeighbourEvent, RouteEvent, Streams};
 use crate::netlink::{
-    Neighbour, NeighbourChange, Owner, PreparedBatch, RouteChange, RouteSocket, listeners, neighbour, route,
+    Family, Neighbour, NeighbourChange, Owner, PreparedBatch, RouteChange, RouteSocket, listeners, neighbour,
+    route,
 };
 use crate::presence;
 use crate::run_dir::{RunDir, RunDirError};
@@ -181,19 +182,22 @@ fn left_in_network(settings: &Settings) -> Result<(BTreeSet<WantedRoute>, BTreeS
 
 async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTreeSet<Neighbour>)> {
     let (mut routes, mut neighbours) = (BTreeSet::new(), BTreeSet::new());
-    let (mut routes_known, mut neighbours_known) = (false, false);
-    while !(routes_known && neighbours_known) {
+    let (mut routes_known, mut neighbours_known) = (BTreeSet::new(), false);
+    while !(Family::BOTH.iter().all(|family| routes_known.contains(family)) && neighbours_known) {
         tokio::select! {
             // Links matter only for what the monitor takes for a workload's.
             fact = streams.facts.recv() => drop(fact?),
             event = streams.routes.recv() => match event? {
-                RouteEvent::Seen(route, Owner::Ours) => drop(routes.insert(route)),
-                RouteEvent::Gone(route) => drop(routes.remove(&route)),
-                RouteEvent::Seen(_, Owner::Other)
-                | RouteEvent::LinkChanged { .. }
-                | RouteEvent::AddressAppeared { .. }
-                | RouteEvent::Recount { .. } => {}
-                RouteEvent::Synced => routes_known = true,
+                (_, RouteEvent::Seen(route, Owner::Ours)) => drop(routes.insert(route)),
+                (_, RouteEvent::Gone(route)) => drop(routes.remove(&route)),
+                (family, RouteEvent::Synced) => drop(routes_known.insert(family)),
+                (
+                    _,
+                    RouteEvent::Seen(_, Owner::Other)
+                    | RouteEvent::LinkChanged { .. }
+                    | RouteEvent::AddressAppeared { .. }
+                    | RouteEvent::Recount { .. },
+                ) => {}
             },
             event = streams.neighbours.recv() => match event? {
                 NeighbourEvent::Seen(neighbour) => drop(neighbours.insert(neighbour)),

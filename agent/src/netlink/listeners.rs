@@ -3,6 +3,7 @@
 //! Owns the reading of the kernel's list of netlink sockets. Waits for nobody ([`crate::applier::pace`] does) and judges nothing
 //! (the doctor does). One look takes some 15 µs, and 0.6 ms where there are a thousand sockets, so nobody looks without a reason.
 
+use super::Family;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -17,7 +18,15 @@ const OWN: &str = "/proc/self/fd";
 const NETLINK_ROUTE: &str = "0";
 
 /// Whoever hears of routes.
-pub(crate) const OF_ROUTES: u32 = bit(libc::RTNLGRP_IPV4_ROUTE) | bit(libc::RTNLGRP_IPV6_ROUTE);
+pub(crate) const OF_ROUTES: u32 = of_routes(Family::Ipv4) | of_routes(Family::Ipv6);
+/// Whoever hears of routes of one family.
+pub(crate) const fn of_routes(family: Family) -> u32 {
+    match family {
+        Family::Ipv4 => bit(libc::RTNLGRP_IPV4_ROUTE),
+        Family::Ipv6 => bit(libc::RTNLGRP_IPV6_ROUTE),
+    }
+}
+
 /// Whoever hears of neighbours, or of settings of interfaces such as forwarding.
 pub(crate) const OF_INTERFACES: u32 =
     bit(libc::RTNLGRP_NEIGH) | bit(libc::RTNLGRP_IPV4_NETCONF) | bit(libc::RTNLGRP_IPV6_NETCONF);

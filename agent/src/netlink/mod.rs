@@ -7,6 +7,7 @@
 mod address;
 pub mod batch;
 mod dump;
+mod family;
 mod filter;
 mod ipv6;
 pub mod link;
@@ -23,6 +24,7 @@ mod walk;
 mod witness;
 
 pub use batch::PreparedBatch;
+pub use family::{ByFamily, Family};
 pub(crate) use link::exists as link_exists;
 pub use monitor::{Monitor, MonitorHandle, MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
 pub use neighbour::{Neighbour, NeighbourChange, NeighbourKey};

@@ -21,6 +21,7 @@ pub use events::{MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
 pub use handle::MonitorHandle;
 
 use super::dump::{ANY_PROTOCOL, Step};
+use super::family::ByFamily;
 use super::mirror::{Doubt, Mirror, Seen};
 use crate::clock;
 use connection::{Connection, failed};
@@ -89,7 +90,8 @@ impl Monitor {
         let mirror = Mirror::new(&settings);
         let socket = Connection::open(&settings, mirror.filter())?;
         let (facts, facts_out) = mpsc::channel(STREAM_EVENTS_MAX);
-        let (routes, routes_out) = mpsc::channel(STREAM_EVENTS_MAX);
+        let [(ipv4, ipv4_out), (ipv6, ipv6_out)] = [(); 2].map(|()| mpsc::channel(STREAM_EVENTS_MAX));
+        let (routes, routes_out) = (ByFamily { ipv4, ipv6 }, ByFamily { ipv4: ipv4_out, ipv6: ipv6_out });
         let (neighbours, neighbours_out) = mpsc::channel(STREAM_EVENTS_MAX);
         let (full_reads, full_reads_out) = watch::channel(0);
         let (commands_in, commands) = mpsc::unbounded_channel();

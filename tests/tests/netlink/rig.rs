@@ -4,9 +4,9 @@ use cutover_agent::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use cutover_agent::applier::routes::{RouteApplier, RouteReport};
 use cutover_agent::fast_path::Written;
 use cutover_agent::netlink::monitor::RECEIVE_BUFFER_BYTES;
-use cutover_agent::netlink::{Monitor, MonitorHandle, MonitorSettings};
+use cutover_agent::netlink::{ByFamily, Family, Monitor, MonitorHandle, MonitorSettings};
 use cutover_engine::wanted::WantedRoute;
-use cutover_engine::{Fact, Wanted};
+use cutover_engine::{BootTime, Fact, Wanted};
 use cutover_tests::namespace::Namespace;
 use cutover_tests::route_watch::dump_routes;
 use cutover_tests::wait;
@@ -78,12 +78,12 @@ pub(crate) fn in_kernel(namespace: &Namespace) -> BTreeSet<WantedRoute> {
     .collect()
 }
 
-/// Monitor, route applier and interface applier on one thread of the namespace.
+/// Monitor, route appliers and interface applier on one thread of the namespace.
 pub(crate) struct Rig {
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
     pub(crate) report: RouteReport,
     /// What the fast path, which the test plays, has written.
-    pub(crate) written: channel::UnboundedSender<Written>,
+    written: ByFamily<channel::UnboundedSender<Written>>,
     pub(crate) monitor: MonitorHandle,
     facts: Arc<Mutex<Vec<Fact>>>,
     runtime: runtime::Handle,
@@ -130,7 +130,8 @@ impl Rig {
         let (wanted, wanted_out) = watch::channel(wanted.map(Arc::new));
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready_in, ready) = mpsc::channel();
-        let (written, written_out) = channel::unbounded_channel();
+        let [(ipv4, ipv4_out), (ipv6, ipv6_out)] = [(); 2].map(|()| channel::unbounded_channel());
+        let written = ByFamily { ipv4, ipv6 };
         let facts = Arc::new(Mutex::new(Vec::new()));
         let collected = Arc::clone(&facts);
         let inside = Arc::clone(namespace);
@@ -140,7 +141,7 @@ impl Rig {
                 runtime.block_on(async move {
                     let (monitor, handle, streams) = Monitor::open(settings).expect("a monitor");
                     let (routes, report) =
-                        RouteApplier::open(wanted_out.clone(), streams.routes).expect("a route applier");
+                        RouteApplier::open_both(&wanted_out, streams.routes).expect("route appliers");
                     let (prepared, prepared_out) = channel::channel(64);
                     let interfaces = InterfaceApplier::open(
                         InterfaceSettings::default(),
@@ -150,8 +151,9 @@ impl Rig {
                     )
                     .expect("an interface applier");
                     tokio::spawn(monitor.run());
-                    let routes = routes.after_fast_path(written_out).telling_zebra(move || has_zebra);
-                    tokio::spawn(routes.run());
+                    let ipv4 = routes.ipv4.after_fast_path(ipv4_out).telling_zebra(move || has_zebra);
+                    tokio::spawn(ipv4.run());
+                    tokio::spawn(routes.ipv6.after_fast_path(ipv6_out).run());
                     tokio::spawn(interfaces.run());
                     tokio::spawn(collect(streams.facts, Arc::clone(&collected)));
                     tokio::spawn(collect(prepared_out, collected));
@@ -169,6 +171,14 @@ impl Rig {
 
     pub(crate) fn want(&self, wanted: Wanted) {
         self.wanted.send_replace(Some(Arc::new(wanted)));
+    }
+
+    /// The fast path says that it has written these.
+    pub(crate) fn tell_written(&self, routes: &[WantedRoute], at: BootTime) {
+        for family in Family::BOTH {
+            let routes = routes.iter().copied().filter(|route| family.has(route)).collect();
+            self.written.of(family).send(Written { routes, at }).expect("the applier runs");
+        }
     }
 
     #[track_caller]

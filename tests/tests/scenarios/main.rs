@@ -9,6 +9,7 @@ mod beside_felix;
 mod commands;
 mod datastore;
 mod driver_orders;
+mod held_lock;
 mod hostile;
 mod kernels;
 mod kills;

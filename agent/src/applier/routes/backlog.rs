@@ -4,7 +4,7 @@
 //! them: it is exempt, or, if there are many such changes, next.
 
 use crate::applier::pace::{PORTION, Pace};
-use crate::netlink::listeners;
+use crate::netlink::{Family, listeners};
 use cutover_engine::BootTime;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -23,20 +23,19 @@ pub(super) struct Backlog {
     removed: usize,
 }
 
-impl Default for Backlog {
-    fn default() -> Self {
+impl Backlog {
+    /// That of routes of one family.
+    pub(super) fn of(family: Family) -> Self {
         Self {
             first: BTreeSet::new(),
             rest: BTreeSet::new(),
-            pace: Pace::for_listeners(listeners::OF_ROUTES),
+            pace: Pace::for_listeners(listeners::of_routes(family)),
             is_many: false,
             added: 0,
             removed: 0,
         }
     }
-}
 
-impl Backlog {
     /// Takes destinations in if what they need, so many writes, has to be paced. Says whether it has.
     pub(super) fn takes(&mut self, destinations: &mut BTreeSet<IpNet>, writes: usize, now: BootTime) -> bool {
         if writes <= PORTION && self.pace.exempts(writes, now) {
@@ -106,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_small_change_does_not_wait_behind_many() {
-        let (mut backlog, now) = (Backlog::default(), BootTime(1_000_000_000_000));
+        let (mut backlog, now) = (Backlog::of(Family::Ipv4), BootTime(1_000_000_000_000));
         let mut many = nets(100..200);
         assert!(backlog.takes(&mut many, 2 * PORTION, now) && many.is_empty());
         let mut one = nets(250..251);

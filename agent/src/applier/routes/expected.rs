@@ -1,7 +1,7 @@
 //! Which unwanted routes are the fast path's doing. Pure; the route applier asks.
 
 use super::ObservedRoutes;
-use crate::netlink::route;
+use crate::netlink::{Family, route};
 use cutover_engine::Wanted;
 use cutover_engine::wanted::WantedRoute;
 use std::collections::BTreeSet;
@@ -21,12 +21,12 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    pub(super) fn update(&mut self, wanted: &Wanted, observed: &ObservedRoutes) {
+    pub(super) fn update(&mut self, family: Family, wanted: &Wanted, observed: &ObservedRoutes) {
         let mut may_appear = BTreeSet::new();
         let mut stale = BTreeSet::new();
         for watch in wanted.watches.values() {
             let is_new = !self.generations.contains(&watch.generation);
-            for route in watch.routes.iter().map(route::normalised) {
+            for route in watch.routes.iter().filter(|route| family.has(route)).map(route::normalised) {
                 // Whose it is may not be known yet when it is only known from memory that somebody is awaited.
                 if (is_new && observed.has(&route)) || self.stale.contains(&route) {
                     stale.insert(route);
@@ -85,9 +85,9 @@ mod tests {
     #[test]
     fn a_route_that_appears_under_an_armed_watch_is_tolerated() {
         let mut expected = Expected::default();
-        expected.update(&watching(1), &ObservedRoutes::default());
+        expected.update(Family::Ipv4, &watching(1), &ObservedRoutes::default());
         assert!(expected.tolerated.contains(&elevated()));
-        expected.update(&watching(1), &with_route());
+        expected.update(Family::Ipv4, &watching(1), &with_route());
         assert!(expected.tolerated.contains(&elevated()), "something else changed meanwhile");
     }
 
@@ -95,9 +95,9 @@ mod tests {
     #[test]
     fn a_route_from_before_the_watch_has_to_go() {
         let mut expected = Expected::default();
-        expected.update(&watching(1), &with_route());
+        expected.update(Family::Ipv4, &watching(1), &with_route());
         assert!(expected.tolerated.is_empty());
-        expected.update(&watching(1), &with_route());
+        expected.update(Family::Ipv4, &watching(1), &with_route());
         assert!(expected.tolerated.is_empty(), "not removed yet");
         expected.gone(&elevated());
         assert!(expected.tolerated.contains(&elevated()), "the next one is the fast path's");
@@ -108,16 +108,16 @@ mod tests {
     fn a_route_from_before_the_watch_has_to_go_although_it_was_not_yet_ours() {
         let mut expected = Expected::default();
         let others = ObservedRoutes { others: BTreeSet::from([elevated()]), ..ObservedRoutes::default() };
-        expected.update(&watching(1), &others);
-        expected.update(&watching(1), &with_route());
+        expected.update(Family::Ipv4, &watching(1), &others);
+        expected.update(Family::Ipv4, &watching(1), &with_route());
         assert!(expected.tolerated.is_empty());
     }
 
     #[test]
     fn nothing_is_tolerated_without_a_watch() {
         let mut expected = Expected::default();
-        expected.update(&watching(1), &ObservedRoutes::default());
-        expected.update(&Wanted::default(), &with_route());
+        expected.update(Family::Ipv4, &watching(1), &ObservedRoutes::default());
+        expected.update(Family::Ipv4, &Wanted::default(), &with_route());
         assert!(expected.tolerated.is_empty());
     }
 }

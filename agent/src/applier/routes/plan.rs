@@ -5,7 +5,7 @@
 //! carries the plan out.
 
 use crate::netlink::route::normalised;
-use crate::netlink::{ObservedRoute, Owner, RouteChange};
+use crate::netlink::{Family, ObservedRoute, Owner, RouteChange};
 use cutover_engine::Wanted;
 use cutover_engine::shared::SharedSet;
 use cutover_engine::wanted::WantedRoute;
@@ -64,6 +64,11 @@ impl ObservedRoutes {
         self.ours.contains(route) || self.others.contains(route)
     }
 
+    /// Everything that exists, whoever made it.
+    pub(super) fn all(&self) -> BTreeSet<ObservedRoute> {
+        self.ours.union(&self.others).copied().collect()
+    }
+
     /// Destinations of everything that may be removed.
     pub(super) fn destinations(&self) -> impl Iterator<Item = IpNet> {
         self.ours.iter().map(|route| route.destination)
@@ -115,17 +120,19 @@ pub struct Target {
 }
 
 impl Target {
-    /// Takes over what is wanted now in place of `before`. Returns the destinations to look at, or nothing if it is all of them.
+    /// Takes over what is wanted of a family now in place of `before`. Returns the destinations to look at, or nothing if it is all of them.
     pub(super) fn update(
         &mut self,
+        family: Family,
         wanted: &Wanted,
         before: &Wanted,
         observed: &ObservedRoutes,
     ) -> Option<BTreeSet<IpNet>> {
         let mut concerned = BTreeSet::new();
         // ORDER: two wanted routes can be one to the kernel.
+        let differences = wanted.routes.differences(&before.routes);
         let (come, gone): (Vec<_>, Vec<_>) =
-            wanted.routes.differences(&before.routes).partition(|(_, is_there)| *is_there);
+            differences.filter(|(route, _)| family.has(route)).partition(|(_, is_there)| *is_there);
         for (route, is_there) in gone.into_iter().chain(come) {
             let route = normalised(route);
             concerned.insert(route.destination);

@@ -145,7 +145,7 @@ impl RouteApplier {
         for (route, stand_in) in failed {
             // What went with its interface comes anew with the next one.
             self.rewrites.again(route, now + TRY_AGAIN);
-            self.report.lock().failing.remove(&stand_in);
+            self.report.lock(self.family).failing.remove(&stand_in);
         }
         let anew =
             pairs.iter().flat_map(|(route, _)| [RouteChange::Remove(*route), RouteChange::Add(*route)]);
@@ -166,7 +166,7 @@ impl RouteApplier {
     }
 
     fn has(&self, route: &WantedRoute) -> bool {
-        self.report.lock().observed.has(route)
+        self.report.lock(self.family).observed.has(route)
     }
 
     fn write(&mut self, changes: Vec<RouteChange>) {

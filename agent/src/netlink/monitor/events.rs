@@ -1,5 +1,6 @@
 //! What the monitor is told and what it tells.
 
+use crate::netlink::family::{ByFamily, Family};
 use crate::netlink::neighbour::{Neighbour, NeighbourKey};
 use crate::netlink::route::ObservedRoute;
 use cutover_common::MacAddr;
@@ -36,7 +37,7 @@ pub struct MonitorSettings {
     pub receive_buffer_bytes: usize,
 }
 
-/// What the route applier is told.
+/// What a route applier is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouteEvent {
     /// A route exists on a workload interface.
@@ -65,6 +66,17 @@ pub enum RouteEvent {
     },
     /// A full read is over: everything is known.
     Synced,
+}
+
+impl RouteEvent {
+    /// Whether it is about routes of this family.
+    pub(super) fn concerns(&self, family: Family) -> bool {
+        match self {
+            Self::Seen(route, _) | Self::Gone(route) => family.has(route),
+            Self::AddressAppeared { address } => Family::of(address) == family,
+            Self::LinkChanged { .. } | Self::Recount { .. } | Self::Synced => true,
+        }
+    }
 }
 
 /// What the interface applier is told.
@@ -102,8 +114,8 @@ pub enum NeighbourEvent {
 pub struct Streams {
     /// `LinkSeen` and `LinkRemoved`, for the engine.
     pub facts: mpsc::Receiver<Fact>,
-    /// For the route applier.
-    pub routes: mpsc::Receiver<RouteEvent>,
+    /// For the route applier of each family.
+    pub routes: ByFamily<mpsc::Receiver<RouteEvent>>,
     /// For the interface applier.
     pub neighbours: mpsc::Receiver<NeighbourEvent>,
 }

@@ -1,6 +1,7 @@
 //! The way from the monitor to whoever listens.
 
 use super::{NeighbourEvent, RouteEvent};
+use crate::netlink::family::{ByFamily, Family};
 use crate::netlink::mirror::Seen;
 use cutover_engine::Fact;
 use tokio::sync::{mpsc, watch};
@@ -8,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub(super) facts: mpsc::Sender<Fact>,
-    pub(super) routes: mpsc::Sender<RouteEvent>,
+    pub(super) routes: ByFamily<mpsc::Sender<RouteEvent>>,
     pub(super) neighbours: mpsc::Sender<NeighbourEvent>,
     pub(super) full_reads: watch::Sender<u64>,
 }
@@ -20,7 +21,9 @@ impl Outlet {
             let _ = self.facts.send(fact).await;
         }
         for event in seen.routes {
-            let _ = self.routes.send(event).await;
+            for family in Family::BOTH.into_iter().filter(|family| event.concerns(*family)) {
+                let _ = self.routes.of(family).send(event.clone()).await;
+            }
         }
         for event in seen.neighbours {
             let _ = self.neighbours.send(event).await;

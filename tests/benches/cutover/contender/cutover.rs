@@ -4,8 +4,8 @@ use super::{Contender, Finish, PATIENCE};
 use crate::lane::Lane;
 use crate::site::{Site, Watcher};
 use anyhow::{Context as _, Result, bail};
-use cutover_agent::fast_path::{FastPath, Written};
-use cutover_agent::netlink::RouteSocket;
+use cutover_agent::fast_path::{FastPath, Listeners, Written};
+use cutover_agent::netlink::{ByFamily, RouteSocket};
 use cutover_engine::Fact;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub(crate) struct Cutover<'a> {
     watcher: Watcher<'a>,
     lane: Lane,
     facts: UnboundedReceiver<Fact>,
-    written: UnboundedReceiver<Written>,
+    written: ByFamily<UnboundedReceiver<Written>>,
     undo: RouteSocket,
     generation: u64,
     spin: Duration,
@@ -28,9 +28,12 @@ impl<'a> Cutover<'a> {
     /// `spin` is the setting `CutoverBusyPollMicros`.
     pub(crate) fn new(site: &'a Site, name: &'static str, lane: Lane, spin: Duration) -> Result<Self> {
         let mut watcher = Watcher::load(site, lane.interface())?;
-        let (sender, facts) = unbounded_channel();
-        let (written_in, written) = unbounded_channel();
-        let fast_path = FastPath::start(watcher.take_ring()?, site.open_socket()?, spin, written_in, sender)?;
+        let (facts_in, facts) = unbounded_channel();
+        let [(ipv4_in, ipv4), (ipv6_in, ipv6)] = [(); 2].map(|()| unbounded_channel());
+        let written = ByFamily { ipv4, ipv6 };
+        let listeners = Listeners { written: ByFamily { ipv4: ipv4_in, ipv6: ipv6_in }, facts: facts_in };
+        let sockets = [site.open_socket()?, site.open_socket()?];
+        let fast_path = FastPath::start(watcher.take_ring()?, sockets, spin, &listeners)?;
         let undo = site.open_socket()?;
         Ok(Self { name, fast_path, watcher, lane, facts, written, undo, generation: 0, spin })
     }
@@ -68,7 +71,7 @@ impl Contender for Cutover<'_> {
 
     fn clear(&mut self) -> Result<()> {
         self.fast_path.keep_only(&BTreeSet::new());
-        while self.written.try_recv().is_ok() {}
+        while self.written.ipv4.try_recv().is_ok() || self.written.ipv6.try_recv().is_ok() {}
         // It still spins for this long, which is no business of the next contender's.
         std::thread::sleep(self.spin);
         self.lane.clear(&mut self.undo)

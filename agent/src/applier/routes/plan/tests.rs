@@ -20,8 +20,19 @@ fn observing(ours: impl IntoIterator<Item = WantedRoute>) -> ObservedRoutes {
 
 fn target(wanted: &Wanted, observed: &ObservedRoutes) -> Target {
     let mut target = Target::default();
-    target.update(wanted, &Wanted::default(), observed);
+    update(&mut target, wanted, &Wanted::default(), observed);
     target
+}
+
+/// Of both families, one after the other.
+fn update(
+    target: &mut Target,
+    wanted: &Wanted,
+    before: &Wanted,
+    observed: &ObservedRoutes,
+) -> Option<BTreeSet<IpNet>> {
+    let [ipv4, ipv6] = Family::BOTH.map(|family| target.update(family, wanted, before, observed));
+    Some(ipv4?.into_iter().chain(ipv6?).collect())
 }
 
 fn plan(wanted: &Wanted, observed: &ObservedRoutes, tolerated: &BTreeSet<WantedRoute>) -> Plan {
@@ -193,7 +204,7 @@ proptest! {
         let observed = observing(ours);
         let mut target = target(&before, &observed);
         let plan_before = everything(&target, &observed);
-        let concerned = target.update(&now, &before, &observed);
+        let concerned = update(&mut target, &now, &before, &observed);
         let plan = everything(&target, &observed);
         prop_assert_eq!(&plan, &plain(&now, &observed));
         if let Some(concerned) = concerned {

@@ -1,0 +1,233 @@
+//! What each thread of the fast path does: wait, take a record, write its routes, tell of it.
+//!
+//! Both threads do the same. A record is taken by whichever is first, and its routes are written by that one, those of IPv4 unless the
+//! other thread is at it ([`super::landing`]).
+
+use super::landing::Landing;
+use super::{Listeners, Prepared, Shared, Written, kind_of, raise_priority};
+use crate::applier::is_gone;
+use crate::clock;
+use crate::netlink::socket::Outcome;
+use crate::netlink::{ByFamily, Family, RouteSocket};
+use cutover_common::abi::Announcement;
+use cutover_engine::fact::AnnouncementSeen;
+use cutover_engine::{BootTime, Fact};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// What epoll says: there may be a record, or the bell rings.
+const RECORD: u64 = 0;
+const BELL: u64 = 1;
+
+pub(super) struct Worker {
+    number: usize,
+    socket: RouteSocket,
+    epoll: Epoll,
+    spin: Duration,
+    shared: Arc<Shared>,
+    listeners: Listeners,
+}
+
+impl Worker {
+    /// Number `number` of the threads.
+    pub(super) fn new(
+        number: usize,
+        socket: RouteSocket,
+        spin: Duration,
+        shared: Arc<Shared>,
+        listeners: Listeners,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let readable = |word| EpollEvent::new(EpollFlags::EPOLLIN, word);
+        // KERNEL: whoever waits for the ring is woken for a record; who finds that it was taken goes on sleeping.
+        epoll.add(&shared.ring().0, readable(RECORD))?;
+        epoll.add(&shared.bells[number], readable(BELL))?;
+        Ok(Self { number, socket, epoll, spin, shared, listeners })
+    }
+
+    pub(super) fn run(&mut self) {
+        raise_priority(self.spin);
+        while !self.shared.stop.load(Ordering::Acquire) {
+            self.drain();
+            self.spin();
+            let mut events = [EpollEvent::empty(); 2];
+            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => {
+                    if events[..count].iter().any(|event| event.data() == BELL)
+                        && let Err(error) = self.bell().read()
+                    {
+                        debug!(%error, "a bell of the fast path was silent");
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    warn!(%error, "the fast path cannot wait for announcements; the route appliers go on alone");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bell(&self) -> &EventFd {
+        &self.shared.bells[self.number]
+    }
+
+    /// Polls the ring for the configured time, as long as something is armed and the other thread does not.
+    fn spin(&mut self) {
+        if self.spin.is_zero() || self.shared.prepared().is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let _turn = match shared.spinning.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+        };
+        let mut until = clock::now() + self.spin;
+        while clock::now() < until && !self.shared.stop.load(Ordering::Relaxed) {
+            if self.drain() {
+                until = clock::now() + self.spin;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Acts on every record in the ring. Returns whether there was one.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
+        while let Some(record) = self.take() {
+            let taken_at = clock::now();
+            any = true;
+            match record {
+                Some(record) => self.act(record, taken_at),
+                None => warn!("a record of the ring buffer has an unknown layout; ignored"),
+            }
+        }
+        any
+    }
+
+    /// The next record; nothing inside if it has another layout. The ring is free for the other thread afterwards.
+    fn take(&self) -> Option<Option<Announcement>> {
+        self.shared.ring().0.next().map(|item| read_record(&item))
+    }
+
+    fn act(&mut self, record: Announcement, taken_at: BootTime) {
+        // ORDER: before anything is installed that nobody would hear of.
+        let Some(kind) = kind_of(record.kind) else {
+            warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
+            return;
+        };
+        let prepared = self.shared.prepared().remove(&record.generation);
+        let mut seen = AnnouncementSeen {
+            generation: record.generation,
+            kind,
+            seen_at: BootTime(record.seen_at_ns),
+            taken_at: Some(taken_at),
+            routed_at: None,
+        };
+        let Some(ByFamily { ipv4, ipv6 }) = prepared else { return self.tell(seen) };
+        // ORDER: IPv6 first, because nobody can make it wait.
+        let ifindex = record.ifindex;
+        seen.routed_at = write(&mut self.socket, &self.listeners, Family::Ipv6, ifindex, ipv6);
+        if ipv4.routes.is_empty() {
+            return self.tell(seen);
+        }
+        self.shared.landings.add(Landing { ifindex, seen, ipv4 });
+        self.land();
+    }
+
+    /// Writes the IPv4 routes that wait to be written, unless the other thread does.
+    fn land(&mut self) {
+        let Self { socket, listeners, shared, .. } = self;
+        shared.landings.work_off(|Landing { ifindex, mut seen, ipv4 }| {
+            let routed_at = write(socket, listeners, Family::Ipv4, ifindex, ipv4);
+            // The announcement is acted on when all of its routes are there.
+            seen.routed_at = seen.routed_at.and(routed_at);
+            tell(listeners, seen);
+        });
+    }
+
+    fn tell(&self, seen: AnnouncementSeen) {
+        tell(&self.listeners, seen);
+    }
+}
+
+fn tell(listeners: &Listeners, seen: AnnouncementSeen) {
+    // The receiver is gone only while the agent stops.
+    let _: Result<(), _> = listeners.facts.send(Fact::AnnouncementSeen(seen));
+}
+
+/// Writes the routes of one family. Returns when the kernel had confirmed all of them, if it has.
+fn write(
+    socket: &mut RouteSocket,
+    listeners: &Listeners,
+    family: Family,
+    ifindex: u32,
+    Prepared { batch, routes }: Prepared,
+) -> Option<BootTime> {
+    if routes.is_empty() {
+        return Some(clock::now());
+    }
+    match socket.send(&batch) {
+        Ok(outcome) if outcome.is_success() => {
+            let at = clock::now();
+            // ORDER: before the fact, which makes the routes wanted. The receiver is gone only while the agent stops.
+            let _: Result<(), _> = listeners.written.of(family).send(Written { routes, at });
+            Some(at)
+        }
+        Ok(outcome) => {
+            log_refusal(ifindex, &outcome);
+            None
+        }
+        Err(error) => {
+            warn!(%error, ifindex, "elevated routes could not be sent");
+            None
+        }
+    }
+}
+
+/// The tap may have gone since it was announced on.
+fn log_refusal(ifindex: u32, outcome: &Outcome) {
+    if is_gone(ifindex) {
+        debug!(ifindex, failed = ?outcome.failed, "no elevated routes, the interface is gone");
+    } else {
+        warn!(
+            ifindex, failed = ?outcome.failed,
+            "some elevated routes were refused; the route appliers try again"
+        );
+    }
+}
+
+/// The record in `bytes`, if it has the layout that this agent was built with.
+fn read_record(bytes: &[u8]) -> Option<Announcement> {
+    if bytes.len() != size_of::<Announcement>() {
+        return None;
+    }
+    // SAFETY: the length was checked, `Announcement` is made of integers only, and the read is unaligned.
+    Some(unsafe { bytes.as_ptr().cast::<Announcement>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_size_is_refused() {
+        let record = Announcement { generation: 7, seen_at_ns: 8, ifindex: 9, kind: 1 };
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&record.generation.to_ne_bytes());
+        bytes.extend_from_slice(&record.seen_at_ns.to_ne_bytes());
+        bytes.extend_from_slice(&record.ifindex.to_ne_bytes());
+        bytes.extend_from_slice(&record.kind.to_ne_bytes());
+        assert_eq!(read_record(&bytes), Some(record));
+        assert_eq!(read_record(&bytes[1..]), None);
+        bytes.push(0);
+        assert_eq!(read_record(&bytes), None);
+    }
+}

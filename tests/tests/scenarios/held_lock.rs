@@ -1,0 +1,111 @@
+//! Somebody else on the machine has the kernel's lock of links for a large part of a second: what does not need it goes on.
+//!
+//! KERNEL (6.18): a change of an IPv4 route waits for it, one of an IPv6 route does not. What happens is judged by its order alone, because
+//! how long it takes depends on the machine.
+
+use cutover_engine::BootTime;
+use cutover_tests::crowd::Crowd;
+use cutover_tests::driver::Pace;
+use cutover_tests::resources::felix_configuration;
+use cutover_tests::route_history::{Change, Event, History};
+use cutover_tests::scene::{ELEVATED, Node, SOURCE, TARGET};
+use cutover_tests::{Driver, Lab, Port, frames, wait};
+use ipnet::IpNet;
+use serde_json::json;
+use std::time::Duration;
+
+/// A wait of this length is the lock's doing and nothing else's.
+const HELD_UP: Duration = Duration::from_millis(30);
+
+/// LIMIT: the lock can be free again before anything comes to it on a busy machine; then it is held once more.
+const ATTEMPTS: usize = 5;
+
+/// Routes that were added with this metric, in the order of the kernel.
+fn added(history: &History, metric: u32) -> Vec<(IpNet, BootTime)> {
+    let added = |event: &Event| match &event.change {
+        Change::Added { route, .. } if route.metric == metric => Some((route.destination, event.at)),
+        _ => None,
+    };
+    history.events.iter().filter_map(added).collect()
+}
+
+/// Whether every IPv6 route was there long before the first IPv4 route.
+fn ipv6_did_not_wait(added: &[(IpNet, BootTime)]) -> bool {
+    let of = |ipv6: bool| added.iter().filter(move |(to, _)| to.addr().is_ipv6() == ipv6).map(|(_, at)| *at);
+    let (last_ipv6, first_ipv4) = (of(true).max(), of(false).min());
+    last_ipv6.zip(first_ipv4).is_some_and(|(ipv6, ipv4)| ipv6 + HELD_UP < ipv4)
+}
+
+/// Tries `attempt` a few times, which returns what was added while the lock was held.
+#[track_caller]
+fn expect_in_some_attempt(mut attempt: impl FnMut() -> Vec<(IpNet, BootTime)>) {
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        seen.push(attempt());
+        if seen.last().is_some_and(|added| ipv6_did_not_wait(added)) {
+            return;
+        }
+    }
+    panic!("IPv6 has never been there {HELD_UP:?} before IPv4:\n{seen:#?}");
+}
+
+/// Of two machines that arrive: the IPv4 route of the first one waits, and keeps nothing of the second one waiting but its IPv4 route.
+#[test]
+fn arriving_machines_are_reached_over_ipv6_at_once() {
+    expect_in_some_attempt(|| {
+        let lab = Lab::new();
+        let directory = lab.directory();
+        let ports = [1, 2].map(Port::new);
+        let mut node = Node::new(&lab, TARGET, &directory, &ports[0]);
+        let second_tap = node.host.plug(&ports[1].interface, ports[1].tap_mac());
+        node.agent.start();
+        for port in &ports {
+            let driver = Driver::new(&directory, port).at_pace(Pace::IMMEDIATE);
+            driver.bind(SOURCE);
+            let _uid = driver.start(SOURCE, TARGET);
+        }
+        for port in &ports {
+            node.agent.wait_up(port);
+        }
+        let hypervisors = [node.tap().open(), second_tap.open()];
+        let crowd = Crowd::gather(&lab);
+        let mark = node.watch.mark();
+        crowd.disperse_during(|| {
+            for (hypervisor, port) in hypervisors.iter().zip(&ports) {
+                hypervisor.send(&frames::rarp(port.mac));
+            }
+        });
+        for port in &ports {
+            node.wait_metrics(port, &[ELEVATED]);
+        }
+        added(&node.watch.since(mark), ELEVATED)
+    });
+}
+
+/// A change of metric of both families: that of IPv6 is over before that of IPv4 can begin.
+#[test]
+fn ipv6_routes_change_while_ipv4_routes_wait() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    Driver::new(&directory, &port).bind(SOURCE);
+    node.agent.start();
+    node.open();
+    node.wait_settled(&port);
+    let mut metric = 2048;
+    expect_in_some_attempt(|| {
+        metric += 1;
+        let crowd = Crowd::gather(&lab);
+        let mark = node.watch.mark();
+        crowd.disperse_during(|| {
+            let priorities = json!({"ipv4NormalRoutePriority": metric, "ipv6NormalRoutePriority": metric});
+            directory.put(&felix_configuration("default", &priorities));
+            wait::until(wait::SOON, "something is changed", || {
+                !added(&node.watch.since(mark), metric).is_empty()
+            });
+        });
+        node.wait_metrics(&port, &[metric]);
+        added(&node.watch.since(mark), metric)
+    });
+}
