@@ -1,5 +1,6 @@
-//! The fast path's thread in a real agent: ahead of everything ordinary, and never able to starve a processor.
+//! The fast path's threads in a real agent: ahead of everything ordinary, and never able to starve a processor.
 
+use cutover_agent::fast_path::THREADS;
 use cutover_tests::scene::{Node, TARGET};
 use cutover_tests::{Lab, Port, wait};
 use std::fs;
@@ -8,7 +9,7 @@ use std::fs;
 const SCHED_OTHER: i32 = 0;
 const SCHED_FIFO: i32 = 1;
 
-/// Starts an agent and waits until its fast path has this policy and niceness; the thread sets them itself.
+/// Starts an agent and waits until its fast path has this policy and niceness; the threads set them themselves.
 #[track_caller]
 fn expect(spin_micros: u32, policy: i32, niceness: i32) {
     let lab = Lab::new();
@@ -18,16 +19,17 @@ fn expect(spin_micros: u32, policy: i32, niceness: i32) {
     node.agent.start();
     let pid = node.agent.pid().expect("it runs");
     let what = format!("policy {policy}, niceness {niceness}");
-    wait::until(wait::SOON, what, || policy_and_niceness(pid) == Some((policy, niceness)));
+    wait::until(wait::SOON, what, || policies_and_nicenesses(pid) == [(policy, niceness); THREADS]);
 }
 
-/// Of the thread of the fast path, from proc_pid_stat(5).
-fn policy_and_niceness(pid: i32) -> Option<(i32, i32)> {
-    let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-    let stat = tasks.find_map(|task| {
-        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
-        stat.contains("(cutover-fast)").then_some(stat)
-    })?;
+/// Of the threads of the fast path, from proc_pid_stat(5).
+fn policies_and_nicenesses(pid: i32) -> Vec<(i32, i32)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter(|stat| stat.contains("(cutover-fast)")).filter_map(|stat| of(&stat)).collect()
+}
+
+fn of(stat: &str) -> Option<(i32, i32)> {
     // The fields after the name in parentheses begin with the third.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse().ok();

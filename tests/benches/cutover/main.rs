@@ -9,6 +9,7 @@ mod announcement;
 mod bgp;
 mod contender;
 mod drawing;
+mod filling;
 mod lane;
 mod machine;
 mod neighbours;
@@ -52,6 +53,8 @@ enum Bench {
     Program,
     /// The whole agent, seen from outside
     Agent,
+    /// Announcements while others are awaited, and while somebody has the kernel's lock of links
+    Filling,
     /// Floods of notifications about neighbours, against a listener that reads each
     Neighbours,
     /// Ten thousand endpoints on one host, with etcd
@@ -70,6 +73,8 @@ impl Bench {
             Self::Program => program::measure(50),
             // A migration takes a hundred times as long as an announcement.
             Self::Agent => agent::measure(announcements.div_ceil(10)),
+            // So does everything around one of these.
+            Self::Filling => filling::measure(announcements.div_ceil(10)),
             Self::Neighbours => neighbours::measure(announcements.div_ceil(200)),
             Self::Etcd => scale::measure(announcements.div_ceil(5)),
             Self::Bgp => bgp::measure(announcements.div_ceil(5)),
