@@ -154,10 +154,12 @@ impl FastPath {
         self.shared.ring_bells();
     }
 
-    /// From now on a record of another generation than these installs nothing. What a thread has begun with
-    /// at this moment still goes out; the route appliers remove its routes if they are not wanted.
+    /// From now on a record of another generation than these installs nothing, and IPv4 routes of others that wait to be
+    /// written are not. What a thread is sending at this moment still goes out; the route appliers remove its routes if they are
+    /// not wanted.
     pub fn keep_only(&self, generations: &BTreeSet<u64>) {
         self.shared.prepared().retain(|generation, _| generations.contains(generation));
+        self.shared.landings.keep_only(generations);
     }
 }
 

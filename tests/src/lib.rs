@@ -19,6 +19,7 @@ pub mod driver;
 pub mod etcd;
 pub mod fabric;
 pub mod felix;
+pub mod foreign;
 pub mod frames;
 pub mod frr;
 pub mod full_host;

@@ -19,7 +19,9 @@ const ROUNDS: u32 = 9;
 // linux/bpf.h: enum bpf_cmd, enum bpf_prog_type, and the opcodes of `r0 = immediate` and `exit`.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
-const PROGRAM_TYPES: [u32; 2] = [3, 6];
+pub(crate) const CLASSIFIER: u32 = 3;
+pub(crate) const XDP: u32 = 6;
+const PROGRAM_TYPES: [u32; 2] = [CLASSIFIER, XDP];
 const MOVE_TO_R0: u64 = 0xb7;
 const EXIT: u64 = 0x95;
 
@@ -126,7 +128,7 @@ struct RunRequest {
 }
 
 /// A program of two instructions: it returns `result`.
-fn load_empty(program_type: u32, result: i32) -> io::Result<OwnedFd> {
+pub(crate) fn load_empty(program_type: u32, result: i32) -> io::Result<OwnedFd> {
     let instructions = [MOVE_TO_R0 | u64::from(result.cast_unsigned()) << 32, EXIT];
     let mut request = LoadRequest {
         program_type,
@@ -154,7 +156,7 @@ fn run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
     Ok(request.duration_ns)
 }
 
-fn bpf<T>(command: libc::c_long, request: &mut T) -> io::Result<i32> {
+pub(crate) fn bpf<T>(command: libc::c_long, request: &mut T) -> io::Result<i32> {
     // SAFETY: `request` is the head of `bpf_attr` for this command, with its size; the addresses in it are those
     // of values that live in the caller. The kernel writes answers into fields within that size.
     let result =

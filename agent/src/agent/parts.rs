@@ -52,7 +52,6 @@ impl Parts {
         thread: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let runtime = Builder::new_current_thread().enable_time().build()?;
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let (ended_in, ended) = oneshot::channel();
         std::thread::Builder::new().name(thread.into()).spawn(move || {
@@ -62,7 +61,11 @@ impl Parts {
                     _ = stopped => {}
                 }
             };
-            let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(until_stopped)));
+            let run = || {
+                let runtime = Builder::new_current_thread().enable_time().build();
+                runtime.expect("nothing of the system is needed for it").block_on(until_stopped);
+            };
+            let result = catch_unwind(AssertUnwindSafe(run));
             // Nobody waits for it while the daemon stops.
             let _: Result<(), _> = ended_in.send(result);
         })?;

@@ -151,7 +151,7 @@ impl InterfaceApplier {
             refreshed_up_to: 0,
             mended: mpsc::unbounded_channel().0,
             may_begin: watch::channel(true).1,
-            pace: Pace::for_listeners(listeners::OF_INTERFACES),
+            pace: Pace::for_listeners(listeners::OF_INTERFACES).looking_later(),
         })
     }
 

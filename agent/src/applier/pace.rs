@@ -111,6 +111,8 @@ pub(crate) struct Pace {
     exemption: Exemption,
     /// Written since everybody was seen to have room.
     unseen: usize,
+    /// The same when there is something to write again.
+    unseen_at_first: usize,
     portion: usize,
     next_look: Option<BootTime>,
     has_warned: bool,
@@ -125,10 +127,17 @@ impl Pace {
             exemption: Exemption::default(),
             // Nobody has been seen yet.
             unseen: PORTION,
+            unseen_at_first: PORTION,
             portion: PORTION,
             next_look: None,
             has_warned: false,
         }
+    }
+
+    /// The same for a writer that mostly finds nothing to write: it begins with a portion, and looks afterwards.
+    #[must_use]
+    pub(crate) fn looking_later(self) -> Self {
+        Self { unseen: 0, unseen_at_first: 0, ..self }
     }
 
     /// Whether so many changes may be written at once, whoever is behind. They count from then on.
@@ -189,7 +198,7 @@ impl Pace {
         self.patience = Patience::default();
         self.next_look = None;
         self.has_warned = false;
-        self.unseen = PORTION;
+        self.unseen = self.unseen_at_first;
         self.portion = PORTION;
     }
 

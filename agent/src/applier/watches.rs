@@ -2,7 +2,10 @@
 //!
 //! For each wanted watch the fast path gets its netlink batch first, then the kernel gets the watch. For each
 //! watch that is not wanted any more it is the other way round. What the kernel holds is asked, not remembered,
-//! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile.
+//! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile. What is attached to taps that nobody
+//! watches any more is detached when nobody is awaited ([`quiet`]).
+
+mod quiet;
 
 use super::{BackOff, WantedReceiver};
 use crate::bpf::Kernel;
@@ -17,6 +20,7 @@ use cutover_engine::model::{Trigger, Validation};
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, Fact, Wanted};
 use nix::net::if_::if_nametoindex;
+use quiet::Quiet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +49,9 @@ pub struct WatchApplier {
     /// Generations whose evidence was reported.
     reported: BTreeSet<u64>,
     back_off: BackOff,
+    quiet: Quiet,
+    /// For what cannot be detached.
+    detaching: BackOff,
     /// When evidence of watches that are gone is to be looked for; at the start because of the last life.
     strays_due: Option<BootTime>,
     unarmed: Unarmed,
@@ -61,6 +68,8 @@ impl WatchApplier {
             applied: BTreeMap::new(),
             reported: BTreeSet::new(),
             back_off: BackOff::new(),
+            quiet: Quiet::default(),
+            detaching: BackOff::new(),
             strays_due: Some(clock::now()),
             unarmed: Unarmed::default(),
         }
@@ -78,20 +87,18 @@ impl WatchApplier {
 
     /// Follows the wanted sets until their sender is gone.
     pub async fn run(mut self, mut wanted: WantedReceiver) {
-        let mut due = None;
+        let (mut due, mut detach_due) = (None, None);
         loop {
-            let pause = async {
-                match due {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
+            let differs = tokio::select! {
+                changed = wanted.changed() => if changed.is_err() { return } else { true },
+                () = wait_for(due) => true,
+                () = wait_for(detach_due) => false,
             };
-            tokio::select! {
-                changed = wanted.changed() => if changed.is_err() { return },
-                () = pause => {}
-            }
             let Some(newest) = wanted.borrow_and_update().clone() else { continue };
-            due = self.apply(&newest).map(|pause| Instant::now() + pause);
+            if differs {
+                due = self.apply(&newest).map(|pause| Instant::now() + pause);
+            }
+            detach_due = self.detach_when_quiet(&newest);
         }
     }
 
@@ -177,6 +184,37 @@ impl WatchApplier {
             }
         }
         clean
+    }
+
+    /// Detaches from a tap that nobody watches if it is time for that. Returns when to come back.
+    fn detach_when_quiet(&mut self, wanted: &Wanted) -> Option<Instant> {
+        // What is only known from memory says nothing about what is not among it.
+        let idle = if wanted.is_recalled { 0 } else { self.kernel.idle() };
+        let is_awaiting = idle > 0 && self.is_awaiting();
+        let mut next = self.quiet.next(idle, is_awaiting, clock::now());
+        if next == quiet::Next::DetachOne {
+            let detached = self.kernel.detach_idle();
+            match detached {
+                Ok(()) => self.detaching.reset(),
+                Err(error) => {
+                    warn!(error = %crate::logging::one_line(&error), "cannot detach a program; will try again");
+                    return Some(Instant::now() + self.detaching.next_pause());
+                }
+            }
+            next = self.quiet.next(self.kernel.idle(), is_awaiting, clock::now());
+        }
+        match next {
+            quiet::Next::Nothing => None,
+            quiet::Next::DetachOne => Some(Instant::now()),
+            quiet::Next::LookAgainAt(at) => Some(Instant::now() + at.since(clock::now())),
+        }
+    }
+
+    fn is_awaiting(&self) -> bool {
+        self.kernel.is_awaiting().unwrap_or_else(|error| {
+            debug!(error = %crate::logging::one_line(&error), "cannot see whether somebody is awaited");
+            true
+        })
     }
 
     fn arm_wanted(&mut self, wanted: &Wanted) -> bool {
@@ -277,6 +315,13 @@ impl WatchApplier {
     fn tell(&self, fact: Fact) {
         // The receiver is gone only while the agent stops.
         let _: Result<(), _> = self.facts.send(fact);
+    }
+}
+
+async fn wait_for(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

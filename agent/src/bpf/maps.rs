@@ -41,6 +41,27 @@ impl Maps {
         found(self.watches.get(&ifindex, 0))
     }
 
+    /// Whether there is a watch of another interface.
+    pub(super) fn has_another(&self, ifindex: u32) -> Result<bool, MapError> {
+        for other in self.watches.keys() {
+            if other? != ifindex {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a watch has not seen an announcement yet.
+    pub(super) fn is_awaiting(&self) -> Result<bool, MapError> {
+        for entry in self.watches.iter() {
+            let (_, watch) = entry?;
+            if self.evidence(watch.generation)?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn put_watch(&mut self, ifindex: u32, watch: &Watch) -> Result<(), MapError> {
         // ORDER: before the watch is there, or its first frames would go by.
         if watch.flags & WATCH_FLAG_FIRST_FRAME != 0 {

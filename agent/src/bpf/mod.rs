@@ -9,13 +9,16 @@
 mod attach;
 mod clsact;
 mod error;
+mod filter;
 mod layout;
+mod links;
 mod locked_memory;
 mod maps;
 mod object;
 mod pins;
 pub mod probe;
 mod syscall;
+mod takeover;
 mod traces;
 
 pub use attach::{Attach, Attachment};
@@ -55,6 +58,10 @@ pub struct Kernel {
     object: Object,
     maps: Maps,
     attacher: Attacher,
+    /// What nobody watches any more and the program is still attached to, with the name that it had, if that is known.
+    idle: BTreeMap<u32, Option<String>>,
+    /// The one of them that was tried last.
+    detached_last: u32,
     /// To pin them again.
     pinned_maps: Vec<(&'static str, OwnedFd)>,
 }
@@ -62,7 +69,7 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the programs and takes over whatever an earlier agent left under the pin path: maps with their
     /// watches and evidence, and links, which run this program from then on without missing a frame. What
-    /// is attached to a tap that nobody watches any more is removed.
+    /// is attached to a tap that nobody watches any more is removed, or left to [`Kernel::detach_idle`] while others are watched.
     ///
     /// # Errors
     /// When the pin path is not in a BPF file system, when the kernel refuses the programs, or when it cannot
@@ -74,9 +81,11 @@ impl Kernel {
         let maps = Maps::of(&mut object)?;
         let attacher = Attacher::choose(options.attach)?;
         let pinned_maps = Object::open_pinned_maps(&pins)?;
-        let mut kernel = Self { pins, object, maps, attacher, pinned_maps };
+        let idle = BTreeMap::new();
+        let mut kernel = Self { pins, object, maps, attacher, idle, detached_last: 0, pinned_maps };
         let armed: Vec<u32> = kernel.maps.watches()?.into_iter().map(|(ifindex, _)| ifindex).collect();
-        kernel.attacher.take_over(&mut kernel.object, &kernel.pins, &armed)?;
+        let idle = takeover::take_over(&mut kernel.object, &kernel.pins, &armed)?;
+        kernel.idle = idle.into_iter().map(|ifindex| (ifindex, None)).collect();
         // ORDER: after the links, so that what is pinned by name is what runs.
         kernel.object.pin(&kernel.pins)?;
         kernel.maps.refresh_settings()?;
@@ -118,7 +127,8 @@ impl Kernel {
 
     /// Watches a tap. Arming it again with the same watch changes nothing; with another generation it is a new
     /// watch, and the evidence of the old one is forgotten. A tap of this name that was there before, with
-    /// another number, is given up.
+    /// another number, is given up. What is attached to the tap already stays as it is; otherwise it is attached in a way that keeps
+    /// nobody waiting while another tap is watched, if the operator leaves the choice.
     ///
     /// # Errors
     /// When the tap is not (or no longer) there under both its name and its number, or the kernel refuses. Then
@@ -133,34 +143,69 @@ impl Kernel {
             // ORDER: the watch has to be there before the first frame meets the program.
             self.maps.put_watch(ifindex, watch).map_err(failed)?;
         }
-        if let Err(error) = self.attacher.attach(&mut self.object, &self.pins, ifindex, interface) {
+        // What cannot be read is not worth a detour.
+        let is_another_watched = || self.maps.has_another(ifindex).unwrap_or(false);
+        let tap = (interface, ifindex);
+        if let Err(error) = self.attacher.attach(&mut self.object, &self.pins, tap, is_another_watched) {
             // What cannot see frames must not pass for armed after a restart.
             if before.is_none() {
                 self.maps.remove_watch(ifindex).map_err(failed)?;
             }
             return Err(ArmError::Attach { interface: interface.to_owned(), error });
         }
+        self.idle.remove(&ifindex);
         if let Some(before) = before.filter(|before| before.generation != watch.generation) {
             self.maps.forget_evidence(before.generation).map_err(failed)?;
         }
         Ok(())
     }
 
-    /// Stops watching a tap: detaches the program, then removes the watch and its evidence. Doing so twice, or
-    /// after the tap is gone, is fine. Without a name every pin is looked through.
+    /// Stops watching a tap: removes the watch and its evidence. The program is detached if that keeps nobody waiting. Otherwise it stays
+    /// attached, and does nothing without a watch, until [`Kernel::detach_idle`]. Doing so twice, or after the tap is gone, is fine.
     ///
     /// # Errors
     /// When the kernel refuses; what was not removed is removed by the next try.
     pub fn disarm(&mut self, ifindex: u32, interface: Option<&str>) -> Result<(), DisarmError> {
-        self.attacher
-            .detach(&self.pins, ifindex, interface)
-            .map_err(|error| DisarmError::Detach { ifindex, error })?;
         let failed = |error| DisarmError::Watch { ifindex, error };
         if let Some(watch) = self.maps.watch(ifindex).map_err(failed)? {
             // ORDER: the watch last, because it is how a next try finds the evidence.
             self.maps.forget_evidence(watch.generation).map_err(failed)?;
             self.maps.remove_watch(ifindex).map_err(failed)?;
         }
+        // What cannot be done now is done later.
+        if !links::remove_cheap(&self.pins, ifindex, interface).unwrap_or(false) {
+            self.idle.insert(ifindex, interface.map(str::to_owned));
+        }
+        Ok(())
+    }
+
+    /// Whether an announcement may come on some tap, and whatever keeps it waiting matters.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn is_awaiting(&self) -> Result<bool, ReadError> {
+        Ok(self.maps.is_awaiting()?)
+    }
+
+    /// On how many taps that nobody watches the program is perhaps still attached.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// Detaches the program from one of the taps that nobody watches, which can keep everybody waiting who needs the kernel's lock of links.
+    /// The next call takes the next one, whatever became of this one. Without a known name every pin is looked through.
+    ///
+    /// # Errors
+    /// When the kernel refuses; it is tried again when its turn comes.
+    pub fn detach_idle(&mut self) -> Result<(), DisarmError> {
+        let after = self.detached_last.saturating_add(1);
+        let next = self.idle.range(after..).next().or_else(|| self.idle.first_key_value());
+        let Some((&ifindex, interface)) = next else { return Ok(()) };
+        self.detached_last = ifindex;
+        attach::detach(&self.pins, ifindex, interface.as_deref())
+            .map_err(|error| DisarmError::Detach { ifindex, error })?;
+        self.idle.remove(&ifindex);
         Ok(())
     }
 

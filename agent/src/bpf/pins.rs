@@ -27,6 +27,9 @@ const DIR_QDISCS: &str = "qdiscs";
 /// Sub-folder that remembers, as an empty folder named after it, the version of what the pinned maps hold.
 const DIR_ABI: &str = "abi";
 
+/// Name of a pin among those of the links. In the name of a tap's pin a percent sign is followed by digits.
+const ANCHOR: &str = "%anchor";
+
 /// Two agents on one set of maps would take each other's announcements.
 fn lock(root: &Path, patience: Duration) -> Result<Flock<File>, OpenError> {
     let failed = |error| OpenError::Pins { step: "cannot lock", path: root.to_owned(), error };
@@ -157,6 +160,11 @@ impl Pins {
 
     pub(super) fn link(&self, interface: &str) -> PathBuf {
         self.root.join(PIN_DIR_LINKS).join(pin_name(interface))
+    }
+
+    /// That of the link which is there for others ([`super::links::hold_anchor`]). No tap has a pin of this name.
+    pub(super) fn anchor(&self) -> PathBuf {
+        self.root.join(PIN_DIR_LINKS).join(ANCHOR)
     }
 
     pub(super) fn links(&self) -> io::Result<Vec<PathBuf>> {

@@ -5,7 +5,7 @@
 
 use super::Prepared;
 use cutover_engine::fact::AnnouncementSeen;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// An announcement whose IPv4 routes are to be written, and that is to be told of then.
@@ -45,6 +45,16 @@ impl Landings {
         }
     }
 
+    /// Of others than these generations nothing is left to be written; they are told of all the same.
+    pub(super) fn keep_only(&self, generations: &BTreeSet<u64>) {
+        for landing in self.waiting().iter_mut() {
+            if !generations.contains(&landing.seen.generation) {
+                landing.ipv4 = Prepared::default();
+                landing.seen.routed_at = None;
+            }
+        }
+    }
+
     fn next(&self) -> Option<Landing> {
         self.waiting().pop_front()
     }
@@ -60,6 +70,7 @@ mod tests {
     use super::*;
     use cutover_common::AnnouncementKind;
     use cutover_engine::BootTime;
+    use cutover_engine::wanted::WantedRoute;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn landing(generation: u64) -> Landing {
@@ -82,6 +93,24 @@ mod tests {
             landed.push(one.seen.generation);
         });
         assert_eq!(landed, [1, 2]);
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_told_of_and_not_written() {
+        let landings = Landings::default();
+        let destination = "10.65.0.2/32".parse().unwrap();
+        let route = WantedRoute { destination, ifindex: 7, metric: 512, protocol: 3, source: None };
+        for generation in [1, 2] {
+            let mut landing = landing(generation);
+            landing.ipv4.routes.push(route);
+            landing.seen.routed_at = Some(BootTime(2));
+            landings.add(landing);
+        }
+        landings.keep_only(&BTreeSet::from([2]));
+        let mut landed = Vec::new();
+        landings
+            .work_off(|one| landed.push((one.seen.generation, one.ipv4.routes.len(), one.seen.routed_at)));
+        assert_eq!(landed, [(1, 0, None), (2, 1, Some(BootTime(2)))]);
     }
 
     /// Whoever adds one while another thread has written its last and gives its turn back.

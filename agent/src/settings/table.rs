@@ -350,7 +350,7 @@ settings! {
 
     cutover_attach: Attach, "CutoverAttach",
         Choice { words: &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("tc", Attach::Tc), ("xdp", Attach::Xdp)], none: None }, "auto",
-        NEEDED, AtStart, "How the program is attached to a tap; `auto` takes tcx where the kernel has it, else tc.";
+        NEEDED, AtStart, "How the program is attached to a tap; `auto` takes tcx where the kernel has it, else tc. A tap that comes while another one is watched gets XDP in place of tcx, which would keep the first one waiting.";
     cutover_trigger: Trigger, "CutoverTrigger",
         Choice { words: &[("announcement", Trigger::Announcement), ("first-frame", Trigger::FirstFrame)], none: None }, "announcement",
         NEEDED, Live, "What moves the route: an announcement, or any frame with the endpoint's hardware address.";

@@ -80,6 +80,9 @@ impl<'a> Watcher<'a> {
     pub(crate) fn disarm(&mut self, lane: &Lane) -> Result<()> {
         let kernel = &mut self.kernel;
         self.site.host.namespace().run(|| kernel.disarm(lane.ifindex(), Some(lane.interface())))?;
+        while self.kernel.idle() > 0 {
+            self.site.host.namespace().run(|| self.kernel.detach_idle())?;
+        }
         Ok(())
     }
 }

@@ -109,7 +109,7 @@ fn the_next_program_sees_the_frame_too() {
         let tap = bed.plug();
         let qemu = tap.open();
         let other_pins = bed.lab.pin_path("other");
-        let options = Options { pin_path: other_pins.clone(), attach: Attach::Auto, debug_log: false };
+        let options = Options { pin_path: other_pins.clone(), attach, debug_log: false };
         let mut other = bed.inside(|| Kernel::open(&options)).unwrap();
         match attachment {
             Attachment::Tcx => bed.arm(&mut other, &tap, &watch(2)),

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 
 pub(crate) const TAP: &str = "tapport1";
 pub(crate) const TAP_MAC: MacAddr = MacAddr([0xfe, 0x16, 0x3e, 0, 0, 1]);
+pub(crate) const OTHER_TAP: &str = "tapport2";
+pub(crate) const OTHER_TAP_MAC: MacAddr = MacAddr([0xfe, 0x16, 0x3e, 0, 0, 2]);
 pub(crate) const MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 2);
 /// Every way that the kernel has.
@@ -62,6 +64,20 @@ impl Bed {
     #[track_caller]
     pub(crate) fn disarm(&self, kernel: &mut Kernel, ifindex: u32, name: Option<&str>) {
         self.inside(|| kernel.disarm(ifindex, name)).unwrap();
+        self.detach(kernel);
+    }
+
+    /// Detaches what nobody watches any more, as the agent does when nobody is awaited.
+    #[track_caller]
+    pub(crate) fn detach(&self, kernel: &mut Kernel) {
+        while kernel.idle() > 0 {
+            self.inside(|| kernel.detach_idle()).unwrap();
+        }
+    }
+
+    /// Another tap of the host.
+    pub(crate) fn plug_other(&self) -> Tap {
+        self.host.plug(OTHER_TAP, OTHER_TAP_MAC)
     }
 
     /// Standard output of a command in the namespace of the host.
@@ -74,19 +90,24 @@ impl Bed {
 
     /// What the kernel has on the tap, by every way of attaching.
     pub(crate) fn attached(&self) -> String {
-        let xdp_and_tc = self.output("bpftool", &["net", "show", "dev", TAP]);
+        self.attached_to(TAP)
+    }
+
+    /// The same of another one.
+    pub(crate) fn attached_to(&self, tap: &str) -> String {
+        let xdp_and_tc = self.output("bpftool", &["net", "show", "dev", tap]);
         let names: Vec<String> = self.inside(|| {
             if !kernel::has(kernel::TCX) {
                 return Vec::new();
             }
-            let (_, programs) = SchedClassifier::query_tcx(TAP, TcAttachType::Ingress).unwrap();
+            let (_, programs) = SchedClassifier::query_tcx(tap, TcAttachType::Ingress).unwrap();
             programs
                 .iter()
                 .map(|program| format!("tcx {} id {}", program.name_as_str().unwrap(), program.id()))
                 .collect()
         });
-        let qdiscs = self.output("tc", &["qdisc", "show", "dev", TAP, "clsact"]);
-        let lines = xdp_and_tc.lines().filter(|line| line.starts_with(TAP)).map(str::to_owned);
+        let qdiscs = self.output("tc", &["qdisc", "show", "dev", tap, "clsact"]);
+        let lines = xdp_and_tc.lines().filter(|line| line.starts_with(tap)).map(str::to_owned);
         lines.chain(names).chain(qdiscs.lines().map(str::to_owned)).collect::<Vec<_>>().join("\n")
     }
 

@@ -3,4 +3,5 @@
 mod announcing;
 mod attaching;
 mod bed;
+mod filling;
 mod surviving;

@@ -12,6 +12,8 @@ use cutover_tests::scene::{ELEVATED, Node, SOURCE, TARGET};
 use cutover_tests::{Driver, Lab, Port, frames, wait};
 use ipnet::IpNet;
 use serde_json::json;
+use std::ffi::OsString;
+use std::fs;
 use std::time::Duration;
 
 /// A wait of this length is the lock's doing and nothing else's.
@@ -108,4 +110,38 @@ fn ipv6_routes_change_while_ipv4_routes_wait() {
         node.wait_metrics(&port, &[metric]);
         added(&node.watch.since(mark), metric)
     });
+}
+
+/// KERNEL: to detach a program can take the lock for 8 to 16 ms.
+#[test]
+fn what_a_machine_that_has_arrived_leaves_attached_stays_while_another_is_awaited() {
+    /// LIMIT: longer than the agent waits when nobody is awaited, and shorter than it waits at the latest.
+    const A_WHILE: Duration = Duration::from_secs(3);
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let ports = [1, 2].map(Port::new);
+    let mut node = Node::new(&lab, TARGET, &directory, &ports[0]);
+    let second_tap = node.host.plug(&ports[1].interface, ports[1].tap_mac());
+    node.agent.start();
+    for port in &ports {
+        let driver = Driver::new(&directory, port).at_pace(Pace::IMMEDIATE);
+        driver.bind(SOURCE);
+        let _uid = driver.start(SOURCE, TARGET);
+        node.wait_armed(port);
+    }
+    let links = || {
+        let folder = fs::read_dir(node.agent.pin_path().join("links")).expect("the agent has made it");
+        let mut names: Vec<_> = folder.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    let both = links();
+    assert!(both.contains(&OsString::from(&ports[0].interface)), "{both:?}");
+    let hypervisors = [node.tap().open(), second_tap.open()];
+    hypervisors[0].send(&frames::rarp(ports[0].mac));
+    node.wait_metrics(&ports[0], &[ELEVATED]);
+    wait::throughout(A_WHILE, "what is attached to the first one stays", || links() == both);
+    hypervisors[1].send(&frames::rarp(ports[1].mac));
+    node.wait_metrics(&ports[1], &[ELEVATED]);
+    wait::until(wait::SOON, "nothing is attached any more", || links().is_empty());
 }

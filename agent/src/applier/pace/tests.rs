@@ -93,3 +93,19 @@ fn small_changes_are_exempt_as_long_as_they_are_few() {
     assert!(!exemption.covers(1, at(1_999)));
     assert!(exemption.covers(1, at(2_000)));
 }
+
+/// A look sets back what has been written unseen.
+#[test]
+fn whoever_mostly_writes_nothing_looks_only_after_a_portion() {
+    let mut pace = Pace::for_listeners(1).looking_later();
+    for _ in 0..2 {
+        pace.wrote(PORTION - 1);
+        assert!(pace.may_go_on(at(0)));
+        assert_eq!(pace.unseen, PORTION - 1, "nobody has looked");
+        pace.wrote(1);
+        assert!(pace.may_go_on(at(0)));
+        assert_eq!(pace.unseen, 0);
+        pace.wrote(1);
+        pace.done();
+    }
+}
