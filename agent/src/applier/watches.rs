@@ -3,7 +3,7 @@
 //! For each wanted watch the fast path gets its netlink batch first, then the kernel gets the watch. For each
 //! watch that is not wanted any more it is the other way round. What the kernel holds is asked, not remembered,
 //! so a restart adopts the watches of the agent's last life and the announcements that came meanwhile. What is attached to taps that nobody
-//! watches any more is detached when nobody is awaited ([`quiet`]).
+//! watches any more is detached when nobody is awaited.
 
 mod quiet;
 

@@ -127,7 +127,7 @@ fn what_a_machine_that_has_arrived_leaves_attached_stays_while_another_is_awaite
         let driver = Driver::new(&directory, port).at_pace(Pace::IMMEDIATE);
         driver.bind(SOURCE);
         let _uid = driver.start(SOURCE, TARGET);
-        node.wait_armed(port);
+        node.agent.wait_up(port);
     }
     let links = || {
         let folder = fs::read_dir(node.agent.pin_path().join("links")).expect("the agent has made it");
