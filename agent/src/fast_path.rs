@@ -1,6 +1,6 @@
 //! From an announcement in the ring buffer to its routes in the kernel, without asking anybody.
 //!
-//! Two threads of its own sleep on the ring buffer. While an endpoint waits for its virtual machine, the watch applier
+//! Three threads of its own sleep on the ring buffer. While an endpoint waits for its virtual machine, the watch applier
 //! leaves the elevated routes here, as finished netlink batches, under the generation of the watch. When a record of that
 //! generation comes, one of the threads sends them, tells the route appliers what is written, and reports the fact with the
 //! time of every step. It decides nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
@@ -8,7 +8,7 @@
 //!
 //! KERNEL: a change of an IPv4 route waits for the lock of links (RTNL) while anybody anywhere holds it, for as long as half a second
 //! (measured on 6.18: a namespace with 4,000 links that goes); one of an IPv6 route does not. So the routes of IPv6 go first, only one
-//! thread at a time writes those of IPv4, and the other one takes the next record.
+//! thread at a time writes those of IPv4, and another one takes the next record.
 
 mod landing;
 mod priority;
@@ -36,8 +36,9 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 use worker::Worker;
 
-/// How many threads there are: one that may wait for the kernel's lock, and one that does not.
-pub const THREADS: usize = 2;
+/// How many threads there are. One has a real-time priority ([`raise_priority`]). If that one cannot run and another one waits for the kernel's
+/// lock, there is a third one for the next announcement.
+pub const THREADS: usize = 3;
 
 /// The handle by which the watch applier prepares and withdraws batches. Dropping it ends the threads.
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl FastPath {
             prepared: Mutex::default(),
             landings: Landings::default(),
             spinning: Mutex::default(),
-            bells: [bell()?, bell()?],
+            bells: [bell()?, bell()?, bell()?],
             stop: AtomicBool::new(false),
         });
         let (lives, alive): (Vec<_>, Vec<_>) = sockets.iter().map(|_| oneshot::channel()).unzip();
@@ -137,9 +138,10 @@ impl FastPath {
         let alive = self.alive.take();
         async move {
             match alive {
-                Some([one, other]) => tokio::select! {
-                    _ = one => {}
-                    _ = other => {}
+                Some([first, second, third]) => tokio::select! {
+                    _ = first => {}
+                    _ = second => {}
+                    _ = third => {}
                 },
                 None => std::future::pending().await,
             }

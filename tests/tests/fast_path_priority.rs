@@ -9,24 +9,27 @@ use std::fs;
 const SCHED_OTHER: i32 = 0;
 const SCHED_FIFO: i32 = 1;
 
-/// Starts an agent and waits until its fast path has this policy and niceness; the threads set them themselves.
+/// Starts an agent and waits until its fast path has these policies and this niceness; the threads set them themselves.
 #[track_caller]
-fn expect(spin_micros: u32, policy: i32, niceness: i32) {
+fn expect(spin_micros: u32, policies: [i32; THREADS]) {
     let lab = Lab::new();
     let directory = lab.directory();
     let mut node = Node::new(&lab, TARGET, &directory, &Port::new(1));
     node.agent.set("CutoverBusyPollMicros", spin_micros);
     node.agent.start();
     let pid = node.agent.pid().expect("it runs");
-    let what = format!("policy {policy}, niceness {niceness}");
-    wait::until(wait::SOON, what, || policies_and_nicenesses(pid) == [(policy, niceness); THREADS]);
+    let expected = policies.map(|policy| (policy, -20));
+    wait::until(wait::SOON, format!("{expected:?}"), || policies_and_nicenesses(pid) == expected);
 }
 
-/// Of the threads of the fast path, from proc_pid_stat(5).
+/// Of the threads of the fast path, from proc_pid_stat(5), in this order.
 fn policies_and_nicenesses(pid: i32) -> Vec<(i32, i32)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
-    stats.filter(|stat| stat.contains("(cutover-fast)")).filter_map(|stat| of(&stat)).collect()
+    let mut found: Vec<_> =
+        stats.filter(|stat| stat.contains("(cutover-fast)")).filter_map(|stat| of(&stat)).collect();
+    found.sort_unstable();
+    found
 }
 
 fn of(stat: &str) -> Option<(i32, i32)> {
@@ -37,11 +40,11 @@ fn of(stat: &str) -> Option<(i32, i32)> {
 }
 
 #[test]
-fn the_one_that_sleeps_does_not_wait_for_ordinary_threads() {
-    expect(0, SCHED_FIFO, 0);
+fn one_that_sleeps_does_not_wait_for_ordinary_threads() {
+    expect(0, [SCHED_OTHER, SCHED_OTHER, SCHED_FIFO]);
 }
 
 #[test]
-fn the_one_that_spins_leaves_others_their_share() {
-    expect(10, SCHED_OTHER, -20);
+fn those_that_spin_leave_others_their_share() {
+    expect(10, [SCHED_OTHER; THREADS]);
 }

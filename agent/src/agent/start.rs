@@ -208,7 +208,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
     let written = ByFamily { ipv4: ipv4_written_in, ipv6: ipv6_written_in };
     let listeners = Listeners { written, facts: facts_in.clone() };
-    let sockets = [RouteSocket::open()?, RouteSocket::open()?];
+    let sockets = [RouteSocket::open()?, RouteSocket::open()?, RouteSocket::open()?];
     let mut fast_path =
         FastPath::start(ring, sockets, spin, &listeners).map_err(io_error("start the fast path"))?;
     let (attachment, counters) = (kernel.attachment(), kernel.counters().clone());

@@ -1,10 +1,11 @@
 //! What each thread of the fast path does: wait, take a record, write its routes, tell of it.
 //!
-//! Both threads do the same. A record is taken by whichever is first, and its routes are written by that one, those of IPv4 unless the
-//! other thread is at it ([`super::landing`]).
+//! All threads do the same. A record is taken by whichever is first, and its routes are written by that one, those of IPv4 unless
+//! another thread is at it ([`super::landing`]).
 
 use super::landing::Landing;
-use super::{Listeners, Prepared, Shared, Written, kind_of, raise_priority};
+use super::priority::Priority;
+use super::{Listeners, Prepared, Shared, THREADS, Written, kind_of};
 use crate::applier::is_gone;
 use crate::clock;
 use crate::netlink::socket::Outcome;
@@ -30,6 +31,8 @@ pub(super) struct Worker {
     socket: RouteSocket,
     epoll: Epoll,
     spin: Duration,
+    /// Set by its thread.
+    priority: Priority,
     shared: Arc<Shared>,
     listeners: Listeners,
 }
@@ -48,11 +51,14 @@ impl Worker {
         // KERNEL: whoever waits for the ring is woken for a record; who finds that it was taken goes on sleeping.
         epoll.add(&shared.ring().0, readable(RECORD))?;
         epoll.add(&shared.bells[number], readable(BELL))?;
-        Ok(Self { number, socket, epoll, spin, shared, listeners })
+        Ok(Self { number, socket, epoll, spin, priority: Priority::default(), shared, listeners })
     }
 
     pub(super) fn run(&mut self) {
-        raise_priority(self.spin);
+        // KERNEL: who began to wait for the ring last is woken first.
+        let is_first = self.number == THREADS - 1;
+        self.priority =
+            if is_first && self.spin.is_zero() { Priority::real_time() } else { Priority::ordinary() };
         while !self.shared.stop.load(Ordering::Acquire) {
             self.drain();
             self.spin();
@@ -78,7 +84,7 @@ impl Worker {
         &self.shared.bells[self.number]
     }
 
-    /// Polls the ring for the configured time, as long as something is armed and the other thread does not.
+    /// Polls the ring for the configured time, as long as something is armed and no other thread does.
     fn spin(&mut self) {
         if self.spin.is_zero() || self.shared.prepared().is_empty() {
             return;
@@ -112,7 +118,7 @@ impl Worker {
         any
     }
 
-    /// The next record; nothing inside if it has another layout. The ring is free for the other thread afterwards.
+    /// The next record; nothing inside if it has another layout. The ring is free for the other threads afterwards.
     fn take(&self) -> Option<Option<Announcement>> {
         self.shared.ring().0.next().map(|item| read_record(&item))
     }
@@ -142,15 +148,16 @@ impl Worker {
         self.land();
     }
 
-    /// Writes the IPv4 routes that wait to be written, unless the other thread does.
+    /// Writes the IPv4 routes that wait to be written, unless another thread does.
     fn land(&mut self) {
-        let Self { socket, listeners, shared, .. } = self;
-        shared.landings.work_off(|Landing { ifindex, mut seen, ipv4 }| {
+        let Self { socket, listeners, shared, priority, .. } = self;
+        let land = |Landing { ifindex, mut seen, ipv4 }| {
             let routed_at = write(socket, listeners, Family::Ipv4, ifindex, ipv4);
             // The announcement is acted on when all of its routes are there.
             seen.routed_at = seen.routed_at.and(routed_at);
             tell(listeners, seen);
-        });
+        };
+        priority.while_ordinary(|| shared.landings.work_off(land));
     }
 
     fn tell(&self, seen: AnnouncementSeen) {
