@@ -12,17 +12,19 @@
 
 mod landing;
 mod priority;
+mod sleep;
 mod worker;
 
 pub use priority::raise_priority;
 
+use crate::netlink::socket::OpenError;
 use crate::netlink::{ByFamily, Family, PreparedBatch, RouteChange, RouteSocket, route};
 use aya::maps::{MapData, RingBuf};
 use cutover_common::AnnouncementKind;
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact};
 use landing::Landings;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use sleep::Sleep;
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::fmt;
@@ -33,11 +35,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tracing::warn;
 use worker::Worker;
 
-/// How many threads there are. One has a real-time priority ([`raise_priority`]). If that one cannot run and another one waits for the kernel's
-/// lock, there is a third one for the next announcement.
+/// How many threads there are: one with a real-time priority ([`raise_priority`]), and two in reserve, of which each announcement wakes one. If
+/// the first cannot run and the second waits for the kernel's lock, there is the third.
 pub const THREADS: usize = 3;
 
 /// The handle by which the watch applier prepares and withdraws batches. Dropping it ends the threads.
@@ -57,8 +59,10 @@ struct Shared {
     landings: Landings,
     /// Held by the thread that polls the ring before it sleeps: one processor is enough.
     spinning: Mutex<()>,
-    /// Each wakes its thread for a new spin or for its end.
-    bells: [EventFd; THREADS],
+    /// Where the thread with the real-time priority sleeps.
+    lead: Sleep,
+    /// Where the others do.
+    reserve: Sleep,
     stop: AtomicBool,
 }
 
@@ -97,6 +101,14 @@ pub struct Listeners {
 }
 
 impl FastPath {
+    /// A socket for each thread, in the network namespace of the calling one.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn open_sockets() -> Result<[RouteSocket; THREADS], OpenError> {
+        Ok([RouteSocket::open()?, RouteSocket::open()?, RouteSocket::open()?])
+    }
+
     /// Starts the threads. `spin` is how long one of them polls the ring before it sleeps, while anything is armed.
     ///
     /// # Errors
@@ -107,13 +119,17 @@ impl FastPath {
         spin: Duration,
         listeners: &Listeners,
     ) -> io::Result<Self> {
-        let bell = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
+        // KERNEL: who began to wait for the ring last is woken first.
+        let reserve = Sleep::on(&ring)?;
+        let lead = Sleep::on(&ring)?;
+        let ring = Ring(ring);
         let shared = Arc::new(Shared {
-            ring: Mutex::new(Ring(ring)),
+            ring: Mutex::new(ring),
             prepared: Mutex::default(),
             landings: Landings::default(),
             spinning: Mutex::default(),
-            bells: [bell()?, bell()?, bell()?],
+            lead,
+            reserve,
             stop: AtomicBool::new(false),
         });
         let (lives, alive): (Vec<_>, Vec<_>) = sockets.iter().map(|_| oneshot::channel()).unzip();
@@ -121,7 +137,7 @@ impl FastPath {
         let mut started = Self { shared, threads: Vec::new(), alive: alive.try_into().ok() };
         for (number, (socket, life)) in sockets.into_iter().zip(lives).enumerate() {
             let mut worker =
-                Worker::new(number, socket, spin, Arc::clone(&started.shared), listeners.clone())?;
+                Worker::new(number == 0, socket, spin, Arc::clone(&started.shared), listeners.clone());
             started.threads.push(std::thread::Builder::new().name("cutover-fast".into()).spawn(
                 move || {
                     // Dropped when the thread ends, however it ends.
@@ -197,10 +213,8 @@ impl Shared {
     }
 
     fn ring_bells(&self) {
-        for bell in &self.bells {
-            if let Err(error) = bell.write(1) {
-                debug!(%error, "a bell of the fast path is already ringing");
-            }
+        for sleep in [&self.lead, &self.reserve] {
+            sleep.ring_bell();
         }
     }
 }

@@ -23,11 +23,11 @@ use crate::datastore::dir::{self, Directory};
 use crate::datastore::etcd::{Cluster, ClusterError, Etcd, Keys};
 use crate::fast_path::{FastPath, Listeners};
 use crate::logging::{self, one_line};
+use crate::netlink::ByFamily;
 use crate::netlink::monitor::{
     Monitor, MonitorError, MonitorHandle, MonitorSettings, RECEIVE_BUFFER_BYTES, Streams,
 };
 use crate::netlink::socket;
-use crate::netlink::{ByFamily, RouteSocket};
 use crate::presence::Presence;
 use crate::processes;
 use crate::run_dir::{RunDir, RunDirError};
@@ -208,7 +208,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
     let written = ByFamily { ipv4: ipv4_written_in, ipv6: ipv6_written_in };
     let listeners = Listeners { written, facts: facts_in.clone() };
-    let sockets = [RouteSocket::open()?, RouteSocket::open()?, RouteSocket::open()?];
+    let sockets = FastPath::open_sockets()?;
     let mut fast_path =
         FastPath::start(ring, sockets, spin, &listeners).map_err(io_error("start the fast path"))?;
     let (attachment, counters) = (kernel.attachment(), kernel.counters().clone());

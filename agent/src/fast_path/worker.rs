@@ -1,11 +1,11 @@
 //! What each thread of the fast path does: wait, take a record, write its routes, tell of it.
 //!
-//! All threads do the same. A record is taken by whichever is first, and its routes are written by that one, those of IPv4 unless
+//! All threads do the same, with different priorities. A record is taken by whichever is first, and its routes are written by that one, those of IPv4 unless
 //! another thread is at it ([`super::landing`]).
 
 use super::landing::Landing;
 use super::priority::Priority;
-use super::{Listeners, Prepared, Shared, THREADS, Written, kind_of};
+use super::{Listeners, Prepared, Shared, Written, kind_of};
 use crate::applier::is_gone;
 use crate::clock;
 use crate::netlink::socket::Outcome;
@@ -13,23 +13,14 @@ use crate::netlink::{ByFamily, Family, RouteSocket};
 use cutover_common::abi::Announcement;
 use cutover_engine::fact::AnnouncementSeen;
 use cutover_engine::{BootTime, Fact};
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
-use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 use tracing::{debug, warn};
 
-/// What epoll says: there may be a record, or the bell rings.
-const RECORD: u64 = 0;
-const BELL: u64 = 1;
-
 pub(super) struct Worker {
-    number: usize,
+    is_lead: bool,
     socket: RouteSocket,
-    epoll: Epoll,
     spin: Duration,
     /// Set by its thread.
     priority: Priority,
@@ -38,50 +29,32 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Number `number` of the threads.
     pub(super) fn new(
-        number: usize,
+        is_lead: bool,
         socket: RouteSocket,
         spin: Duration,
         shared: Arc<Shared>,
         listeners: Listeners,
-    ) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let readable = |word| EpollEvent::new(EpollFlags::EPOLLIN, word);
-        // KERNEL: whoever waits for the ring is woken for a record; who finds that it was taken goes on sleeping.
-        epoll.add(&shared.ring().0, readable(RECORD))?;
-        epoll.add(&shared.bells[number], readable(BELL))?;
-        Ok(Self { number, socket, epoll, spin, priority: Priority::default(), shared, listeners })
+    ) -> Self {
+        Self { is_lead, socket, spin, priority: Priority::default(), shared, listeners }
     }
 
     pub(super) fn run(&mut self) {
-        // KERNEL: who began to wait for the ring last is woken first.
-        let is_first = self.number == THREADS - 1;
-        self.priority =
-            if is_first && self.spin.is_zero() { Priority::real_time() } else { Priority::ordinary() };
-        while !self.shared.stop.load(Ordering::Acquire) {
+        let is_real_time = self.is_lead && self.spin.is_zero();
+        self.priority = if is_real_time { Priority::real_time() } else { Priority::ordinary() };
+        let shared = Arc::clone(&self.shared);
+        let place = if self.is_lead { &shared.lead } else { &shared.reserve };
+        let is_end = || shared.stop.load(Ordering::Acquire);
+        while !is_end() {
             self.drain();
             self.spin();
-            let mut events = [EpollEvent::empty(); 2];
-            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(count) => {
-                    if events[..count].iter().any(|event| event.data() == BELL)
-                        && let Err(error) = self.bell().read()
-                    {
-                        debug!(%error, "a bell of the fast path was silent");
-                    }
-                }
-                Err(Errno::EINTR) => {}
-                Err(error) => {
-                    warn!(%error, "the fast path cannot wait for announcements; the route appliers go on alone");
-                    return;
-                }
+            if let Err(error) = place.sleep(is_end) {
+                warn!(%error, "the fast path cannot wait for announcements; the route appliers go on alone");
+                break;
             }
         }
-    }
-
-    fn bell(&self) -> &EventFd {
-        &self.shared.bells[self.number]
+        // The bell may have been read right before the end.
+        place.ring_bell();
     }
 
     /// Polls the ring for the configured time, as long as something is armed and no other thread does.

@@ -38,9 +38,16 @@ impl Site {
 /// The kernel programs of one contender, and their watches.
 pub(crate) struct Watcher<'a> {
     site: &'a Site,
-    pin_path: PathBuf,
+    // ORDER: it goes before its pins.
     kernel: Kernel,
+    pins: BenchPins<'a>,
     generation: u64,
+}
+
+/// Pins that go with this.
+struct BenchPins<'a> {
+    site: &'a Site,
+    path: PathBuf,
 }
 
 impl<'a> Watcher<'a> {
@@ -49,7 +56,7 @@ impl<'a> Watcher<'a> {
         let pin_path = site.pin_path(contender);
         let options = Options { pin_path: pin_path.clone(), attach: Attach::Auto, debug_log: false };
         let kernel = site.host.namespace().run(|| Kernel::open(&options))?;
-        Ok(Self { site, pin_path, kernel, generation: 0 })
+        Ok(Self { site, kernel, pins: BenchPins { site, path: pin_path }, generation: 0 })
     }
 
     /// The ring buffer, once.
@@ -59,7 +66,7 @@ impl<'a> Watcher<'a> {
 
     /// Where one of the programs is pinned.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.pin_path.join(names::PIN_DIR_PROGRAMS).join(name)
+        self.pins.path.join(names::PIN_DIR_PROGRAMS).join(name)
     }
 
     /// Waits for the announcement of a guest from now on. Returns the generation of the watch.
@@ -87,10 +94,10 @@ impl<'a> Watcher<'a> {
     }
 }
 
-impl Drop for Watcher<'_> {
+impl Drop for BenchPins<'_> {
     fn drop(&mut self) {
         // The lab complains about what is left.
-        let _ = self.site.host.namespace().run(|| cleanup(&self.pin_path, false));
+        let _ = self.site.host.namespace().run(|| cleanup(&self.path, false));
     }
 }
 

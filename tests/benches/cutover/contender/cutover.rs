@@ -32,7 +32,7 @@ impl<'a> Cutover<'a> {
         let [(ipv4_in, ipv4), (ipv6_in, ipv6)] = [(); 2].map(|()| unbounded_channel());
         let written = ByFamily { ipv4, ipv6 };
         let listeners = Listeners { written: ByFamily { ipv4: ipv4_in, ipv6: ipv6_in }, facts: facts_in };
-        let sockets = [site.open_socket()?, site.open_socket()?];
+        let sockets = site.host.namespace().run(FastPath::open_sockets)?;
         let fast_path = FastPath::start(watcher.take_ring()?, sockets, spin, &listeners)?;
         let undo = site.open_socket()?;
         Ok(Self { name, fast_path, watcher, lane, facts, written, undo, generation: 0, spin })
