@@ -89,13 +89,19 @@ impl WatchApplier {
     pub async fn run(mut self, mut wanted: WantedReceiver) {
         let (mut due, mut detach_due) = (None, None);
         loop {
-            let differs = tokio::select! {
+            let is_due = tokio::select! {
+                biased;
                 changed = wanted.changed() => if changed.is_err() { return } else { true },
                 () = wait_for(due) => true,
                 () = wait_for(detach_due) => false,
             };
-            let Some(newest) = wanted.borrow_and_update().clone() else { continue };
-            if differs {
+            // ORDER: what is marked as seen is looked at, whatever has woken this.
+            let (is_news, newest) = {
+                let newest = wanted.borrow_and_update();
+                (newest.has_changed(), newest.clone())
+            };
+            let Some(newest) = newest else { continue };
+            if is_due || is_news {
                 due = self.apply(&newest).map(|pause| Instant::now() + pause);
             }
             detach_due = self.detach_when_quiet(&newest);

@@ -95,8 +95,12 @@ impl Attacher {
         if found.is_some_and(|found| found.kind == kind || self.may_vary) {
             return Ok(());
         }
+        let varies = self.may_vary && is_another_watched();
+        if (varies || kind == LinkKind::Xdp) && links::take_anchor(pins, interface, ifindex)? {
+            return filter::remove(pins, ifindex);
+        }
         // ORDER: the new link before the old one goes, so that there is no gap when only the way changes.
-        let link = if self.may_vary && is_another_watched() {
+        let link = if varies {
             links::attach_xdp(object, ifindex).or_else(|error| {
                 tracing::debug!(interface, error = %one_line(&error), "no XDP beside others that are watched; tcx in its place");
                 links::attach_tcx(object, interface)

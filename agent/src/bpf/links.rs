@@ -81,38 +81,56 @@ pub(super) fn of(pins: &Pins, interface: &str, ifindex: u32) -> Result<Option<Pi
     for other in list(pins)?.into_iter().filter(|other| *other != pins.anchor()) {
         if let Some(pinned) = question(&other)?.filter(|pinned| pinned.ifindex == ifindex) {
             remove(&path)?;
-            fs::rename(&other, &path).map_err(|error| AttachError::File {
-                step: "cannot rename",
-                path: other,
-                error,
-            })?;
+            rename(&other, &path)?;
             return Ok(Some(pinned));
         }
     }
     Ok(None)
 }
 
-/// Sees to it that the program is attached with XDP somewhere, so that attaching it elsewhere keeps nobody waiting: to this interface, if
-/// it is nowhere else.
+/// Sees to it that the program is attached with XDP to an interface that is about to be watched, so that attaching it elsewhere keeps
+/// nobody waiting. Nobody else is watched.
 pub(super) fn hold_anchor(object: &mut Object, pins: &Pins, ifindex: u32) -> Result<(), AttachError> {
-    if has_xdp_beside(pins, None)? {
+    if is_anchored(pins, ifindex)? {
         return Ok(());
     }
     let link = attach_xdp(object, ifindex)?;
-    // That of a tap that is gone.
+    // ORDER: that of a tap that nobody watches any more goes when it is not the last one.
     remove(&pins.anchor())?;
     link.pin(pins.anchor())?;
     Ok(())
+}
+
+/// Makes the anchor the link of its interface, if it is on this one; whether it is.
+pub(super) fn take_anchor(pins: &Pins, interface: &str, ifindex: u32) -> Result<bool, AttachError> {
+    if !is_anchored(pins, ifindex)? {
+        return Ok(false);
+    }
+    let path = pins.link(interface);
+    remove(&path)?;
+    rename(&pins.anchor(), &path)?;
+    Ok(true)
+}
+
+fn is_anchored(pins: &Pins, ifindex: u32) -> Result<bool, AttachError> {
+    Ok(question(&pins.anchor())?.is_some_and(|anchor| anchor.ifindex == ifindex))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), AttachError> {
+    fs::rename(from, to).map_err(|error| AttachError::File {
+        step: "cannot rename",
+        path: from.into(),
+        error,
+    })
 }
 
 /// Detaches the program from an interface if that keeps nobody waiting; whether it did.
 pub(super) fn remove_cheap(pins: &Pins, ifindex: u32, interface: Option<&str>) -> Result<bool, AttachError> {
     let Some(path) = interface.map(|interface| pins.link(interface)) else { return Ok(false) };
     let only = PinnedLinkInfo { kind: LinkKind::Xdp, ifindex };
-    if question(&path)? != Some(only) || !has_xdp_beside(pins, Some(&path))? {
-        return Ok(false);
-    }
-    if question(&pins.anchor())?.is_some_and(|anchor| anchor.ifindex == ifindex) {
+    let is_all =
+        question(&path)? == Some(only) && !is_anchored(pins, ifindex)? && !pins.qdisc(ifindex).exists();
+    if !is_all || !has_xdp_beside(pins, &path)? {
         return Ok(false);
     }
     remove(&path)?;
@@ -120,10 +138,10 @@ pub(super) fn remove_cheap(pins: &Pins, ifindex: u32, interface: Option<&str>) -
 }
 
 /// Whether the program is attached with XDP by another link than this one.
-fn has_xdp_beside(pins: &Pins, path: Option<&Path>) -> Result<bool, AttachError> {
+fn has_xdp_beside(pins: &Pins, path: &Path) -> Result<bool, AttachError> {
     let is_there = |pinned: PinnedLinkInfo| pinned.kind == LinkKind::Xdp && pinned.ifindex != 0;
     // By its name the anchor comes first.
-    for other in list(pins)?.iter().filter(|other| path != Some(other.as_path())) {
+    for other in list(pins)?.iter().filter(|other| path != other.as_path()) {
         if question(other)?.is_some_and(is_there) {
             return Ok(true);
         }

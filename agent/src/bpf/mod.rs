@@ -150,6 +150,8 @@ impl Kernel {
             // What cannot see frames must not pass for armed after a restart.
             if before.is_none() {
                 self.maps.remove_watch(ifindex).map_err(failed)?;
+                // A part of it may be attached.
+                self.idle.insert(ifindex, Some(interface.to_owned()));
             }
             return Err(ArmError::Attach { interface: interface.to_owned(), error });
         }
@@ -172,8 +174,12 @@ impl Kernel {
             self.maps.forget_evidence(watch.generation).map_err(failed)?;
             self.maps.remove_watch(ifindex).map_err(failed)?;
         }
+        let detached = match self.attachment() {
+            Attachment::Tc => attach::detach(&self.pins, ifindex, interface).map(|()| true),
+            Attachment::Tcx | Attachment::Xdp => links::remove_cheap(&self.pins, ifindex, interface),
+        };
         // What cannot be done now is done later.
-        if !links::remove_cheap(&self.pins, ifindex, interface).unwrap_or(false) {
+        if !detached.unwrap_or(false) {
             self.idle.insert(ifindex, interface.map(str::to_owned));
         }
         Ok(())

@@ -91,6 +91,35 @@ fn the_first_tap_may_go_before_the_others() {
     assert_eq!(bed.pins("links"), Vec::<String>::new());
 }
 
+/// The next agent takes XDP because the operator wants it by now, or because another tap is watched; the anchor has that place on the tap.
+#[test]
+fn the_anchor_becomes_the_link_of_its_tap() {
+    if !kernel::has_tcx() {
+        return;
+    }
+    for attach in [Attach::Xdp, Attach::Auto] {
+        let bed = Bed::new();
+        let (tap, other) = (bed.plug(), bed.plug_other());
+        let mut kernel = bed.open(Attach::Auto);
+        bed.arm(&mut kernel, &tap, &watch(1));
+        arm_other(&bed, &mut kernel, &other, &watch(2));
+        drop(kernel);
+        if attach == Attach::Auto {
+            // As an agent leaves it that was killed before it was attached to tcx.
+            std::fs::remove_file(bed.pin_path.join("links").join(TAP)).unwrap();
+        }
+        let mut kernel = bed.open(attach);
+        bed.arm(&mut kernel, &tap, &watch(1));
+        let attached = bed.attached();
+        assert!(attached.contains(XDP) && !attached.contains(TCX), "{attached}");
+        assert_eq!(bed.pins("links"), [TAP, OTHER_TAP]);
+        tap.open().send(&announcement());
+        wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+        bed.disarm(&mut kernel, tap.ifindex(), Some(TAP));
+        assert_eq!(bed.attached(), "");
+    }
+}
+
 /// An operator who says which way gets that one.
 #[test]
 fn a_way_that_was_chosen_is_taken() {

@@ -217,10 +217,9 @@ impl Lives<'_> {
 /// From the decision that the machine has arrived until the priority was normal again, by the times in the agent's log.
 fn waited(node: &Node, endpoint: &str) -> Option<Duration> {
     let lines = node.agent.log().matching(&["Live migration state transition", endpoint]);
-    let last = |part: &str| {
-        lines.iter().rfind(|line| line.text.contains(part)).and_then(|line| time_of_day(&line.text))
-    };
-    let (from, to) = (last("to=TimeWait")?, last("from=TimeWait")?);
+    let began = lines.iter().rposition(|line| line.text.contains("to=TimeWait"))?;
+    let ended = lines[began..].iter().find(|line| line.text.contains("from=TimeWait"))?;
+    let (from, to) = (time_of_day(&lines[began].text)?, time_of_day(&ended.text)?);
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     Some(if from <= to { to - from } else { to + DAY - from })
 }
