@@ -100,20 +100,19 @@ impl Attacher {
             return filter::remove(pins, ifindex);
         }
         // ORDER: the new link before the old one goes, so that there is no gap when only the way changes.
-        let link = if varies {
-            links::attach_xdp(object, ifindex).or_else(|error| {
+        let link = match kind {
+            LinkKind::Xdp => links::attach_xdp(object, ifindex)?,
+            LinkKind::Tcx if varies => links::attach_xdp(object, ifindex).or_else(|error| {
                 tracing::debug!(interface, error = %one_line(&error), "no XDP beside others that are watched; tcx in its place");
                 links::attach_tcx(object, interface)
-            })?
-        } else if self.may_vary {
-            if let Err(error) = links::hold_anchor(object, pins, ifindex) {
-                tracing::debug!(interface, error = %one_line(&error), "no XDP, so to attach to others may keep this tap waiting");
-            }
-            links::attach_tcx(object, interface)?
-        } else {
-            match kind {
-                LinkKind::Tcx => links::attach_tcx(object, interface)?,
-                LinkKind::Xdp => links::attach_xdp(object, ifindex)?,
+            })?,
+            LinkKind::Tcx => {
+                if self.may_vary
+                    && let Err(error) = links::hold_anchor(object, pins, ifindex)
+                {
+                    tracing::debug!(interface, error = %one_line(&error), "no XDP, so to attach to others may keep this tap waiting");
+                }
+                links::attach_tcx(object, interface)?
             }
         };
         let path = pins.link(interface);

@@ -214,6 +214,6 @@ fn the_object_that_logs_works_as_well() {
     assert!(!has_lines());
     bed.arm(&mut kernel, &tap, &watch(1));
     qemu.send(&announcement());
-    wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+    wait_latched(&kernel, 1);
     wait::until(wait::SOON, "it is logged", has_lines);
 }

@@ -18,7 +18,7 @@ fn disarming_leaves_nothing_behind() {
             bed.arm(&mut kernel, &tap, &watch(1));
             assert_ne!(bed.attached(), "", "{attachment}");
             qemu.send(&announcement());
-            wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+            wait_latched(&kernel, 1);
 
             bed.disarm(&mut kernel, tap.ifindex(), name);
             assert_eq!(bed.attached(), "", "{attachment} {name:?}");
@@ -70,7 +70,7 @@ fn changing_the_way_replaces_what_is_attached() {
         let mut kernel = bed.open(attach);
         bed.arm(&mut kernel, &tap, &watch(generation));
         qemu.send(&announcement());
-        wait::until(wait::SOON, "it is latched", || kernel.evidence(generation).unwrap().is_some());
+        wait_latched(&kernel, generation);
         let lines = if attachment == Attachment::Tc { 2 } else { 1 };
         assert_eq!(bed.attached().lines().count(), lines, "{attachment}: {}", bed.attached());
     }
@@ -122,7 +122,7 @@ fn the_object_loads_with_bpftool_and_its_maps_have_names() {
     let mut kernel = bed.open(Attach::Auto);
     bed.arm(&mut kernel, &tap, &watch(5));
     qemu.send(&announcement());
-    wait::until(wait::SOON, "it is latched", || kernel.evidence(5).unwrap().is_some());
+    wait_latched(&kernel, 5);
     for (map, fields) in [
         ("WATCHES", &["\"generation\": 5", "\"mac\": [250,22,62,0,0,1", "\"ipv4_count\": 1"][..]),
         ("EVIDENCE", &["\"key\": 5", "\"kind\": 2", "\"seen_at_ns\": "]),
@@ -159,7 +159,7 @@ fn an_ingress_qdisc_of_somebody_else_serves_as_well() {
     let mut kernel = bed.open(Attach::Tc);
     bed.arm(&mut kernel, &tap, &watch(1));
     qemu.send(&announcement());
-    wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+    wait_latched(&kernel, 1);
     bed.disarm(&mut kernel, tap.ifindex(), Some(TAP));
     assert_eq!(qdisc(), before, "it stays");
     assert!(!bed.attached().contains("cutover_tc"), "{}", bed.attached());

@@ -6,7 +6,7 @@ use cutover_agent::bpf::{Attach, Attachment, Kernel, OpenError, Options, cleanup
 use cutover_common::MacAddr;
 use cutover_common::abi::{Announcement, WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch};
 use cutover_tests::frames::{self, Frame};
-use cutover_tests::{Host, Lab, Tap, kernel};
+use cutover_tests::{Host, Lab, Tap, kernel, wait};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -119,6 +119,14 @@ impl Bed {
         names.sort();
         names
     }
+}
+
+/// Waits until the announcement that this arming waits for is latched.
+#[track_caller]
+pub(crate) fn wait_latched(kernel: &Kernel, generation: u64) {
+    wait::until(wait::SOON, format_args!("generation {generation} is latched"), || {
+        kernel.evidence(generation).unwrap().is_some()
+    });
 }
 
 impl Drop for Bed {

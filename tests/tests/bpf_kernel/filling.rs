@@ -10,6 +10,23 @@ fn arm_other(bed: &Bed, kernel: &mut Kernel, tap: &Tap, watch: &Watch) {
     bed.inside(|| kernel.arm(tap.ifindex(), OTHER_TAP, watch)).unwrap();
 }
 
+/// A host with two taps that are watched, the first one for generation 1 and then the other one for generation 2.
+fn both_watched(attach: Attach) -> (Bed, Tap, Tap, Kernel) {
+    let bed = Bed::new();
+    let (tap, other) = (bed.plug(), bed.plug_other());
+    let mut kernel = bed.open(attach);
+    bed.arm(&mut kernel, &tap, &watch(1));
+    arm_other(&bed, &mut kernel, &other, &watch(2));
+    (bed, tap, other, kernel)
+}
+
+/// The guest at one of them announces itself, which is latched.
+#[track_caller]
+fn announce(kernel: &Kernel, tap: &Tap, generation: u64) {
+    tap.open().send(&announcement());
+    wait_latched(kernel, generation);
+}
+
 const TCX: &str = "tcx cutover_tc";
 const XDP: &str = "driver id";
 
@@ -20,11 +37,7 @@ fn while_a_tap_is_watched_others_get_xdp() {
     if !kernel::has_tcx() {
         return;
     }
-    let bed = Bed::new();
-    let (tap, other) = (bed.plug(), bed.plug_other());
-    let mut kernel = bed.open(Attach::Auto);
-    bed.arm(&mut kernel, &tap, &watch(1));
-    arm_other(&bed, &mut kernel, &other, &watch(2));
+    let (bed, tap, other, kernel) = both_watched(Attach::Auto);
     let expect = |first: &[&str], second: &[&str]| {
         for (tap, expected) in [(TAP, first), (OTHER_TAP, second)] {
             let attached = bed.attached_to(tap);
@@ -34,10 +47,6 @@ fn while_a_tap_is_watched_others_get_xdp() {
     };
     expect(&[TCX, XDP], &[XDP]);
     assert_eq!(bed.pins("links"), ["%anchor", TAP, OTHER_TAP]);
-    let announce = |kernel: &Kernel, tap: &Tap, generation| {
-        tap.open().send(&announcement());
-        wait::until(wait::SOON, "it is latched", || kernel.evidence(generation).unwrap().is_some());
-    };
     announce(&kernel, &tap, 1);
     announce(&kernel, &other, 2);
 
@@ -66,11 +75,7 @@ fn the_first_tap_may_go_before_the_others() {
     if !kernel::has_tcx() {
         return;
     }
-    let bed = Bed::new();
-    let (tap, other) = (bed.plug(), bed.plug_other());
-    let mut kernel = bed.open(Attach::Auto);
-    bed.arm(&mut kernel, &tap, &watch(1));
-    arm_other(&bed, &mut kernel, &other, &watch(2));
+    let (bed, tap, other, mut kernel) = both_watched(Attach::Auto);
     let ifindex = tap.ifindex();
     tap.remove();
     bed.disarm(&mut kernel, ifindex, Some(TAP));
@@ -79,8 +84,7 @@ fn the_first_tap_may_go_before_the_others() {
     bed.arm(&mut kernel, &third, &watch(3));
     assert_eq!(bed.pins("links"), [TAP, OTHER_TAP]);
     for (tap, generation) in [(&other, 2), (&third, 3)] {
-        tap.open().send(&announcement());
-        wait::until(wait::SOON, "it is latched", || kernel.evidence(generation).unwrap().is_some());
+        announce(&kernel, tap, generation);
     }
     // The last one is detached when nobody is awaited.
     bed.inside(|| kernel.disarm(other.ifindex(), Some(OTHER_TAP))).unwrap();
@@ -98,11 +102,7 @@ fn the_anchor_becomes_the_link_of_its_tap() {
         return;
     }
     for attach in [Attach::Xdp, Attach::Auto] {
-        let bed = Bed::new();
-        let (tap, other) = (bed.plug(), bed.plug_other());
-        let mut kernel = bed.open(Attach::Auto);
-        bed.arm(&mut kernel, &tap, &watch(1));
-        arm_other(&bed, &mut kernel, &other, &watch(2));
+        let (bed, tap, _other, kernel) = both_watched(Attach::Auto);
         drop(kernel);
         if attach == Attach::Auto {
             // As an agent leaves it that was killed before it was attached to tcx.
@@ -113,8 +113,7 @@ fn the_anchor_becomes_the_link_of_its_tap() {
         let attached = bed.attached();
         assert!(attached.contains(XDP) && !attached.contains(TCX), "{attached}");
         assert_eq!(bed.pins("links"), [TAP, OTHER_TAP]);
-        tap.open().send(&announcement());
-        wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+        announce(&kernel, &tap, 1);
         bed.disarm(&mut kernel, tap.ifindex(), Some(TAP));
         assert_eq!(bed.attached(), "");
     }
@@ -126,11 +125,7 @@ fn a_way_that_was_chosen_is_taken() {
     if !kernel::has_tcx() {
         return;
     }
-    let bed = Bed::new();
-    let (tap, other) = (bed.plug(), bed.plug_other());
-    let mut kernel = bed.open(Attach::Tcx);
-    bed.arm(&mut kernel, &tap, &watch(1));
-    arm_other(&bed, &mut kernel, &other, &watch(2));
+    let (bed, _tap, _other, _kernel) = both_watched(Attach::Tcx);
     assert_eq!(bed.pins("links"), [TAP, OTHER_TAP]);
 }
 
@@ -185,8 +180,7 @@ fn a_limit_of_bandwidth_can_be_set_and_hides_no_announcement() {
             limit();
         }
         for (tap, generation) in [(&tap, 1), (&other, 2)] {
-            tap.open().send(&announcement());
-            wait::until(wait::SOON, "it is latched", || kernel.evidence(generation).unwrap().is_some());
+            announce(&kernel, tap, generation);
         }
         for (tap, name) in [(&tap, TAP), (&other, OTHER_TAP)] {
             bed.disarm(&mut kernel, tap.ifindex(), Some(name));
@@ -207,7 +201,7 @@ fn what_is_left_attached_latches_nothing_and_goes_later() {
         bed.arm(&mut kernel, &tap, &watch(1));
         arm_other(&bed, &mut kernel, &other, &watch(2));
         qemu.send(&announcement());
-        wait::until(wait::SOON, "it is latched", || kernel.evidence(1).unwrap().is_some());
+        wait_latched(&kernel, 1);
         bed.inside(|| kernel.disarm(tap.ifindex(), Some(TAP))).unwrap();
         assert!(kernel.is_awaiting().unwrap(), "{attachment}");
         qemu.send(&announcement());
@@ -227,11 +221,7 @@ fn what_is_left_attached_is_taken_over_and_goes_later() {
     if !kernel::has_tcx() {
         return;
     }
-    let bed = Bed::new();
-    let (tap, other) = (bed.plug(), bed.plug_other());
-    let mut kernel = bed.open(Attach::Tcx);
-    bed.arm(&mut kernel, &tap, &watch(1));
-    arm_other(&bed, &mut kernel, &other, &watch(2));
+    let (bed, tap, _other, mut kernel) = both_watched(Attach::Tcx);
     bed.inside(|| kernel.disarm(tap.ifindex(), Some(TAP))).unwrap();
     drop(kernel);
     let mut kernel = bed.open(Attach::Tcx);
@@ -239,8 +229,7 @@ fn what_is_left_attached_is_taken_over_and_goes_later() {
     // The virtual machine may come here again.
     bed.arm(&mut kernel, &tap, &watch(3));
     assert_eq!(kernel.idle(), 0);
-    tap.open().send(&announcement());
-    wait::until(wait::SOON, "it is latched", || kernel.evidence(3).unwrap().is_some());
+    announce(&kernel, &tap, 3);
     bed.disarm(&mut kernel, tap.ifindex(), Some(TAP));
     assert_eq!(bed.pins("links"), [OTHER_TAP]);
 }
@@ -263,7 +252,7 @@ fn a_tap_that_was_renamed_is_armed_as_it_is() {
         let successor = bed.plug();
         bed.arm(&mut kernel, &successor, &watch(3));
         qemu.send(&announcement());
-        wait::until(wait::SOON, "it is latched", || kernel.evidence(2).unwrap().is_some());
+        wait_latched(&kernel, 2);
     }
 }
 
@@ -273,11 +262,7 @@ fn a_link_without_a_watch_goes_at_the_start_if_nobody_is_watched() {
     if !kernel::has_tcx() {
         return;
     }
-    let bed = Bed::new();
-    let (tap, other) = (bed.plug(), bed.plug_other());
-    let mut kernel = bed.open(Attach::Tcx);
-    bed.arm(&mut kernel, &tap, &watch(1));
-    arm_other(&bed, &mut kernel, &other, &watch(2));
+    let (bed, tap, other, kernel) = both_watched(Attach::Tcx);
     drop(kernel);
     let forget = |ifindex: u32| {
         let map = Map::HashMap(MapData::from_pin(bed.pin_path.join("maps/WATCHES")).unwrap());

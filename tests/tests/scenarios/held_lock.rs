@@ -9,7 +9,7 @@ use cutover_tests::driver::Pace;
 use cutover_tests::resources::felix_configuration;
 use cutover_tests::route_history::{Change, Event, History};
 use cutover_tests::scene::{ELEVATED, Node, SOURCE, TARGET};
-use cutover_tests::{Driver, Lab, Port, frames, wait};
+use cutover_tests::{Driver, Lab, Port, Tap, frames, wait};
 use ipnet::IpNet;
 use serde_json::json;
 use std::ffi::OsString;
@@ -51,10 +51,17 @@ fn expect_in_some_attempt(mut attempt: impl FnMut() -> Vec<(IpNet, BootTime)>) {
     panic!("IPv6 has never been there {HELD_UP:?} before IPv4:\n{seen:#?}");
 }
 
-/// Of two machines that arrive: the IPv4 route of the first one waits, and keeps nothing of the second one waiting but its IPv4 route.
-#[test]
-fn arriving_machines_are_reached_over_ipv6_at_once() {
-    expect_in_some_attempt(|| {
+/// A host that waits for two virtual machines.
+struct Awaiting {
+    node: Node,
+    second_tap: Tap,
+    ports: [Port; 2],
+    // Last, because it looks for what is left.
+    lab: Lab,
+}
+
+impl Awaiting {
+    fn two() -> Self {
         let lab = Lab::new();
         let directory = lab.directory();
         let ports = [1, 2].map(Port::new);
@@ -65,10 +72,17 @@ fn arriving_machines_are_reached_over_ipv6_at_once() {
             let driver = Driver::new(&directory, port).at_pace(Pace::IMMEDIATE);
             driver.bind(SOURCE);
             let _uid = driver.start(SOURCE, TARGET);
-        }
-        for port in &ports {
             node.agent.wait_up(port);
         }
+        Self { node, second_tap, ports, lab }
+    }
+}
+
+/// Of two machines that arrive: the IPv4 route of the first one waits, and keeps nothing of the second one waiting but its IPv4 route.
+#[test]
+fn arriving_machines_are_reached_over_ipv6_at_once() {
+    expect_in_some_attempt(|| {
+        let Awaiting { lab, node, ports, second_tap } = Awaiting::two();
         let hypervisors = [node.tap().open(), second_tap.open()];
         let crowd = Crowd::gather(&lab);
         let mark = node.watch.mark();
@@ -117,18 +131,7 @@ fn ipv6_routes_change_while_ipv4_routes_wait() {
 fn what_a_machine_that_has_arrived_leaves_attached_stays_while_another_is_awaited() {
     /// LIMIT: longer than the agent waits when nobody is awaited, and shorter than it waits at the latest.
     const A_WHILE: Duration = Duration::from_secs(3);
-    let lab = Lab::new();
-    let directory = lab.directory();
-    let ports = [1, 2].map(Port::new);
-    let mut node = Node::new(&lab, TARGET, &directory, &ports[0]);
-    let second_tap = node.host.plug(&ports[1].interface, ports[1].tap_mac());
-    node.agent.start();
-    for port in &ports {
-        let driver = Driver::new(&directory, port).at_pace(Pace::IMMEDIATE);
-        driver.bind(SOURCE);
-        let _uid = driver.start(SOURCE, TARGET);
-        node.agent.wait_up(port);
-    }
+    let Awaiting { lab: _lab, node, ports, second_tap } = Awaiting::two();
     let links = || {
         let folder = fs::read_dir(node.agent.pin_path().join("links")).expect("the agent has made it");
         let mut names: Vec<_> = folder.map(|entry| entry.expect("an entry").file_name()).collect();
