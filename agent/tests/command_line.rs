@@ -1,6 +1,6 @@
 //! The binary as people and scripts meet it: exit codes, error lines, `check-config`, `migrate`, `timeline`.
 
-use cutover_agent::datastore::{Event, dir::Directory};
+use cutover_daemon::datastore::{Event, dir::Directory};
 use cutover_engine::Fact;
 use std::collections::BTreeMap;
 use std::fs;
@@ -261,7 +261,7 @@ impl Lab {
 
     /// Names and texts of all files.
     fn files(&self) -> BTreeMap<String, String> {
-        let files = cutover_agent::datastore::resource_files(&self.path("")).unwrap();
+        let files = cutover_daemon::datastore::resource_files(&self.path("")).unwrap();
         let name = |path: &Path| path.strip_prefix(self.path("")).unwrap().to_str().unwrap().to_owned();
         files.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
     }

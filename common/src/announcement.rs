@@ -33,7 +33,19 @@ impl AnnouncementKind {
         }
     }
 
-    /// The name for people and metrics, in snake case.
+    /// The words for people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Rarp => "RARP",
+            Self::GarpRequest => "gratuitous ARP request",
+            Self::GarpReply => "gratuitous ARP reply",
+            Self::NeighbourAdvertisement => "neighbour advertisement",
+            Self::FirstFrame => "first frame",
+        }
+    }
+
+    /// The name for counters, in snake case.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 //! One time for everything: what others note on CLOCK_REALTIME (QEMU its events, the kernel its frames), on CLOCK_BOOTTIME.
 
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use std::time::{Duration, UNIX_EPOCH};
 

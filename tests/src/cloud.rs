@@ -21,7 +21,7 @@ use crate::resources::{Port, felix_configuration, new_uid};
 use crate::route_watch::{Mark, RouteWatch};
 use crate::scene::{NORMAL, SOURCE, TARGET};
 use crate::{probe, wait};
-use cutover_agent::datastore::etcd::Keys;
+use cutover_daemon::datastore::etcd::Keys;
 use cutover_engine::{BootTime, EndpointKey};
 use ipnet::IpNet;
 use serde_json::{Value, json};

@@ -20,7 +20,7 @@ use crate::resources::Port;
 use crate::route_watch::{Mark, RouteWatch};
 use crate::scene::{self, Scene};
 use crate::wait;
-use cutover_agent::bgp::{PREFERENCE_OF_METRIC_0, Priorities};
+use cutover_bgp::{PREFERENCE_OF_METRIC_0, Priorities};
 use std::net::IpAddr;
 use std::time::Duration;
 

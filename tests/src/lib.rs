@@ -35,6 +35,7 @@ pub mod neighbour_flood;
 pub mod neutron;
 pub mod packet;
 pub mod probe;
+pub mod processors;
 pub mod program_cost;
 pub mod release;
 pub mod residue;

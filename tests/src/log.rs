@@ -1,7 +1,7 @@
 //! The log lines of a process, taken as they come, and waiting for one of them.
 
 use crate::wait;
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex};

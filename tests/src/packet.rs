@@ -119,7 +119,7 @@ impl From<PacketSocket> for OwnedFd {
 mod tests {
     use super::*;
     use crate::{Lab, frames, wait};
-    use cutover_agent::clock;
+    use cutover_daemon::clock;
 
     #[test]
     fn the_kernel_knows_when_a_frame_came_and_from_whom() {

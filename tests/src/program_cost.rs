@@ -6,8 +6,8 @@
 
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
-use cutover_agent::bpf::OBJECT;
 use cutover_common::names::{PROGRAM_TC, PROGRAM_XDP};
+use cutover_daemon::bpf::OBJECT;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 

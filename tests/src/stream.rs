@@ -8,7 +8,7 @@ pub use record::{ByteRecord, DatagramRecord};
 
 use crate::namespace::Namespace;
 use crate::vm::ECHO_PORT;
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeSpec, TimeValLike as _};

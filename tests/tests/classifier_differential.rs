@@ -11,9 +11,9 @@ mod frames;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
-use cutover_agent::bpf::OBJECT;
 use cutover_common::abi::{Announcement, Evidence, Settings, WATCH_FLAG_FIRST_FRAME, Watch};
 use cutover_common::{Counter, Counters, Frame, Verdict, classify, names};
+use cutover_daemon::bpf::OBJECT;
 use frames::*;
 use std::collections::BTreeMap;
 

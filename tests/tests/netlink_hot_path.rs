@@ -1,6 +1,6 @@
 //! The fast path's promise: sending a prepared batch allocates nothing when all is well.
 
-use cutover_agent::netlink::{RouteChange, RouteSocket, route};
+use cutover_daemon::netlink::{RouteChange, RouteSocket, route};
 use cutover_engine::wanted::WantedRoute;
 use cutover_tests::namespace::Namespace;
 use std::alloc::{GlobalAlloc, Layout, System};

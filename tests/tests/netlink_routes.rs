@@ -13,12 +13,12 @@ mod rewrites;
 #[path = "netlink/rig.rs"]
 mod rig;
 
-use cutover_agent::clock;
-use cutover_agent::netlink::batch::DATAGRAM_MESSAGES_MAX;
-use cutover_agent::netlink::{
+use cutover_common::MacAddr;
+use cutover_daemon::clock;
+use cutover_daemon::netlink::batch::DATAGRAM_MESSAGES_MAX;
+use cutover_daemon::netlink::{
     Failure, Monitor, MonitorSettings, RouteChange, RouteEvent, RouteSocket, route as kernel_route, snapshot,
 };
-use cutover_common::MacAddr;
 use cutover_engine::model::{Trigger, Validation};
 use cutover_engine::wanted::{Ipv6, WantedInterface, WantedRoute, WantedWatch};
 use cutover_engine::{Fact, Wanted};

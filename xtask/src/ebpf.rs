@@ -7,18 +7,18 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// Name of the object in the agent's build folder: the name of the package that it is built from.
+/// Name of the object in the daemon's build folder: the name of the package that it is built from.
 const OBJECT: &str = "cutover-ebpf";
 
-/// Builds the agent, whose build script builds the object, so that there is one way of building it; copies
+/// Builds the daemon, whose build script builds the object, so that there is one way of building it; copies
 /// the object to `target/bpf/cutover.o` and prints that path on standard output.
 pub(crate) fn run() -> Result<()> {
     setup::for_building()?;
     let messages = Step::cargo()
-        .args(["build", "--locked", "--package", "cutover-agent", "--lib", "--message-format=json"])
+        .args(["build", "--locked", "--package", "cutover-daemon", "--lib", "--message-format=json"])
         .output()?;
     let Some(folder) = messages.lines().find_map(out_dir) else {
-        bail!("cargo did not say where the build script of cutover-agent puts the object");
+        bail!("cargo did not say where the build script of cutover-daemon puts the object");
     };
     let object = folder.join(OBJECT);
     let published = workspace::target().join("bpf/cutover.o");
@@ -31,12 +31,12 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The build folder of the agent, if this line of cargo's JSON messages is about it.
+/// The build folder of the daemon, if this line of cargo's JSON messages is about it.
 fn out_dir(line: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let is_agent = message["reason"] == "build-script-executed"
-        && message["package_id"].as_str()?.contains("cutover-agent");
-    is_agent.then(|| message["out_dir"].as_str().map(PathBuf::from))?
+    let is_daemon = message["reason"] == "build-script-executed"
+        && message["package_id"].as_str()?.contains("cutover-daemon");
+    is_daemon.then(|| message["out_dir"].as_str().map(PathBuf::from))?
 }
 
 #[cfg(test)]
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn the_build_folder_is_found_among_the_messages() {
-        let ours = r#"{"reason":"build-script-executed","package_id":"path+file:///src/agent#cutover-agent@0.1.0","out_dir":"/target/out"}"#;
+        let ours = r#"{"reason":"build-script-executed","package_id":"path+file:///src/agent/daemon#cutover-daemon@0.1.0","out_dir":"/target/out"}"#;
         let other = r#"{"reason":"build-script-executed","package_id":"registry+https://x#libc@0.2.1","out_dir":"/target/libc"}"#;
         assert_eq!(out_dir(ours), Some("/target/out".into()));
         assert_eq!(out_dir(other), None);

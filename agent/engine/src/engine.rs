@@ -8,6 +8,7 @@ mod filter;
 mod kernel;
 mod locals;
 mod loss;
+mod placed;
 mod recall;
 mod reports;
 mod resources;
@@ -20,7 +21,7 @@ pub use filter::PATIENCE as CHAINS_PATIENCE;
 use crate::chains::Chains;
 use crate::fact::{AnnouncementSeen, Fact, Link};
 use crate::machine::{Machine, State, Transition};
-use crate::memory::{Found, Memory, Remembered};
+use crate::memory::{LeftBehind, Memory, Remembered};
 use crate::model::{EndpointKey, LiveMigration, Policy};
 use crate::notice::{MigrationRecord, Notice};
 use crate::shared::SharedSet;
@@ -29,12 +30,12 @@ use crate::view::EndpointView;
 use crate::wanted::Wanted;
 use absence::Absences;
 use aftermath::Aftermaths;
-use build::Placed;
 use claims::Claims;
 use filter::WaitingEndpoints;
 use ipnet::IpNet;
 use locals::{Local, Locals};
 use loss::Losses;
+use placed::Placed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -56,7 +57,7 @@ pub struct Engine {
     /// What Felix has, by interface.
     chains: BTreeMap<String, Chains>,
     waiting: WaitingEndpoints,
-    found: Found,
+    found: LeftBehind,
     /// Machines of the last life whose endpoints have not shown up yet.
     remembered: BTreeMap<EndpointKey, Remembered>,
     /// They are worked with until the datastore is in sync.
@@ -85,7 +86,7 @@ pub struct Engine {
 impl Engine {
     /// A new engine with what survived the agent's last life.
     #[must_use]
-    pub fn new(policy: Policy, memory: Memory, found: Found) -> Self {
+    pub fn new(policy: Policy, memory: Memory, found: LeftBehind) -> Self {
         let remembered = memory.endpoints.iter().filter_map(|entry| entry.machine.arming);
         let last_generation = found
             .watches
@@ -258,7 +259,7 @@ impl Engine {
 
     /// The number of a workload's interface that exists. Which names are a workload's can change at any time.
     fn ifindex(&self, interface: &str) -> Option<u32> {
-        self.ifindexes.get(interface).copied().filter(|_| self.policy.is_workload_interface(interface))
+        self.ifindexes.get(interface).copied().filter(|_| self.policy.interface_prefixes.cover(interface))
     }
 
     fn link(&self, interface: &str) -> Option<&Link> {

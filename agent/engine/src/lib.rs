@@ -11,6 +11,7 @@
 pub mod chains;
 pub mod engine;
 pub mod fact;
+mod interface_prefix;
 mod labels;
 pub mod machine;
 pub mod memory;
@@ -25,6 +26,7 @@ pub mod wanted;
 
 pub use engine::Engine;
 pub use fact::Fact;
+pub use interface_prefix::InterfacePrefixes;
 pub use model::{Endpoint, EndpointKey, LiveMigration};
 pub use notice::Notice;
 pub use time::BootTime;

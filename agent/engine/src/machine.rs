@@ -21,7 +21,7 @@ mod repeats;
 
 pub use repeats::Repeats;
 
-/// State of the machine. The names are those of the existing agent and of its documentation.
+/// State of the machine. The names are those of Felix and of its documentation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum State {
     /// Nobody migrates: normal priority.
@@ -699,19 +699,13 @@ impl Machine {
     }
 }
 
-/// Name of a kind of announcement by its number, for people.
+/// Words for a kind of announcement by its number. A file of another version may have a number that nobody here knows.
 #[must_use]
-pub fn kind_name(kind: u32) -> &'static str {
-    [
-        (AnnouncementKind::Rarp, "RARP"),
-        (AnnouncementKind::GarpRequest, "gratuitous ARP request"),
-        (AnnouncementKind::GarpReply, "gratuitous ARP reply"),
-        (AnnouncementKind::NeighbourAdvertisement, "neighbour advertisement"),
-        (AnnouncementKind::FirstFrame, "first frame"),
-    ]
-    .into_iter()
-    .find_map(|(known, name)| (known as u32 == kind).then_some(name))
-    .unwrap_or("unknown")
+pub const fn kind_name(kind: u32) -> &'static str {
+    match AnnouncementKind::from_number(kind) {
+        Some(kind) => kind.words(),
+        None => "unknown",
+    }
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ pub struct Remembered {
 
 /// What the kernel still has from the agent's last life.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Found {
+pub struct LeftBehind {
     /// Watches by ifindex: their generation and the hardware address that they are for.
     pub watches: BTreeMap<u32, (u64, MacAddr)>,
     /// Routes to workload interfaces, of every protocol and metric: which of them are ours and elevated is for the

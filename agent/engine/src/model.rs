@@ -1,5 +1,6 @@
 //! The resources as the engine sees them: already parsed, already checked, without their envelope.
 
+use crate::interface_prefix::InterfacePrefixes;
 pub use crate::labels::Labels;
 use core::fmt::{self, Write as _};
 use core::time::Duration;
@@ -160,8 +161,8 @@ pub struct Priorities {
 pub struct Policy {
     /// This host's name; endpoints with another host name are somebody else's.
     pub hostname: String,
-    /// An interface whose name begins with one of these is a workload's.
-    pub interface_prefixes: Vec<String>,
+    /// How the names of workload interfaces begin (`InterfacePrefix`).
+    pub interface_prefixes: InterfacePrefixes,
     /// IPv4 metrics.
     pub ipv4: Priorities,
     /// IPv6 metrics.
@@ -189,12 +190,6 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether an interface of this name belongs to a workload.
-    #[must_use]
-    pub fn is_workload_interface(&self, name: &str) -> bool {
-        self.interface_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
-    }
-
     /// The metrics of the family of `address`.
     #[must_use]
     pub const fn priorities(&self, address: IpAddr) -> Priorities {
@@ -210,7 +205,7 @@ impl Default for Policy {
         let priorities = Priorities { normal: 1024, elevated: 512 };
         Self {
             hostname: String::new(),
-            interface_prefixes: vec!["tap".into()],
+            interface_prefixes: "tap".parse().unwrap_or_default(),
             ipv4: priorities,
             ipv6: priorities,
             ipv6_support: true,

@@ -1,12 +1,12 @@
 //! `cutover agent`: the daemon in the foreground.
 
 use super::{ConfigFile, Failure, datastore};
-use crate::agent::{self, RunError};
-use crate::allocator;
-use crate::bpf::{OpenError, is_refused};
-use crate::logging::one_line;
-use crate::run_dir::RunDirError;
-use crate::settings::Origin;
+use cutover_daemon::agent::{self, RunError};
+use cutover_daemon::allocator;
+use cutover_daemon::bpf::{OpenError, is_refused};
+use cutover_daemon::logging::one_line;
+use cutover_daemon::run_dir::RunDirError;
+use cutover_daemon::settings::Origin;
 use std::collections::BTreeMap;
 use std::fs;
 

@@ -1,9 +1,9 @@
 //! `cutover bgp`: a configuration of the BGP daemon that carries route priority, from the agent's settings.
 
 use super::{ConfigFile, Failure, accept, check_config, print};
-use crate::bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities, bird, frr};
-use crate::settings::Settings;
 use clap::{Args, Subcommand};
+use cutover_bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities, bird, frr};
+use cutover_daemon::settings::Settings;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
@@ -169,7 +169,7 @@ fn from_settings(arguments: &HostArguments, settings: &Settings) -> Parameters {
         },
         ipv6: settings.ipv6_support.then_some(ipv6),
         route_protocol: settings.device_route_protocol,
-        interface_prefixes: settings.interface_prefix.clone(),
+        interface_prefixes: settings.interface_prefix.iter().map(str::to_owned).collect(),
     }
 }
 

@@ -1,11 +1,13 @@
 //! `cutover check-config`: what is in force, why, and what is wrong.
 
 use super::{ConfigFile, DatastorePlace, Failure, accept, datastore, print};
-use crate::datastore::etcd::{Cluster, Keys, configurations};
-use crate::datastore::resource::{FelixConfiguration, Resource};
-use crate::datastore::{read_file, resource_files};
-use crate::logging::printable;
-use crate::settings::{Loaded, Settings, Severity, Sources, TABLE, load, reference};
+use cutover_daemon::datastore::etcd::{Cluster, Keys, configurations};
+use cutover_daemon::datastore::resource::Resource;
+use cutover_daemon::datastore::{read_file, resource_files};
+use cutover_daemon::logging::printable;
+use cutover_daemon::settings::{
+    FelixConfiguration, Loaded, Settings, Severity, Sources, TABLE, load, reference,
+};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -59,7 +61,7 @@ pub(super) fn certain(sources: &Sources) -> Result<Loaded, String> {
 
 /// What the datastore contributes.
 #[derive(Default)]
-struct Found {
+struct Contribution {
     configurations: Vec<FelixConfiguration>,
     /// What may hold more of them.
     unreadable: Vec<String>,
@@ -67,38 +69,39 @@ struct Found {
     left_out: Vec<String>,
 }
 
-impl Found {
+impl Contribution {
     fn nothing(reason: String) -> Self {
         Self { unreadable: vec![reason], ..Self::default() }
     }
 }
 
-fn resources(settings: &Settings) -> Found {
+fn resources(settings: &Settings) -> Contribution {
     match datastore(settings) {
         Ok(DatastorePlace::Directory(directory)) => from_directory(directory),
         Ok(DatastorePlace::Cluster(cluster)) => {
-            from_cluster(&cluster, settings).unwrap_or_else(Found::nothing)
+            from_cluster(&cluster, settings).unwrap_or_else(Contribution::nothing)
         }
-        Err(failure) => Found::nothing(failure.to_string()),
+        Err(failure) => Contribution::nothing(failure.to_string()),
     }
 }
 
-fn from_cluster(cluster: &Cluster, settings: &Settings) -> Result<Found, String> {
+fn from_cluster(cluster: &Cluster, settings: &Settings) -> Result<Contribution, String> {
     let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start the runtime: {error}"))?;
     let (configurations, unreadable) = runtime
         .block_on(configurations(cluster, &keys))
         .map_err(|error| format!("{error}; FelixConfigurations are left out"))?;
-    Ok(Found { configurations, unreadable, left_out: Vec::new() })
+    Ok(Contribution { configurations, unreadable, left_out: Vec::new() })
 }
 
-fn from_directory(directory: &Path) -> Found {
+fn from_directory(directory: &Path) -> Contribution {
     let files = match resource_files(directory) {
         Ok(files) => files,
-        Err(error) => return Found::nothing(error.to_string()),
+        Err(error) => return Contribution::nothing(error.to_string()),
     };
-    let Found { configurations: mut resources, mut unreadable, left_out: mut problems } = Found::default();
+    let Contribution { configurations: mut resources, mut unreadable, left_out: mut problems } =
+        Contribution::default();
     for path in files {
         match read_file(&path) {
             Ok((_, documents)) => {
@@ -122,7 +125,7 @@ fn from_directory(directory: &Path) -> Found {
             Err(refusal) => unreadable.push(format!("{}: {refusal}", path.display())),
         }
     }
-    Found { configurations: resources, unreadable, left_out: problems }
+    Contribution { configurations: resources, unreadable, left_out: problems }
 }
 
 fn as_table(loaded: &Loaded, unreadable: &[String]) -> String {

@@ -6,19 +6,19 @@
 
 use super::check_config::certain;
 use super::{ConfigFile, Failure, print};
-use crate::agent::monitor_settings;
-use crate::applier::pace::{PORTION, Pace};
-use crate::bpf::{self, CleanupError, OpenError};
-use crate::netlink::monitor::{Monitor, NeighbourEvent, RouteEvent, Streams};
-use crate::netlink::{
+use cutover_daemon::agent::monitor_settings;
+use cutover_daemon::applier::pace::{PORTION, Pace};
+use cutover_daemon::bpf::{self, CleanupError, OpenError};
+use cutover_daemon::netlink::{
     Family, Neighbour, NeighbourChange, Owner, PreparedBatch, RouteChange, RouteSocket, listeners, neighbour,
     route,
 };
-use crate::presence;
-use crate::run_dir::{RunDir, RunDirError};
-use crate::settings::{Loaded, Origin, Settings, Sources, load};
-use crate::sysctls::former::FormerValues;
-use crate::sysctls::{self, Sysctls};
+use cutover_daemon::netlink::{Monitor, NeighbourEvent, RouteEvent, Streams};
+use cutover_daemon::presence;
+use cutover_daemon::run_dir::{RunDir, RunDirError};
+use cutover_daemon::settings::{Loaded, Origin, Settings, Sources, load};
+use cutover_daemon::sysctls::former::FormerValues;
+use cutover_daemon::sysctls::{self, Sysctls};
 use cutover_engine::wanted::WantedRoute;
 use std::collections::BTreeSet;
 use std::fs;

@@ -3,7 +3,7 @@
 use super::check_config::with_resources;
 use super::{ConfigFile, Failure, print};
 use crate::doctor::{self, Configuration, Files, Level, Report, Subject, reference};
-use crate::settings::{Severity, Sources};
+use cutover_daemon::settings::{Severity, Sources};
 use std::path::PathBuf;
 
 /// Arguments of `cutover doctor`.

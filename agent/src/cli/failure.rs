@@ -1,6 +1,6 @@
 //! How a command fails: one line and an exit code of sysexits.h.
 
-use crate::logging::printable;
+use cutover_daemon::logging::printable;
 use std::fmt;
 use std::process::ExitCode;
 

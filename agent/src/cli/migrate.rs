@@ -9,11 +9,11 @@ mod stamp;
 mod store;
 
 use super::{ConfigFile, DatastorePlace, Failure, datastore};
-use crate::clock;
-use crate::datastore::etcd::Keys;
-use crate::datastore::resource::check_key;
-use crate::logging;
 use cluster::ClusterStore;
+use cutover_daemon::clock;
+use cutover_daemon::datastore::etcd::Keys;
+use cutover_daemon::datastore::resource::check_key;
+use cutover_daemon::logging;
 use cutover_engine::model::{EndpointKey, MigrationSource, MigrationTarget};
 use files::Files;
 use serde_json::{Value, json};
@@ -27,11 +27,11 @@ use tracing_subscriber::filter::LevelFilter;
 #[derive(Debug, clap::Args)]
 pub struct MigrateArguments {
     #[command(subcommand)]
-    step: Step,
+    step: MigrateStep,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Step {
+enum MigrateStep {
     /// Writes the LiveMigration, then the endpoint of the target host
     ///
     /// The endpoint is a copy of the source's. As the driver does, the source's endpoint is rewritten with the same content before the
@@ -112,16 +112,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub fn run(arguments: &MigrateArguments) -> Result<(), Failure> {
     logging::init(logging::Format::Text, LevelFilter::INFO);
     match &arguments.step {
-        Step::Begin { common, to, from } => {
+        MigrateStep::Begin { common, to, from } => {
             begin(&mut *common.store(None)?, &common.port, to, from.as_deref())
         }
-        Step::WaitReady { common, timeout, status_dir } => {
+        MigrateStep::WaitReady { common, timeout, status_dir } => {
             let timeout = Duration::try_from_secs_f64(*timeout)
                 .map_err(|_| Failure::usage("--timeout: write seconds, such as 300"))?;
             wait_ready(&mut *common.store(status_dir.clone())?, &common.port, timeout)
         }
-        Step::Complete { common, gap } => complete(&mut *common.store(None)?, &common.port, gap.with_gap),
-        Step::Abort { common, gap } => abort(&mut *common.store(None)?, &common.port, gap.with_gap),
+        MigrateStep::Complete { common, gap } => {
+            complete(&mut *common.store(None)?, &common.port, gap.with_gap)
+        }
+        MigrateStep::Abort { common, gap } => abort(&mut *common.store(None)?, &common.port, gap.with_gap),
     }
 }
 

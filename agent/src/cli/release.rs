@@ -1,8 +1,8 @@
 //! `cutover release`: the operator's word that what the agent keeps is really gone.
 
 use super::{ConfigFile, Failure, print, status};
-use crate::control;
-use crate::settings;
+use cutover_daemon::control;
+use cutover_daemon::settings;
 
 /// Arguments of `cutover release`.
 #[derive(Debug, clap::Args)]

@@ -1,10 +1,10 @@
 //! `cutover status`: what the running agent knows, as a table or as JSON.
 
 use super::{ConfigFile, Failure, print};
-use crate::control::{self, Losses, Recall, Status};
-use crate::logging::printable;
-use crate::overruns::{self, Overrun};
-use crate::settings;
+use cutover_daemon::control::{self, Losses, Recall, Status};
+use cutover_daemon::logging::printable;
+use cutover_daemon::overruns::{self, Overrun};
+use cutover_daemon::settings;
 use cutover_engine::view::{EndpointView, FelixView, RecallView};
 use std::fmt::Write as _;
 use std::io;
@@ -120,6 +120,14 @@ fn table(status: &Status) -> String {
         for (name, reason) in &status.quarantine {
             let _ = writeln!(text, "  {}: {}", printable(name), printable(reason));
         }
+    }
+    for (part, milliseconds) in &status.stuck {
+        let seconds = milliseconds / 1000;
+        let _ = writeln!(
+            text,
+            "ERROR: {} makes no progress: busy for {seconds} s without a pause",
+            printable(part)
+        );
     }
     for (what, reasons) in [
         ("cannot be armed", &status.unarmed),
@@ -293,8 +301,8 @@ pub(super) fn align(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Trouble, example};
-    use crate::felix::Report;
+    use cutover_daemon::control::{Trouble, example};
+    use cutover_daemon::felix::Report;
     use cutover_engine::machine::State;
     use cutover_engine::view::RouteView;
     use std::collections::BTreeMap;

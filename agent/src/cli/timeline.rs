@@ -12,10 +12,10 @@ pub(super) mod span;
 mod table;
 
 use super::{ConfigFile, Failure, print, warn};
-use crate::clock;
-use crate::control::{self, Status};
-use crate::migrations::{self, History};
-use crate::settings;
+use cutover_daemon::clock;
+use cutover_daemon::control::{self, Status};
+use cutover_daemon::migrations::{self, History};
+use cutover_daemon::settings;
 use migration::Migration;
 use std::fs;
 use std::io;

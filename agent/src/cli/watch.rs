@@ -8,9 +8,9 @@ mod screen;
 
 use super::status::ask;
 use super::{ConfigFile, Failure};
-use crate::clock;
-use crate::control;
-use crate::settings;
+use cutover_daemon::clock;
+use cutover_daemon::control;
+use cutover_daemon::settings;
 use nix::sys::signal::{SigSet, Signal};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{

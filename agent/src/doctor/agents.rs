@@ -1,8 +1,8 @@
 //! The running agent, and other programs that would undo what it does.
 
 use super::finding::{Area, Check, Finding};
-use crate::control::Status;
-use crate::processes::{Process, Processes};
+use cutover_daemon::control::Status;
+use cutover_daemon::processes::{Process, Processes};
 use std::io;
 
 static RUNNING: Check = Check {
@@ -130,7 +130,7 @@ fn others(processes: &Processes, agent: Option<u32>, felix_may: bool) -> Vec<Fin
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::control::{Trouble, example};
+    use cutover_daemon::control::{Trouble, example};
 
     fn status() -> Status {
         Status {

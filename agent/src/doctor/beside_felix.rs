@@ -3,13 +3,13 @@
 
 use super::command;
 use super::finding::{Area, Check, Finding};
-use crate::clock;
-use crate::control::Status;
-use crate::datastore::etcd::{Cluster, Keys, Writer};
-use crate::felix::settings::{self as felix_settings, Felix};
-use crate::felix::{self, Report};
-use crate::processes::Processes;
-use crate::settings::{DatastoreType, Role, Settings};
+use cutover_daemon::clock;
+use cutover_daemon::control::Status;
+use cutover_daemon::datastore::etcd::{Cluster, Keys, Writer};
+use cutover_daemon::felix::settings::{self as felix_settings, Felix};
+use cutover_daemon::felix::{self, Report};
+use cutover_daemon::processes::Processes;
+use cutover_daemon::settings::{DatastoreType, Role, Settings};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -58,7 +58,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 
 /// What the host showed.
 #[derive(Debug)]
-struct Seen {
+struct BesideFelix {
     felix: Vec<Felix>,
     version: Option<String>,
     report: Result<Report, String>,
@@ -87,7 +87,7 @@ pub(super) fn examine(
     let version = program.and_then(|program| command::answer(&program, &["--version"]).ok());
     let heartbeat = (is_readable && settings.datastore_type == DatastoreType::Etcdv3)
         .then(|| look_at_heartbeat(proc, settings, &felix, status));
-    let seen = Seen {
+    let seen = BesideFelix {
         version: version.and_then(|text| text.lines().next().map(str::to_owned)),
         report: felix::look(LOOK_WITHIN),
         felix,
@@ -96,7 +96,7 @@ pub(super) fn examine(
     judge(&seen, settings, status)
 }
 
-fn judge(seen: &Seen, settings: &Settings, status: Option<&Status>) -> Vec<Finding> {
+fn judge(seen: &BesideFelix, settings: &Settings, status: Option<&Status>) -> Vec<Finding> {
     let mut findings = vec![role(settings)];
     findings.extend(runs(seen));
     findings.extend(seen.felix.iter().flat_map(|felix| felix_leaves(felix, settings)));
@@ -116,7 +116,7 @@ fn role(settings: &Settings) -> Finding {
     }
 }
 
-fn runs(seen: &Seen) -> Vec<Finding> {
+fn runs(seen: &BesideFelix) -> Vec<Finding> {
     let mut findings: Vec<Finding> = seen
         .felix
         .iter()
@@ -293,9 +293,9 @@ mod tests {
         Settings { cutover_role: Role::Routes, ..Settings::default() }
     }
 
-    fn healthy() -> Seen {
+    fn healthy() -> BesideFelix {
         let variables = b"FELIX_ROUTESYNCDISABLED=true\0FELIX_ENDPOINTREPORTINGENABLED=false\0";
-        Seen {
+        BesideFelix {
             felix: vec![Felix::with_environment(7, variables)],
             version: Some("v3.33.0".into()),
             report: Ok(Report { backends: vec!["nftables".into()], ..Report::default() }),
@@ -303,7 +303,7 @@ mod tests {
         }
     }
 
-    fn problems(seen: &Seen, settings: &Settings) -> Vec<(&'static str, Level)> {
+    fn problems(seen: &BesideFelix, settings: &Settings) -> Vec<(&'static str, Level)> {
         let findings = judge(seen, settings, None).into_iter().filter(|it| it.level != Level::Ok);
         findings.map(|it| (it.check.name, it.level)).collect()
     }
@@ -311,43 +311,45 @@ mod tests {
     #[test]
     fn each_fault_is_exactly_one_finding() {
         assert_eq!(problems(&healthy(), &beside()), []);
-        let with =
-            |variables: &[u8]| Seen { felix: vec![Felix::with_environment(7, variables)], ..healthy() };
+        let with = |variables: &[u8]| BesideFelix {
+            felix: vec![Felix::with_environment(7, variables)],
+            ..healthy()
+        };
         let report = |backends: &[&str]| {
             let backends = backends.iter().map(|it| (*it).to_owned()).collect();
-            Seen { report: Ok(Report { backends, ..Report::default() }), ..healthy() }
+            BesideFelix { report: Ok(Report { backends, ..Report::default() }), ..healthy() }
         };
         let shared = Settings { endpoint_reporting_enabled: true, ..beside() };
         for (seen, settings, expected) in [
             (healthy(), Settings::default(), ("felix-role", Level::Warning)),
-            (Seen { felix: Vec::new(), ..healthy() }, beside(), ("felix-runs", Level::Error)),
+            (BesideFelix { felix: Vec::new(), ..healthy() }, beside(), ("felix-runs", Level::Error)),
             (report(&[]), beside(), ("felix-runs", Level::Warning)),
             (report(&["nftables", "iptables (nft)"]), beside(), ("felix-runs", Level::Warning)),
-            (Seen { report: Err("no".into()), ..healthy() }, beside(), ("felix-runs", Level::Warning)),
+            (BesideFelix { report: Err("no".into()), ..healthy() }, beside(), ("felix-runs", Level::Warning)),
             (with(b"FELIX_ENDPOINTREPORTINGENABLED=false\0"), beside(), ("felix-settings", Level::Error)),
             (with(b"FELIX_ROUTESYNCDISABLED=true\0"), shared, ("felix-settings", Level::Error)),
             (
-                Seen { felix: vec![Felix { pid: 7, environment: None }], ..healthy() },
+                BesideFelix { felix: vec![Felix { pid: 7, environment: None }], ..healthy() },
                 beside(),
                 ("felix-settings", Level::Notice),
             ),
             (
-                Seen { heartbeat: Some(Ok(Writes::Agent)), ..healthy() },
+                BesideFelix { heartbeat: Some(Ok(Writes::Agent)), ..healthy() },
                 beside(),
                 ("heartbeat-writer", Level::Error),
             ),
             (
-                Seen { heartbeat: Some(Ok(Writes::Nobody)), ..healthy() },
+                BesideFelix { heartbeat: Some(Ok(Writes::Nobody)), ..healthy() },
                 beside(),
                 ("heartbeat-writer", Level::Warning),
             ),
             (
-                Seen { heartbeat: Some(Ok(Writes::SomebodyElse)), ..healthy() },
+                BesideFelix { heartbeat: Some(Ok(Writes::SomebodyElse)), ..healthy() },
                 beside(),
                 ("heartbeat-writer", Level::Warning),
             ),
             (
-                Seen { heartbeat: Some(Err("no".into())), ..healthy() },
+                BesideFelix { heartbeat: Some(Err("no".into())), ..healthy() },
                 beside(),
                 ("heartbeat-writer", Level::Notice),
             ),

@@ -2,8 +2,8 @@
 
 use super::command::answer;
 use super::finding::{Area, Check, Finding};
-use crate::clock::{KernelClock, kernel_clock};
-use crate::processes::Processes;
+use cutover_daemon::clock::{KernelClock, kernel_clock};
+use cutover_daemon::processes::Processes;
 use std::time::Duration;
 
 static SYNCHRONISED: Check = Check {
@@ -20,7 +20,7 @@ const OFFSET_MAX: Duration = Duration::from_millis(100);
 
 /// What the kernel and chrony say.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Seen {
+pub(super) struct WallClock {
     pub(super) kernel: Option<KernelClock>,
     /// Programs that keep the clock.
     pub(super) keeper: Option<String>,
@@ -37,7 +37,7 @@ pub(super) struct Tracking {
 
 const KEEPERS: [&str; 4] = ["chronyd", "ntpd", "ntpsec", "systemd-timesyn"];
 
-impl Seen {
+impl WallClock {
     pub(super) fn look(processes: &Processes) -> Self {
         let keeper = processes.named(&KEEPERS).next().map(|process| process.name.clone());
         let chrony = keeper
@@ -57,7 +57,7 @@ fn tracking(line: &str) -> Option<Tracking> {
     Some(Tracking { offset, is_synchronised: *fields.last()? != "Not synchronised" })
 }
 
-pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
+pub(super) fn judge(seen: &WallClock) -> Vec<Finding> {
     let Some(kernel) = seen.kernel else {
         return vec![SYNCHRONISED.notice("could not ask the kernel", "nothing")];
     };
@@ -109,7 +109,8 @@ mod tests {
             (kernel(true, 0), chrony(true, 200), Level::Warning, "200 ms, says chrony"),
             (None, None, Level::Notice, "could not"),
         ] {
-            let found = judge(&Seen { kernel, keeper: chrony.is_some().then(|| "chronyd".into()), chrony });
+            let found =
+                judge(&WallClock { kernel, keeper: chrony.is_some().then(|| "chronyd".into()), chrony });
             assert_eq!(found[0].level, expected, "{found:?}");
             assert!(found[0].what.contains(part), "{found:?}");
         }
@@ -131,6 +132,6 @@ mod tests {
 
     #[test]
     fn the_kernel_can_be_asked() {
-        assert!(Seen::look(&Processes::default()).kernel.is_some());
+        assert!(WallClock::look(&Processes::default()).kernel.is_some());
     }
 }

@@ -1,12 +1,12 @@
 //! Whether the resources can be read: each member of an etcd cluster by itself, or each file of a directory.
 
 use super::finding::{Area, Check, Finding};
-use crate::control::Losses;
-use crate::datastore::etcd::{Cluster, Keys, MemberLook, Permission, look, look_at_hosts};
-use crate::datastore::resource::Resource;
-use crate::datastore::whereabouts::{Whereabouts, region_setting};
-use crate::datastore::{read_file, resource_files};
-use crate::settings::{DatastoreType, Settings};
+use cutover_daemon::control::Losses;
+use cutover_daemon::datastore::etcd::{Cluster, Keys, MemberLook, Permission, look, look_at_hosts};
+use cutover_daemon::datastore::resource::Resource;
+use cutover_daemon::datastore::whereabouts::{Whereabouts, region_setting};
+use cutover_daemon::datastore::{read_file, resource_files};
+use cutover_daemon::settings::{DatastoreType, Settings};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

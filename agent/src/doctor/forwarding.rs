@@ -1,8 +1,8 @@
 //! Sysctls of the host as a whole: forwarding, reverse path filters, connection tracking.
 
 use super::finding::{Area, Check, Finding};
-use crate::control::Status;
-use crate::settings::{Settings, Switch};
+use cutover_daemon::control::Status;
+use cutover_daemon::settings::{Settings, Switch};
 use std::fs;
 use std::path::Path;
 
@@ -54,7 +54,7 @@ pub(super) static CHECKS: &[&Check] =
 
 /// Sysctls as they are; nothing for those that do not exist.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ForwardingState {
     pub(super) ipv4_forwarding: Option<String>,
     pub(super) ipv6_forwarding: Option<String>,
     pub(super) wants_forwarding: bool,
@@ -78,7 +78,7 @@ pub(super) struct Uplink {
     pub(super) has_learnt_default: bool,
 }
 
-impl Seen {
+impl ForwardingState {
     pub(super) fn look(proc: &Path, settings: &Settings) -> Self {
         let net = proc.join("sys/net");
         let read = |path: &str| fs::read_to_string(net.join(path)).ok().map(|text| text.trim().to_owned());
@@ -87,8 +87,7 @@ impl Seen {
         );
         let names = fs::read_dir(net.join("ipv4/conf")).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_guests =
-            |name: &String| settings.interface_prefix.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        let is_guests = |name: &String| settings.interface_prefix.cover(name);
         let is_uplink =
             |name: &String| !matches!(name.as_str(), "all" | "default" | "lo") && !is_guests(name);
         let mut uplinks: Vec<Uplink> = names
@@ -164,7 +163,7 @@ impl Endpoints {
 }
 
 /// `endpoints` are those of the running agent, if one runs.
-pub(super) fn judge(seen: &Seen, endpoints: Option<Endpoints>) -> Vec<Finding> {
+pub(super) fn judge(seen: &ForwardingState, endpoints: Option<Endpoints>) -> Vec<Finding> {
     let ipv4 = seen.ipv4_forwarding.as_deref();
     let any = endpoints.map(|endpoints| endpoints.any);
     let mut findings = vec![forwarding(&IPV4, "net.ipv4.ip_forward", ipv4, seen, any)];
@@ -191,7 +190,7 @@ fn forwarding(
     check: &'static Check,
     name: &str,
     value: Option<&str>,
-    seen: &Seen,
+    seen: &ForwardingState,
     is_needed: Option<bool>,
 ) -> Finding {
     let change = format!("sysctl -w {name}=1, and take {name}=0 out of /etc/sysctl.conf and /etc/sysctl.d");
@@ -210,7 +209,7 @@ fn forwarding(
 }
 
 /// KERNEL: the higher of `all` and the interface's own value counts; 1 is strict, 2 loose.
-fn rp_filter(seen: &Seen) -> Vec<Finding> {
+fn rp_filter(seen: &ForwardingState) -> Vec<Finding> {
     let number =
         |value: &Option<String>| value.as_deref().and_then(|value| value.parse().ok()).unwrap_or(0_u8);
     let all = number(&seen.rp_filter_all);
@@ -249,7 +248,7 @@ fn guest_router(interfaces: &[String]) -> Vec<Finding> {
     }
 }
 
-fn gateway_route(seen: &Seen) -> Option<Finding> {
+fn gateway_route(seen: &ForwardingState) -> Option<Finding> {
     let of_uplinks = |name: &&String| seen.uplinks.iter().any(|uplink| uplink.name == **name);
     match seen.default_routes.as_ref()?.iter().find(of_uplinks) {
         Some(name) => Some(GATEWAY_ROUTE.ok(format!("the IPv4 default route leads through {name}"))),
@@ -291,9 +290,9 @@ mod tests {
         }
     }
 
-    fn healthy() -> Seen {
+    fn healthy() -> ForwardingState {
         let value = |text: &str| Some(text.to_owned());
-        Seen {
+        ForwardingState {
             ipv4_forwarding: value("1"),
             ipv6_forwarding: value("1"),
             wants_forwarding: true,
@@ -311,39 +310,73 @@ mod tests {
         let value = |text: &str| Some(text.to_owned());
         let both = Some(Endpoints { any: true, ipv6: true });
         for (seen, endpoints, check, level) in [
-            (Seen { ipv4_forwarding: value("0"), ..healthy() }, both, "ipv4-forwarding", Level::Error),
-            (Seen { ipv4_forwarding: value("0"), ..healthy() }, None, "ipv4-forwarding", Level::Notice),
             (
-                Seen { ipv6_forwarding: value("0"), ..healthy() },
+                ForwardingState { ipv4_forwarding: value("0"), ..healthy() },
+                both,
+                "ipv4-forwarding",
+                Level::Error,
+            ),
+            (
+                ForwardingState { ipv4_forwarding: value("0"), ..healthy() },
+                None,
+                "ipv4-forwarding",
+                Level::Notice,
+            ),
+            (
+                ForwardingState { ipv6_forwarding: value("0"), ..healthy() },
                 Some(Endpoints { any: true, ipv6: false }),
                 "ipv6-forwarding",
                 Level::Notice,
             ),
             (
-                Seen { guest_routers: vec!["tap1".to_owned()], ..healthy() },
+                ForwardingState { guest_routers: vec!["tap1".to_owned()], ..healthy() },
                 both,
                 "guest-router",
                 Level::Error,
             ),
             (
-                Seen { ipv4_forwarding: value("0"), wants_forwarding: false, ..healthy() },
+                ForwardingState { ipv4_forwarding: value("0"), wants_forwarding: false, ..healthy() },
                 None,
                 "ipv4-forwarding",
                 Level::Error,
             ),
-            (Seen { ipv6_forwarding: value("0"), ..healthy() }, both, "ipv6-forwarding", Level::Error),
-            (Seen { tcp_loose: value("0"), ..healthy() }, both, "tcp-loose", Level::Warning),
             (
-                Seen { rp_filter_all: value("1"), uplinks: vec![uplink("0", "1", false)], ..healthy() },
+                ForwardingState { ipv6_forwarding: value("0"), ..healthy() },
+                both,
+                "ipv6-forwarding",
+                Level::Error,
+            ),
+            (ForwardingState { tcp_loose: value("0"), ..healthy() }, both, "tcp-loose", Level::Warning),
+            (
+                ForwardingState {
+                    rp_filter_all: value("1"),
+                    uplinks: vec![uplink("0", "1", false)],
+                    ..healthy()
+                },
                 both,
                 "rp-filter",
                 Level::Warning,
             ),
-            (Seen { uplinks: vec![uplink("1", "1", false)], ..healthy() }, both, "rp-filter", Level::Warning),
-            (Seen { uplinks: vec![uplink("2", "1", true)], ..healthy() }, both, "accept-ra", Level::Warning),
-            (Seen { default_routes: Some(vec![]), ..healthy() }, both, "gateway-route", Level::Warning),
             (
-                Seen { default_routes: Some(vec!["tap1".to_owned()]), ..healthy() },
+                ForwardingState { uplinks: vec![uplink("1", "1", false)], ..healthy() },
+                both,
+                "rp-filter",
+                Level::Warning,
+            ),
+            (
+                ForwardingState { uplinks: vec![uplink("2", "1", true)], ..healthy() },
+                both,
+                "accept-ra",
+                Level::Warning,
+            ),
+            (
+                ForwardingState { default_routes: Some(vec![]), ..healthy() },
+                both,
+                "gateway-route",
+                Level::Warning,
+            ),
+            (
+                ForwardingState { default_routes: Some(vec!["tap1".to_owned()]), ..healthy() },
                 both,
                 "gateway-route",
                 Level::Warning,
@@ -359,12 +392,16 @@ mod tests {
         }
         for fine in [
             healthy(),
-            Seen { tcp_loose: None, ..healthy() },
-            Seen { default_routes: None, ..healthy() },
+            ForwardingState { tcp_loose: None, ..healthy() },
+            ForwardingState { default_routes: None, ..healthy() },
             // The higher value counts: loose everywhere.
-            Seen { rp_filter_all: value("2"), uplinks: vec![uplink("1", "1", false)], ..healthy() },
-            Seen { uplinks: vec![uplink("2", "2", true)], ..healthy() },
-            Seen {
+            ForwardingState {
+                rp_filter_all: value("2"),
+                uplinks: vec![uplink("1", "1", false)],
+                ..healthy()
+            },
+            ForwardingState { uplinks: vec![uplink("2", "2", true)], ..healthy() },
+            ForwardingState {
                 wants_ipv6: false,
                 ipv6_forwarding: None,
                 uplinks: vec![uplink("2", "1", true)],

@@ -2,11 +2,12 @@
 
 use super::finding::{Area, Check, Finding};
 use super::managers;
-use crate::control::Status;
-use crate::netlink::snapshot::{self, LinkSeen};
-use crate::settings::{Role, Settings};
-use crate::sysctls::Sysctls;
-use crate::sysctls::table::{self, Keeper, Setting, Value};
+use cutover_daemon::control::Status;
+use cutover_daemon::netlink::snapshot::{self, LinkSeen};
+use cutover_daemon::settings::{Role, Settings};
+use cutover_daemon::sysctls::Sysctls;
+use cutover_daemon::sysctls::table::{self, Keeper, Setting, Value};
+use cutover_engine::InterfacePrefixes;
 use cutover_engine::wanted::Ipv6;
 use std::path::Path;
 
@@ -41,8 +42,8 @@ const WORKLOAD_KINDS: [&str; 5] = ["tun", "veth", "macvtap", "ipvtap", "netkit"]
 
 /// The links, and what there is to know of those with the prefix.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) prefixes: Vec<String>,
+pub(super) struct GuestInterfaces {
+    pub(super) prefixes: InterfacePrefixes,
     pub(super) wants_ipv6: bool,
     pub(super) links: Vec<LinkSeen>,
     pub(super) workloads: Vec<Workload>,
@@ -74,7 +75,7 @@ pub(super) struct Wrong {
     pub(super) wanted: &'static str,
 }
 
-impl Seen {
+impl GuestInterfaces {
     pub(super) fn look(proc: &Path, settings: &Settings) -> Self {
         let sysctls = Sysctls::new(&proc.join("sys/net"));
         let route_localnet = |name: &str| {
@@ -87,9 +88,8 @@ impl Seen {
             Role::Full => Keeper::Agent,
             Role::Routes => Keeper::Felix,
         };
-        let has_prefix =
-            |seen: &&LinkSeen| prefixes.iter().any(|prefix| seen.link.name.starts_with(prefix.as_str()));
-        let workloads = links.iter().filter(has_prefix).map(|seen| Workload {
+        let is_workload = |seen: &&LinkSeen| prefixes.cover(&seen.link.name);
+        let workloads = links.iter().filter(is_workload).map(|seen| Workload {
             name: seen.link.name.clone(),
             ifindex: seen.link.ifindex,
             is_up: seen.link.admin_up,
@@ -120,7 +120,7 @@ fn wrong_sysctls(sysctls: &Sysctls, name: &str, wants_ipv6: bool, keeper: Keeper
 }
 
 /// `status` is what the running agent says, if one runs.
-pub(super) fn judge(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
+pub(super) fn judge(seen: &GuestInterfaces, status: Option<&Status>) -> Vec<Finding> {
     let mut findings = prefix(seen);
     findings.extend(sysctls(seen, status));
     findings.extend(route_localnet(seen, status.is_some()));
@@ -128,8 +128,8 @@ pub(super) fn judge(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
     findings
 }
 
-fn prefix(seen: &Seen) -> Vec<Finding> {
-    let list = seen.prefixes.join(",");
+fn prefix(seen: &GuestInterfaces) -> Vec<Finding> {
+    let list = seen.prefixes.to_string();
     let is_workload =
         |link: &LinkSeen| link.kind.as_deref().is_some_and(|kind| WORKLOAD_KINDS.contains(&kind));
     let foreign = |workload: &Workload| {
@@ -172,7 +172,7 @@ pub(super) fn few(names: &[&str]) -> String {
 }
 
 /// The agent makes these settings when an endpoint has the interface; before that they mean nothing.
-fn sysctls(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
+fn sysctls(seen: &GuestInterfaces, status: Option<&Status>) -> Vec<Finding> {
     let Some(status) = status else { return Vec::new() };
     let unprepared = status.unprepared.iter().map(|(name, reason)| {
         SYSCTLS.error(
@@ -203,7 +203,7 @@ fn wrong_for_endpoint<'a>(workload: &'a Workload, status: &Status) -> impl Itera
     wrong.iter().filter(is_set)
 }
 
-fn route_localnet(seen: &Seen, agent_runs: bool) -> Vec<Finding> {
+fn route_localnet(seen: &GuestInterfaces, agent_runs: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if seen.all_route_localnet {
         findings.push(LOCALNET.error(
@@ -227,7 +227,7 @@ fn route_localnet(seen: &Seen, agent_runs: bool) -> Vec<Finding> {
     }
 }
 
-fn carrier(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
+fn carrier(seen: &GuestInterfaces, status: Option<&Status>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let down: Vec<&str> =
         seen.workloads.iter().filter(|it| !it.is_up).map(|workload| workload.name.as_str()).collect();
@@ -266,7 +266,7 @@ fn carrier(seen: &Seen, status: Option<&Status>) -> Vec<Finding> {
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::control::example;
+    use cutover_daemon::control::example;
     use cutover_engine::fact::Link;
     use cutover_engine::view::{EndpointView, RouteView};
 
@@ -291,9 +291,9 @@ mod tests {
         }
     }
 
-    fn healthy() -> Seen {
-        Seen {
-            prefixes: vec!["tap".into()],
+    fn healthy() -> GuestInterfaces {
+        GuestInterfaces {
+            prefixes: "tap".parse().unwrap(),
             wants_ipv6: true,
             links: vec![link("lo", 1, None), link("eth0", 2, None), link("tap1", 3, Some("tun"))],
             workloads: vec![workload("tap1", 3)],
@@ -302,7 +302,7 @@ mod tests {
         }
     }
 
-    fn problems(seen: &Seen, status: Option<&Status>) -> Vec<(&'static str, Level)> {
+    fn problems(seen: &GuestInterfaces, status: Option<&Status>) -> Vec<(&'static str, Level)> {
         let found = judge(seen, status);
         let problems = found.iter().filter(|finding| finding.level != Level::Ok);
         problems.map(|finding| (finding.check.name, finding.level)).collect()
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn each_fault_is_exactly_one_finding() {
         let none = status("NO_ROLE");
-        let only = |workload: Workload| Seen { workloads: vec![workload], ..healthy() };
+        let only = |workload: Workload| GuestInterfaces { workloads: vec![workload], ..healthy() };
         let with = |path: &str| {
             let wrong = Wrong { path: path.into(), value: "0".into(), wanted: "1" };
             Workload { wrong: vec![wrong], ..workload("tap1", 3) }
@@ -335,9 +335,9 @@ mod tests {
             (healthy(), Some(&unprepared), &[("tap-settings", Level::Error)]),
             (only(localnet.clone()), Some(&none), &[("route-localnet", Level::Error)]),
             (only(localnet.clone()), None, &[("route-localnet", Level::Warning)]),
-            (Seen { keeper: Keeper::Felix, ..only(localnet) }, Some(&none), &[]),
+            (GuestInterfaces { keeper: Keeper::Felix, ..only(localnet) }, Some(&none), &[]),
             (
-                Seen { all_route_localnet: true, ..healthy() },
+                GuestInterfaces { all_route_localnet: true, ..healthy() },
                 Some(&none),
                 &[("route-localnet", Level::Error)],
             ),
@@ -350,13 +350,13 @@ mod tests {
                 &[("tap-carrier", Level::Warning)],
             ),
             (
-                Seen { prefixes: vec!["cali".into()], workloads: Vec::new(), ..healthy() },
+                GuestInterfaces { prefixes: "cali".parse().unwrap(), workloads: Vec::new(), ..healthy() },
                 None,
                 &[("interface-prefix", Level::Error)],
             ),
             (
-                Seen {
-                    prefixes: vec!["eth".into()],
+                GuestInterfaces {
+                    prefixes: "eth".parse().unwrap(),
                     workloads: vec![workload("eth0", 2)],
                     links: vec![link("eth0", 2, None)],
                     ..healthy()

@@ -1,11 +1,11 @@
 //! What the kernel can do, found out by doing it once.
 
 use super::finding::{Area, Check, Finding};
-use crate::agent::attach;
-use crate::bpf::probe;
-use crate::bpf::{Attachment, OpenError};
-use crate::logging::one_line;
-use crate::settings::{Attach, Settings};
+use cutover_daemon::agent::attach;
+use cutover_daemon::bpf::probe;
+use cutover_daemon::bpf::{Attachment, OpenError};
+use cutover_daemon::logging::one_line;
+use cutover_daemon::settings::{Attach, Settings};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ const LOCKED_MIN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What the kernel answered.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct KernelFeatures {
     pub(super) ring_buffer: Result<(), Refusal>,
     pub(super) programs: Result<(), Refusal>,
     pub(super) attaching: Result<Attachment, Refusal>,
@@ -94,7 +94,7 @@ impl Refusal {
     }
 }
 
-impl Seen {
+impl KernelFeatures {
     pub(super) fn look(settings: &Settings) -> Self {
         let opened = |error: OpenError| Refusal::of(&error);
         let asked = |error: io::Error| Refusal::of(&error);
@@ -122,7 +122,7 @@ fn locked_max_bytes(limits: &str) -> u64 {
     }
 }
 
-pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
+pub(super) fn judge(seen: &KernelFeatures) -> Vec<Finding> {
     let mut findings = vec![
         judge_refusal(
             &RING_BUFFER,
@@ -165,7 +165,7 @@ fn judge_refusal(check: &'static Check, seen: &Result<(), Refusal>, fine: &str, 
     }
 }
 
-fn attaching(seen: &Seen) -> Finding {
+fn attaching(seen: &KernelFeatures) -> Finding {
     match &seen.attaching {
         Ok(Attachment::Tc) if seen.attach_wanted == Attach::Auto => ATTACHING.notice(
             "the kernel has no tcx; the agent uses a filter on the clsact qdisc",
@@ -181,7 +181,7 @@ fn attaching(seen: &Seen) -> Finding {
     }
 }
 
-fn memory_lock(seen: &Seen) -> Finding {
+fn memory_lock(seen: &KernelFeatures) -> Finding {
     match seen.locks_memory {
         None => MEMORY_LOCK.needs_root("could not tell whether maps count as locked memory"),
         Some(false) => MEMORY_LOCK.ok("maps do not count as locked memory"),
@@ -201,8 +201,8 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
-    fn healthy() -> Seen {
-        Seen {
+    fn healthy() -> KernelFeatures {
+        KernelFeatures {
             ring_buffer: Ok(()),
             programs: Ok(()),
             attaching: Ok(Attachment::Tcx),
@@ -219,7 +219,7 @@ mod tests {
         Refusal { text: "Invalid argument".into(), change: None, lacks_privilege }
     }
 
-    fn problems(seen: &Seen) -> Vec<(String, Level)> {
+    fn problems(seen: &KernelFeatures) -> Vec<(String, Level)> {
         let found = judge(seen);
         let problems = found.iter().filter(|finding| finding.level != Level::Ok);
         assert!(found.iter().all(|finding| (finding.level == Level::Ok) == finding.change.is_none()));
@@ -231,21 +231,30 @@ mod tests {
         assert_eq!(problems(&healthy()), []);
         let no = || Err(refusal(false));
         for (seen, check, level) in [
-            (Seen { ring_buffer: no(), ..healthy() }, "kernel.ring-buffer", Level::Error),
-            (Seen { programs: no(), ..healthy() }, "kernel.programs", Level::Error),
-            (Seen { attaching: Err(refusal(false)), ..healthy() }, "kernel.attaching", Level::Error),
-            (Seen { attaching: Ok(Attachment::Tc), ..healthy() }, "kernel.attaching", Level::Notice),
-            (Seen { btf: no(), ..healthy() }, "kernel.btf", Level::Notice),
-            (Seen { pinning: no(), ..healthy() }, "kernel.pin-path", Level::Error),
-            (Seen { locks_memory: Some(true), ..healthy() }, "kernel.memory-lock", Level::Warning),
-            (Seen { locks_memory: None, ..healthy() }, "kernel.memory-lock", Level::Notice),
-            (Seen { programs: Err(refusal(true)), ..healthy() }, "kernel.programs", Level::Notice),
+            (KernelFeatures { ring_buffer: no(), ..healthy() }, "kernel.ring-buffer", Level::Error),
+            (KernelFeatures { programs: no(), ..healthy() }, "kernel.programs", Level::Error),
+            (
+                KernelFeatures { attaching: Err(refusal(false)), ..healthy() },
+                "kernel.attaching",
+                Level::Error,
+            ),
+            (
+                KernelFeatures { attaching: Ok(Attachment::Tc), ..healthy() },
+                "kernel.attaching",
+                Level::Notice,
+            ),
+            (KernelFeatures { btf: no(), ..healthy() }, "kernel.btf", Level::Notice),
+            (KernelFeatures { pinning: no(), ..healthy() }, "kernel.pin-path", Level::Error),
+            (KernelFeatures { locks_memory: Some(true), ..healthy() }, "kernel.memory-lock", Level::Warning),
+            (KernelFeatures { locks_memory: None, ..healthy() }, "kernel.memory-lock", Level::Notice),
+            (KernelFeatures { programs: Err(refusal(true)), ..healthy() }, "kernel.programs", Level::Notice),
         ] {
             assert_eq!(problems(&seen), [(check.to_owned(), level)]);
         }
-        let asked_for_tc = Seen { attaching: Ok(Attachment::Tc), attach_wanted: Attach::Tc, ..healthy() };
+        let asked_for_tc =
+            KernelFeatures { attaching: Ok(Attachment::Tc), attach_wanted: Attach::Tc, ..healthy() };
         assert_eq!(problems(&asked_for_tc), []);
-        let enough = Seen { locks_memory: Some(true), locked_max_bytes: u64::MAX, ..healthy() };
+        let enough = KernelFeatures { locks_memory: Some(true), locked_max_bytes: u64::MAX, ..healthy() };
         assert_eq!(problems(&enough), []);
     }
 

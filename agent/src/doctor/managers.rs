@@ -1,7 +1,7 @@
 //! Managers of networks: whether one of them takes care of interfaces of VMs, and what keeps it away.
 
 use super::finding::{Area, Check, Finding};
-use super::interfaces::Seen;
+use super::interfaces::GuestInterfaces;
 use std::fs;
 use std::path::Path;
 
@@ -42,7 +42,7 @@ fn is_managed_by_network_manager(text: &str) -> bool {
     text.lines().any(|line| line.trim() == "managed=true")
 }
 
-pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
+pub(super) fn judge(seen: &GuestInterfaces) -> Vec<Finding> {
     let managed: Vec<Finding> = seen
         .workloads
         .iter()
@@ -80,7 +80,11 @@ mod tests {
             route_localnet: false,
             manager,
         };
-        let seen = Seen { prefixes: vec!["tap".into()], workloads: vec![workload], ..Seen::default() };
+        let seen = GuestInterfaces {
+            prefixes: "tap".parse().unwrap(),
+            workloads: vec![workload],
+            ..GuestInterfaces::default()
+        };
         let mut found = judge(&seen);
         assert_eq!(found.len(), 1, "{found:?}");
         found.remove(0)

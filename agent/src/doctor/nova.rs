@@ -2,8 +2,8 @@
 
 use super::finding::{Area, Check, Finding};
 use super::oslo::{Entry, Files, boolean};
-use crate::processes::Processes;
-use crate::settings::{DatastoreType, Settings};
+use cutover_daemon::processes::Processes;
+use cutover_daemon::settings::{DatastoreType, Settings};
 use std::fs;
 use std::path::PathBuf;
 

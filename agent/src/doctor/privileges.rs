@@ -25,13 +25,13 @@ const CAP_SYS_ADMIN: u32 = 21;
 
 /// Whose capabilities were read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Seen {
+pub(super) struct Privileges {
     /// The running agent, or nobody but this process.
     pub(super) agent: Option<u32>,
     pub(super) effective: Option<u64>,
 }
 
-impl Seen {
+impl Privileges {
     pub(super) fn look(proc: &Path, agent: Option<u32>) -> Self {
         let process = agent.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         let status = fs::read_to_string(proc.join(process).join("status")).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Seen {
     }
 }
 
-pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
+pub(super) fn judge(seen: &Privileges) -> Vec<Finding> {
     let who = seen
         .agent
         .map_or_else(|| "this process".to_owned(), |pid| format!("the running agent (process {pid})"));
@@ -107,17 +107,17 @@ mod tests {
             (without(23), agent, Level::Warning),
             (0, None, Level::Notice),
         ] {
-            let found = judge(&Seen { agent, effective: Some(effective) });
+            let found = judge(&Privileges { agent, effective: Some(effective) });
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found[0].level, expected, "{effective:x} {found:?}");
         }
-        let found = judge(&Seen { agent, effective: Some(without(38)) });
+        let found = judge(&Privileges { agent, effective: Some(without(38)) });
         assert!(found[0].what.ends_with("lacks CAP_PERFMON"), "{found:?}");
         assert!(found[0].change.as_ref().unwrap().contains("add CAP_PERFMON to CapabilityBoundingSet"));
     }
 
     #[test]
     fn this_process_can_be_read() {
-        assert!(Seen::look(Path::new("/proc"), None).effective.is_some());
+        assert!(Privileges::look(Path::new("/proc"), None).effective.is_some());
     }
 }

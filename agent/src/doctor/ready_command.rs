@@ -1,7 +1,7 @@
 //! `CutoverReadyCommand`: whether the agent can run it. That the path is absolute is the settings' own rule.
 
 use super::finding::{Area, Check, Finding};
-use crate::settings::Settings;
+use cutover_daemon::settings::Settings;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub(super) static CHECKS: &[&Check] = &[&READY_COMMAND];
 
 /// What is at the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Seen {
+pub(super) enum ReadyCommandFile {
     /// Nothing is asked for.
     Unset,
     /// There is nothing, or it cannot be looked at.
@@ -30,7 +30,7 @@ pub(super) enum Seen {
     Program,
 }
 
-impl Seen {
+impl ReadyCommandFile {
     pub(super) fn look(settings: &Settings) -> Self {
         let Some(path) = settings.cutover_ready_command.as_deref() else { return Self::Unset };
         match fs::metadata(path) {
@@ -43,19 +43,19 @@ impl Seen {
     }
 }
 
-pub(super) fn judge(seen: Seen, path: Option<&Path>) -> Option<Finding> {
+pub(super) fn judge(seen: ReadyCommandFile, path: Option<&Path>) -> Option<Finding> {
     let path = path.unwrap_or(Path::new("")).display();
     let name = "CutoverReadyCommand";
     Some(match seen {
-        Seen::Unset => return None,
-        Seen::Program => READY_COMMAND.ok(format!("{path} can be run")),
-        Seen::Missing => READY_COMMAND.error(
+        ReadyCommandFile::Unset => return None,
+        ReadyCommandFile::Program => READY_COMMAND.ok(format!("{path} can be run")),
+        ReadyCommandFile::Missing => READY_COMMAND.error(
             format!("{name} is {path}, which does not exist"),
             format!("install it, or take {name} out of the file"),
         ),
-        Seen::NoFile => READY_COMMAND
+        ReadyCommandFile::NoFile => READY_COMMAND
             .error(format!("{name} is {path}, which is no file"), format!("{name} = the path of a program")),
-        Seen::NotExecutable => {
+        ReadyCommandFile::NotExecutable => {
             READY_COMMAND.error(format!("{name} is {path}, which may not be run"), format!("chmod +x {path}"))
         }
     })
@@ -67,9 +67,9 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    fn found(path: Option<PathBuf>) -> (Seen, Option<Level>) {
+    fn found(path: Option<PathBuf>) -> (ReadyCommandFile, Option<Level>) {
         let settings = Settings { cutover_ready_command: path.clone(), ..Settings::default() };
-        let seen = Seen::look(&settings);
+        let seen = ReadyCommandFile::look(&settings);
         (seen, judge(seen, path.as_deref()).map(|finding| finding.level))
     }
 
@@ -79,12 +79,12 @@ mod tests {
         let file = folder.path().join("ready");
         fs::write(&file, "#!/bin/sh\n").unwrap();
         let error = Some(Level::Error);
-        assert_eq!(found(None), (Seen::Unset, None));
-        assert_eq!(found(Some(folder.path().join("nothing"))), (Seen::Missing, error));
-        assert_eq!(found(Some(folder.path().to_owned())), (Seen::NoFile, error));
+        assert_eq!(found(None), (ReadyCommandFile::Unset, None));
+        assert_eq!(found(Some(folder.path().join("nothing"))), (ReadyCommandFile::Missing, error));
+        assert_eq!(found(Some(folder.path().to_owned())), (ReadyCommandFile::NoFile, error));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(found(Some(file.clone())), (Seen::NotExecutable, error));
+        assert_eq!(found(Some(file.clone())), (ReadyCommandFile::NotExecutable, error));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(found(Some(file)), (Seen::Program, Some(Level::Ok)));
+        assert_eq!(found(Some(file)), (ReadyCommandFile::Program, Some(Level::Ok)));
     }
 }

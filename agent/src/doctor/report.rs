@@ -1,7 +1,7 @@
 //! All findings, as a table for people and as JSON for programs.
 
 use super::finding::{Area, Finding, Level};
-use crate::logging::printable;
+use cutover_daemon::logging::printable;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! Routes that the agent wants and the kernel does not take.
 
 use super::finding::{Area, Check, Finding};
-use crate::control::Status;
+use cutover_daemon::control::Status;
 
 static REFUSED: Check = Check {
     area: Area::Network,
@@ -29,7 +29,7 @@ pub(super) fn judge(status: Option<&Status>) -> Vec<Finding> {
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::control::example;
+    use cutover_daemon::control::example;
 
     #[test]
     fn each_refused_route_is_a_finding() {

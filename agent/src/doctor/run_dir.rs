@@ -1,8 +1,8 @@
 //! The run directory: whether the agent trusts it, and whether its memory can be written to it.
 
 use super::finding::{Area, Check, Finding};
-use crate::ownership::Refusal;
-use crate::run_dir::{RunDir, RunDirError};
+use cutover_daemon::ownership::Refusal;
+use cutover_daemon::run_dir::{RunDir, RunDirError};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Uid, access};
 use std::fs;
@@ -22,7 +22,7 @@ const FREE_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The directory, or the one above it in which it would be made.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Seen {
+pub(super) struct RunDirOwners {
     pub(super) path: PathBuf,
     /// Nothing if it does not exist yet.
     pub(super) is_directory: Option<bool>,
@@ -32,7 +32,7 @@ pub(super) struct Seen {
     pub(super) free_bytes: Option<u64>,
 }
 
-impl Seen {
+impl RunDirOwners {
     pub(super) fn look(path: &Path) -> Self {
         let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         // The agent runs as root, whoever asks here.
@@ -57,7 +57,7 @@ impl Seen {
     }
 }
 
-pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
+pub(super) fn judge(seen: &RunDirOwners) -> Vec<Finding> {
     let path = seen.path.display();
     let mut findings = Vec::new();
     if seen.is_directory == Some(false) {
@@ -90,17 +90,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     /// What doctor sees of a directory with these permissions, below one that only its owner may write to.
-    fn with_mode(mode: u32) -> Seen {
+    fn with_mode(mode: u32) -> RunDirOwners {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        Seen::look(&path)
+        RunDirOwners::look(&path)
     }
 
     #[test]
     fn each_fault_is_exactly_one_finding() {
-        let fine = Seen {
+        let fine = RunDirOwners {
             path: "/run/x".into(),
             is_directory: Some(true),
             refusal: None,
@@ -111,25 +111,25 @@ mod tests {
         assert!(refused.is_some());
         for (seen, expected, part) in [
             (fine.clone(), Level::Ok, "can be used"),
-            (Seen { is_directory: None, ..fine.clone() }, Level::Ok, "can be used"),
-            (Seen { free_bytes: None, ..fine.clone() }, Level::Ok, "can be used"),
-            (Seen { is_directory: Some(false), ..fine.clone() }, Level::Error, "no directory"),
-            (Seen { refusal: refused, ..fine.clone() }, Level::Error, "mode 0770"),
-            (Seen { free_bytes: Some(4096), ..fine.clone() }, Level::Warning, "4 KiB"),
+            (RunDirOwners { is_directory: None, ..fine.clone() }, Level::Ok, "can be used"),
+            (RunDirOwners { free_bytes: None, ..fine.clone() }, Level::Ok, "can be used"),
+            (RunDirOwners { is_directory: Some(false), ..fine.clone() }, Level::Error, "no directory"),
+            (RunDirOwners { refusal: refused, ..fine.clone() }, Level::Error, "mode 0770"),
+            (RunDirOwners { free_bytes: Some(4096), ..fine.clone() }, Level::Warning, "4 KiB"),
         ] {
             let found = judge(&seen);
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found[0].level, expected, "{found:?}");
             assert!(found[0].what.contains(part), "{found:?}");
         }
-        let found = judge(&Seen { is_writable: false, ..fine });
+        let found = judge(&RunDirOwners { is_writable: false, ..fine });
         assert!(found[0].what.contains("cannot be written"), "{found:?}");
     }
 
     #[test]
     fn a_directory_that_does_not_exist_yet_is_judged_by_the_one_above() {
         let folder = tempfile::tempdir().unwrap();
-        let seen = Seen::look(&folder.path().join("a/b"));
+        let seen = RunDirOwners::look(&folder.path().join("a/b"));
         assert_eq!(seen.is_directory, None);
         assert!(seen.is_writable);
         assert!(seen.free_bytes.is_some());

@@ -1,7 +1,7 @@
 //! The settings: everything that `cutover check-config` knows, and what only makes sense together.
 
 use super::finding::{Area, Check, Finding};
-use crate::settings::{DatastoreType, Loaded, Problem, Settings, Severity};
+use cutover_daemon::settings::{DatastoreType, Loaded, Problem, Settings, Severity};
 use std::time::Duration;
 
 pub(super) static FILE: Check = Check {
@@ -103,7 +103,7 @@ fn reporting(settings: &Settings, is_complete: bool) -> Option<Finding> {
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::settings::{Sources, load};
+    use cutover_daemon::settings::{Sources, load};
     use std::path::Path;
 
     fn judged(file: &str) -> Vec<(String, Level)> {

@@ -5,9 +5,9 @@
 
 use super::finding::{Area, Check, Finding};
 use super::interfaces::few;
-use crate::control::Status;
-use crate::netlink::snapshot::LinkSeen;
 use cutover_common::MacAddr;
+use cutover_daemon::control::Status;
+use cutover_daemon::netlink::snapshot::LinkSeen;
 
 static TAP_MAC: Check = Check {
     area: Area::Network,
@@ -61,7 +61,7 @@ pub(super) fn judge(links: &[LinkSeen], status: Option<&Status>) -> Vec<Finding>
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::control::example;
+    use cutover_daemon::control::example;
     use cutover_engine::fact::Link;
     use cutover_engine::view::EndpointView;
 

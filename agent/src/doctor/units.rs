@@ -4,8 +4,8 @@
 //! Felix's by a line of its own is not looked for.
 
 use super::finding::{Area, Check, Finding};
-use crate::felix::settings::UNIT;
-use crate::processes::Processes;
+use cutover_daemon::felix::settings::UNIT;
+use cutover_daemon::processes::Processes;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,11 +33,11 @@ const ASKS: [&str; 3] = [".wants", ".requires", ".upholds"];
 
 /// The links by which Felix's unit is enabled; nothing if there is no systemd.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Seen {
+pub(super) struct InstalledUnits {
     enabled_by: Option<Vec<PathBuf>>,
 }
 
-impl Seen {
+impl InstalledUnits {
     /// Below this root.
     pub(super) fn look(root: &Path) -> Self {
         if !root.join(BOOTED).is_dir() {
@@ -70,7 +70,7 @@ fn asking(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// `felix_may` run beside the agent.
-pub(super) fn judge(seen: &Seen, processes: &Processes, felix_may: bool) -> Vec<Finding> {
+pub(super) fn judge(seen: &InstalledUnits, processes: &Processes, felix_may: bool) -> Vec<Finding> {
     let Some(links) = &seen.enabled_by else { return Vec::new() };
     // One that runs is told by itself.
     if felix_may || processes.felix().next().is_some() {
@@ -93,7 +93,7 @@ pub(super) fn judge(seen: &Seen, processes: &Processes, felix_may: bool) -> Vec<
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::processes::Process;
+    use cutover_daemon::processes::Process;
     use std::os::unix::fs::symlink;
 
     /// A host with systemd and this file of Felix's unit.
@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn found(root: &Path, processes: &Processes, felix_may: bool) -> Vec<(Level, String)> {
-        let found = judge(&Seen::look(root), processes, felix_may);
+        let found = judge(&InstalledUnits::look(root), processes, felix_may);
         found.into_iter().map(|finding| (finding.level, finding.what)).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use crate::report::Section;
 use anyhow::{Context as _, Result};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::driver::{Driver, Pace};
 use cutover_tests::route_history::{Change, History};

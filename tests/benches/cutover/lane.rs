@@ -1,8 +1,8 @@
 //! A tap that one contender waits on, with the guest behind it played by the bench.
 
-use cutover_agent::clock;
-use cutover_agent::netlink::{PreparedBatch, RouteChange, RouteSocket, route};
 use cutover_common::MacAddr;
+use cutover_daemon::clock;
+use cutover_daemon::netlink::{PreparedBatch, RouteChange, RouteSocket, route};
 use cutover_engine::BootTime;
 use cutover_engine::wanted::WantedRoute;
 use cutover_tests::frames::{self, Frame};

@@ -8,7 +8,7 @@ mod process;
 use crate::report::{Bound, Goal, Section};
 use anyhow::{Context as _, Result, ensure};
 use cluster::{Cluster, LOCAL_ENDPOINTS};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::route_watch::dump_routes;
 use cutover_tests::statistics::{Distribution, ratio};
 use cutover_tests::{Agent, Etcd, Lab, wait};

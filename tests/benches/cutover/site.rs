@@ -4,10 +4,10 @@
 use crate::lane::Lane;
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use cutover_agent::bpf::{Attach, Kernel, Options, cleanup};
-use cutover_agent::netlink::RouteSocket;
 use cutover_common::abi::{WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch};
 use cutover_common::names;
+use cutover_daemon::bpf::{Attach, Kernel, Options, cleanup};
+use cutover_daemon::netlink::RouteSocket;
 use cutover_tests::{Host, Lab};
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! What is written to a cluster, with the time at which a client that watches hears of it.
 
 use super::{Etcd, Written};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use etcd_client::{Client, EventType, WatchOptions};
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
 //! Something that is not etcd and hangs up on everybody, for as long as it lives. Keeps account of who came.
 
 use crate::host::Host;
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener};

@@ -6,7 +6,7 @@ use crate::frr::Frr;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::release::Release;
-use cutover_agent::bgp::PREFERENCE_OF_METRIC_0;
+use cutover_bgp::PREFERENCE_OF_METRIC_0;
 use ipnet::IpNet;
 
 /// Which daemon speaks BGP. As a release, the one that is installed.

@@ -153,7 +153,7 @@ fn event(message: &Value, clocks: Clocks) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cutover_agent::clock;
+    use cutover_daemon::clock;
     use std::time::UNIX_EPOCH;
 
     #[test]

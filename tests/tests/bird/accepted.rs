@@ -1,7 +1,7 @@
 //! The daemons' own check (`bird -p`) of every sort of configuration that `cutover bgp bird` and `bird1` print.
 
-use cutover_agent::bgp::bird::{Version, configuration, configuration_1};
-use cutover_agent::bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities};
+use cutover_bgp::bird::{Version, configuration, configuration_1};
+use cutover_bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities};
 use cutover_tests::Release;
 use std::io::Write as _;
 use std::process::{Command, Output};

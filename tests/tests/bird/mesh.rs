@@ -1,7 +1,7 @@
 //! What a third host of a full mesh sees when two sessions race, and when a host dies. Many machines go to and fro, again
 //! and again. The part of the agents is played by `ip`, in their order, because rounds have to be short.
 
-use cutover_agent::bgp::PREFERENCE_OF_METRIC_0;
+use cutover_bgp::PREFERENCE_OF_METRIC_0;
 use cutover_tests::fabric::{CONVERGED, Fabric, Router, Shape, Who, gaps};
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{OpenTap, Release, wait};

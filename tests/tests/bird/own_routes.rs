@@ -4,8 +4,8 @@
 //! has the metric of its kernel protocol, and leaves none when its own one ends. So what `cutover bgp bird` prints never gives a route
 //! from BGP a metric of the agents'.
 
-use cutover_agent::bgp::bird::{Version, configuration};
-use cutover_agent::bgp::{Community, KernelMetric, Parameters, Peer, Peering, Priorities};
+use cutover_bgp::bird::{Version, configuration};
+use cutover_bgp::{Community, KernelMetric, Parameters, Peer, Peering, Priorities};
 use cutover_tests::fabric::{CONVERGED, DEFAULT_PRIORITIES};
 use cutover_tests::{Bird, Host, Lab, Release, RouteWatch, wait};
 use ipnet::IpNet;

@@ -2,9 +2,9 @@
 
 use crate::bed::*;
 use aya::maps::{HashMap, Map, MapData};
-use cutover_agent::bpf::{Attach, Attachment, Kernel, Options, cleanup};
 use cutover_common::AnnouncementKind;
 use cutover_common::abi::{WATCH_FLAG_FIRST_FRAME, Watch};
+use cutover_daemon::bpf::{Attach, Attachment, Kernel, Options, cleanup};
 use cutover_tests::frames::{self, Frame};
 use cutover_tests::{Tap, wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,13 +27,13 @@ fn an_announcement_is_latched_and_reported_whatever_the_way() {
         bed.arm(&mut kernel, &tap, &watch(7));
         assert_eq!(kernel.armed().unwrap(), [(tap.ifindex(), watch(7))]);
 
-        let before = cutover_agent::clock::now().0;
+        let before = cutover_daemon::clock::now().0;
         qemu.send(&frames::garp_request(MAC, Ipv4Addr::new(10, 65, 0, 9)));
         qemu.send(&frames::rarp(TAP_MAC));
         qemu.send(&announcement());
         let record = wait::for_some(wait::SOON, "the announcement", || next(&mut events));
         let evidence = kernel.evidence(7).unwrap().expect("it was reported");
-        let after = cutover_agent::clock::now().0;
+        let after = cutover_daemon::clock::now().0;
 
         assert_eq!((record.generation, record.ifindex), (7, tap.ifindex()), "{attachment}");
         assert_eq!(record.kind, AnnouncementKind::GarpRequest as u32);

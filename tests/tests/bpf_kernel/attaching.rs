@@ -2,7 +2,7 @@
 
 use crate::bed::*;
 use aya::programs::{ProgramInfo, loaded_programs};
-use cutover_agent::bpf::{Attach, Attachment, OBJECT, cleanup, leftovers};
+use cutover_daemon::bpf::{Attach, Attachment, OBJECT, cleanup, leftovers};
 use cutover_tests::wait;
 use std::fs;
 

@@ -2,9 +2,9 @@
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{SchedClassifier, TcAttachType};
-use cutover_agent::bpf::{Attach, Attachment, Kernel, OpenError, Options, cleanup};
 use cutover_common::MacAddr;
 use cutover_common::abi::{Announcement, WATCH_IPV4_MAX, WATCH_IPV6_MAX, Watch};
+use cutover_daemon::bpf::{Attach, Attachment, Kernel, OpenError, Options, cleanup};
 use cutover_tests::frames::{self, Frame};
 use cutover_tests::{Host, Lab, Tap, kernel, wait};
 use std::fs;

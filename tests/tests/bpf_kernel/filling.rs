@@ -2,8 +2,8 @@
 
 use crate::bed::*;
 use aya::maps::{HashMap, Map, MapData};
-use cutover_agent::bpf::{Attach, Kernel};
 use cutover_common::abi::Watch;
+use cutover_daemon::bpf::{Attach, Kernel};
 use cutover_tests::{Tap, foreign, kernel, wait};
 
 fn arm_other(bed: &Bed, kernel: &mut Kernel, tap: &Tap, watch: &Watch) {

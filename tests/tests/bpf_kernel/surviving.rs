@@ -2,8 +2,8 @@
 
 use crate::bed::*;
 use aya::maps::{HashMap, Map, MapData, MapInfo};
-use cutover_agent::bpf::{Attach, Attachment, Kernel, Options};
 use cutover_common::abi::Watch;
+use cutover_daemon::bpf::{Attach, Attachment, Kernel, Options};
 use cutover_tests::wait;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -29,7 +29,7 @@ fn site() -> Site {
 fn a_healthy_host_has_nothing_wrong_and_nothing_is_left_on_it() {
     let site = site();
     let before = residue::of(site.lab.prefix());
-    let links = site.node.host.namespace().run(|| cutover_agent::netlink::snapshot::links().expect("links"));
+    let links = site.node.host.namespace().run(|| cutover_daemon::netlink::snapshot::links().expect("links"));
     let report = report(&site.node, &[]);
     assert_eq!(problems(&site.node, &[]), only(&[]), "{report:#}");
     let found = |check: &str, part: &str| {
@@ -48,7 +48,7 @@ fn a_healthy_host_has_nothing_wrong_and_nothing_is_left_on_it() {
     found("network.interface-prefix", "1 interfaces");
     found("kernel.attaching", "taps are watched with");
     assert_eq!(residue::of(site.lab.prefix()), before);
-    let after = site.node.host.namespace().run(|| cutover_agent::netlink::snapshot::links().expect("links"));
+    let after = site.node.host.namespace().run(|| cutover_daemon::netlink::snapshot::links().expect("links"));
     assert_eq!(after, links);
 }
 

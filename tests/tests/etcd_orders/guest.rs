@@ -2,8 +2,8 @@
 
 use super::orders::{HostNumber, Script, Step};
 use super::stage::{FAR, RESOURCES, host_name};
-use cutover_agent::clock;
 use cutover_common::MacAddr;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::etcd::Write;
 use cutover_tests::resources::new_uid;

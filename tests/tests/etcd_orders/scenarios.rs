@@ -1,4 +1,4 @@
-//! The scenarios: A1 to A5 of the existing agent's own tests, what its driver's tests do, and what was recorded.
+//! The scenarios: A1 to A5 of Felix's own tests, what its driver's tests do, and what was recorded.
 
 use super::orders::Step::{
     Begins, Ends, FarStatusGone, Gone, Moves, MovesSilently, Plugged, Stops, Unplugged, Written,

@@ -3,7 +3,7 @@
 
 use crate::site::{HOST, RECOVERY, Site, endpoint_key, migration_key};
 use crate::states::{ELSEWHERE, Machine, States, migrate};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{OpenTap, Tap, frames, wait};

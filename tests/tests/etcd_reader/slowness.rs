@@ -2,7 +2,7 @@
 //! that neither besieges it nor comes late when it is back.
 
 use crate::site::{HOST, Site};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::scene::NORMAL;
 use cutover_tests::wait;
 use std::thread;

@@ -2,7 +2,7 @@
 //! member), in every state of a migration at once: history is compacted meanwhile, and a backup comes back.
 
 use crate::site::{HOST, RECOVERY, Site, endpoint_key, migration_key};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{OpenTap, Port, Tap, frames, log, wait};

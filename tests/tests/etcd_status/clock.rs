@@ -1,7 +1,7 @@
 //! The wall clock jumps by hours, forward and back, in every state: nothing depends on it but what people read.
 
 use super::cloud::{Cloud, TIDIED};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::wall_clock::WallClock;
 use cutover_tests::{Port, frames, wait};

@@ -1,6 +1,6 @@
 //! Two compute hosts with agents on one etcd, and keys as the driver sees them, with revisions and leases.
 
-use cutover_agent::datastore::etcd::Keys;
+use cutover_daemon::datastore::etcd::Keys;
 use cutover_engine::EndpointKey;
 use cutover_tests::etcd::Security;
 use cutover_tests::resources::{felix_configuration, new_uid};

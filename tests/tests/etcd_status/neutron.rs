@@ -2,7 +2,7 @@
 //! report to a real etcd, and when, is played to Neutron's threads in a thousand orders.
 
 use super::cloud::{Cloud, TIDIED};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::etcd::Diary;
 use cutover_tests::neutron::{Told, port_after};

@@ -1,10 +1,10 @@
 //! What is reported answers to every LiveMigration that there is: one that the agent has not seen keeps it from reporting.
 
 use super::cloud::Cloud;
-use cutover_agent::applier::statuses::Outcome;
-use cutover_agent::applier::statuses::etcd::StatusKeys;
-use cutover_agent::datastore::etcd::{Cluster, Writer};
-use cutover_agent::settings::Settings;
+use cutover_daemon::applier::statuses::Outcome;
+use cutover_daemon::applier::statuses::etcd::StatusKeys;
+use cutover_daemon::datastore::etcd::{Cluster, Writer};
+use cutover_daemon::settings::Settings;
 use cutover_tests::scene::{SOURCE, TARGET};
 use cutover_tests::wait;
 use std::time::Duration;

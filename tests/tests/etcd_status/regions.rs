@@ -1,7 +1,7 @@
 //! Two regions in one etcd, with equal names for everything: neither sees anything of the other.
 
 use super::cloud::TIDIED;
-use cutover_agent::datastore::etcd::Keys;
+use cutover_daemon::datastore::etcd::Keys;
 use cutover_engine::EndpointKey;
 use cutover_tests::resources::{felix_configuration, new_uid};
 use cutover_tests::route_watch::Mark;

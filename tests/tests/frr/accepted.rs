@@ -1,6 +1,6 @@
 //! FRR's own check of every sort of configuration that `cutover bgp frr` prints.
 
-use cutover_agent::bgp::{Community, Parameters, Peer, Peering, Priorities, frr};
+use cutover_bgp::{Community, Parameters, Peer, Peering, Priorities, frr};
 use cutover_tests::Release;
 use std::io::Write as _;
 use std::process::{Command, Output};

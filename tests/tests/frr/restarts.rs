@@ -2,7 +2,7 @@
 //! options and the configuration that `cutover bgp frr` prints, kernels keep their routes.
 
 use crate::by_hand::{ByHand, ELEVATED, ELEVATED_PREFERENCE, HOSTS, NORMAL, NORMAL_PREFERENCE};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::fabric::{CONVERGED, Leads, Place, Shape, Who};
 use cutover_tests::route_history::Route;
 use cutover_tests::route_watch::Mark;

@@ -2,11 +2,11 @@
 
 use super::rig::{Rig, namespace, plug, route, settings, wanting};
 use super::send;
-use cutover_agent::netlink::{
+use cutover_common::MacAddr;
+use cutover_daemon::netlink::{
     Monitor, MonitorSettings, Neighbour, NeighbourChange, NeighbourEvent, NeighbourKey, PreparedBatch,
     RouteChange, RouteSocket, neighbour, route as kernel_route, snapshot,
 };
-use cutover_common::MacAddr;
 use cutover_engine::wanted::WantedRoute;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::wait;

@@ -2,7 +2,7 @@
 
 use crate::rig::{IPV4, Rig, ifindex, in_kernel, net, plug, route, settings, wanting, with_tap};
 use crate::{MAC, permanent, preparing};
-use cutover_agent::netlink::MonitorSettings;
+use cutover_daemon::netlink::MonitorSettings;
 use cutover_engine::{Fact, Wanted};
 use cutover_tests::namespace::Namespace;
 use cutover_tests::neighbour_flood::{Changes, NeighbourFlood};

@@ -2,7 +2,7 @@
 
 use crate::rig::{Rig, ifindex, in_kernel, namespace, route, wanting, with_tap};
 use crate::{MAC, numbered};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::Wanted;
 use cutover_engine::wanted::{Ipv6, WantedInterface};
 use cutover_tests::listener::{Listener, OF_NEIGHBOURS, OF_ROUTES};

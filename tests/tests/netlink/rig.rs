@@ -1,10 +1,10 @@
 //! Monitor and appliers in a namespace of their own, without the rest of the agent.
 
-use cutover_agent::applier::interfaces::{InterfaceApplier, InterfaceSettings};
-use cutover_agent::applier::routes::{RouteApplier, RouteReport};
-use cutover_agent::fast_path::Written;
-use cutover_agent::netlink::monitor::RECEIVE_BUFFER_BYTES;
-use cutover_agent::netlink::{ByFamily, Family, Monitor, MonitorHandle, MonitorSettings};
+use cutover_daemon::applier::interfaces::{InterfaceApplier, InterfaceSettings};
+use cutover_daemon::applier::routes::{RouteApplier, RouteReport};
+use cutover_daemon::fast_path::Written;
+use cutover_daemon::netlink::monitor::RECEIVE_BUFFER_BYTES;
+use cutover_daemon::netlink::{ByFamily, Family, Monitor, MonitorHandle, MonitorSettings};
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact, Wanted};
 use cutover_tests::namespace::Namespace;
@@ -95,7 +95,7 @@ pub(crate) fn settings() -> MonitorSettings {
     MonitorSettings {
         route_protocol: Some(3),
         expected_protocol: None,
-        interface_prefixes: vec!["tap".into()],
+        interface_prefixes: "tap".parse().expect("a prefix"),
         refresh: None,
         answer_timeout: Some(wait::SOON),
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,

@@ -93,7 +93,7 @@ fn the_last_write_of_a_success_decides_it_at_once() {
         } else {
             scene.driver.succeed(SOURCE, TARGET);
         }
-        let written_at = cutover_agent::clock::now();
+        let written_at = cutover_daemon::clock::now();
         scene.target.wait_metrics(&scene.port, &[ELEVATED]);
         for to in scene.port.routed() {
             let added_at = scene.target.watch.history().added_at(to, ELEVATED).expect("a route");
@@ -114,7 +114,7 @@ fn without_a_source_in_the_datastore_the_end_of_the_migration_is_a_success() {
     scene.target.wait_armed(&scene.port);
     scene.move_vm(|_| {});
     scene.driver.withdraw(TARGET);
-    let gone_at = cutover_agent::clock::now();
+    let gone_at = cutover_daemon::clock::now();
     scene.target.wait_metrics(&scene.port, &[ELEVATED]);
     for to in scene.port.routed() {
         let added_at = scene.target.watch.history().added_at(to, ELEVATED).expect("a route");
@@ -278,10 +278,10 @@ fn a_deleted_port_leaves_no_route_anywhere() {
 #[test]
 fn a_deleted_port_is_let_go_after_the_grace_time() {
     let scene = Scene::with(|agent| agent.set("CutoverEndpointGrace", 1));
-    let before = cutover_agent::clock::now();
+    let before = cutover_daemon::clock::now();
     scene.driver.unbind(SOURCE);
     scene.source.wait_metrics(&scene.port, &[]);
-    let held = cutover_agent::clock::now().since(before);
+    let held = cutover_daemon::clock::now().since(before);
     assert!(held >= Duration::from_millis(950), "held for {held:?} only");
     assert!(held < Duration::from_secs(3), "held for {held:?}");
 }

@@ -12,6 +12,7 @@ use cutover_tests::scene::{ELEVATED, Node, SOURCE, TARGET};
 use cutover_tests::{Driver, Lab, Port, Tap, frames, wait};
 use ipnet::IpNet;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
@@ -124,6 +125,42 @@ fn ipv6_routes_change_while_ipv4_routes_wait() {
         node.wait_metrics(&port, &[metric]);
         added(&node.watch.since(mark), metric)
     });
+}
+
+/// Whoever does not come back from the kernel is named as long as that lasts, and nobody else is.
+#[test]
+fn an_applier_that_waits_for_the_lock_makes_no_progress() {
+    const APPLIER: &str = "the IPv4 route applier";
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    node.agent.set("DataplaneWatchdogTimeout", "0.02");
+    Driver::new(&directory, &port).bind(SOURCE);
+    node.agent.start();
+    node.open();
+    node.wait_settled(&port);
+    let stuck = || -> BTreeSet<String> {
+        let status = node.agent.status();
+        status["stuck"].as_object().expect("a map").keys().cloned().collect()
+    };
+    let was_named = (0..ATTEMPTS).any(|attempt| {
+        let metric = 3000 + attempt as u32;
+        let priorities = json!({"ipv4NormalRoutePriority": metric, "ipv6NormalRoutePriority": metric});
+        let crowd = Crowd::gather(&lab);
+        let mut named = BTreeSet::new();
+        crowd.disperse_during(|| {
+            directory.put(&felix_configuration("default", &priorities));
+            wait::until(wait::SOON, "somebody is stuck, or it is over", || {
+                named.extend(stuck());
+                !named.is_empty() || node.watch.metrics_to(port.ipv4()) == [metric]
+            });
+        });
+        node.wait_metrics(&port, &[metric]);
+        named.contains(APPLIER)
+    });
+    assert!(was_named, "{APPLIER} has never been named");
+    wait::until(wait::SOON, "everybody makes progress", || stuck().is_empty());
 }
 
 /// KERNEL: to detach a program can take the lock for 8 to 16 ms.

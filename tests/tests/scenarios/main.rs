@@ -1,8 +1,7 @@
 //! What Cutover promises, proven with the real agent, real taps and the real kernel. One executable, so that
 //! it is linked once and the themes run beside each other. Needs root.
 //!
-//! Numbers such as A1 and W33 are those of the project's list of scenarios (A: what every compatible agent
-//! does) and of weaknesses of existing agents (W: what this one does better).
+//! docs/numbers.md says what A1, W33 and their like mean.
 
 mod announcements;
 mod beside_felix;

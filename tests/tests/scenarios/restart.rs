@@ -1,7 +1,7 @@
 //! SIGKILL in every state, and start again (W3): no route of a live endpoint is touched, what happened
 //! meanwhile is found, and time goes on where it was.
 
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
 use cutover_tests::{frames, kernel, wait};

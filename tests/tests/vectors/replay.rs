@@ -7,7 +7,7 @@ use crate::outage::Outage;
 use crate::recording::{Line, Recording};
 use crate::whole_run::{Arrival, Stay};
 use crate::written::{self, Written, host_and_port};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::scene::ELEVATED;
 use cutover_tests::{Etcd, Lab, Port, wait};

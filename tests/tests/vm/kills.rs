@@ -2,9 +2,9 @@
 
 use crate::trip::{Journey, THROTTLED, UNTHROTTLED};
 use aya::maps::{HashMap, Map, MapData};
-use cutover_agent::clock;
 use cutover_common::abi::Evidence;
 use cutover_common::names::MAP_EVIDENCE;
+use cutover_daemon::clock;
 use cutover_tests::hypervisor::Guest;
 use cutover_tests::scene::ELEVATED;
 use cutover_tests::{Cloud, Port, wait};

@@ -2,7 +2,7 @@
 //! of QEMU, of the frames on the tap, and of the routes on target and client.
 
 use crate::trip::{CLOCKS, Journey, UNTHROTTLED};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::cloud::CONVERGENCE_S;
 use cutover_tests::hypervisor::Guest;

@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_build_script_names_the_same_toolchain() {
-        let script = std::fs::read_to_string(crate::workspace::root().join("agent/build.rs")).unwrap();
+        let script = std::fs::read_to_string(crate::workspace::root().join("agent/daemon/build.rs")).unwrap();
         assert!(script.contains(&format!("\"{NIGHTLY}\"")));
     }
 }

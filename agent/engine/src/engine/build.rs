@@ -6,63 +6,16 @@
 
 use super::Engine;
 use super::claims::Rank;
+use super::placed::{Conflict, Placed};
 use super::wants::{self, Part};
 use crate::machine::{Arming, State};
 use crate::model::EndpointKey;
-use crate::notice::Notice;
 use crate::time::BootTime;
 use crate::wanted::{Status, WantedRoute, WantedStatus};
 use cutover_common::MacAddr;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// What is noted about an endpoint, so that it can be taken back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Placed {
-    rank: Rank,
-    interface: String,
-    /// The interface with this number is set up, and perhaps watched, for it.
-    ifindex: Option<u32>,
-    /// The routes that it has or would have if nobody else came first.
-    routes: Vec<WantedRoute>,
-    /// What its watch would install.
-    watched: Vec<IpNet>,
-    /// What of its prefixes others have before it does, if there is something to remember about it.
-    pub(super) withheld: BTreeSet<IpNet>,
-    conflicts: Vec<Conflict>,
-}
-
-/// Why an endpoint does not get what it names.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Conflict {
-    NotAWorkloadInterface,
-    Interface { winner: Arc<EndpointKey> },
-    Prefix { prefix: IpNet, winner: Arc<EndpointKey> },
-}
-
-impl Conflict {
-    /// Whether somebody who knows of the one need not hear of the other.
-    fn is_same(&self, other: &Self, same_interface: bool) -> bool {
-        match (self, other) {
-            (Self::Prefix { prefix, .. }, Self::Prefix { prefix: other, .. }) => prefix == other,
-            _ => same_interface && core::mem::discriminant(self) == core::mem::discriminant(other),
-        }
-    }
-
-    fn notice(&self, endpoint: &EndpointKey, interface: &str) -> Notice {
-        let (endpoint, interface) = (endpoint.clone(), interface.to_owned());
-        match self {
-            Self::NotAWorkloadInterface => Notice::NotAWorkloadInterface { endpoint, interface },
-            Self::Interface { winner } => {
-                Notice::InterfaceConflict { endpoint, winner: EndpointKey::clone(winner), interface }
-            }
-            Self::Prefix { prefix, winner } => {
-                Notice::PrefixConflict { endpoint, winner: EndpointKey::clone(winner), prefix: *prefix }
-            }
-        }
-    }
-}
 
 static NOTHING: BTreeSet<IpNet> = BTreeSet::new();
 
@@ -246,7 +199,7 @@ impl Engine {
             status: WantedStatus::of(Status::AsReported),
             check: None,
         };
-        if !self.policy.is_workload_interface(interface) {
+        if !self.policy.interface_prefixes.cover(interface) {
             part.placed.conflicts.push(Conflict::NotAWorkloadInterface);
         }
         if let Some(winner) = self.locals.interfaces.winner(interface).filter(|winner| *winner != rank) {

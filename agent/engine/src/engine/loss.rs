@@ -93,7 +93,7 @@ impl Engine {
     }
 
     fn is_shown(&self, local: &Local) -> bool {
-        local.held_since.is_none() && self.policy.is_workload_interface(&local.endpoint.interface)
+        local.held_since.is_none() && self.policy.interface_prefixes.cover(&local.endpoint.interface)
     }
 
     /// Interfaces on which an earlier life has left routes of ours, and which no endpoint of this life has used.
@@ -105,7 +105,7 @@ impl Engine {
     fn is_unserved_with_carrier(&self, ifindex: u32) -> bool {
         let link = self.links.get(&ifindex);
         !self.served.contains(&ifindex)
-            && link.is_some_and(|link| link.running && self.policy.is_workload_interface(&link.name))
+            && link.is_some_and(|link| link.running && self.policy.interface_prefixes.cover(&link.name))
     }
 
     /// What has no carrier any more, or has got an endpoint, is no longer in question.
@@ -174,7 +174,7 @@ impl Engine {
         let suspects = self.locals.active().filter(|(_, local)| local.is_suspect);
         let leftovers = self.losses.leftovers.iter().flatten();
         let unusable = self.locals.iter().filter(|(_, local)| {
-            local.held_since.is_none() && !self.policy.is_workload_interface(&local.endpoint.interface)
+            local.held_since.is_none() && !self.policy.interface_prefixes.cover(&local.endpoint.interface)
         });
         LossView {
             endpoints: suspects.map(|(key, _)| key.to_string()).collect(),
@@ -190,7 +190,7 @@ impl Engine {
             .locals
             .iter()
             .filter(|(_, local)| self.is_shown(local))
-            .partition(|(_, local)| policy.is_workload_interface(&local.endpoint.interface));
+            .partition(|(_, local)| policy.interface_prefixes.cover(&local.endpoint.interface));
         let runs = |local: &Local| self.link(&local.endpoint.interface).is_some_and(|link| link.running);
         let lost = go.iter().filter(|(_, local)| runs(local)).count();
         let extent = Extent { lost, shown: stay.len(), is_found_missing: true };

@@ -1,8 +1,8 @@
 //! What one endpoint wants, before anybody asks whether somebody else comes first.
 
 use super::Engine;
-use super::build::Placed;
 use super::locals::Local;
+use super::placed::Placed;
 use crate::fact::Link;
 use crate::machine::{Arming, State};
 use crate::model::{Endpoint, EndpointKey, Policy, Trigger};

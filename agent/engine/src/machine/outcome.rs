@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// gone as well.
 ///
 /// LIMIT: a driver that rolls back re-creates the source's endpoint within 0.45 s (recorded); ten times that,
-/// counted from when it went away. After it the machine does what the existing agent does at once: it takes the
+/// counted from when it went away. After it the machine does what Felix does at once: it takes the
 /// migration for a success. While the source's endpoint is *there* nothing is taken for a success: the virtual
 /// machine most probably runs at the source, and advertising it from here would cut it off.
 pub const UNRESOLVED_BOUND: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ impl Unresolved {
     /// When the migration will count as a success if nothing else happens.
     ///
     /// An endpoint written again while its source's stays away beyond the grace time is one. Without that, the end
-    /// of the bound is taken for one, as the existing agent takes the end of the migration.
+    /// of the bound is taken for one, as Felix takes the end of the migration.
     pub(super) fn success_at(&self, is_sourceless: bool, grace: Duration) -> Option<BootTime> {
         let absent_since = self.source_absent_since?;
         let nothing_came = absent_since + if is_sourceless { SOURCELESS_BOUND } else { UNRESOLVED_BOUND };

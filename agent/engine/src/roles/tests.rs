@@ -1,4 +1,4 @@
-//! The scenarios of the existing agent's role calculator, and the corrections to it.
+//! The scenarios of Felix's role calculator, and the corrections to it.
 
 use super::*;
 use crate::selector::Selector;

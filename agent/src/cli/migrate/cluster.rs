@@ -4,10 +4,10 @@
 //! quicker it is read anew, as often as the driver does.
 
 use super::stamp;
-use super::store::{Found, Picture, Reported, Store, concerns};
+use super::store::{Picture, Reported, Store, StoredMigration, concerns};
 use crate::cli::Failure;
-use crate::datastore::etcd::{Cluster, Key, Keys, Member, RequestError};
-use crate::datastore::resource::{self, Format, Resource};
+use cutover_daemon::datastore::etcd::{Cluster, Key, Keys, Member, RequestError};
+use cutover_daemon::datastore::resource::{self, Format, Resource};
 use cutover_engine::model::EndpointKey;
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, Txn, TxnOp};
 use serde_json::Value;
@@ -122,7 +122,7 @@ impl ClusterStore {
             .map_err(|error| Failure::other(format!("{key}: the value cannot be copied: {error}")))
     }
 
-    fn migrations(&self, port: &str) -> Result<Vec<Found>, Failure> {
+    fn migrations(&self, port: &str) -> Result<Vec<StoredMigration>, Failure> {
         let mut found = Vec::new();
         for pair in self.list(&self.keys.migrations(), true)? {
             let place = String::from_utf8_lossy(pair.key()).into_owned();
@@ -133,7 +133,7 @@ impl ClusterStore {
                     if let Resource::Migration(_, migration) = parsed.resource
                         && concerns(&migration, port)
                     {
-                        found.push(Found { place, name, migration });
+                        found.push(StoredMigration { place, name, migration });
                     }
                 }
                 Err(refusal) => tracing::warn!(key = place, "LiveMigration left out: {refusal}"),

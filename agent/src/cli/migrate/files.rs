@@ -1,10 +1,10 @@
 //! Resource files, read and changed one resource at a time; every change is a rename.
 
 use super::stamp;
-use super::store::{Found, Picture, Reported, Store, concerns};
+use super::store::{Picture, Reported, Store, StoredMigration, concerns};
 use crate::cli::Failure;
-use crate::datastore::resource::Resource;
-use crate::datastore::{Document, ResourceId, read_file, resource_files};
+use cutover_daemon::datastore::resource::Resource;
+use cutover_daemon::datastore::{Document, ResourceId, read_file, resource_files};
 use cutover_engine::model::{EndpointKey, LiveMigration};
 use serde_json::Value;
 use std::fs;
@@ -117,7 +117,7 @@ impl Store for Files {
         let endpoints = scan.endpoints().filter(|key| key.endpoint == port);
         let endpoints = endpoints.map(|key| (key.clone(), path_of(key))).collect();
         let migrations = scan.migrations().filter(|(_, _, migration)| concerns(migration, port));
-        let migrations = migrations.map(|(path, name, migration)| Found {
+        let migrations = migrations.map(|(path, name, migration)| StoredMigration {
             place: path.display().to_string(),
             name: name.to_owned(),
             migration: migration.clone(),
@@ -201,7 +201,7 @@ impl Files {
     }
 
     fn status_path(&self, endpoint: &EndpointKey) -> PathBuf {
-        self.status_dir.join(crate::applier::statuses::dir::file_name(endpoint))
+        self.status_dir.join(cutover_daemon::applier::statuses::dir::file_name(endpoint))
     }
 
     /// Reads everything. What the agent would refuse is left out with a warning.

@@ -1,7 +1,7 @@
 //! What a datastore gives to a new resource: a uid and the time of its creation.
 
 use crate::cli::Failure;
-use crate::clock;
+use cutover_daemon::clock;
 use serde_json::Value;
 
 /// The kernel makes a random UUID (version 4) each time this is read.

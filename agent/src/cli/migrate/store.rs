@@ -55,11 +55,11 @@ pub(super) struct Picture {
     /// Its endpoints, each with where it is.
     pub(super) endpoints: Vec<(EndpointKey, String)>,
     /// Migrations that name an endpoint of it.
-    pub(super) migrations: Vec<Found>,
+    pub(super) migrations: Vec<StoredMigration>,
 }
 
 /// A migration that was found.
-pub(super) struct Found {
+pub(super) struct StoredMigration {
     /// Where, for people.
     pub(super) place: String,
     pub(super) name: String,

@@ -3,7 +3,7 @@
 use super::migration::{Migration, Outcome, Phase};
 use super::span;
 use crate::cli::status::align;
-use crate::logging::printable;
+use cutover_daemon::logging::printable;
 use cutover_engine::BootTime;
 use std::fmt::Write as _;
 

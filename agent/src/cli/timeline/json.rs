@@ -27,11 +27,11 @@ struct Entry<'a> {
     began_at: String,
     boot_id: Option<&'a str>,
     /// In the order in which they came.
-    phases: Vec<Step>,
+    phases: Vec<ReachedPhase>,
 }
 
 #[derive(Serialize)]
-struct Step {
+struct ReachedPhase {
     phase: Phase,
     boot_ns: u64,
     unix_ns: u64,
@@ -53,7 +53,7 @@ fn entry(migration: &Migration) -> Entry<'_> {
         Outcome::Arrived => ("arrived", None),
         Outcome::NotArrived => ("not arrived", None),
     };
-    let step = |(phase, at): (Phase, cutover_engine::BootTime)| Step {
+    let step = |(phase, at): (Phase, cutover_engine::BootTime)| ReachedPhase {
         phase,
         boot_ns: at.0,
         unix_ns: migration.unix_ns(at),

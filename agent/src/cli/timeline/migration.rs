@@ -1,7 +1,7 @@
 //! One migration as all forms of the timeline see it, finished or running.
 
-use crate::datastore::resource::parse_name;
-use crate::migrations::Finished;
+use cutover_daemon::datastore::resource::parse_name;
+use cutover_daemon::migrations::Finished;
 use cutover_engine::BootTime;
 use cutover_engine::machine::{Phases, State, kind_name};
 use cutover_engine::view::EndpointView;

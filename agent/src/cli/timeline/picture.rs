@@ -10,8 +10,8 @@ mod segment;
 
 use super::migration::Migration;
 use super::span;
-use crate::datastore::resource::parse_name;
 use axis::Axis;
+use cutover_daemon::datastore::resource::parse_name;
 use segment::{Panel, Segment, SegmentKind, segments};
 use std::time::Duration;
 use svg::Document;

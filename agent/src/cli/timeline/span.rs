@@ -1,6 +1,6 @@
 //! Times for people: as long as they need to be and no more exact than anybody reads.
 
-use crate::clock;
+use cutover_daemon::clock;
 use std::time::Duration;
 
 /// Three digits and a unit; minutes and hours in full seconds.

@@ -4,8 +4,8 @@
 
 use super::progress;
 use crate::cli::status::heading;
-use crate::clock;
-use crate::control::Status;
+use cutover_daemon::clock;
+use cutover_daemon::control::Status;
 use cutover_engine::BootTime;
 use cutover_engine::machine::State;
 use cutover_engine::view::EndpointView;

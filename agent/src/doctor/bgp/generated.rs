@@ -1,11 +1,11 @@
 //! What `cutover bgp` prints has nothing wrong with it, and each of its corrections is missed when it is taken away.
 
 use super::{Family, Files, Wanted, daemons, examine};
-use crate::bgp::bird::Version;
-use crate::bgp::{self, Community, KernelMetric, Parameters, Peer, Peering, Priorities};
 use crate::doctor::finding::{Finding, Level};
-use crate::processes::{Process, Processes};
-use crate::settings::{DatastoreType, Settings};
+use cutover_bgp::bird::Version;
+use cutover_bgp::{Community, KernelMetric, Parameters, Peer, Peering, Priorities};
+use cutover_daemon::processes::{Process, Processes};
+use cutover_daemon::settings::{DatastoreType, Settings};
 
 fn parameters(peering: Peering, normal: u32, elevated: u32) -> Parameters {
     let autonomous_system = (peering == Peering::Ebgp).then_some(64512);
@@ -28,7 +28,7 @@ fn settings(parameters: &Parameters) -> Settings {
     let ipv6 = parameters.ipv6.unwrap();
     Settings {
         datastore_type: DatastoreType::Dir,
-        interface_prefix: parameters.interface_prefixes.clone(),
+        interface_prefix: parameters.interface_prefixes.join(",").parse().unwrap(),
         device_route_protocol: parameters.route_protocol,
         ipv4_normal_route_priority: parameters.ipv4.normal,
         ipv4_elevated_route_priority: parameters.ipv4.elevated,
@@ -66,17 +66,17 @@ fn judged(daemon: Daemon, texts: &[String], settings: &Settings) -> Vec<Finding>
 fn printed(daemon: Daemon, parameters: &Parameters) -> Vec<String> {
     match daemon {
         Daemon::Bird => {
-            vec![bgp::bird::configuration(parameters, KernelMetric::Fixed, Version::Two).unwrap()]
+            vec![cutover_bgp::bird::configuration(parameters, KernelMetric::Fixed, Version::Two).unwrap()]
         }
         Daemon::BirdMapped => {
-            vec![bgp::bird::configuration(parameters, KernelMetric::Mapped, Version::Two).unwrap()]
+            vec![cutover_bgp::bird::configuration(parameters, KernelMetric::Mapped, Version::Two).unwrap()]
         }
         Daemon::Bird1 => {
             let family =
-                |family| bgp::bird::configuration_1(parameters, KernelMetric::Fixed, family).unwrap();
-            vec![family(bgp::Family::Ipv4), family(bgp::Family::Ipv6)]
+                |family| cutover_bgp::bird::configuration_1(parameters, KernelMetric::Fixed, family).unwrap();
+            vec![family(cutover_bgp::Family::Ipv4), family(cutover_bgp::Family::Ipv6)]
         }
-        Daemon::Frr => vec![bgp::frr::configuration(parameters).unwrap().text],
+        Daemon::Frr => vec![cutover_bgp::frr::configuration(parameters).unwrap().text],
     }
 }
 

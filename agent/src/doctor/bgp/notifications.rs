@@ -1,8 +1,8 @@
 //! Whether daemons lost notifications of the kernel, and what makes them right again.
 
 use super::{Area, Check, Finding};
-use crate::overruns::{self, Overrun};
-use crate::processes::Processes;
+use cutover_daemon::overruns::{self, Overrun};
+use cutover_daemon::processes::Processes;
 use std::io;
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::frr;
 use crate::doctor::finding::{Area, Check, Finding};
-use crate::processes::Processes;
+use cutover_daemon::processes::Processes;
 
 pub(super) static DAEMON: Check = Check {
     area: Area::Bgp,
@@ -27,7 +27,7 @@ pub(super) fn judge(processes: &Processes) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::doctor::finding::Level;
-    use crate::processes::Process;
+    use cutover_daemon::processes::Process;
 
     fn process(pid: u32, name: &str, executable: Option<&str>, line: &str) -> Process {
         let arguments = line.split(' ').map(str::to_owned).collect();

@@ -4,7 +4,7 @@ use super::Case;
 use super::sample::{Followed, Sample};
 use super::stream::Stream;
 use anyhow::{Context as _, Result, ensure};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::driver::{Driver, Pace};
 use cutover_tests::fabric::{Daemon, Fabric, Leads, Place, Shape, Who, leads};

@@ -1,7 +1,7 @@
 //! A client's stream to the guest: a thousand numbered datagrams in a second to each of its addresses, and where each came
 //! out. The hypervisors' ends of both taps are read here; the guest itself plays no part. Judges nothing.
 
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::OpenTap;
 use cutover_tests::namespace::Namespace;

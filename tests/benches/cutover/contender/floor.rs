@@ -7,10 +7,10 @@ use crate::lane::{Lane, METRIC, PROTOCOL};
 use crate::site::{Site, Watcher};
 use anyhow::{Result, ensure};
 use aya::maps::{MapData, RingBuf};
-use cutover_agent::clock;
-use cutover_agent::fast_path::raise_priority;
-use cutover_agent::netlink::RouteSocket;
 use cutover_common::abi::Announcement;
+use cutover_daemon::clock;
+use cutover_daemon::fast_path::raise_priority;
+use cutover_daemon::netlink::RouteSocket;
 use cutover_engine::BootTime;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,

@@ -2,7 +2,7 @@
 //! what the observer takes would count against it. So notifications are fetched in bulk, and only their heads are read.
 
 use anyhow::{Result, bail};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::Host;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};

@@ -9,7 +9,7 @@ mod stream;
 mod timeline;
 
 use anyhow::{Context as _, Result, ensure};
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_tests::driver::Driver;
 use cutover_tests::scene::{NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::{Agent, Host, Lab, Port, Vm, frames, wait};

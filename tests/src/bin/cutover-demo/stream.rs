@@ -1,6 +1,6 @@
 //! A thousand datagrams a second from a host to a guest's echo port, and when they were answered.
 
-use cutover_agent::clock;
+use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::vm::ECHO_PORT;

@@ -2,7 +2,7 @@
 
 use super::host::*;
 use crate::fact::Fact;
-use crate::memory::Found;
+use crate::memory::LeftBehind;
 use crate::wanted::Status::{AsReported, Up};
 
 fn with_driver(mut host: Host) -> Host {
@@ -86,7 +86,7 @@ fn a_report_from_before_the_end_of_the_migration_does_not_count_if_it_is_told_ag
     let mut host = left();
     host.tell(reported("b", true, 1)).pass(ms(60_000));
     assert_eq!(host.status(), Some(AsReported));
-    let mut again = with_driver(Host::restarted("a", host.now, host.memory(), Found::default()));
+    let mut again = with_driver(Host::restarted("a", host.now, host.memory(), LeftBehind::default()));
     again.tell(written("b")).tell(Fact::InSync { complete: true }).tell(reported("b", true, 1));
     again.pass(ms(60_000));
     assert_eq!(again.status(), Some(AsReported));
@@ -160,7 +160,7 @@ fn a_restart_goes_on_where_the_last_life_has_stopped() {
             host.tell(reported("b", true, 2));
         }
         let mut again =
-            with_driver(Host::restarted("a", host.now + ms(5_000), host.memory(), Found::default()));
+            with_driver(Host::restarted("a", host.now + ms(5_000), host.memory(), LeftBehind::default()));
         again.tell(written("b")).tell(Fact::InSync { complete: true });
         assert_eq!(again.status(), Some(AsReported));
         if reported_meanwhile {

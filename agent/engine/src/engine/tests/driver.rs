@@ -58,7 +58,7 @@ struct Key {
 struct Side {
     host: Option<Host>,
     life: u32,
-    kept: Option<(Memory, crate::memory::Found)>,
+    kept: Option<(Memory, crate::memory::LeftBehind)>,
     links: BTreeMap<u32, crate::fact::Link>,
     followed: BTreeSet<usize>,
     heard_at: Ms,

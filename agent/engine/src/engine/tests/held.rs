@@ -3,7 +3,7 @@
 use super::host::*;
 use crate::fact::Fact;
 use crate::machine::State;
-use crate::memory::Found;
+use crate::memory::LeftBehind;
 use crate::notice::Notice;
 
 /// The longest gap that was recorded, and then some.
@@ -133,7 +133,8 @@ fn w33_endpoint_that_vanishes_while_the_agent_starts_is_held() {
 /// The idle machine of a source is not remembered. Its routes stay, because leftovers may not go yet.
 #[test]
 fn w33_agent_that_starts_in_the_gap_of_a_source_removes_nothing() {
-    let mut again = Host::restarted("a", Host::quiet("a").now, Host::quiet("a").memory(), Found::default());
+    let mut again =
+        Host::restarted("a", Host::quiet("a").now, Host::quiet("a").memory(), LeftBehind::default());
     again.tell(Fact::LinkSeen(link(5, true))).tell(Fact::InSync { complete: true });
     assert!(!again.wanted().leftovers_may_go && again.wanted().known_interfaces.is_empty());
     again.pass(ms(GAP)).tell(written("a"));

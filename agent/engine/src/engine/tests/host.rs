@@ -5,7 +5,7 @@
 use crate::Engine;
 use crate::fact::{AnnouncementSeen, Fact, Link};
 use crate::machine::{Phases, State};
-use crate::memory::{Found, Memory};
+use crate::memory::{LeftBehind, Memory};
 use crate::model::{Endpoint, EndpointKey, Labels, LiveMigration, MigrationSource, MigrationTarget, Policy};
 use crate::time::BootTime;
 use crate::wanted::{Status, Wanted, WantedRoute, WantedWatch};
@@ -110,10 +110,10 @@ pub(super) struct Host {
 impl Host {
     /// A host that has just started, not in sync yet.
     pub(super) fn starting(name: &str) -> Self {
-        Self::restarted(name, BootTime(1_000_000_000_000), Memory::default(), Found::default())
+        Self::restarted(name, BootTime(1_000_000_000_000), Memory::default(), LeftBehind::default())
     }
 
-    pub(super) fn restarted(name: &str, now: BootTime, memory: Memory, found: Found) -> Self {
+    pub(super) fn restarted(name: &str, now: BootTime, memory: Memory, found: LeftBehind) -> Self {
         let policy = Policy { hostname: name.into(), ..Policy::default() };
         let engine = Engine::new(policy, memory, found).recalling();
         let (armed, configured, kernel) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
@@ -308,9 +308,9 @@ impl Host {
     }
 
     /// What the kernel would show to the next agent.
-    pub(super) fn found(&self) -> Found {
+    pub(super) fn found(&self) -> LeftBehind {
         let watches = self.armed.iter().map(|(&ifindex, &generation)| (ifindex, (generation, MAC))).collect();
-        Found { watches, routes: self.kernel.clone() }
+        LeftBehind { watches, routes: self.kernel.clone() }
     }
 
     /// What has to hold at any moment, whatever happened before.

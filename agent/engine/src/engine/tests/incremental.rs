@@ -6,7 +6,7 @@ use super::host::*;
 use crate::Engine;
 use crate::chains::{Chains, Piece, Pieces};
 use crate::fact::{Fact, Link};
-use crate::memory::{Found, Memory};
+use crate::memory::{LeftBehind, Memory};
 use crate::model::{Endpoint, EndpointKey, LiveMigration, MigrationSource, MigrationTarget, Policy};
 use crate::notice::Notice;
 use crate::time::BootTime;
@@ -50,7 +50,7 @@ fn policy(ipv6: bool, every_interface: bool, normal: u32) -> Policy {
     let awaits_chains = normal == 1025;
     let mut policy = Policy { hostname: "b".into(), ipv6_support: ipv6, awaits_chains, ..Policy::default() };
     if every_interface {
-        policy.interface_prefixes.push("eth".into());
+        policy.interface_prefixes = "tap,eth".parse().unwrap();
     }
     (policy.ipv4.normal, policy.ipv6.normal) = (normal, normal);
     policy
@@ -164,7 +164,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let engine =
-            Engine::new(policy(true, false, 1024), Memory::default(), Found::default()).with_driver();
+            Engine::new(policy(true, false, 1024), Memory::default(), LeftBehind::default()).with_driver();
         let mut world = Self { engine, now: BootTime(1_000_000_000_000) };
         world.tell(Fact::InSync { complete: true });
         world
@@ -212,7 +212,7 @@ impl World {
         let watches = before.wanted.watches.iter();
         let watches = watches.filter_map(|(ifindex, it)| Some((*ifindex, (it.generation, it.mac?))));
         let found =
-            Found { watches: watches.collect(), routes: before.wanted.routes.iter().copied().collect() };
+            LeftBehind { watches: watches.collect(), routes: before.wanted.routes.iter().copied().collect() };
         let links: Vec<_> = before.links.values().cloned().collect();
         self.engine = Engine::new(before.policy.clone(), before.memory(), found).with_driver();
         links.into_iter().for_each(|link| self.tell(Fact::LinkSeen(link)));

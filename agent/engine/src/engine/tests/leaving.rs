@@ -2,7 +2,7 @@
 
 use super::host::*;
 use crate::fact::{Fact, Link};
-use crate::memory::{Found, Memory};
+use crate::memory::{LeftBehind, Memory};
 use crate::wanted::Status::{AsReported, Down, Up};
 
 /// The port runs here and migrates to `b`.
@@ -132,7 +132,7 @@ fn what_is_held_is_remembered() {
     let mut host = Host::quiet("a");
     host.tell(written("a")).tell(removed("a"));
     assert!(host.held());
-    let mut again = Host::restarted("a", host.now, host.memory(), Found::default()).asking();
+    let mut again = Host::restarted("a", host.now, host.memory(), LeftBehind::default()).asking();
     again.datastore_answers = false;
     again.tell(link_of(&host)).tell(Fact::InSync { complete: true });
     again.pass(ms(60_000));
@@ -170,7 +170,7 @@ fn w35_a_former_source_keeps_its_status_while_the_port_migrates_elsewhere() {
     host.pass(ms(60_000));
     assert!(host.engine.locals.is_empty());
     assert_eq!(host.status(), Some(AsReported));
-    let mut again = Host::restarted("a", host.now, Memory::default(), Found::default());
+    let mut again = Host::restarted("a", host.now, Memory::default(), LeftBehind::default());
     again.tell(migration_written("u2", "b", "c")).tell(Fact::InSync { complete: true });
     assert_eq!(again.status(), Some(AsReported), "also after a restart");
     for host in [&mut host, &mut again] {

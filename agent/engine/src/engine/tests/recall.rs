@@ -4,7 +4,7 @@
 use super::host::*;
 use crate::fact::{Fact, Link};
 use crate::machine::State;
-use crate::memory::{Found, Memory};
+use crate::memory::{LeftBehind, Memory};
 use crate::model::{Endpoint, Policy, Trigger};
 use crate::notice::Notice;
 use crate::wanted::WantedRoute;
@@ -156,7 +156,7 @@ fn other_states_are_left_as_they_are() {
 fn a_machine_that_may_have_gone_on_gets_no_route() {
     let host = Host::live("b");
     // Its hypervisor has gone.
-    let mut again = Host::restarted("b", host.now + ms(500), host.memory(), Found::default());
+    let mut again = Host::restarted("b", host.now + ms(500), host.memory(), LeftBehind::default());
     again.tell(Fact::LinkSeen(link(5, false)));
     assert_eq!(again.metric(), None);
     again.tell(Fact::LinkSeen(link(5, true)));
@@ -175,11 +175,11 @@ fn a_machine_that_may_have_gone_on_gets_no_route() {
 #[test]
 fn what_the_memory_says_is_live_gets_the_routes_that_are_missing() {
     let host = Host::live("b");
-    let mut again = Host::restarted("b", host.now, host.memory(), Found::default());
+    let mut again = Host::restarted("b", host.now, host.memory(), LeftBehind::default());
     again.tell(Fact::LinkSeen(link(5, true)));
     assert_eq!(again.metric(), Some(ELEVATED));
     // Another tap of the same name is another place, where nobody has announced anything.
-    let mut again = Host::restarted("b", host.now, host.memory(), Found::default());
+    let mut again = Host::restarted("b", host.now, host.memory(), LeftBehind::default());
     again.tell(Fact::LinkSeen(link(6, true)));
     assert_eq!(again.metric(), None);
 }

@@ -3,14 +3,14 @@
 use super::host::*;
 use crate::fact::{AnnouncementSeen, Fact};
 use crate::machine::State;
-use crate::memory::{Found, Memory};
+use crate::memory::{LeftBehind, Memory};
 use crate::time::BootTime;
 use crate::wanted::WantedRoute;
 use cutover_common::{AnnouncementKind, MacAddr};
 use std::collections::BTreeSet;
 
 /// Another agent on the same kernel; the datastore shows `resources`.
-fn restart(host: &Host, memory: Memory, found: Found, resources: Vec<Fact>) -> Host {
+fn restart(host: &Host, memory: Memory, found: LeftBehind, resources: Vec<Fact>) -> Host {
     let mut again = Host::restarted("b", host.now + ms(500), memory, found);
     again.armed.clone_from(&host.armed);
     again.tell(Fact::LinkSeen(link(5, true)));
@@ -38,7 +38,7 @@ fn w3_memory_lost_routes_are_judged_by_the_settings_of_the_datastore() {
         (route(ELEVATED, 3), State::Target),
         (route(NORMAL, 80), State::Target),
     ] {
-        let found = Found { routes: [found].into(), ..Found::default() };
+        let found = LeftBehind { routes: [found].into(), ..LeftBehind::default() };
         let mut resources = in_migration();
         resources.insert(0, Fact::PolicyChanged(Box::new(policy.clone())));
         assert_eq!(restart(&host, Memory::default(), found, resources).state(), state);
@@ -55,7 +55,7 @@ fn w3_memory_lost_after_a_migration_stays_elevated_for_the_convergence_time() {
     let host = Host::live("b");
     let found = |metric| {
         let route = WantedRoute { metric, ..*elevated_on(5).first().unwrap() };
-        Found { routes: [route].into(), ..Found::default() }
+        LeftBehind { routes: [route].into(), ..LeftBehind::default() }
     };
     let mut again = restart(&host, Memory::default(), found(ELEVATED), vec![written("b")]);
     again.pass(ms(29_999));
@@ -212,7 +212,7 @@ fn w3_memory_lost_elevated_routes_say_that_it_runs_here() {
 #[test]
 fn w3_memory_lost_elevated_routes_of_another_interface_say_nothing() {
     let host = Host::live("b");
-    let found = Found { routes: elevated_on(6), ..Found::default() };
+    let found = LeftBehind { routes: elevated_on(6), ..LeftBehind::default() };
     let again = restart(&host, Memory::default(), found, in_migration());
     assert_eq!((again.state(), again.metric()), (State::Target, None));
 }
@@ -221,7 +221,7 @@ fn w3_memory_lost_elevated_routes_of_another_interface_say_nothing() {
 #[test]
 fn w3_memory_of_a_target_weighs_more_than_elevated_routes() {
     let host = Host::target("b");
-    let found = Found { routes: elevated_on(5), ..host.found() };
+    let found = LeftBehind { routes: elevated_on(5), ..host.found() };
     let again = restart(&host, host.memory(), found, in_migration());
     assert_eq!((again.state(), again.metric()), (State::Target, None));
 }
@@ -253,7 +253,7 @@ fn w3_memory_lost_evidence_and_elevated_routes_survived() {
     let host = Host::target("b");
     let generation = host.watch().unwrap().generation;
     let seen_at = host.now + ms(250);
-    let found = Found { routes: elevated_on(5), ..host.found() };
+    let found = LeftBehind { routes: elevated_on(5), ..host.found() };
     let mut resources = in_migration();
     resources.insert(0, announcement(generation, seen_at));
     let again = restart(&host, Memory::default(), found, resources);
@@ -283,7 +283,8 @@ fn w3_announcement_while_nobody_was_there() {
 #[test]
 fn w3_watch_for_another_hardware_address_is_not_taken_over() {
     let host = Host::target("b");
-    let found = Found { watches: [(5, (7, MacAddr([2, 0, 0, 0, 0, 9])))].into(), ..Found::default() };
+    let found =
+        LeftBehind { watches: [(5, (7, MacAddr([2, 0, 0, 0, 0, 9])))].into(), ..LeftBehind::default() };
     let mut again = restart(&host, Memory::default(), found, in_migration());
     assert!(again.watch().unwrap().generation > 7);
     again.tell(announcement(7, BootTime(1)));
@@ -319,7 +320,7 @@ fn w3_a_watch_of_a_migration_that_is_over_is_not_taken_over_by_the_next_one() {
 #[test]
 fn w3_generations_go_on_after_a_clock_that_stands_still() {
     let host = Host::target("b");
-    let mut again = Host::restarted("b", BootTime(0), host.memory(), Found::default());
+    let mut again = Host::restarted("b", BootTime(0), host.memory(), LeftBehind::default());
     again.tell(Fact::LinkSeen(link(6, true)));
     for fact in in_migration() {
         again.tell(fact);
@@ -331,7 +332,7 @@ fn w3_generations_go_on_after_a_clock_that_stands_still() {
 #[test]
 fn memory_of_another_host_is_left_alone() {
     let host = Host::live("b");
-    let mut again = Host::restarted("c", host.now, host.memory(), Found::default());
+    let mut again = Host::restarted("c", host.now, host.memory(), LeftBehind::default());
     again.tell(Fact::LinkSeen(link(5, true))).tell(Fact::InSync { complete: true });
     assert!(again.engine.locals.is_empty() && again.wanted().routes.is_empty());
 }
@@ -425,7 +426,7 @@ fn w3_a_watch_whose_announcement_was_taken_is_none_for_the_next_attempt() {
     assert!(again.watch().unwrap().generation > used);
     // One that is newer than everything that could be saved is that of the next attempt.
     let newer = live.now.0 + 1_000;
-    let found = Found { watches: [(5, (newer, MAC))].into(), ..Found::default() };
+    let found = LeftBehind { watches: [(5, (newer, MAC))].into(), ..LeftBehind::default() };
     let again = restart(&live, live.memory(), found, retry());
     assert_eq!((again.state(), again.watch().unwrap().generation), (State::Target, newer));
 }

@@ -81,7 +81,7 @@ impl Engine {
             self.locals.iter().partition(|(_, local)| local.held_since.is_some());
         for (key, local) in shown.into_iter().chain(gone) {
             let (name, interface) = (key.to_string(), local.endpoint.interface.clone());
-            if !self.policy.is_workload_interface(&interface) {
+            if !self.policy.interface_prefixes.cover(&interface) {
                 conflicts.insert((name.clone(), interface.clone(), 2));
             }
             if !taken.interfaces.insert(interface.clone()) {

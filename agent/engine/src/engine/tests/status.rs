@@ -3,7 +3,7 @@
 use super::host::*;
 use crate::fact::Fact;
 use crate::machine::State;
-use crate::memory::{Found, Memory};
+use crate::memory::{LeftBehind, Memory};
 use crate::wanted::Status::{AsReported, Down, Up};
 
 fn removed_elsewhere(host: &str) -> Fact {
@@ -134,7 +134,7 @@ fn ordinary_endpoint_follows_carrier_and_interface() {
 
 #[test]
 fn w14_restart_takes_no_port_down() {
-    let mut host = Host::restarted("b", Host::quiet("b").now, Memory::default(), Found::default());
+    let mut host = Host::restarted("b", Host::quiet("b").now, Memory::default(), LeftBehind::default());
     host.appliers = false;
     for fact in [Fact::LinkSeen(link(5, true)), written("b"), Fact::InSync { complete: true }] {
         host.tell(fact);

@@ -241,11 +241,11 @@ fn interface_prefixes_that_change_concern_the_links_that_are_there() {
     assert_eq!(host.metric(), None);
 
     let mut policy = host.engine.policy.clone();
-    policy.interface_prefixes.push("vif".into());
+    policy.interface_prefixes = "tap,vif".parse().unwrap();
     host.tell(Fact::PolicyChanged(Box::new(policy.clone())));
     assert_eq!(host.metric(), Some(NORMAL));
 
-    policy.interface_prefixes.pop();
+    policy.interface_prefixes = "tap".parse().unwrap();
     host.tell(Fact::PolicyChanged(Box::new(policy)));
     assert_eq!(host.metric(), None);
 }

@@ -55,7 +55,7 @@ fn wanted(normal: u32, elevated: u32) -> Wanted {
     let family = |is_ipv6| Family { is_ipv6, normal, elevated, sample: None };
     Wanted {
         families: vec![family(false), family(true)],
-        prefixes: vec!["tap".into()],
+        prefixes: "tap".parse().unwrap(),
         protocol: 3,
         here: vec![],
     }
@@ -227,7 +227,7 @@ fn numbers_that_are_not_those_of_the_settings_are_one_finding() {
     assert_eq!(problems(&judge(&config, false, &wanted(2000, 600))), []);
 }
 
-/// As the existing agent's documentation has it, for BIRD 1: nothing lets the target announce its route.
+/// As Felix's documentation has it, for BIRD 1: nothing lets the target announce its route.
 #[test]
 fn the_published_filters_are_judged() {
     let text = r#"

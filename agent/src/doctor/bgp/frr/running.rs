@@ -3,7 +3,7 @@
 use super::super::{RESTART, RUNNING, VmRoute, compare};
 use crate::doctor::command::answer;
 use crate::doctor::finding::Finding;
-use crate::processes::Process;
+use cutover_daemon::processes::Process;
 use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -46,7 +46,7 @@ fn wanted(normal: u32, elevated: u32) -> Wanted {
     let family = |is_ipv6| Family { is_ipv6, normal, elevated, sample: None };
     Wanted {
         families: vec![family(false), family(true)],
-        prefixes: vec!["tap".into()],
+        prefixes: "tap".parse().unwrap(),
         protocol: 3,
         here: vec![],
     }

@@ -4,8 +4,8 @@ use super::super::super::{Family, KERNEL_METRIC, METRIC_OPTION, ONE_STEP};
 use super::super::protocol::Kernel;
 use super::super::run::{Route, Value};
 use super::{Agreed, Both, Judge};
-use crate::bgp::Priorities;
 use crate::doctor::finding::Finding;
+use cutover_bgp::Priorities;
 
 impl Judge<'_> {
     /// With which metric routes from other hosts get into the kernel.

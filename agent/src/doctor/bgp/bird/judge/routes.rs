@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 impl Judge<'_> {
     /// A route of a VM here, as the kernel protocol learns it.
     pub(super) fn local(&self, metric: u32, kernel: &Kernel) -> Route {
-        let interface = format!("{}0a1b2c3d", self.wanted.prefixes.first().map_or("tap", String::as_str));
+        let interface = format!("{}0a1b2c3d", self.wanted.prefixes.iter().next().unwrap_or("tap"));
         let mut route = self.route();
         route.extend([
             ("source".into(), Value::Symbol("RTS_INHERIT".into())),

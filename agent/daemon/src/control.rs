@@ -1,0 +1,290 @@
+//! The control socket `<run dir>/cutover.sock`: answers `cutover status`, `watch` and `timeline`, and takes `cutover release`.
+//!
+//! One request a connection: a line in, one JSON document out. Only root may connect: the
+//! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;
+//! it passes requests to the agent loop and the answers back.
+
+pub mod example;
+
+use crate::allocator;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+/// Name of the socket in the run directory.
+pub const SOCKET: &str = "cutover.sock";
+
+/// LIMIT: a request is a short word, perhaps with a number; whoever sends more is not a client of ours.
+const REQUEST_BYTES_MAX: u64 = 64;
+/// LIMIT: a client that neither asks nor reads must not keep a task forever.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// LIMIT: what it took to write an answer of this size is worth giving back, which takes milliseconds. It is that of some hundred
+/// endpoints.
+const LARGE_BYTES: usize = 256 << 10;
+
+/// A request with the way back for its answer.
+#[derive(Debug)]
+pub enum Request {
+    /// How everything stands.
+    Status(oneshot::Sender<Status>),
+    /// Everything that is kept although the datastore does not show it is gone.
+    Release {
+        /// How much of it there was when the operator looked.
+        count: usize,
+        /// The way back.
+        reply: oneshot::Sender<Released>,
+    },
+}
+
+/// The answer to `release`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Released {
+    /// How much is kept, or was until now.
+    pub kept: usize,
+    /// Whether it was let go: only if the operator knew of all of it.
+    pub released: bool,
+}
+
+/// What is kept although the datastore does not show it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Losses {
+    /// What it is.
+    #[serde(flatten)]
+    pub view: cutover_engine::view::LossView,
+    /// What the datastore has instead, if that says why.
+    pub hint: Option<String>,
+    /// Settings that would take the routes of most endpoints away, each with why it is not in force.
+    pub refused_settings: BTreeMap<String, String>,
+}
+
+impl Losses {
+    /// Whether there is nothing of that kind.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.view.count() == 0 && self.refused_settings.is_empty()
+    }
+}
+
+/// The answer to `status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// This host's name.
+    pub hostname: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Process number of the agent.
+    pub pid: u32,
+    /// Whether the datastore has delivered everything that it holds, and is followed now.
+    pub in_sync: bool,
+    /// Why the datastore is not followed, if it is not.
+    #[serde(default)]
+    pub datastore_trouble: Option<Trouble>,
+    /// Whether all of it could be read.
+    pub complete: bool,
+    /// What of it could not be read, by name, each with the reason.
+    #[serde(default)]
+    pub quarantine: BTreeMap<String, String>,
+    /// What is kept although the datastore does not show it.
+    #[serde(default)]
+    pub losses: Losses,
+    /// Parts of the agent that make no progress (`DataplaneWatchdogTimeout`), each with the milliseconds for which it has been busy.
+    #[serde(default)]
+    pub stuck: BTreeMap<String, u64>,
+    /// Watches that are wanted and cannot be armed, by interface, each with the reason.
+    #[serde(default)]
+    pub unarmed: BTreeMap<String, String>,
+    /// What of the host's data plane is the agent's: `full` or `routes`.
+    #[serde(default)]
+    pub role: String,
+    /// What is known of Felix, where it runs beside the agent.
+    #[serde(default)]
+    pub felix: Option<crate::felix::Report>,
+    /// Interfaces whose sysctls or neighbours are not as they have to be, and `host`, each with the reason.
+    #[serde(default)]
+    pub unprepared: BTreeMap<String, String>,
+    /// Changes of routes that the kernel refuses, by the route as `ip route` writes it, each with the reason.
+    #[serde(default)]
+    pub refused_routes: BTreeMap<String, String>,
+    /// How programs are attached: `tcx`, `tc` or `xdp`.
+    pub attach: String,
+    /// What the agent works with while its datastore has not been in sync since it was started.
+    #[serde(default)]
+    pub from_memory: Option<Recall>,
+    /// Endpoints of this host.
+    pub endpoints: Vec<cutover_engine::view::EndpointView>,
+    /// Routes of ours that the kernel has.
+    pub kernel_routes: Vec<KernelRoute>,
+    /// Counters of the kernel program: accepted and refused announcements by reason.
+    pub announcements: BTreeMap<String, u64>,
+    /// Route changes sent to the kernel since the agent started.
+    pub route_writes: u64,
+    /// BGP daemons beside the agent that lost notifications of the kernel; nothing if nobody has looked. `cutover status` looks, the
+    /// agent does not: in its unit it may not see the sockets of other processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overruns: Option<Vec<crate::overruns::Overrun>>,
+}
+
+/// What the agent's memory is enough for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recall {
+    /// What it is.
+    #[serde(flatten)]
+    pub view: cutover_engine::view::RecallView,
+    /// For how long the agent has been waiting for its datastore, in milliseconds.
+    pub for_ms: u64,
+}
+
+/// What is the matter with the datastore.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Trouble {
+    /// In words.
+    pub reason: String,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+}
+
+/// A route of ours as the kernel shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KernelRoute {
+    /// Destination prefix.
+    pub destination: String,
+    /// Number of the outgoing interface.
+    pub ifindex: u32,
+    /// Metric.
+    pub metric: u32,
+}
+
+/// The listening end.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+}
+
+/// The file of the socket, removed when dropped. Whoever runs the agent keeps it: the server's task may still be
+/// running when the process ends.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+}
+
+impl Server {
+    /// Opens the socket. The caller holds the lock of the run directory, so a socket that exists is left over.
+    ///
+    /// # Errors
+    /// The socket cannot be created in the run directory.
+    pub fn bind(run_dir: &Path) -> io::Result<(Self, SocketFile)> {
+        let path = run_dir.join(SOCKET);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok((Self { listener }, SocketFile { path }))
+    }
+
+    /// Answers until the agent loop goes away.
+    pub async fn serve(self, requests: mpsc::Sender<Request>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let requests = requests.clone();
+                    tokio::spawn(async move {
+                        match tokio::time::timeout(PATIENCE, answer(stream, requests)).await {
+                            Ok(Ok(bytes)) if bytes >= LARGE_BYTES => {
+                                // Nothing depends on it.
+                                drop(tokio::task::spawn_blocking(allocator::give_back));
+                            }
+                            Ok(Ok(_)) => {}
+                            Ok(Err(error)) => debug!(%error, "control connection ended early"),
+                            Err(_) => debug!("control connection timed out"),
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            debug!(%error, path = %self.path.display(), "cannot remove the control socket");
+        }
+    }
+}
+
+/// Answers one request. Returns the size of the answer.
+async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Result<usize> {
+    if stream.peer_cred()?.uid() != 0 {
+        stream.write_all(b"{\"error\":\"only root may ask\"}\n").await?;
+        return Ok(0);
+    }
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    let mut text = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["status"] => serde_json::to_vec(&put(&requests, Request::Status).await?),
+        ["release", count] if let Ok(count) = count.parse() => {
+            serde_json::to_vec(&put(&requests, |reply| Request::Release { count, reply }).await?)
+        }
+        _ => {
+            writer.write_all(b"{\"error\":\"unknown request; known: status, release COUNT\"}\n").await?;
+            return Ok(0);
+        }
+    }
+    .map_err(io::Error::other)?;
+    text.push(b'\n');
+    writer.write_all(&text).await?;
+    Ok(text.len())
+}
+
+/// Puts a request to the agent loop and waits for the answer.
+async fn put<T>(
+    requests: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> io::Result<T> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the agent is stopping");
+    requests.send(request(reply)).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
+}
+
+/// Asks the running agent for its status.
+///
+/// # Errors
+/// No agent listens in this run directory, or its answer makes no sense.
+pub fn ask(run_dir: &Path) -> io::Result<Status> {
+    request(run_dir, "status")
+}
+
+/// Tells the running agent that everything that it keeps is gone, if that is `count` things.
+///
+/// # Errors
+/// As [`ask`].
+pub fn release(run_dir: &Path, count: usize) -> io::Result<Released> {
+    request(run_dir, &format!("release {count}"))
+}
+
+fn request<T: DeserializeOwned>(run_dir: &Path, line: &str) -> io::Result<T> {
+    let mut stream = std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("{line}\n").as_bytes())?;
+    let mut text = String::new();
+    io::BufReader::new(stream).read_to_string(&mut text)?;
+    serde_json::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

@@ -1,0 +1,219 @@
+//! From an announcement in the ring buffer to its routes in the kernel, without asking anybody.
+//!
+//! Three threads of its own sleep on the ring buffer. While an endpoint waits for its virtual machine, the watch applier
+//! leaves the elevated routes here, as finished netlink batches, under the generation of the watch. When a record of that
+//! generation comes, one of the threads sends them, tells the route appliers what is written, and reports the fact with the
+//! time of every step. It decides nothing: a record without a batch (an older generation) installs nothing, and what fails here is closed by
+//! the route appliers as every other difference.
+//!
+//! KERNEL: a change of an IPv4 route waits for the lock of links (RTNL) while anybody anywhere holds it, for as long as half a second
+//! (measured on 6.18: a namespace with 4,000 links that goes); one of an IPv6 route does not. So the routes of IPv6 go first, only one
+//! thread at a time writes those of IPv4, and another one takes the next record.
+
+mod batches;
+mod landing;
+mod priority;
+mod processors;
+mod sleep;
+mod worker;
+
+pub use priority::raise_priority;
+
+use crate::netlink::socket::OpenError;
+use crate::netlink::{ByFamily, Family, PreparedBatch, RouteChange, RouteSocket, route};
+use aya::maps::{MapData, RingBuf};
+use batches::Batches;
+use cutover_engine::wanted::WantedRoute;
+use cutover_engine::{BootTime, Fact};
+use landing::Landings;
+use sleep::Sleep;
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tracing::warn;
+use worker::{Post, Worker};
+
+/// How many threads there are: the leads and an ordinary one in reserve. Each announcement wakes all of them, and the first one acts. The
+/// third one acts if the first waits for the kernel's lock and the processors of the second are busy in system calls.
+pub const THREADS: usize = LEADS + 1;
+
+/// How many of them have a real-time priority ([`raise_priority`]), each with processors of its own.
+pub const LEADS: usize = 2;
+
+/// The handle by which the watch applier prepares and withdraws batches. Dropping it ends the threads.
+#[derive(Debug)]
+pub struct FastPath {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    /// Each says by going away that its thread has ended.
+    alive: Option<[oneshot::Receiver<Infallible>; THREADS]>,
+}
+
+/// What the threads and the handle have in common.
+#[derive(Debug)]
+struct Shared {
+    ring: Mutex<Ring>,
+    batches: Batches,
+    landings: Landings,
+    /// Held by the thread that polls the ring before it sleeps: one processor is enough.
+    spinning: Mutex<()>,
+    /// Where each of the threads with a real-time priority sleeps.
+    leads: [Sleep; LEADS],
+    /// Where the other one does.
+    reserve: Sleep,
+    stop: AtomicBool,
+}
+
+/// The ring buffer, of which the library shows nothing.
+struct Ring(RingBuf<MapData>);
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ring")
+    }
+}
+
+/// What the fast path has written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Routes that the kernel has confirmed.
+    pub routes: Vec<WantedRoute>,
+    /// When it had done so.
+    pub at: BootTime,
+}
+
+/// The routes of one family.
+#[derive(Debug, Default)]
+struct Prepared {
+    batch: PreparedBatch,
+    routes: Vec<WantedRoute>,
+}
+
+/// Who hears of what the threads do.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// Hear of the routes of a family once all of them are installed, before `facts` hears of the announcement.
+    pub written: ByFamily<UnboundedSender<Written>>,
+    /// Hears of each announcement when everything about it is done.
+    pub facts: UnboundedSender<Fact>,
+}
+
+impl FastPath {
+    /// A socket for each thread, in the network namespace of the calling one.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn open_sockets() -> Result<[RouteSocket; THREADS], OpenError> {
+        Ok([RouteSocket::open()?, RouteSocket::open()?, RouteSocket::open()?])
+    }
+
+    /// Starts the threads. `spin` is how long one of them polls the ring before it sleeps, while anything is armed.
+    ///
+    /// # Errors
+    /// No epoll instance, event descriptor or thread can be had.
+    pub fn start(
+        ring: RingBuf<MapData>,
+        sockets: [RouteSocket; THREADS],
+        spin: Duration,
+        listeners: &Listeners,
+    ) -> io::Result<Self> {
+        // KERNEL: who began to wait for the ring last is woken first.
+        let reserve = Sleep::on(&ring)?;
+        let leads = [Sleep::on(&ring)?, Sleep::on(&ring)?];
+        let ring = Ring(ring);
+        let shared = Arc::new(Shared {
+            ring: Mutex::new(ring),
+            batches: Batches::default(),
+            landings: Landings::default(),
+            spinning: Mutex::default(),
+            leads,
+            reserve,
+            stop: AtomicBool::new(false),
+        });
+        let (lives, alive): (Vec<_>, Vec<_>) = sockets.iter().map(|_| oneshot::channel()).unzip();
+        // Whatever fails here ends the threads that run by then.
+        let mut started = Self { shared, threads: Vec::new(), alive: alive.try_into().ok() };
+        for (number, (socket, life)) in sockets.into_iter().zip(lives).enumerate() {
+            let post = if number < LEADS { Post::Lead(number) } else { Post::Reserve };
+            let mut worker = Worker::new(post, socket, spin, Arc::clone(&started.shared), listeners.clone());
+            started.threads.push(std::thread::Builder::new().name("cutover-fast".into()).spawn(
+                move || {
+                    // Dropped when the thread ends, however it ends.
+                    let _life: oneshot::Sender<Infallible> = life;
+                    worker.run();
+                },
+            )?);
+        }
+        Ok(started)
+    }
+
+    /// Waits until a thread has ended. Only the first call waits for it; a later one waits forever.
+    pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let alive = self.alive.take();
+        async move {
+            match alive {
+                Some([first, second, third]) => tokio::select! {
+                    _ = first => {}
+                    _ = second => {}
+                    _ = third => {}
+                },
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// From now on a record of this generation installs these routes.
+    pub fn prepare(&self, generation: u64, routes: impl IntoIterator<Item = WantedRoute>) {
+        let routes: Vec<_> = routes.into_iter().collect();
+        self.shared.batches.prepare(generation, &routes);
+        self.shared.ring_bells();
+    }
+
+    /// From now on a record of another generation than these installs nothing, and IPv4 routes of others that wait to be
+    /// written are not. What a thread is sending at this moment still goes out; the route appliers remove its routes if they are
+    /// not wanted.
+    pub fn keep_only(&self, generations: &BTreeSet<u64>) {
+        self.shared.batches.keep_only(generations);
+        self.shared.landings.keep_only(generations);
+    }
+}
+
+impl Drop for FastPath {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.ring_bells();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                warn!("a thread of the fast path had panicked");
+            }
+        }
+    }
+}
+
+impl Prepared {
+    fn new(family: Family, routes: &[WantedRoute]) -> Self {
+        let routes: Vec<_> = routes.iter().copied().filter(|route| family.has(route)).collect();
+        let changes: Vec<_> = routes.iter().copied().map(RouteChange::Add).collect();
+        Self { batch: route::prepare(&changes), routes }
+    }
+}
+
+impl Shared {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        // The daemon is about to end if a holder panicked.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring_bells(&self) {
+        for sleep in self.leads.iter().chain([&self.reserve]) {
+            sleep.ring_bell();
+        }
+    }
+}

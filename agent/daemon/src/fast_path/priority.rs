@@ -1,0 +1,83 @@
+//! The priority of the fast path's threads. It sets that of the calling thread and of nothing else.
+//!
+//! KERNEL (measured on 6.18 under load): an ordinary thread that is woken waits for the one that runs to use up its slice, milliseconds even
+//! at niceness -20; one of SCHED_FIFO takes the processor at once. But two things can keep one of SCHED_FIFO for as long as somebody has the
+//! lock of links (RTNL), a large part of a second (measured on 6.18 with two processors). On a kernel without preemption it is woken on the
+//! processor where it ran last, although that one is in the middle of a long system call and another one is idle; an ordinary thread is
+//! woken on the idle one. And where it waits for the lock itself, it does not sleep as long as the owner of the lock runs: it keeps its
+//! processor from everybody else; an ordinary thread gives way to others after a few milliseconds, and then sleeps.
+//!
+//! So two threads are of SCHED_FIFO, each with processors of its own ([`super::processors`]), the other one is ordinary, whoever is first acts,
+//! and nobody waits for the lock with SCHED_FIFO.
+
+use std::io;
+use std::time::Duration;
+use tracing::debug;
+
+/// The thread's real-time priority: above every ordinary program, below every real-time one that chose its own.
+const REAL_TIME_PRIORITY: libc::c_int = 1;
+/// The thread's niceness where it has no real-time priority: the highest that an ordinary thread can have.
+const NICENESS: libc::c_int = -20;
+
+/// The priority of the calling thread.
+#[derive(Debug, Default)]
+pub(super) struct Priority {
+    is_real_time: bool,
+}
+
+impl Priority {
+    /// Gives the calling thread the highest one that an ordinary thread can have.
+    pub(super) fn ordinary() -> Self {
+        // SAFETY: no pointers; `PRIO_PROCESS` with 0 means the calling thread on Linux.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) } != 0 {
+            debug!(error = %io::Error::last_os_error(), "the fast path keeps its ordinary priority");
+        }
+        Self { is_real_time: false }
+    }
+
+    /// Gives the calling thread one above every ordinary thread.
+    pub(super) fn real_time() -> Self {
+        // For as long as it is ordinary.
+        let _niceness = Self::ordinary();
+        let set = schedule(libc::SCHED_FIFO, REAL_TIME_PRIORITY);
+        if let Err(error) = &set {
+            debug!(%error, "the fast path gets no real-time priority");
+        }
+        Self { is_real_time: set.is_ok() }
+    }
+
+    /// Does something that may wait for a lock of the kernel's.
+    pub(super) fn while_ordinary<T>(&self, work: impl FnOnce() -> T) -> T {
+        if !self.is_real_time {
+            return work();
+        }
+        let lowered = schedule(libc::SCHED_OTHER, 0);
+        let result = work();
+        if lowered.is_ok()
+            && let Err(error) = schedule(libc::SCHED_FIFO, REAL_TIME_PRIORITY)
+        {
+            debug!(%error, "the fast path does not get its real-time priority back");
+        }
+        result
+    }
+}
+
+/// Gives the calling thread the priority that a thread of the fast path has while it waits for announcements.
+///
+/// LIMIT: what the thread does is bounded by the watches that are armed. A spinning one is not bounded by
+/// anything and would starve its processor, so it stays ordinary.
+pub fn raise_priority(spin: Duration) {
+    if spin.is_zero() {
+        Priority::real_time()
+    } else {
+        Priority::ordinary()
+    };
+}
+
+fn schedule(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: 0 means the calling thread, and `parameters` lives until the call returns.
+    let result =
+        unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,56 @@
+//! Where a thread of the fast path waits for something to do.
+
+use aya::maps::{MapData, RingBuf};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::io;
+use tracing::debug;
+
+/// What epoll says: there may be a record, or the bell rings.
+const RECORD: u64 = 0;
+const BELL: u64 = 1;
+
+/// Each record of the ring buffer, and the bell, wakes the thread that sleeps here.
+#[derive(Debug)]
+pub(super) struct Sleep {
+    epoll: Epoll,
+    /// Wakes it to spin again, or to end.
+    bell: EventFd,
+}
+
+impl Sleep {
+    pub(super) fn on(ring: &RingBuf<MapData>) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let readable = |word| EpollEvent::new(EpollFlags::EPOLLIN, word);
+        // KERNEL: whoever finds that the record was taken goes on sleeping.
+        epoll.add(ring, readable(RECORD))?;
+        epoll.add(&bell, readable(BELL))?;
+        Ok(Self { epoll, bell })
+    }
+
+    /// Sleeps until there may be something to do. At the end the bell is left ringing.
+    pub(super) fn sleep(&self, is_end: impl Fn() -> bool) -> nix::Result<()> {
+        let mut events = [EpollEvent::empty(); 2];
+        match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            Ok(count) => {
+                if events[..count].iter().any(|event| event.data() == BELL)
+                    && !is_end()
+                    && let Err(error) = self.bell.read()
+                {
+                    debug!(%error, "a bell of the fast path was silent");
+                }
+                Ok(())
+            }
+            Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn ring_bell(&self) {
+        if let Err(error) = self.bell.write(1) {
+            debug!(%error, "a bell of the fast path is already ringing");
+        }
+    }
+}

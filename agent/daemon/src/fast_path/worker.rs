@@ -1,0 +1,232 @@
+//! What each thread of the fast path does: wait, take a record, write its routes, tell of it.
+//!
+//! All threads do the same, with different priorities. A record is taken by whichever is first, and its routes are written by that one, those of IPv4 unless
+//! another thread is at it ([`super::landing`]).
+
+use super::landing::Landing;
+use super::priority::Priority;
+use super::processors;
+use super::{LEADS, Listeners, Prepared, Shared, Written};
+use crate::applier::is_gone;
+use crate::clock;
+use crate::netlink::socket::Outcome;
+use crate::netlink::{ByFamily, Family, RouteSocket};
+use cutover_common::AnnouncementKind;
+use cutover_common::abi::Announcement;
+use cutover_engine::fact::AnnouncementSeen;
+use cutover_engine::{BootTime, Fact};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// Which of the threads one is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Post {
+    /// Has a real-time priority while it waits, and the processors of its number.
+    Lead(usize),
+    /// An ordinary thread.
+    Reserve,
+}
+
+pub(super) struct Worker {
+    post: Post,
+    socket: RouteSocket,
+    spin: Duration,
+    /// Set by its thread.
+    priority: Priority,
+    shared: Arc<Shared>,
+    listeners: Listeners,
+}
+
+impl Worker {
+    pub(super) fn new(
+        post: Post,
+        socket: RouteSocket,
+        spin: Duration,
+        shared: Arc<Shared>,
+        listeners: Listeners,
+    ) -> Self {
+        Self { post, socket, spin, priority: Priority::default(), shared, listeners }
+    }
+
+    pub(super) fn run(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let place = match self.post {
+            Post::Lead(number) => &shared.leads[number],
+            Post::Reserve => &shared.reserve,
+        };
+        self.priority = match self.post {
+            Post::Lead(number) if self.spin.is_zero() => {
+                processors::take_share(number, LEADS);
+                Priority::real_time()
+            }
+            _ => Priority::ordinary(),
+        };
+        let is_end = || shared.stop.load(Ordering::Acquire);
+        while !is_end() {
+            self.drain();
+            self.spin();
+            if let Err(error) = place.sleep(is_end) {
+                warn!(%error, "the fast path cannot wait for announcements; the agent ends, to be started anew");
+                break;
+            }
+        }
+        // The bell may have been read right before the end.
+        place.ring_bell();
+    }
+
+    /// Polls the ring for the configured time, as long as something is armed and no other thread does.
+    fn spin(&mut self) {
+        if self.spin.is_zero() || !self.shared.batches.has_any() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let _turn = match shared.spinning.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+        };
+        let mut until = clock::now() + self.spin;
+        while clock::now() < until && !self.shared.stop.load(Ordering::Relaxed) {
+            if self.drain() {
+                until = clock::now() + self.spin;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Acts on every record in the ring. Returns whether there was one.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
+        while let Some(record) = self.take() {
+            let taken_at = clock::now();
+            any = true;
+            match record {
+                Some(record) => self.act(record, taken_at),
+                None => warn!("a record of the ring buffer has an unknown layout; ignored"),
+            }
+        }
+        any
+    }
+
+    /// The next record; nothing inside if it has another layout. The ring is free for the other threads afterwards.
+    fn take(&self) -> Option<Option<Announcement>> {
+        self.shared.ring().0.next().map(|item| read_record(&item))
+    }
+
+    fn act(&mut self, record: Announcement, taken_at: BootTime) {
+        // ORDER: before anything is installed that nobody would hear of.
+        let Some(kind) = AnnouncementKind::from_number(record.kind) else {
+            warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
+            return;
+        };
+        let prepared = self.shared.batches.take(record.generation);
+        let mut seen = AnnouncementSeen {
+            generation: record.generation,
+            kind,
+            seen_at: BootTime(record.seen_at_ns),
+            taken_at: Some(taken_at),
+            routed_at: None,
+        };
+        let Some(ByFamily { ipv4, ipv6 }) = prepared else { return self.tell(seen) };
+        // ORDER: IPv6 first, because nobody can make it wait.
+        let ifindex = record.ifindex;
+        seen.routed_at = write(&mut self.socket, &self.listeners, Family::Ipv6, ifindex, &ipv6);
+        if ipv4.routes.is_empty() {
+            return self.tell(seen);
+        }
+        self.shared.landings.add(Landing { ifindex, seen, ipv4 });
+        self.land();
+    }
+
+    /// Writes the IPv4 routes that wait to be written, unless another thread does.
+    fn land(&mut self) {
+        let Self { socket, listeners, shared, priority, .. } = self;
+        let land = |Landing { ifindex, mut seen, ipv4 }| {
+            let routed_at = write(socket, listeners, Family::Ipv4, ifindex, &ipv4);
+            // The announcement is acted on when all of its routes are there.
+            seen.routed_at = seen.routed_at.and(routed_at);
+            tell(listeners, seen);
+        };
+        priority.while_ordinary(|| shared.landings.work_off(land));
+    }
+
+    fn tell(&self, seen: AnnouncementSeen) {
+        tell(&self.listeners, seen);
+    }
+}
+
+fn tell(listeners: &Listeners, seen: AnnouncementSeen) {
+    // The receiver is gone only while the agent stops.
+    let _: Result<(), _> = listeners.facts.send(Fact::AnnouncementSeen(seen));
+}
+
+/// Writes the routes of one family. Returns when the kernel had confirmed all of them, if it has.
+fn write(
+    socket: &mut RouteSocket,
+    listeners: &Listeners,
+    family: Family,
+    ifindex: u32,
+    Prepared { batch, routes }: &Prepared,
+) -> Option<BootTime> {
+    if routes.is_empty() {
+        return Some(clock::now());
+    }
+    match socket.send(batch) {
+        Ok(outcome) if outcome.is_success() => {
+            let at = clock::now();
+            // ORDER: before the fact, which makes the routes wanted. The receiver is gone only while the agent stops.
+            let _: Result<(), _> = listeners.written.of(family).send(Written { routes: routes.clone(), at });
+            Some(at)
+        }
+        Ok(outcome) => {
+            log_refusal(ifindex, &outcome);
+            None
+        }
+        Err(error) => {
+            warn!(%error, ifindex, "elevated routes could not be sent");
+            None
+        }
+    }
+}
+
+/// The tap may have gone since it was announced on.
+fn log_refusal(ifindex: u32, outcome: &Outcome) {
+    if is_gone(ifindex) {
+        debug!(ifindex, failed = ?outcome.failed, "no elevated routes, the interface is gone");
+    } else {
+        warn!(
+            ifindex, failed = ?outcome.failed,
+            "some elevated routes were refused; the route appliers try again"
+        );
+    }
+}
+
+/// The record in `bytes`, if it has the layout that this agent was built with.
+fn read_record(bytes: &[u8]) -> Option<Announcement> {
+    if bytes.len() != size_of::<Announcement>() {
+        return None;
+    }
+    // SAFETY: the length was checked, `Announcement` is made of integers only, and the read is unaligned.
+    Some(unsafe { bytes.as_ptr().cast::<Announcement>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_size_is_refused() {
+        let record = Announcement { generation: 7, seen_at_ns: 8, ifindex: 9, kind: 1 };
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&record.generation.to_ne_bytes());
+        bytes.extend_from_slice(&record.seen_at_ns.to_ne_bytes());
+        bytes.extend_from_slice(&record.ifindex.to_ne_bytes());
+        bytes.extend_from_slice(&record.kind.to_ne_bytes());
+        assert_eq!(read_record(&bytes), Some(record));
+        assert_eq!(read_record(&bytes[1..]), None);
+        bytes.push(0);
+        assert_eq!(read_record(&bytes), None);
+    }
+}

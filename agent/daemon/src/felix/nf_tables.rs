@@ -1,0 +1,13 @@
+//! Felix's chains as nf_tables shows them, by dump and notification.
+
+mod connection;
+mod dispatch;
+mod error;
+mod follower;
+mod message;
+mod mirror;
+
+pub(super) use dispatch::Filter;
+pub(super) use error::FollowError;
+pub(super) use follower::{Changes, follow};
+pub(super) use mirror::fuller;

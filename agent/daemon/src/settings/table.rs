@@ -1,0 +1,434 @@
+//! The one table of every setting. Parsing, `cutover check-config` and `docs/configuration.md` come from it.
+
+use super::value::{
+    Bool, Choice, IPV4, IPV6, Integer, Kind, List, Path, Prefixes, RequiredPath, Seconds, Secret, SecretText,
+    Text, interpret,
+};
+use cutover_engine::InterfacePrefixes;
+use cutover_engine::model::{Trigger, Validation};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the resources are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DatastoreType {
+    /// An etcd cluster.
+    Etcdv3,
+    /// A directory of files.
+    Dir,
+}
+
+/// What of a host's data plane is the agent's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// All that this project does. No Felix runs here.
+    Full,
+    /// Routes, migrations and statuses. Felix runs beside the agent and keeps policy, heartbeat and sysctls.
+    Routes,
+}
+
+impl Role {
+    /// The word of the settings.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Routes => "routes",
+        }
+    }
+}
+
+/// How the program is attached to a tap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attach {
+    /// The best that the kernel has: tcx, else tc.
+    Auto,
+    /// A tcx link (Linux 6.6).
+    Tcx,
+    /// A filter of the clsact queueing discipline.
+    Tc,
+    /// An XDP link.
+    Xdp,
+}
+
+/// The least important line that is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogSeverity {
+    /// Everything.
+    Trace,
+    /// For developers.
+    Debug,
+    /// What happens.
+    Info,
+    /// What an operator should look at.
+    Warning,
+    /// What does not work.
+    Error,
+    /// What ends the agent.
+    Fatal,
+    /// Nothing at all.
+    Off,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `Enabled` or `Disabled`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Switch {
+    /// On.
+    Enabled,
+    /// Off.
+    Disabled,
+}
+
+/// Which addresses of the local subnet the host answers for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reachability {
+    /// None.
+    Disabled,
+    /// Those of workloads.
+    PodsAndLoadBalancers,
+}
+
+/// Whether a workload may send with other source addresses than its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spoofing {
+    /// It may not.
+    Disabled,
+    /// It may, if it asks for it.
+    Any,
+}
+
+/// When a changed value is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// At once.
+    Live,
+    /// When the agent starts.
+    AtStart,
+    /// Never in this version: it is read and checked so that a configuration of Felix can be kept.
+    NotYet,
+}
+
+/// How a setting may be given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// Only the environment and the file count, not the resources.
+    pub local: bool,
+    /// An invalid value is not replaced by the next source: it stops the start.
+    pub fatal: bool,
+    /// `none` is a value.
+    pub may_be_none: bool,
+}
+
+const PLAIN: Rules = Rules { local: false, fatal: false, may_be_none: true };
+const NEEDED: Rules = Rules { may_be_none: false, ..PLAIN };
+const FATAL: Rules = Rules { fatal: true, ..PLAIN };
+const FATAL_NEEDED: Rules = Rules { fatal: true, may_be_none: false, ..PLAIN };
+const LOCAL: Rules = Rules { local: true, ..PLAIN };
+const LOCAL_NEEDED: Rules = Rules { local: true, may_be_none: false, ..PLAIN };
+const LOCAL_FATAL_NEEDED: Rules = Rules { local: true, fatal: true, may_be_none: false };
+
+/// One row of the table.
+pub struct Setting {
+    /// Its name, as Felix spells it.
+    pub name: &'static str,
+    /// The value if nobody gives one, as text; empty for none.
+    pub default: &'static str,
+    /// How it may be given.
+    pub rules: Rules,
+    /// When a change is used.
+    pub effect: Effect,
+    /// What it is for, in one line.
+    pub meaning: &'static str,
+    /// What the text may be.
+    pub values: fn() -> String,
+    pub(super) is_duration: bool,
+    pub(super) is_secret: bool,
+    pub(super) apply: fn(&mut Settings, &str) -> Result<(), String>,
+    /// The value in force as canonical text, empty for none.
+    pub show: fn(&Settings) -> String,
+}
+
+macro_rules! settings {
+    ($($field:ident: $type:ty, $name:literal, $kind:expr, $default:literal, $rules:expr, $effect:expr, $meaning:literal;)+) => {
+        /// What the operator wants, every value checked.
+        #[derive(Clone, PartialEq, Debug)]
+        pub struct Settings {
+            $(#[doc = concat!("`", $name, "`: ", $meaning)] pub $field: $type,)+
+        }
+
+        /// Every setting, in the order in which people are shown them.
+        pub const TABLE: &[Setting] = &[
+            $(Setting {
+                name: $name,
+                default: $default,
+                rules: $rules,
+                effect: $effect,
+                meaning: $meaning,
+                values: || $kind.describe(),
+                is_duration: is_duration(&$kind),
+                is_secret: is_secret(&$kind),
+                apply: |settings, text| {
+                    settings.$field = interpret(&$kind, $rules.may_be_none, text)?;
+                    Ok(())
+                },
+                show: |settings| $kind.show(&settings.$field),
+            },)+
+        ];
+
+        impl Default for Settings {
+            /// The built-in defaults; the host name is empty.
+            fn default() -> Self {
+                Self { $($field: built_in(&$kind, $name, $default),)+ }
+            }
+        }
+    };
+}
+
+const fn is_duration<K: Kind>(_: &K) -> bool {
+    K::IS_DURATION
+}
+
+const fn is_secret<K: Kind>(_: &K) -> bool {
+    K::IS_SECRET
+}
+
+fn built_in<K: Kind>(kind: &K, name: &str, text: &str) -> K::Value {
+    let value = if text.is_empty() { kind.none() } else { kind.parse(text).ok() };
+    // INVARIANT: the defaults of the table are valid; a test reads all of them.
+    value.unwrap_or_else(|| unreachable!("the built-in default of {name} is valid"))
+}
+
+/// Metrics that both families can have: the kernel's number is 32 bits wide, Felix stops at 31.
+const PRIORITY: Integer<u32> = Integer { min: 1, max: 2_147_483_646, except: &[] };
+const PORT: Integer<u16> = Integer { min: 0, max: 65_535, except: &[] };
+const PROTOCOL: Integer<u8> =
+    Integer { min: 3, max: 255, except: &[(12, "BIRD's, which would take our routes for its own")] };
+/// LIMIT: an hour is far above the convergence of any fabric; a typing error must not elevate a route for days.
+const CONVERGENCE: Seconds = Seconds { max_s: 3600 };
+/// LIMIT: a deleted endpoint keeps its routes for this long, so minutes are too many.
+const GRACE: Seconds = Seconds { max_s: 60 };
+/// LIMIT: a day; anything longer is meant to be never, which is 0.
+const PERIOD: Seconds = Seconds { max_s: 86_400 };
+/// LIMIT: a second of spinning per wake-up already costs a core.
+const SPIN_MICROS: Integer<u32> = Integer { min: 0, max: 1_000_000, except: &[] };
+const SEVERITY: Choice<LogSeverity> = Choice {
+    words: &[
+        ("TRACE", LogSeverity::Trace),
+        ("DEBUG", LogSeverity::Debug),
+        ("INFO", LogSeverity::Info),
+        ("WARNING", LogSeverity::Warning),
+        ("ERROR", LogSeverity::Error),
+        ("FATAL", LogSeverity::Fatal),
+    ],
+    none: Some(LogSeverity::Off),
+};
+const HOST: Text = Text { rule: host, description: "a host name or an address" };
+
+fn host(text: &str) -> Result<String, &'static str> {
+    let valid = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-:[]".contains(&b));
+    if valid { Ok(text.to_owned()) } else { Err("write a host name or an address") }
+}
+
+fn host_name(text: &str) -> Result<String, &'static str> {
+    let valid = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if valid && !text.is_empty() {
+        Ok(text.to_owned())
+    } else {
+        Err("write a host name made of letters, digits, dots, dashes and underscores")
+    }
+}
+
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let refusal = "write host:port without a scheme, such as 127.0.0.1:2379";
+    let (name, port) = text.rsplit_once(':').ok_or(refusal)?;
+    if name.is_empty() || text.contains('/') || port.parse::<u16>().is_err() {
+        return Err(refusal);
+    }
+    host(name).map_err(|_| refusal)?;
+    Ok(text.to_owned())
+}
+
+fn endpoint_url(text: &str) -> Result<String, &'static str> {
+    let refusal = "write scheme://host:port with http or https, without a path or a user";
+    let (scheme, rest) = text.split_once("://").ok_or(refusal)?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let scheme = scheme.to_ascii_lowercase();
+    if !["http", "https"].contains(&scheme.as_str()) || authority.contains(['/', '@', '?', '#']) {
+        return Err(refusal);
+    }
+    host_and_port(authority).map_err(|_| refusal)?;
+    Ok(format!("{scheme}://{authority}/"))
+}
+
+fn region(text: &str) -> Result<String, &'static str> {
+    let label = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    // LIMIT: the namespace `openstack-region-<region>` has to fit in a DNS label of 63 characters.
+    if label && !text.is_empty() && text.len() <= 46 && !text.starts_with('-') && !text.ends_with('-') {
+        Ok(text.to_owned())
+    } else {
+        Err("write a lower-case DNS label of at most 46 characters")
+    }
+}
+
+fn any_text(text: &str) -> Result<String, &'static str> {
+    Ok(text.to_owned())
+}
+
+fn interface_pattern(text: &str) -> Result<String, &'static str> {
+    if text.starts_with('/') == text.ends_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err("write an interface name, or a regular expression between slashes")
+    }
+}
+
+use Effect::{AtStart, Live, NotYet};
+
+settings! {
+    felix_hostname: String, "FelixHostname",
+        Text { rule: host_name, description: "letters, digits, dots, dashes and underscores" }, "",
+        LOCAL_NEEDED, AtStart, "This host's name, exactly as Nova's `host` spells it; without it, the name of the system in lower case.";
+    datastore_type: DatastoreType, "DatastoreType",
+        Choice { words: &[("etcdv3", DatastoreType::Etcdv3), ("dir", DatastoreType::Dir)], none: None }, "etcdv3",
+        LOCAL_FATAL_NEEDED, AtStart, "Where the resources are: an etcd cluster, or a directory of files.";
+    cutover_role: Role, "CutoverRole",
+        Choice { words: &[("full", Role::Full), ("routes", Role::Routes)], none: None }, "full",
+        LOCAL_FATAL_NEEDED, AtStart, "What of this host's data plane is the agent's: `full`, or `routes` beside Calico's Felix, which keeps policy, heartbeat and sysctls (docs/beside-felix.md).";
+    cutover_datastore_dir: PathBuf, "CutoverDatastoreDir", RequiredPath, "/etc/cutover/resources",
+        LOCAL_NEEDED, AtStart, "Directory with the resource files, for `DatastoreType = dir`; watched.";
+    cutover_run_dir: PathBuf, "CutoverRunDir", RequiredPath, "/run/cutover",
+        LOCAL_NEEDED, AtStart, "Directory of `state.json`, `cutover.sock` and the status files; the agent does not start if anybody but root can change it.";
+    cutover_pin_path: PathBuf, "CutoverPinPath", RequiredPath, "/sys/fs/bpf/cutover",
+        LOCAL_NEEDED, AtStart, "Directory of a BPF file system in which programs, maps and links are pinned; the same holds for it.";
+
+    interface_prefix: InterfacePrefixes, "InterfacePrefix", Prefixes, "cali,tap",
+        FATAL_NEEDED, Live, "An interface whose name begins with one of these is a workload's. Felix's default is `cali`, to which the Neutron driver adds `tap`.";
+    ipv6_support: bool, "Ipv6Support", Bool, "true",
+        PLAIN, Live, "Whether IPv6 routes, neighbours and sysctls are programmed.";
+    ipv4_normal_route_priority: u32, "IPv4NormalRoutePriority", PRIORITY, "1024",
+        PLAIN, Live, "Metric of the IPv4 routes of a workload that is not being migrated.";
+    ipv4_elevated_route_priority: u32, "IPv4ElevatedRoutePriority", PRIORITY, "512",
+        PLAIN, Live, "Metric of the IPv4 routes of a workload that has just arrived; lower than the normal one.";
+    ipv6_normal_route_priority: u32, "IPv6NormalRoutePriority", PRIORITY, "1024",
+        PLAIN, Live, "Metric of the IPv6 routes of a workload that is not being migrated.";
+    ipv6_elevated_route_priority: u32, "IPv6ElevatedRoutePriority", PRIORITY, "512",
+        PLAIN, Live, "Metric of the IPv6 routes of a workload that has just arrived; lower than the normal one.";
+    live_migration_route_convergence_time: Duration, "LiveMigrationRouteConvergenceTime", CONVERGENCE, "30",
+        PLAIN, Live, "How long routes stay elevated after a migration, so that the other hosts have learnt them.";
+    device_route_protocol: u8, "DeviceRouteProtocol", PROTOCOL, "3",
+        NEEDED, Live, "Route protocol number by which the agent knows its own routes.";
+    device_route_source_address: Option<Ipv4Addr>, "DeviceRouteSourceAddress", IPV4, "",
+        PLAIN, Live, "Preferred source address of IPv4 routes to workloads.";
+    device_route_source_address_ipv6: Option<Ipv6Addr>, "DeviceRouteSourceAddressIPv6", IPV6, "",
+        PLAIN, Live, "Preferred source address of IPv6 routes to workloads.";
+    route_refresh_interval: Duration, "RouteRefreshInterval", PERIOD, "90",
+        PLAIN, Live, "How often the routes of the kernel are read in full and compared; 0 for only when something is lost.";
+    interface_refresh_interval: Duration, "InterfaceRefreshInterval", PERIOD, "90",
+        PLAIN, Live, "How often the links of the kernel are read in full and compared; 0 for only when something is lost.";
+    netlink_timeout: Duration, "NetlinkTimeoutSecs", PERIOD, "10",
+        PLAIN, Live, "How long the kernel may take for the next part of an answer when links, routes and neighbours are read, before everything is read anew on another socket; 0 for as long as it likes, and less than 0.1 counts as 0.1. Writes have no such limit: the kernel carries them out before it takes the next one.";
+
+    cutover_attach: Attach, "CutoverAttach",
+        Choice { words: &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("tc", Attach::Tc), ("xdp", Attach::Xdp)], none: None }, "auto",
+        NEEDED, AtStart, "How the program is attached to a tap; `auto` takes tcx where the kernel has it, else tc. A tap that comes while another one is watched gets XDP in place of tcx, which would keep the first one waiting.";
+    cutover_trigger: Trigger, "CutoverTrigger",
+        Choice { words: &[("announcement", Trigger::Announcement), ("first-frame", Trigger::FirstFrame)], none: None }, "announcement",
+        NEEDED, Live, "What moves the route: an announcement, or any frame with the endpoint's hardware address.";
+    cutover_validation: Validation, "CutoverValidation",
+        Choice { words: &[("strict", Validation::Strict), ("any", Validation::Any)], none: None }, "strict",
+        NEEDED, Live, "Which announcements count: those of the endpoint's addresses, or any RARP and gratuitous ARP on the tap.";
+    cutover_endpoint_grace: Duration, "CutoverEndpointGrace", GRACE, "2",
+        PLAIN, Live, "How long an endpoint that vanished from the datastore is held while its tap exists.";
+    cutover_busy_poll_micros: u32, "CutoverBusyPollMicros", SPIN_MICROS, "0",
+        PLAIN, AtStart, "How many microseconds the fast path spins before it sleeps.";
+    cutover_ready_command: Option<PathBuf>, "CutoverReadyCommand", Path, "",
+        LOCAL, Live, "Program that gets an endpoint as JSON on standard input and must exit with 0 before it is reported up.";
+
+    log_severity_screen: LogSeverity, "LogSeverityScreen", SEVERITY, "INFO",
+        PLAIN, AtStart, "Least important line on standard error.";
+    log_format: LogFormat, "LogFormat",
+        Choice { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], none: None }, "text",
+        NEEDED, AtStart, "Shape of the log lines.";
+    log_severity_file: LogSeverity, "LogSeverityFile", SEVERITY, "INFO",
+        PLAIN, NotYet, "Least important line in the log file.";
+    log_severity_sys: LogSeverity, "LogSeveritySys", SEVERITY, "INFO",
+        PLAIN, NotYet, "Least important line in syslog.";
+    log_file_path: Option<PathBuf>, "LogFilePath", Path, "/var/log/calico/felix.log",
+        FATAL, NotYet, "Log file.";
+
+    openstack_region: String, "OpenstackRegion",
+        Text { rule: region, description: "a lower-case DNS label of at most 46 characters" }, "",
+        FATAL, AtStart, "Region: part of the namespace of the resources and of the keys that are reported.";
+    etcd_endpoints: Vec<String>, "EtcdEndpoints",
+        List { item: Text { rule: endpoint_url, description: "scheme://host:port" } }, "",
+        LOCAL, AtStart, "Members of the etcd cluster.";
+    etcd_addr: String, "EtcdAddr", Text { rule: host_and_port, description: "host:port" }, "127.0.0.1:2379",
+        LOCAL, AtStart, "The etcd server, if EtcdEndpoints is not given.";
+    etcd_scheme: &'static str, "EtcdScheme",
+        Choice { words: &[("http", "http"), ("https", "https")], none: None }, "http",
+        LOCAL, AtStart, "Scheme that goes with EtcdAddr.";
+    etcd_key_file: Option<PathBuf>, "EtcdKeyFile", Path, "", LOCAL, AtStart, "Private key for etcd.";
+    etcd_cert_file: Option<PathBuf>, "EtcdCertFile", Path, "", LOCAL, AtStart, "Client certificate for etcd.";
+    etcd_ca_file: Option<PathBuf>, "EtcdCaFile", Path, "", LOCAL, AtStart, "Authorities that sign etcd's certificates; without it, those of the system.";
+    etcd_username: String, "EtcdUsername", Text { rule: any_text, description: "a name" }, "",
+        LOCAL, AtStart, "User of etcd, with EtcdPassword.";
+    etcd_password: Secret, "EtcdPassword", SecretText, "",
+        LOCAL, AtStart, "Password of EtcdUsername.";
+
+    endpoint_reporting_enabled: bool, "EndpointReportingEnabled", Bool, "false",
+        PLAIN, Live, "Whether endpoint status is written to etcd; a `dir` datastore always has its status files, and with `CutoverRole = routes` it is always written.";
+    endpoint_reporting_delay: Duration, "EndpointReportingDelaySecs", PERIOD, "1",
+        PLAIN, Live, "Least time between two writes of one endpoint's status to etcd, unless somebody waits for the write; 0 for none.";
+    reporting_interval: Duration, "ReportingIntervalSecs", PERIOD, "30",
+        PLAIN, Live, "Time between two heartbeats; 0 for none. With `CutoverRole = routes` they are Felix's.";
+    reporting_ttl: Duration, "ReportingTTLSecs", PERIOD, "90",
+        PLAIN, Live, "How long a heartbeat is valid.";
+    endpoint_status_path_prefix: Option<PathBuf>, "EndpointStatusPathPrefix", Path, "/var/run/calico",
+        PLAIN, NotYet, "Directory of Felix's status files for container networks.";
+    health_enabled: bool, "HealthEnabled", Bool, "false",
+        PLAIN, NotYet, "Whether liveness and readiness are served.";
+    health_host: String, "HealthHost", HOST, "localhost",
+        PLAIN, NotYet, "Where liveness and readiness are served.";
+    health_port: u16, "HealthPort", PORT, "9099",
+        PLAIN, NotYet, "Port of liveness and readiness.";
+    prometheus_metrics_enabled: bool, "PrometheusMetricsEnabled", Bool, "false",
+        PLAIN, NotYet, "Whether metrics are served.";
+    prometheus_metrics_host: String, "PrometheusMetricsHost", HOST, "",
+        PLAIN, NotYet, "Where metrics are served; everywhere if empty.";
+    prometheus_metrics_port: u16, "PrometheusMetricsPort", PORT, "9091",
+        PLAIN, NotYet, "Port of the metrics.";
+    dataplane_watchdog_timeout: Duration, "DataplaneWatchdogTimeout", PERIOD, "90",
+        PLAIN, Live, "How long a part of the agent may be busy without a pause before `cutover status` says so and no heartbeat is sent; 0 for as long as it likes.";
+    ip_forwarding: Switch, "IPForwarding",
+        Choice { words: &[("Enabled", Switch::Enabled), ("Disabled", Switch::Disabled)], none: None }, "Enabled",
+        LOCAL, AtStart, "Whether the host is made to forward.";
+    interface_exclude: Vec<String>, "InterfaceExclude",
+        List { item: Text { rule: interface_pattern, description: "an interface name or a /regular expression/" } }, "kube-ipvs0",
+        PLAIN, NotYet, "Interfaces that are nobody's.";
+    remove_external_routes: bool, "RemoveExternalRoutes", Bool, "true",
+        PLAIN, NotYet, "Whether Felix removes others' routes from workload interfaces; this one never does.";
+    route_sync_disabled: bool, "RouteSyncDisabled", Bool, "false",
+        PLAIN, NotYet, "Whether Felix leaves routes alone, as it has to beside `CutoverRole = routes`.";
+    local_subnet_l2_reachability: Reachability, "LocalSubnetL2Reachability",
+        Choice { words: &[("Disabled", Reachability::Disabled), ("PodsAndLoadBalancers", Reachability::PodsAndLoadBalancers)], none: None }, "Disabled",
+        PLAIN, NotYet, "Whether the host answers ARP and neighbour solicitations for workloads.";
+    local_subnet_l2_reachability_refresh_interval: Duration, "LocalSubnetL2ReachabilityRefreshInterval", PERIOD, "120",
+        PLAIN, NotYet, "How often that is refreshed.";
+    metadata_addr: String, "MetadataAddr", HOST, "127.0.0.1",
+        FATAL, NotYet, "Where Nova's metadata service is.";
+    metadata_port: u16, "MetadataPort", PORT, "8775",
+        FATAL, NotYet, "Port of Nova's metadata service.";
+    workload_source_spoofing: Spoofing, "WorkloadSourceSpoofing",
+        Choice { words: &[("Disabled", Spoofing::Disabled), ("Any", Spoofing::Any)], none: None }, "Disabled",
+        PLAIN, NotYet, "Whether workloads may ask for other source addresses.";
+}
