@@ -3,8 +3,9 @@
 
 use crate::lab::Lab;
 use crate::namespace::Namespace;
+use crate::processors;
 use crate::wait;
-use cutover_agent::netlink::{PreparedBatch, RouteChange, RouteSocket, route};
+use cutover_daemon::netlink::{PreparedBatch, RouteChange, RouteSocket, route};
 use cutover_engine::wanted::WantedRoute;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,7 +44,8 @@ impl Crowd {
         Self { namespace }
     }
 
-    /// Makes all of them go, and does `work` as soon as that keeps others waiting. Returns when they are gone.
+    /// Makes all of them go, and does `work` as soon as that keeps others waiting. Returns when they are gone. Whoever makes them go
+    /// is on the first processor ([`processors::first`]).
     ///
     /// # Panics
     /// When they do not go.
@@ -61,6 +63,8 @@ impl Crowd {
             });
             let leaving = scope.spawn(|| {
                 let _over = OnDrop(&is_over);
+                // The process has what the thread has that makes it.
+                processors::stay_on(&processors::first());
                 self.namespace.command("ip").args(["link", "delete", "group", GROUP]).status()
             });
             wait::until(wait::SOON, "somebody waits for the lock, or it is over", || {

@@ -3,8 +3,8 @@
 
 use crate::namespace::Namespace;
 use crate::route_history::{self, Change, Event, History, Neighbour, Route};
-use cutover_agent::clock;
 use cutover_common::MacAddr;
+use cutover_daemon::clock;
 use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -60,6 +60,15 @@ impl RouteWatch {
     /// Without root.
     #[must_use]
     pub fn start(namespace: &Namespace) -> Self {
+        Self::start_with(namespace, || ())
+    }
+
+    /// The same, where the thread that records does `prepare` first.
+    ///
+    /// # Panics
+    /// Without root.
+    #[must_use]
+    pub fn start_with(namespace: &Namespace, prepare: impl FnOnce() + Send + 'static) -> Self {
         let (socket, initial) = namespace.run(|| {
             let socket = subscribe().expect("a netlink socket");
             // ORDER: subscribed before dumped, so no change falls between the two.
@@ -70,7 +79,10 @@ impl RouteWatch {
         let recording = Arc::new(Mutex::new(Recording { socket, history, current }));
         let (until_closed, stop) = io::pipe().expect("a pipe");
         let shared = Arc::clone(&recording);
-        let thread = std::thread::spawn(move || record(&shared, &until_closed));
+        let thread = std::thread::spawn(move || {
+            prepare();
+            record(&shared, &until_closed);
+        });
         Self { recording, stop: Some(stop), thread: Some(thread) }
     }
 

@@ -3,16 +3,18 @@
 
 use crate::report::{Bound, Goal, Section};
 use anyhow::{Context as _, Result};
-use cutover_agent::clock;
+use cutover_daemon::clock;
+use cutover_daemon::fast_path::raise_priority;
 use cutover_engine::BootTime;
 use cutover_tests::crowd::Crowd;
 use cutover_tests::driver::{Driver, Pace};
 use cutover_tests::log::Mark;
 use cutover_tests::resources::new_uid;
 use cutover_tests::route_history::{Change, History};
+use cutover_tests::route_watch::RouteWatch;
 use cutover_tests::scene::{ELEVATED, Node, SOURCE, TARGET};
 use cutover_tests::statistics::{Distribution, Micros, ratio};
-use cutover_tests::{Directory, Lab, OpenTap, Port, Tap, frames, wait};
+use cutover_tests::{Directory, Lab, OpenTap, Port, Tap, frames, processors, wait};
 use ipnet::IpNet;
 use std::thread::{self, sleep};
 use std::time::Duration;
@@ -61,9 +63,9 @@ fn section(quiet: &Times, filling: &Times, held: &Times, at_once: &Distribution)
             "`cutover agent` as a process; migrations of a guest with one address of each family, which the orchestrator rolls back \
              each time: {} quiet ones and as many while {OTHERS} others become targets one after the other, every {} ms, and the guest \
              announces itself in the middle of that, in turns; {} while a request that deletes 4,000 interfaces of another network \
-             namespace has the kernel's lock of links (RTNL), which IPv4 routes need and IPv6 routes do not (6.18). Their taps are \
-             there before. The time is from right before the guest's gratuitous ARP request is written to the tap until another \
-             process has the kernel's notification in its hands. {AT_ONCE} targets at once ({} times): from before the first of their \
+             namespace has the kernel's lock of links (RTNL), which IPv4 routes need and IPv6 routes do not (6.18), and keeps the first \
+             processor busy. Their taps are there before. The time is from right before the guest's gratuitous ARP request is written to the tap until another \
+             process (SCHED_FIFO, not on the first processor) has the kernel's notification in its hands. {AT_ONCE} targets at once ({} times): from before the first of their \
              resources is written until the last of them is reported to be watched in the agent's log.",
             quiet.both.count(),
             EVERY.as_millis(),
@@ -143,6 +145,11 @@ impl FillingHost {
         for setting in ["LiveMigrationRouteConvergenceTime", "CutoverEndpointGrace"] {
             node.agent.set(setting, 0);
         }
+        // So that what is measured is the agent, and not when the observer gets a processor.
+        node.watch = RouteWatch::start_with(node.host.namespace(), || {
+            processors::stay_on(&processors::others());
+            raise_priority(Duration::ZERO);
+        });
         node.agent.start();
         let guest = node.tap().open();
         let ports: Vec<Port> = (2..2 + AT_ONCE).map(Port::new).collect();

@@ -26,6 +26,9 @@ fn a_third_host_always_has_a_route() {
         wait_sends(&mesh, Who::Third, to);
         wait_sends(&mesh, from.into(), to);
         mesh.remove_all(from, machines(), NORMAL);
+        // ORDER: the convergence time, in which zebra hears of that. On a machine that is too busy for it, zebra (8.4.4) would believe that
+        // the kernel's route, which is gone, is better than the one that bgpd has by then, and take that out.
+        wait_forgotten(&mesh, from);
         mesh.install_all(to, machines(), NORMAL);
         mesh.remove_all(to, machines(), ELEVATED);
         wait_metrics(&mesh, to, NORMAL);
@@ -59,6 +62,19 @@ fn wait_sends(mesh: &ByHand, who: Who, place: Place) {
         })
     };
     wait::until(CONVERGED, format_args!("{} sends everything to the {place:?}", router.name()), sends);
+}
+
+/// zebra has no route of the kernel's any more.
+#[track_caller]
+fn wait_forgotten(mesh: &ByHand, place: Place) {
+    let zebra = mesh.router(place.into()).speaker.frr();
+    let is_so = || {
+        let routes = zebra.show("show ip route kernel json");
+        routes
+            .as_object()
+            .is_some_and(|routes| !machines().any(|machine| routes.contains_key(&machine.to_string())))
+    };
+    wait::until(CONVERGED, format_args!("zebra of the {place:?} has heard of the removal"), is_so);
 }
 
 #[track_caller]
