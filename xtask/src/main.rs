@@ -9,6 +9,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod kernels;
+mod programs;
 mod residue;
 mod setup;
 mod step;

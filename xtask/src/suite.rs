@@ -2,7 +2,7 @@
 
 use crate::residue::Residue;
 use crate::step::{Step, say};
-use crate::{RunOptions, kernels, setup, workspace};
+use crate::{RunOptions, kernels, programs, setup, workspace};
 use anyhow::{Result, bail};
 
 /// Tests that need neither root nor a network namespace.
@@ -11,7 +11,17 @@ pub(crate) fn quick() -> Result<()> {
     test()
         .args(["--package", "cutover-common", "--package", "cutover-engine", "--package", "xtask"])
         .run()?;
-    test().args(["--package", "cutover-agent", "--lib"]).run()
+    test()
+        .args([
+            "--package",
+            "cutover-agent",
+            "--package",
+            "cutover-bgp",
+            "--package",
+            "cutover-daemon",
+            "--lib",
+        ])
+        .run()
 }
 
 /// Every test.
@@ -22,19 +32,17 @@ pub(crate) fn full(options: RunOptions) -> Result<()> {
         );
     }
     setup::for_testing(options.consent())?;
-    // The lab starts the daemon as a process; cargo builds binaries only for tests of their own package.
-    Step::cargo().args(["build", "--locked", "--package", "cutover-agent", "--bin", "cutover"]).run()?;
     let before = Residue::found();
-    let tested = test().args(["--no-fail-fast"]).run();
-    let elsewhere = kernels::run_always();
+    // With them cargo builds `cutover`, which the lab starts, because the command line has tests of its own.
+    let programs = programs::build()?;
+    let elsewhere = programs.clone();
+    let tested = programs::run(programs, move || kernels::run_always(&elsewhere));
+    let examples = test().args(["--doc"]).run();
     let left = before.grown();
     for object in &left {
         say(format_args!("left behind: {object}"));
     }
-    if let (Err(_), Err(error)) = (&tested, &elsewhere) {
-        say(format_args!("error: {error:#}"));
-    }
-    tested.and(elsewhere)?;
+    tested.and(examples)?;
     if !left.is_empty() {
         bail!("the tests passed, but left {} objects behind", left.len());
     }

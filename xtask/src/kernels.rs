@@ -7,13 +7,13 @@
 mod guest;
 mod image;
 
+use crate::programs::{self, Program};
 use crate::setup::{FOR_KERNELS, KERNELS, Kernel};
-use crate::step::{Step, say};
+use crate::step::say;
 use crate::{RunOptions, is_continuous_integration, setup};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use image::Tests;
-use std::path::PathBuf;
 
 /// A test program with what it is told.
 struct Part {
@@ -42,13 +42,12 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let kernels = if options.names.is_empty() { KERNELS.iter().collect() } else { named(&options.names)? };
     setup::for_running(FOR_KERNELS, options.setup.consent())?;
-    Step::cargo().args(["build", "--locked", "--package", "cutover-agent", "--bin", "cutover"]).run()?;
-    run_on(&kernels)
+    run_on(&kernels, &programs::build()?)
 }
 
 /// The kernels of every run of the tests. The agent has been built.
-pub(crate) fn run_always() -> Result<()> {
-    run_on(&KERNELS.iter().filter(|kernel| kernel.always).collect::<Vec<_>>())
+pub(crate) fn run_always(programs: &[Program]) -> Result<()> {
+    run_on(&KERNELS.iter().filter(|kernel| kernel.always).collect::<Vec<_>>(), programs)
 }
 
 fn named(names: &[String]) -> Result<Vec<&'static Kernel>> {
@@ -60,12 +59,12 @@ fn named(names: &[String]) -> Result<Vec<&'static Kernel>> {
 }
 
 /// One after the other: each has two processors.
-fn run_on(kernels: &[&Kernel]) -> Result<()> {
+fn run_on(kernels: &[&Kernel], programs: &[Program]) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         say(format_args!("SKIPPED other kernels: guests are x86-64 and run the programs of this build"));
         return Ok(());
     }
-    let tests = build()?;
+    let tests = select(programs)?;
     for kernel in kernels {
         if let Err(error) = kernel.fetch() {
             if is_continuous_integration() {
@@ -80,41 +79,20 @@ fn run_on(kernels: &[&Kernel]) -> Result<()> {
     Ok(())
 }
 
-/// Builds the test programs. All of them, with the same command as for running them here: with another selection of packages cargo would
-/// build what they depend on once more.
-fn build() -> Result<Tests> {
-    let messages = Step::cargo().args(["test", "--locked", "--no-run", "--message-format=json"]).output()?;
-    let built: Tests = messages.lines().filter_map(test_program).collect();
-    let missing = PLAN.iter().find(|part| !built.contains_key(part.program));
-    if let Some(part) = missing {
-        bail!("cargo did not say where the test program {} is", part.program);
-    }
-    Ok(built.into_iter().filter(|(name, _)| PLAN.iter().any(|part| part.program == name)).collect())
-}
-
-/// Name and place of a test program, if this line of cargo's JSON messages is about one.
-fn test_program(line: &str) -> Option<(String, PathBuf)> {
-    let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let is_test = message["target"]["kind"].as_array()?.iter().any(|kind| kind == "test");
-    let path = message["executable"].as_str().filter(|_| is_test)?;
-    Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
+/// Those that guests run, by name.
+fn select(programs: &[Program]) -> Result<Tests> {
+    let find = |part: &Part| {
+        let found =
+            programs.iter().find(|program| program.is_integration_test && program.name == part.program);
+        let found = found.with_context(|| format!("there is no test program {}", part.program))?;
+        Ok((found.name.clone(), found.path.clone()))
+    };
+    PLAN.iter().map(find).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn test_programs_are_found_among_the_messages() {
-        let test = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"bpf_kernel"},"executable":"/target/debug/deps/bpf_kernel-1f"}"#;
-        let library = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"cutover_tests"},"executable":"/target/debug/deps/cutover_tests-2e"}"#;
-        assert_eq!(
-            test_program(test),
-            Some(("bpf_kernel".into(), "/target/debug/deps/bpf_kernel-1f".into()))
-        );
-        assert_eq!(test_program(library), None);
-        assert_eq!(test_program("warning: text"), None);
-    }
 
     #[test]
     fn kernels_are_named_by_their_series() {
