@@ -4,6 +4,8 @@
 //! without a carrier as well (W18), so that a virtual machine that moves here finds everything in place. Says to the
 //! engine which interfaces are ready. The agent starts it.
 
+#[cfg(test)]
+mod model;
 mod neighbours;
 mod preparer;
 mod round;
@@ -23,7 +25,7 @@ use crate::sysctls::table::Keeper;
 use cutover_engine::shared::Difference;
 use cutover_engine::wanted::Ipv6;
 use cutover_engine::{BootTime, Fact, Wanted};
-use preparer::{PrepareError, Preparer};
+use preparer::{PrepareError, Preparer, Prepares};
 use round::next_round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -85,7 +87,11 @@ struct Forwards {
 /// The applier. Open it in the right network namespace, then [`InterfaceApplier::run`] it on a thread of the
 /// same namespace.
 #[derive(Debug)]
-pub struct InterfaceApplier {
+pub struct InterfaceApplier(Applier<Preparer>);
+
+/// The same over anything that prepares: what is written is the kernel's business, when and in which order is this one's.
+#[derive(Debug)]
+struct Applier<Preparer> {
     settings: InterfaceSettings,
     preparer: Preparer,
     wanted: WantedReceiver,
@@ -129,8 +135,54 @@ impl InterfaceApplier {
         events: mpsc::Receiver<NeighbourEvent>,
         facts: mpsc::Sender<Fact>,
     ) -> Result<Self, OpenError> {
-        Ok(Self {
-            preparer: Preparer::open(&settings.sysctl_root, settings.run_dir.as_deref())?,
+        let preparer = Preparer::open(&settings.sysctl_root, settings.run_dir.as_deref())?;
+        Ok(Self(Applier::with(preparer, settings, wanted, events, facts)))
+    }
+
+    /// Leaves interfaces that no migration is waiting for until this turns true.
+    #[must_use]
+    pub fn after(mut self, may_begin: watch::Receiver<bool>) -> Self {
+        self.0.may_begin = may_begin;
+        self
+    }
+
+    /// Leaves to Felix what Felix has on each tap.
+    #[must_use]
+    pub fn beside_felix(mut self, felix_is_beside: bool) -> Self {
+        self.0.preparer.kept_by(if felix_is_beside { Keeper::Felix } else { Keeper::Agent });
+        self
+    }
+
+    /// Says from now on which interfaces have something that they lacked, such as IPv6: routes to them may have failed for want of
+    /// it, and the kernel does not always say when it is there.
+    pub fn mended(&mut self) -> mpsc::UnboundedReceiver<u32> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.0.mended = sender;
+        receiver
+    }
+
+    /// What is not set up, as it is at any time.
+    #[must_use]
+    pub fn unprepared(&self) -> Unprepared {
+        self.0.unprepared.clone()
+    }
+
+    /// Prepares interfaces until the sender of `wanted` or of the events is gone.
+    pub async fn run(self) {
+        self.0.run().await;
+    }
+}
+
+impl<Preparer: Prepares> Applier<Preparer> {
+    fn with(
+        preparer: Preparer,
+        settings: InterfaceSettings,
+        wanted: WantedReceiver,
+        events: mpsc::Receiver<NeighbourEvent>,
+        facts: mpsc::Sender<Fact>,
+    ) -> Self {
+        Self {
+            preparer,
             settings,
             wanted,
             events,
@@ -151,38 +203,10 @@ impl InterfaceApplier {
             mended: mpsc::unbounded_channel().0,
             may_begin: watch::channel(true).1,
             pace: Pace::for_listeners(listeners::OF_INTERFACES).looking_later(),
-        })
+        }
     }
 
-    /// Leaves interfaces that no migration is waiting for until this turns true.
-    #[must_use]
-    pub fn after(self, may_begin: watch::Receiver<bool>) -> Self {
-        Self { may_begin, ..self }
-    }
-
-    /// Leaves to Felix what Felix has on each tap.
-    #[must_use]
-    pub fn beside_felix(mut self, felix_is_beside: bool) -> Self {
-        self.preparer.kept_by(if felix_is_beside { Keeper::Felix } else { Keeper::Agent });
-        self
-    }
-
-    /// Says from now on which interfaces have something that they lacked, such as IPv6: routes to them may have failed for want of
-    /// it, and the kernel does not always say when it is there.
-    pub fn mended(&mut self) -> mpsc::UnboundedReceiver<u32> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        self.mended = sender;
-        receiver
-    }
-
-    /// What is not set up, as it is at any time.
-    #[must_use]
-    pub fn unprepared(&self) -> Unprepared {
-        self.unprepared.clone()
-    }
-
-    /// Prepares interfaces until the sender of `wanted` or of the events is gone.
-    pub async fn run(mut self) {
+    async fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         let mut is_left = false;
         self.wanted.mark_changed();

@@ -49,6 +49,18 @@ impl PrepareError {
     }
 }
 
+/// What prepares interfaces, as the applier sees it: [`Preparer`], which says what each function does, or something else in tests.
+pub(super) trait Prepares: Send {
+    fn writes(&self) -> usize;
+    fn is_loud(&self) -> bool;
+    fn be_loud(&mut self, is_loud: bool);
+    fn seen(&mut self, neighbour: Neighbour) -> bool;
+    fn gone(&mut self, key: &NeighbourKey) -> bool;
+    fn recount(&mut self, held: &BTreeMap<NeighbourKey, MacAddr>, since: BootTime) -> BTreeSet<u32>;
+    fn prepare_host(&self, with_ipv6: bool) -> Result<(), SettingError>;
+    fn prepare(&mut self, ifindex: u32, interface: &WantedInterface) -> Result<Option<String>, PrepareError>;
+}
+
 /// What it takes to prepare interfaces, and the neighbours that there are.
 #[derive(Debug)]
 pub(super) struct Preparer {
@@ -83,55 +95,6 @@ impl Preparer {
         self.keeper = keeper;
     }
 
-    /// How many settings and neighbours have been written; the kernel notifies about most of them.
-    pub(super) const fn writes(&self) -> usize {
-        self.writes
-    }
-
-    pub(super) const fn is_loud(&self) -> bool {
-        self.is_loud
-    }
-
-    /// From now on what is done is logged one by one, or not.
-    pub(super) const fn be_loud(&mut self, is_loud: bool) {
-        self.is_loud = is_loud;
-    }
-
-    /// A neighbour is there. Says whether that is news.
-    pub(super) fn seen(&mut self, Neighbour { key, mac }: Neighbour) -> bool {
-        self.observed.insert(key, mac) != Some(mac)
-    }
-
-    /// A neighbour is not there any more. Says whether that is news.
-    pub(super) fn gone(&mut self, key: &NeighbourKey) -> bool {
-        self.own_writes.gone(key);
-        self.observed.remove(key).is_some()
-    }
-
-    /// These, and no others, were there when the kernel was asked, at `since` or later. Says on which interfaces that is news.
-    pub(super) fn recount(
-        &mut self,
-        held: &BTreeMap<NeighbourKey, MacAddr>,
-        since: BootTime,
-    ) -> BTreeSet<u32> {
-        let missing = self.own_writes.missing(self.observed.keys(), |key| held.contains_key(key), since);
-        let gone = missing.iter().filter(|key| self.observed.remove(key).is_some());
-        let mut news: BTreeSet<u32> = gone.map(|key| key.ifindex).collect();
-        for (&key, &mac) in held {
-            if self.observed.insert(key, mac) != Some(mac) {
-                news.insert(key.ifindex);
-            }
-        }
-        news
-    }
-
-    /// Makes the whole host forward what belongs to VMs.
-    pub(super) fn prepare_host(&self, with_ipv6: bool) -> Result<(), SettingError> {
-        let rows = table::HOST.iter().filter(|row| with_ipv6 || !row.is_ipv6);
-        let outcomes: Vec<_> = rows.map(|row| self.ensure_forwarding(row)).collect();
-        outcomes.into_iter().collect()
-    }
-
     fn ensure_forwarding(&self, row: &HostSysctl) -> Result<(), SettingError> {
         let value = match self.sysctls.read(row.path) {
             Ok(value) => value,
@@ -148,25 +111,6 @@ impl Preparer {
         self.sysctls.write(row.path, table::FORWARDING)?;
         info!(settings = format!("{}={}", row.path, table::FORWARDING), "sysctls written");
         Ok(())
-    }
-
-    /// Sets an interface up. Says what it is ready without, if there is anything. Whatever fails because it went meanwhile is
-    /// [`PrepareError::Missing`].
-    pub(super) fn prepare(
-        &mut self,
-        ifindex: u32,
-        interface: &WantedInterface,
-    ) -> Result<Option<String>, PrepareError> {
-        let name = interface.name.as_str();
-        if !is_safe_name(name) {
-            return Err(PrepareError::Name(name.to_owned()));
-        }
-        check_identity(ifindex, name)?;
-        let prepared = self.prepare_existing(ifindex, interface);
-        if prepared.is_err() {
-            check_identity(ifindex, name)?;
-        }
-        prepared
     }
 
     fn prepare_existing(
@@ -242,6 +186,68 @@ impl Preparer {
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+}
+
+impl Prepares for Preparer {
+    /// How many settings and neighbours have been written; the kernel notifies about most of them.
+    fn writes(&self) -> usize {
+        self.writes
+    }
+
+    fn is_loud(&self) -> bool {
+        self.is_loud
+    }
+
+    /// From now on what is done is logged one by one, or not.
+    fn be_loud(&mut self, is_loud: bool) {
+        self.is_loud = is_loud;
+    }
+
+    /// A neighbour is there. Says whether that is news.
+    fn seen(&mut self, Neighbour { key, mac }: Neighbour) -> bool {
+        self.observed.insert(key, mac) != Some(mac)
+    }
+
+    /// A neighbour is not there any more. Says whether that is news.
+    fn gone(&mut self, key: &NeighbourKey) -> bool {
+        self.own_writes.gone(key);
+        self.observed.remove(key).is_some()
+    }
+
+    /// These, and no others, were there when the kernel was asked, at `since` or later. Says on which interfaces that is news.
+    fn recount(&mut self, held: &BTreeMap<NeighbourKey, MacAddr>, since: BootTime) -> BTreeSet<u32> {
+        let missing = self.own_writes.missing(self.observed.keys(), |key| held.contains_key(key), since);
+        let gone = missing.iter().filter(|key| self.observed.remove(key).is_some());
+        let mut news: BTreeSet<u32> = gone.map(|key| key.ifindex).collect();
+        for (&key, &mac) in held {
+            if self.observed.insert(key, mac) != Some(mac) {
+                news.insert(key.ifindex);
+            }
+        }
+        news
+    }
+
+    /// Makes the whole host forward what belongs to VMs.
+    fn prepare_host(&self, with_ipv6: bool) -> Result<(), SettingError> {
+        let rows = table::HOST.iter().filter(|row| with_ipv6 || !row.is_ipv6);
+        let outcomes: Vec<_> = rows.map(|row| self.ensure_forwarding(row)).collect();
+        outcomes.into_iter().collect()
+    }
+
+    /// Sets an interface up. Says what it is ready without, if there is anything. Whatever fails because it went meanwhile is
+    /// [`PrepareError::Missing`].
+    fn prepare(&mut self, ifindex: u32, interface: &WantedInterface) -> Result<Option<String>, PrepareError> {
+        let name = interface.name.as_str();
+        if !is_safe_name(name) {
+            return Err(PrepareError::Name(name.to_owned()));
+        }
+        check_identity(ifindex, name)?;
+        let prepared = self.prepare_existing(ifindex, interface);
+        if prepared.is_err() {
+            check_identity(ifindex, name)?;
+        }
+        prepared
     }
 }
 
