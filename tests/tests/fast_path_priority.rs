@@ -40,8 +40,8 @@ fn of(stat: &str) -> Option<(i32, i32)> {
 }
 
 #[test]
-fn those_that_sleep_do_not_wait_for_ordinary_threads() {
-    expect(0, [SCHED_OTHER, SCHED_FIFO, SCHED_FIFO]);
+fn one_that_sleeps_does_not_wait_for_ordinary_threads() {
+    expect(0, [SCHED_OTHER, SCHED_OTHER, SCHED_FIFO]);
 }
 
 #[test]

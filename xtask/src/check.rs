@@ -21,6 +21,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
         dependencies()?;
     }
     Step::cargo().args(["clippy", "--locked", "--all-targets", "--", "--deny", "warnings"]).run()?;
+    // By itself, without the features that the command line asks for.
+    Step::cargo()
+        .args(["clippy", "--locked", "--package", "cutover-bgp", "--", "--deny", "warnings"])
+        .run()?;
     for features in ["", "log"] {
         lint_kernel_side(features)?;
     }
@@ -36,7 +40,7 @@ fn dependencies() -> Result<()> {
     Step::new("cargo-deny").args(["--locked", "check", "bans", "licenses", "sources"]).run()
 }
 
-/// The kernel program as it is built for the kernel, with the flags of the agent's build script.
+/// The kernel program as it is built for the kernel, with the flags of the daemon's build script.
 fn lint_kernel_side(features: &str) -> Result<()> {
     Step::new("rustup")
         .args(["run", NIGHTLY, "cargo", "clippy", "--locked", "--package", "cutover-ebpf", "--release"])

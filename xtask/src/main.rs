@@ -46,7 +46,7 @@ enum Chore {
     Test {
         #[command(subcommand)]
         part: Option<Part>,
-        /// Only the tests that need neither root nor a network: common, engine, agent library, xtask
+        /// Only the tests that need neither root nor a network: common, engine, libraries of the agent, xtask
         #[arg(long)]
         quick: bool,
         #[command(flatten)]

@@ -10,12 +10,17 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// LIMIT: each program runs as many tests at once as there are processors. With a third program, tests would wait for a processor.
 const AT_ONCE: usize = 2;
+
+/// LIMIT: several times as long as the slowest one takes on a busy machine, and less than continuous integration waits for all of them.
+const LONGEST: Duration = Duration::from_secs(40 * 60);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Programs that take minutes, the slowest one first, so that no slow one is begun last. Others follow in the order of their names.
 const LONG: [&str; 8] =
@@ -52,6 +57,8 @@ pub(crate) fn build() -> Result<Vec<Program>> {
 /// Runs all of them, and `beside` as if it were the first one. Every one is run, whatever becomes of the others.
 pub(crate) fn run(programs: Vec<Program>, beside: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let folder = workspace::target().join("test-output");
+    // What earlier runs have said.
+    let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     say(format_args!(
         "{} test programs; while one runs, what it prints is in {}",
@@ -88,22 +95,46 @@ impl Program {
     fn run(&self, folder: &Path) -> Result<()> {
         let log = folder.join(self.path.file_name().unwrap_or_default()).with_extension("log");
         let file = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = Command::new(&self.path);
+        // It must not outlive this process, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&self.path);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder).stdin(Stdio::null());
         command.stdout(file.try_clone()?).stderr(file);
-        let status =
-            command.status().with_context(|| format!("{} cannot be started", self.path.display()))?;
-        let said = fs::read(&log).with_context(|| log.display().to_string())?;
-        // In one piece, although another program may be over at the same time.
-        let mut out = stdout().lock();
-        writeln!(out, "     Running {} ({})", self.name, self.path.display())?;
-        out.write_all(&said)?;
-        out.flush()?;
-        if !status.success() {
-            bail!("{status}");
+        let mut child =
+            command.spawn().with_context(|| format!("{} cannot be started", self.path.display()))?;
+        say(format_args!("{} begins", self.name));
+        let status = wait(&mut child);
+        show(self, &log);
+        match status? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("{status}"),
+            None => bail!("it was not over after {} minutes", LONGEST.as_secs() / 60),
         }
-        Ok(())
     }
+}
+
+/// Waits for the end of a program; nothing if it had to be killed.
+fn wait(child: &mut Child) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + LONGEST;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(LOOK_AGAIN_AFTER);
+    }
+}
+
+/// In one piece, although another program may be over at the same time. Nobody is left to tell if standard output is closed.
+fn show(program: &Program, log: &Path) {
+    let said = fs::read(log).unwrap_or_else(|error| format!("{}: {error}\n", log.display()).into_bytes());
+    let mut out = stdout().lock();
+    let _ = writeln!(out, "     Running {} ({})", program.name, program.path.display());
+    let _ = out.write_all(&said).and_then(|()| out.flush());
 }
 
 /// The test program that this line of cargo's JSON messages is about, if it is about one.
@@ -161,7 +192,7 @@ mod tests {
         let mut parts: Vec<&str> = error.split("; ").collect();
         parts.sort_unstable();
         assert_eq!(parts[..2], ["beside", "false: exit status: 1"]);
-        assert!(parts[2].starts_with("such: /no/such cannot be started"), "{parts:?}");
+        assert!(parts[2].starts_with("such: exit status: "), "{parts:?}");
         run(vec![program("/bin/true")], || Ok(())).unwrap();
     }
 }

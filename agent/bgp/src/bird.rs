@@ -27,10 +27,10 @@ pub struct NoMetricBetween {
 pub enum Version {
     /// BIRD 2
     #[default]
-    #[value(name = "2")]
+    #[cfg_attr(feature = "clap", value(name = "2"))]
     Two,
     /// BIRD 3
-    #[value(name = "3")]
+    #[cfg_attr(feature = "clap", value(name = "3"))]
     Three,
 }
 

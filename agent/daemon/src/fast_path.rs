@@ -13,7 +13,6 @@
 mod batches;
 mod landing;
 mod priority;
-mod processors;
 mod sleep;
 mod worker;
 
@@ -21,6 +20,7 @@ pub use priority::raise_priority;
 
 use crate::netlink::socket::OpenError;
 use crate::netlink::{ByFamily, Family, PreparedBatch, RouteChange, RouteSocket, route};
+use crate::progress::Progress;
 use aya::maps::{MapData, RingBuf};
 use batches::Batches;
 use cutover_engine::wanted::WantedRoute;
@@ -40,12 +40,10 @@ use tokio::sync::oneshot;
 use tracing::warn;
 use worker::{Post, Worker};
 
-/// How many threads there are: the leads and an ordinary one in reserve. Each announcement wakes all of them, and the first one acts. The
-/// third one acts if the first waits for the kernel's lock and the processors of the second are busy in system calls.
-pub const THREADS: usize = LEADS + 1;
-
-/// How many of them have a real-time priority ([`raise_priority`]), each with processors of its own.
-pub const LEADS: usize = 2;
+/// How many threads there are: one with a real-time priority ([`raise_priority`]), the lead, and two ordinary ones in reserve. Each
+/// announcement wakes the lead and one of the others, and the first one acts. The third one acts if the lead cannot run and the other one
+/// waits for the kernel's lock.
+pub const THREADS: usize = 3;
 
 /// The handle by which the watch applier prepares and withdraws batches. Dropping it ends the threads.
 #[derive(Debug)]
@@ -64,9 +62,9 @@ struct Shared {
     landings: Landings,
     /// Held by the thread that polls the ring before it sleeps: one processor is enough.
     spinning: Mutex<()>,
-    /// Where each of the threads with a real-time priority sleeps.
-    leads: [Sleep; LEADS],
-    /// Where the other one does.
+    /// Where the lead sleeps.
+    lead: Sleep,
+    /// Where the others do.
     reserve: Sleep,
     stop: AtomicBool,
 }
@@ -84,7 +82,7 @@ impl fmt::Debug for Ring {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Written {
     /// Routes that the kernel has confirmed.
-    pub routes: Vec<WantedRoute>,
+    pub routes: Arc<[WantedRoute]>,
     /// When it had done so.
     pub at: BootTime,
 }
@@ -93,7 +91,7 @@ pub struct Written {
 #[derive(Debug, Default)]
 struct Prepared {
     batch: PreparedBatch,
-    routes: Vec<WantedRoute>,
+    routes: Arc<[WantedRoute]>,
 }
 
 /// Who hears of what the threads do.
@@ -123,17 +121,18 @@ impl FastPath {
         sockets: [RouteSocket; THREADS],
         spin: Duration,
         listeners: &Listeners,
+        progress: &Progress,
     ) -> io::Result<Self> {
         // KERNEL: who began to wait for the ring last is woken first.
         let reserve = Sleep::on(&ring)?;
-        let leads = [Sleep::on(&ring)?, Sleep::on(&ring)?];
+        let lead = Sleep::on(&ring)?;
         let ring = Ring(ring);
         let shared = Arc::new(Shared {
             ring: Mutex::new(ring),
             batches: Batches::default(),
             landings: Landings::default(),
             spinning: Mutex::default(),
-            leads,
+            lead,
             reserve,
             stop: AtomicBool::new(false),
         });
@@ -141,8 +140,15 @@ impl FastPath {
         // Whatever fails here ends the threads that run by then.
         let mut started = Self { shared, threads: Vec::new(), alive: alive.try_into().ok() };
         for (number, (socket, life)) in sockets.into_iter().zip(lives).enumerate() {
-            let post = if number < LEADS { Post::Lead(number) } else { Post::Reserve };
-            let mut worker = Worker::new(post, socket, spin, Arc::clone(&started.shared), listeners.clone());
+            let post = if number == 0 { Post::Lead } else { Post::Reserve };
+            let mut worker = Worker::new(
+                post,
+                socket,
+                spin,
+                Arc::clone(&started.shared),
+                listeners.clone(),
+                progress.of_thread("the fast path"),
+            );
             started.threads.push(std::thread::Builder::new().name("cutover-fast".into()).spawn(
                 move || {
                     // Dropped when the thread ends, however it ends.
@@ -199,7 +205,7 @@ impl Drop for FastPath {
 
 impl Prepared {
     fn new(family: Family, routes: &[WantedRoute]) -> Self {
-        let routes: Vec<_> = routes.iter().copied().filter(|route| family.has(route)).collect();
+        let routes: Arc<[WantedRoute]> = routes.iter().copied().filter(|route| family.has(route)).collect();
         let changes: Vec<_> = routes.iter().copied().map(RouteChange::Add).collect();
         Self { batch: route::prepare(&changes), routes }
     }
@@ -212,7 +218,7 @@ impl Shared {
     }
 
     fn ring_bells(&self) {
-        for sleep in self.leads.iter().chain([&self.reserve]) {
+        for sleep in [&self.lead, &self.reserve] {
             sleep.ring_bell();
         }
     }

@@ -14,7 +14,7 @@ use etcd_client::PutOptions;
 use serde::Serialize;
 use std::time::Duration;
 use tokio::sync::watch;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, warn};
 
 /// As in Felix: time for the data plane to be looked at before the first one.
 const FIRST_AFTER: Duration = Duration::from_secs(10);
@@ -26,9 +26,6 @@ pub struct Cadence {
     pub interval: Duration,
     /// `ReportingTTLSecs`.
     pub lifetime: Duration,
-    /// How long a part of the daemon may be busy without a pause before the daemon does not count as alive
-    /// (`DataplaneWatchdogTimeout`); zero for as long as it likes.
-    pub silence: Duration,
 }
 
 /// What Neutron's driver reads.
@@ -51,17 +48,17 @@ pub async fn run(
     mut cadence: watch::Receiver<Cadence>,
     mut ready: watch::Receiver<bool>,
     mut wanted: WantedReceiver,
-    progress: Progress,
+    (progress, silence): (Progress, watch::Receiver<Duration>),
 ) {
     let started_at = clock::now();
     if wanted.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    let (mut is_first, mut is_failing, mut is_stuck) = (true, false, false);
+    let (mut is_first, mut is_failing) = (true, false);
     let mut back_off = BackOff::new();
     let mut next_at = started_at + FIRST_AFTER;
     loop {
-        let Cadence { interval, lifetime, silence } = *cadence.borrow_and_update();
+        let Cadence { interval, lifetime } = *cadence.borrow_and_update();
         if !wait(next_at, interval, &mut cadence).await {
             continue;
         }
@@ -70,15 +67,11 @@ pub async fn run(
             return std::future::pending().await;
         }
         let now = clock::now();
-        if let Some(stuck) = progress.stuck(now, silence).first() {
-            if !std::mem::replace(&mut is_stuck, true) {
-                error!(part = stuck.part, busy_for = ?stuck.duration, "no heartbeat: a part of the agent makes no progress");
-            }
+        // Which one it is, is in the log.
+        if !progress.stuck(now, *silence.borrow()).is_empty() {
+            debug!("no heartbeat: a part of the agent makes no progress");
             next_at = now + LOOK_AGAIN_AFTER;
             continue;
-        }
-        if std::mem::take(&mut is_stuck) {
-            info!("Every part of the agent makes progress again");
         }
         let document = Document {
             time: clock::wall_text(),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tracing::{error, info};
 
 /// The parts that are looked at.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +40,14 @@ pub struct Stuck {
 impl Progress {
     /// The same task, whose progress is seen from now on.
     pub(crate) fn of<Task: Future + Send>(&self, name: &'static str, task: Task) -> Looked<Task> {
+        Looked { task: Box::pin(task), pulse: self.of_thread(name) }
+    }
+
+    /// A thread that says itself when it is busy.
+    pub(crate) fn of_thread(&self, name: &'static str) -> Pulse {
         let busy_since = Arc::new(BusySince(AtomicU64::new(WAITING)));
         self.parts().push(Part { name, busy_since: Arc::clone(&busy_since) });
-        Looked { task: Box::pin(task), busy_since }
+        Pulse(busy_since)
     }
 
     /// The parts that have been busy for at least `limit`; with zero nobody looks.
@@ -62,21 +68,62 @@ impl Progress {
     }
 }
 
+/// What a thread shows its progress with.
+#[derive(Debug)]
+pub(crate) struct Pulse(Arc<BusySince>);
+
+impl Pulse {
+    /// Something begins that ends when what is returned is dropped.
+    pub(crate) fn begin(&self) -> Busy {
+        self.0.0.store(clock::now().0.max(WAITING + 1), Ordering::Relaxed);
+        Busy(Arc::clone(&self.0))
+    }
+}
+
+/// Something is going on.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<BusySince>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.store(WAITING, Ordering::Relaxed);
+    }
+}
+
+/// LIMIT: how late it is told at most that something is stuck.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Says in the log which parts are stuck, whenever others are than before. Where the loop is stuck, nobody else can.
+pub(crate) async fn watch(progress: Progress, limit: tokio::sync::watch::Receiver<Duration>) {
+    let mut before = Vec::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let limit = *limit.borrow();
+        let stuck = progress.stuck(clock::now(), limit);
+        let parts: Vec<&str> = stuck.iter().map(|it| it.part).collect();
+        for it in stuck.iter().filter(|it| !before.contains(&it.part)) {
+            error!(part = it.part, busy_for = ?it.duration, "A part of the agent makes no progress");
+        }
+        for part in before.iter().filter(|part| !parts.contains(part)) {
+            info!(part, "A part of the agent is not stuck any more");
+        }
+        before = parts;
+    }
+}
+
 /// A task that is looked at.
 #[derive(Debug)]
 pub(crate) struct Looked<Task> {
     task: Pin<Box<Task>>,
-    busy_since: Arc<BusySince>,
+    pulse: Pulse,
 }
 
 impl<Task: Future> Future for Looked<Task> {
     type Output = Task::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Task::Output> {
-        self.busy_since.0.store(clock::now().0.max(WAITING + 1), Ordering::Relaxed);
-        let polled = self.task.as_mut().poll(context);
-        self.busy_since.0.store(WAITING, Ordering::Relaxed);
-        polled
+        let _busy = self.pulse.begin();
+        self.task.as_mut().poll(context)
     }
 }
 

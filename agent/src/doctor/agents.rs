@@ -25,7 +25,14 @@ static WATCHES: Check = Check {
     why: "An announcement on a tap that is not watched raises no priority; the VM is reached only when the migration is over.",
 };
 
-pub(super) static CHECKS: &[&Check] = &[&RUNNING, &WATCHES, &OTHERS];
+static PROGRESS: Check = Check {
+    area: Area::Agent,
+    name: "progress",
+    wants: "Every part of the agent makes progress",
+    why: "A part that does not come back from the kernel or a disk does nothing more; Neutron takes the agent for dead meanwhile.",
+};
+
+pub(super) static CHECKS: &[&Check] = &[&RUNNING, &PROGRESS, &WATCHES, &OTHERS];
 
 /// `felix_may` run beside the agent.
 pub(super) fn judge(
@@ -35,6 +42,7 @@ pub(super) fn judge(
     felix_may: bool,
 ) -> Vec<Finding> {
     let mut findings = vec![running(agent, host)];
+    findings.extend(agent.as_ref().ok().into_iter().flat_map(progress));
     findings.extend(agent.as_ref().ok().into_iter().flat_map(watches));
     findings.extend(others(processes, agent.as_ref().ok().map(|status| status.pid), felix_may));
     findings
@@ -79,6 +87,18 @@ fn running(agent: &io::Result<Status>, host: &str) -> Finding {
         return RUNNING.notice(what, "systemctl restart cutover");
     }
     RUNNING.ok(format!("the agent runs (process {}) and is in sync", status.pid))
+}
+
+fn progress(status: &Status) -> Vec<Finding> {
+    let stuck = status.stuck.iter().map(|(part, milliseconds)| {
+        let what = format!("{part} has been busy for {} s without a pause", milliseconds / 1000);
+        PROGRESS.error(
+            what,
+            "see what keeps it in /proc/PID/task/*/stack, and what the kernel says; then restart the agent",
+        )
+    });
+    let findings: Vec<Finding> = stuck.collect();
+    if findings.is_empty() { vec![PROGRESS.ok("every part makes progress")] } else { findings }
 }
 
 fn watches(status: &Status) -> Vec<Finding> {
@@ -175,6 +195,15 @@ mod tests {
         let found = watches(&Status { unarmed: unarmed.into(), ..status() });
         assert!(found.len() == 2 && found.iter().all(|it| it.level == Level::Error), "{found:?}");
         assert!(found[0].what.contains("tap1") && found[0].what.contains("no memory"), "{found:?}");
+    }
+
+    #[test]
+    fn each_part_that_is_stuck_is_an_error() {
+        assert_eq!(progress(&status()).iter().map(|it| it.level).collect::<Vec<_>>(), [Level::Ok]);
+        let found = progress(&Status { stuck: [("the loop".to_owned(), 95_000)].into(), ..status() });
+        assert!(
+            matches!(&found[..], [it] if it.level == Level::Error && it.what.contains("the loop has been busy for 95 s"))
+        );
     }
 
     #[test]

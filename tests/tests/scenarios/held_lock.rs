@@ -127,7 +127,7 @@ fn ipv6_routes_change_while_ipv4_routes_wait() {
     });
 }
 
-/// Whoever does not come back from the kernel is named as long as that lasts, and nobody else is.
+/// Whoever does not come back from the kernel is named as long as that lasts.
 #[test]
 fn an_applier_that_waits_for_the_lock_makes_no_progress() {
     const APPLIER: &str = "the IPv4 route applier";

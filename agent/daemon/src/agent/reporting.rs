@@ -9,6 +9,7 @@ use super::parts::Parts;
 use crate::applier::{WantedReceiver, statuses};
 use crate::datastore::etcd::{Cluster, Keys, OwnStatuses, Writer};
 use crate::heartbeat::{self, Cadence};
+use crate::progress;
 use crate::settings::{Role, Settings};
 use cutover_engine::Fact;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ pub(super) struct Reporting {
     migrations_told: watch::Sender<i64>,
     /// Nothing where the heartbeat is somebody else's.
     cadence: Option<watch::Sender<Cadence>>,
+    /// How long a part of the daemon may be busy without a pause (`DataplaneWatchdogTimeout`); zero for as long as it likes.
+    silence: watch::Sender<Duration>,
 }
 
 impl Reporting {
@@ -33,6 +36,7 @@ impl Reporting {
             delay: watch::Sender::new(settings.endpoint_reporting_delay),
             migrations_told: watch::Sender::new(0),
             cadence: (settings.cutover_role == Role::Full).then(|| watch::Sender::new(cadence(settings))),
+            silence: watch::Sender::new(settings.dataplane_watchdog_timeout),
         }
     }
 
@@ -42,6 +46,7 @@ impl Reporting {
         if let Some(cadence) = &self.cadence {
             cadence.send_if_modified(replace);
         }
+        self.silence.send_replace(settings.dataplane_watchdog_timeout);
         let delay = settings.endpoint_reporting_delay;
         self.delay.send_if_modified(|before| std::mem::replace(before, delay) != delay);
         let enabled = settings.reports_endpoints();
@@ -51,6 +56,12 @@ impl Reporting {
     /// What is wanted answers to every LiveMigration up to this revision.
     pub(super) fn migrations_told(&self, revision: i64) {
         self.migrations_told.send_replace(revision);
+    }
+
+    /// Starts what looks after all parts.
+    pub(super) fn watch_progress(&self, parts: &mut Parts) {
+        let watch = progress::watch(parts.progress(), self.silence.subscribe());
+        parts.start("the watch over progress", watch);
     }
 
     /// Starts what goes with a directory of files.
@@ -77,8 +88,8 @@ impl Reporting {
         let writer = Writer::new(cluster);
         if let Some(cadence) = &self.cadence {
             let (writer, keys, ready, wanted) = (writer.clone(), keys.clone(), ready.clone(), wanted.clone());
-            let heartbeat =
-                heartbeat::run(writer, keys, cadence.subscribe(), ready, wanted, parts.progress());
+            let progress = (parts.progress(), self.silence.subscribe());
+            let heartbeat = heartbeat::run(writer, keys, cadence.subscribe(), ready, wanted, progress);
             parts.start("the heartbeat", heartbeat);
         }
         let inputs = statuses::Inputs {
@@ -95,9 +106,5 @@ impl Reporting {
 }
 
 const fn cadence(settings: &Settings) -> Cadence {
-    Cadence {
-        interval: settings.reporting_interval,
-        lifetime: settings.reporting_ttl,
-        silence: settings.dataplane_watchdog_timeout,
-    }
+    Cadence { interval: settings.reporting_interval, lifetime: settings.reporting_ttl }
 }

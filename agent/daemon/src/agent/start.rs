@@ -121,6 +121,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (facts_in, facts) = mpsc::unbounded_channel();
     // The datastore is read while everything else gets ready; nobody listens to it before.
     let reporting = Reporting::new(&settings);
+    reporting.watch_progress(&mut parts);
     let mut questions = None;
     let datastore = match settings.datastore_type {
         DatastoreType::Dir => {
@@ -206,8 +207,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let written = ByFamily { ipv4: ipv4_written_in, ipv6: ipv6_written_in };
     let listeners = Listeners { written, facts: facts_in.clone() };
     let sockets = FastPath::open_sockets()?;
-    let mut fast_path =
-        FastPath::start(ring, sockets, spin, &listeners).map_err(io_error("start the fast path"))?;
+    let mut fast_path = FastPath::start(ring, sockets, spin, &listeners, &parts.progress())
+        .map_err(io_error("start the fast path"))?;
     let (attachment, counters) = (kernel.attachment(), kernel.counters().clone());
     parts.start("the fast path", fast_path.ended());
     let watch_applier = WatchApplier::new(kernel, fast_path, facts_in.clone());

@@ -1,6 +1,6 @@
 //! The border between appliers and kernel: what they ask of it, as traits, so that tests can let them run against something else.
 //!
-//! Owns no behaviour. Each trait has one implementation in the daemon, whose functions it names.
+//! Each trait has one implementation in the daemon, whose functions it names. That of interfaces is in `interfaces/preparer.rs`.
 
 use crate::bpf::{ArmError, DisarmError, Kernel, OpenError, ReadError};
 use crate::fast_path::FastPath;

@@ -58,10 +58,18 @@ impl Batches {
 
     /// The one of this generation, for the first who asks.
     pub(super) fn take(&self, generation: u64) -> Option<ByFamily<Arc<Prepared>>> {
-        let batches = self.0.load();
-        let batch = batches.get(&generation).filter(|batch| batch.take())?;
-        let ByFamily { ipv4, ipv6 } = &batch.prepared;
-        Some(ByFamily { ipv4: Arc::clone(ipv4), ipv6: Arc::clone(ipv6) })
+        loop {
+            let batches = self.0.load();
+            let batch = batches.get(&generation)?;
+            if batch.take() {
+                let ByFamily { ipv4, ipv6 } = &batch.prepared;
+                return Some(ByFamily { ipv4: Arc::clone(ipv4), ipv6: Arc::clone(ipv6) });
+            }
+            // Another one may be in its place by now: that was put there before this one was taken away.
+            if self.0.load().get(&generation).is_none_or(|now| Arc::ptr_eq(now, batch)) {
+                return None;
+            }
+        }
     }
 
     /// Whether there is one that nobody has taken.
@@ -114,6 +122,20 @@ mod tests {
         assert_eq!(batches.take(1).unwrap().ipv4.routes[0].metric, 300);
         batches.keep_only(&BTreeSet::from([1]));
         assert!(batches.take(2).is_none());
+    }
+
+    /// The priorities change while a machine announces itself: it gets the routes of before or those of now.
+    #[test]
+    fn what_is_replaced_while_it_is_taken_is_taken_all_the_same() {
+        for _ in 0..2_000 {
+            let batches = Batches::default();
+            batches.prepare(1, &routes(512));
+            std::thread::scope(|scope| {
+                scope.spawn(|| batches.prepare(1, &routes(300)));
+                let taken = scope.spawn(|| batches.take(1).is_some());
+                assert!(taken.join().unwrap());
+            });
+        }
     }
 
     /// Of one that is taken and withdrawn at the same time, whoever withdraws it knows afterwards that nobody takes it any more.

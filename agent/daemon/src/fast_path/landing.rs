@@ -102,7 +102,7 @@ mod tests {
         let route = WantedRoute { destination, ifindex: 7, metric: 512, protocol: 3, source: None };
         for generation in [1, 2] {
             let mut landing = landing(generation);
-            landing.ipv4 = Arc::new(Prepared { routes: vec![route], ..Prepared::default() });
+            landing.ipv4 = Arc::new(Prepared { routes: [route].into(), ..Prepared::default() });
             landing.seen.routed_at = Some(BootTime(2));
             landings.add(landing);
         }

@@ -1,4 +1,4 @@
-//! Where a thread of the fast path waits for something to do.
+//! Where threads of the fast path wait for something to do.
 
 use aya::maps::{MapData, RingBuf};
 use nix::errno::Errno;
@@ -11,11 +11,11 @@ use tracing::debug;
 const RECORD: u64 = 0;
 const BELL: u64 = 1;
 
-/// Each record of the ring buffer, and the bell, wakes the thread that sleeps here.
+/// Each record of the ring buffer, and the bell, wakes one of the threads that sleep here.
 #[derive(Debug)]
 pub(super) struct Sleep {
     epoll: Epoll,
-    /// Wakes it to spin again, or to end.
+    /// Wakes one to spin again, or all to end.
     bell: EventFd,
 }
 
@@ -30,7 +30,7 @@ impl Sleep {
         Ok(Self { epoll, bell })
     }
 
-    /// Sleeps until there may be something to do. At the end the bell is left ringing.
+    /// Sleeps until there may be something to do. At the end the bell is left ringing, for the others.
     pub(super) fn sleep(&self, is_end: impl Fn() -> bool) -> nix::Result<()> {
         let mut events = [EpollEvent::empty(); 2];
         match self.epoll.wait(&mut events, EpollTimeout::NONE) {

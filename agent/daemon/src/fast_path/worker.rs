@@ -5,12 +5,12 @@
 
 use super::landing::Landing;
 use super::priority::Priority;
-use super::processors;
-use super::{LEADS, Listeners, Prepared, Shared, Written};
+use super::{Listeners, Prepared, Shared, Written};
 use crate::applier::is_gone;
 use crate::clock;
 use crate::netlink::socket::Outcome;
 use crate::netlink::{ByFamily, Family, RouteSocket};
+use crate::progress::Pulse;
 use cutover_common::AnnouncementKind;
 use cutover_common::abi::Announcement;
 use cutover_engine::fact::AnnouncementSeen;
@@ -23,8 +23,8 @@ use tracing::{debug, warn};
 /// Which of the threads one is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Post {
-    /// Has a real-time priority while it waits, and the processors of its number.
-    Lead(usize),
+    /// Has a real-time priority while it waits.
+    Lead,
     /// An ordinary thread.
     Reserve,
 }
@@ -37,6 +37,7 @@ pub(super) struct Worker {
     priority: Priority,
     shared: Arc<Shared>,
     listeners: Listeners,
+    pulse: Pulse,
 }
 
 impl Worker {
@@ -46,21 +47,19 @@ impl Worker {
         spin: Duration,
         shared: Arc<Shared>,
         listeners: Listeners,
+        pulse: Pulse,
     ) -> Self {
-        Self { post, socket, spin, priority: Priority::default(), shared, listeners }
+        Self { post, socket, spin, priority: Priority::default(), shared, listeners, pulse }
     }
 
     pub(super) fn run(&mut self) {
         let shared = Arc::clone(&self.shared);
         let place = match self.post {
-            Post::Lead(number) => &shared.leads[number],
+            Post::Lead => &shared.lead,
             Post::Reserve => &shared.reserve,
         };
         self.priority = match self.post {
-            Post::Lead(number) if self.spin.is_zero() => {
-                processors::take_share(number, LEADS);
-                Priority::real_time()
-            }
+            Post::Lead if self.spin.is_zero() => Priority::real_time(),
             _ => Priority::ordinary(),
         };
         let is_end = || shared.stop.load(Ordering::Acquire);
@@ -111,11 +110,19 @@ impl Worker {
     }
 
     /// The next record; nothing inside if it has another layout. The ring is free for the other threads afterwards.
+    ///
+    /// LIMIT: a reserve that loses its processor in here makes the lead wait for it. That is some hundred instructions.
     fn take(&self) -> Option<Option<Announcement>> {
         self.shared.ring().0.next().map(|item| read_record(&item))
     }
 
     fn act(&mut self, record: Announcement, taken_at: BootTime) {
+        let begun = self.pulse.begin();
+        self.write_routes(record, taken_at);
+        drop(begun);
+    }
+
+    fn write_routes(&mut self, record: Announcement, taken_at: BootTime) {
         // ORDER: before anything is installed that nobody would hear of.
         let Some(kind) = AnnouncementKind::from_number(record.kind) else {
             warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
@@ -136,12 +143,11 @@ impl Worker {
         if ipv4.routes.is_empty() {
             return self.tell(seen);
         }
-        self.shared.landings.add(Landing { ifindex, seen, ipv4 });
-        self.land();
+        self.land(Landing { ifindex, seen, ipv4 });
     }
 
-    /// Writes the IPv4 routes that wait to be written, unless another thread does.
-    fn land(&mut self) {
+    /// Writes these IPv4 routes, and others that wait to be written, unless another thread does.
+    fn land(&mut self, landing: Landing) {
         let Self { socket, listeners, shared, priority, .. } = self;
         let land = |Landing { ifindex, mut seen, ipv4 }| {
             let routed_at = write(socket, listeners, Family::Ipv4, ifindex, &ipv4);
@@ -149,7 +155,10 @@ impl Worker {
             seen.routed_at = seen.routed_at.and(routed_at);
             tell(listeners, seen);
         };
-        priority.while_ordinary(|| shared.landings.work_off(land));
+        priority.while_ordinary(|| {
+            shared.landings.add(landing);
+            shared.landings.work_off(land);
+        });
     }
 
     fn tell(&self, seen: AnnouncementSeen) {

@@ -408,7 +408,7 @@ settings! {
     prometheus_metrics_port: u16, "PrometheusMetricsPort", PORT, "9091",
         PLAIN, NotYet, "Port of the metrics.";
     dataplane_watchdog_timeout: Duration, "DataplaneWatchdogTimeout", PERIOD, "90",
-        PLAIN, Live, "How long a part of the agent may be busy without a pause before `cutover status` says so and no heartbeat is sent; 0 for as long as it likes.";
+        PLAIN, Live, "How long a part of the agent may be busy without a pause before log, `cutover status` and doctor say so and no heartbeat is sent; 0 for as long as it likes.";
     ip_forwarding: Switch, "IPForwarding",
         Choice { words: &[("Enabled", Switch::Enabled), ("Disabled", Switch::Disabled)], none: None }, "Enabled",
         LOCAL, AtStart, "Whether the host is made to forward.";

@@ -6,6 +6,7 @@ use crate::site::{Site, Watcher};
 use anyhow::{Context as _, Result, bail};
 use cutover_daemon::fast_path::{FastPath, Listeners, Written};
 use cutover_daemon::netlink::{ByFamily, RouteSocket};
+use cutover_daemon::progress::Progress;
 use cutover_engine::Fact;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -33,7 +34,8 @@ impl<'a> Cutover<'a> {
         let written = ByFamily { ipv4, ipv6 };
         let listeners = Listeners { written: ByFamily { ipv4: ipv4_in, ipv6: ipv6_in }, facts: facts_in };
         let sockets = site.host.namespace().run(FastPath::open_sockets)?;
-        let fast_path = FastPath::start(watcher.take_ring()?, sockets, spin, &listeners)?;
+        let fast_path =
+            FastPath::start(watcher.take_ring()?, sockets, spin, &listeners, &Progress::default())?;
         let undo = site.open_socket()?;
         Ok(Self { name, fast_path, watcher, lane, facts, written, undo, generation: 0, spin })
     }

@@ -180,6 +180,9 @@ async fn play(steps: &[Step]) {
             Step::Forget(tap) => {
                 wanted.remove(tap);
                 scene.want(&wanted, &[]);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                scene.reported(&mut reported);
+                reported.remove(tap);
             }
             Step::Refuse(tap) => drop(scene.host.lock().refused.insert(*tap)),
             Step::Accept(tap) => drop(scene.host.lock().refused.remove(tap)),
@@ -201,12 +204,17 @@ async fn play(steps: &[Step]) {
     tokio::time::sleep(Duration::from_secs(11)).await;
     scene.reported(&mut reported);
     let newest = scene.wanted.borrow().clone().unwrap_or_default();
-    let host = scene.host.lock();
-    for (ifindex, interface) in newest.interfaces.iter() {
-        assert_eq!(host.prepared.get(ifindex), Some(interface));
-        assert_eq!(reported.get(ifindex), Some(&true), "{ifindex}");
-    }
+    let tried = {
+        let host = scene.host.lock();
+        for (ifindex, interface) in newest.interfaces.iter() {
+            assert_eq!(host.prepared.get(ifindex), Some(interface));
+            assert_eq!(reported.get(ifindex), Some(&true), "{ifindex}");
+        }
+        host.tried.len()
+    };
     assert!(scene.unprepared.list().is_empty(), "{:?}", scene.unprepared.list());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(scene.host.lock().tried.len(), tried, "everything is ready, and something is tried");
 }
 
 proptest! {

@@ -25,6 +25,8 @@ struct Contents {
     asked: Vec<(BootTime, RouteChange, bool)>,
     /// Notifications are lost.
     is_deaf: bool,
+    /// Changes are made, and the answers are lost.
+    is_mute: bool,
     events: mpsc::Sender<RouteEvent>,
     /// To these there have to be routes: they were wanted before the last change and after it.
     needed: BTreeSet<IpNet>,
@@ -89,7 +91,7 @@ impl MainTable for Table {
                 }
             }
         }
-        Ok(Outcome { failed })
+        if table.is_mute { Err(SendError::AnswersLost) } else { Ok(Outcome { failed }) }
     }
 }
 
@@ -115,6 +117,7 @@ impl Scene {
             refused: BTreeSet::new(),
             asked: Vec::new(),
             is_deaf: false,
+            is_mute: false,
             events: events.clone(),
             needed: BTreeSet::new(),
         };
@@ -162,6 +165,8 @@ enum Step {
     Overrun,
     /// Everything is read again.
     Recount,
+    /// Answers are lost, or not any more.
+    Mute(bool),
     Pass(u64),
 }
 
@@ -175,6 +180,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => number.prop_map(Step::Accept),
         1 => Just(Step::Overrun),
         1 => Just(Step::Recount),
+        1 => any::<bool>().prop_map(Step::Mute),
         4 => (0..5_000_u64).prop_map(Step::Pass),
     ]
 }
@@ -204,12 +210,14 @@ async fn play(steps: &[Step]) {
             }
             Step::Overrun => scene.table.lock().is_deaf = true,
             Step::Recount => recount(&scene.table),
+            Step::Mute(is_mute) => scene.table.lock().is_mute = *is_mute,
             Step::Pass(ms) => tokio::time::sleep(Duration::from_millis(*ms)).await,
         }
         // What is to be broken is a matter between two settled states: the applier takes each set before the next one comes.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     scene.table.lock().refused.clear();
+    scene.table.lock().is_mute = false;
     recount(&scene.table);
     if scene.wanted.borrow().is_none() {
         scene.want(&wanted);
