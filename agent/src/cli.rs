@@ -16,6 +16,7 @@ pub mod watch;
 
 pub use failure::Failure;
 
+use crate::doctor::rehearsal;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use cutover_daemon::datastore::etcd::{Cluster, ClusterError};
@@ -57,6 +58,9 @@ enum Command {
     Release(release::ReleaseArguments),
     /// Removes everything that the agent left in the kernel and on disk
     Cleanup(cleanup::CleanupArguments),
+    /// What the doctor starts itself as
+    #[command(name = rehearsal::COMMAND, hide = true)]
+    Rehearse,
 }
 
 /// The configuration file, which every command takes.
@@ -172,6 +176,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Release(arguments) => release::run(arguments),
         Command::Cleanup(arguments) => cleanup::run(arguments),
+        Command::Rehearse => rehearsal::perform().map_err(|error| Failure::other(error.to_string())),
     }
 }
 

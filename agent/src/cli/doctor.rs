@@ -4,7 +4,7 @@ use super::check_config::with_resources;
 use super::{ConfigFile, Failure, print};
 use crate::doctor::{self, Configuration, Files, Level, Report, Subject, reference};
 use cutover_daemon::settings::{Severity, Sources};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `cutover doctor`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,12 @@ pub struct DoctorArguments {
     /// FRR's configuration [default: what vtysh says if it runs, else /etc/frr/frr.conf]
     #[arg(long, value_name = "FILE")]
     pub frr_conf: Option<PathBuf>,
+    /// The BIRD that rehearses the configuration [default: the one that runs, else the one that is installed]
+    #[arg(long, value_name = "PROGRAM")]
+    pub bird: Option<PathBuf>,
+    /// The folder of the FRR that rehearses the configuration [default: that of the one that runs, else /usr/lib/frr]
+    #[arg(long, value_name = "FOLDER")]
+    pub frr_dir: Option<PathBuf>,
     /// Check the host for running beside Calico's Felix (CutoverRole = routes), whatever the settings say yet
     #[arg(long)]
     pub beside_felix: bool,
@@ -62,10 +68,22 @@ pub fn run(arguments: &DoctorArguments) -> Result<(), Failure> {
         configuration,
         beside_felix: arguments.beside_felix,
         nova_conf: arguments.nova_conf.clone(),
-        bgp: Files { bird: arguments.bird_conf.clone(), frr: arguments.frr_conf.clone() },
+        bgp: Files {
+            bird: arguments.bird_conf.clone(),
+            frr: arguments.frr_conf.clone(),
+            bird_program: arguments.bird.as_deref().map(whole),
+            frr_folder: arguments.frr_dir.as_deref().map(whole),
+        },
     });
     print(&if arguments.json { format!("{:#}\n", report.json()) } else { report.table() })?;
     conclude(&report, is_startable)
+}
+
+/// A program that is not looked for in the folders of programs.
+fn whole(path: &Path) -> PathBuf {
+    let is_looked_for = path.components().count() < 2;
+    let whole = if is_looked_for { None } else { std::path::absolute(path).ok() };
+    whole.unwrap_or_else(|| path.to_owned())
 }
 
 fn conclude(report: &Report, is_startable: bool) -> Result<(), Failure> {

@@ -1,22 +1,24 @@
 //! The daemon that carries routes to other hosts: whether it carries their priority as well.
 //!
-//! Owns the checks, which are the same for every daemon. How one finds out is the business of the file of each.
+//! Owns the checks, which are the same for every daemon. A configuration is not interpreted but rehearsed: the host's own daemon plays a
+//! migration with it where nothing of the host can be touched ([`super::rehearsal`]), and [`judge`] says what that means.
 
 mod bird;
 mod frr;
-#[cfg(test)]
-mod generated;
+mod judge;
 mod notifications;
 mod openbgpd;
 #[cfg(test)]
-mod verdicts;
+mod tests;
 
 use super::finding::{Area, Check, Finding};
+use super::rehearsal::{self, Program, Request};
 use cutover_daemon::netlink::snapshot::{self, LinkSeen};
 use cutover_daemon::processes::{Process, Processes};
 use cutover_daemon::settings::{DatastoreType, Settings};
 use cutover_engine::InterfacePrefixes;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -109,7 +111,7 @@ static PRIORITIES: Check = Check {
 static CONFIGURATION: Check = Check {
     area: Area::Bgp,
     name: "configuration",
-    wants: "BIRD or FRR is there, and its configuration can be read",
+    wants: "BIRD or FRR is there, takes its configuration, and could be rehearsed with it",
     why: "Nothing but a routing daemon tells other hosts where a VM is.",
 };
 static RUNNING: Check = Check {
@@ -147,12 +149,16 @@ pub struct Files {
     pub bird: Vec<PathBuf>,
     /// FRR's.
     pub frr: Option<PathBuf>,
+    /// The program that rehearses with BIRD's, if not the host's.
+    pub bird_program: Option<PathBuf>,
+    /// The folder of those that rehearse with FRR's.
+    pub frr_folder: Option<PathBuf>,
 }
 
 /// A daemon, or what is known of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Daemon {
-    Bird { file: PathBuf, socket: Option<PathBuf>, is_bird_6: bool },
+    Bird { file: PathBuf, socket: Option<PathBuf>, is_bird_6: bool, process: Option<Process> },
     FrrFile(PathBuf),
     Frr(Process),
 }
@@ -185,15 +191,31 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
         findings.push(no_daemon(settings.datastore_type));
         return findings;
     }
-    for daemon in &daemons {
-        findings.extend(match daemon {
-            Daemon::Bird { file, socket, is_bird_6 } => {
-                bird::examine(file, socket.as_deref(), *is_bird_6, &wanted, &routes)
-            }
-            Daemon::FrrFile(file) => frr::examine_file(file, &wanted),
-            Daemon::Frr(bgpd) => frr::examine_running(bgpd, processes, &wanted, &routes),
-        });
-    }
+    let judged = |daemon: &Daemon| match daemon {
+        Daemon::Bird { file, socket, is_bird_6, process } => {
+            let program = bird::program(files.bird_program.as_deref(), process.as_ref(), *is_bird_6, file);
+            let elsewhere = process.as_ref().and_then(elsewhere);
+            bird::examine(file, program, elsewhere, socket.as_deref(), &wanted, &routes)
+        }
+        Daemon::FrrFile(file) => {
+            frr::examine_file(file, frr::program(files.frr_folder.as_deref(), None), None, &wanted)
+        }
+        Daemon::Frr(bgpd) => {
+            let program = frr::program(files.frr_folder.as_deref(), Some(bgpd));
+            frr::examine_running(bgpd, program, processes, &wanted, &routes)
+        }
+    };
+    // Each waits for its own daemon.
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = daemons.iter().map(|daemon| scope.spawn(|| judged(daemon))).collect();
+        for thread in threads {
+            findings.extend(
+                thread
+                    .join()
+                    .unwrap_or_else(|_| vec![CONFIGURATION.notice("the rehearsal panicked", "report it")]),
+            );
+        }
+    });
     let is_running =
         |daemon: &Daemon| matches!(daemon, Daemon::Frr(_) | Daemon::Bird { socket: Some(_), .. });
     if files.bird.is_empty() && files.frr.is_none() && !daemons.iter().any(is_running) {
@@ -206,7 +228,7 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
 
 /// Files that are named, else daemons that run, else files that are where they usually are.
 fn daemons(files: &Files, processes: &Processes, bird_files: &[&str], frr_file: &str) -> Vec<Daemon> {
-    let bird = |file: PathBuf| Daemon::Bird { file, socket: None, is_bird_6: false };
+    let bird = |file: PathBuf| Daemon::Bird { file, socket: None, is_bird_6: false, process: None };
     let named: Vec<Daemon> =
         files.bird.iter().cloned().map(bird).chain(files.frr.clone().map(Daemon::FrrFile)).collect();
     if !named.is_empty() {
@@ -221,10 +243,48 @@ fn daemons(files: &Files, processes: &Processes, bird_files: &[&str], frr_file: 
         return running;
     }
     // The packages come with files in which there is no BGP.
-    let existing = bird_files.iter().map(PathBuf::from).filter(|file| bird::has_bgp(file)).map(bird);
+    let existing = bird_files.iter().map(PathBuf::from).filter(|file| rehearsal::has_bgp(file)).map(bird);
     let has_bgp =
         |file: &PathBuf| std::fs::read_to_string(file).is_ok_and(|text| text.contains("router bgp"));
     existing.chain(Some(PathBuf::from(frr_file)).filter(has_bgp).map(Daemon::FrrFile)).collect()
+}
+
+/// The process, if it sees other files than this one.
+fn elsewhere(process: &Process) -> Option<u32> {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    let (own, other) = (namespace("self")?, namespace(&process.pid.to_string())?);
+    (own != other).then_some(process.pid)
+}
+
+/// What a configuration does in a rehearsal, and what that means; with other numbers than those of the settings if it is only these.
+fn rehearsed(request: &Request, wanted: &Wanted) -> Vec<Finding> {
+    let play = |wanted: &Wanted| {
+        let request = Request { families: wanted.families.clone(), ..request.clone() };
+        let configuration = request.configuration.display().to_string();
+        rehearsal::rehearse(&request).map(|observed| judge::judge(&observed, &configuration, wanted))
+    };
+    let findings = match play(wanted) {
+        Ok(findings) => findings,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return vec![CONFIGURATION.needs_root("a configuration can only be rehearsed by root")];
+        }
+        Err(error) => {
+            return vec![CONFIGURATION.notice(
+                format!("{} could not be rehearsed: {error}", request.configuration.display()),
+                "compare it with what cutover bgp prints",
+            )];
+        }
+    };
+    let usual = wanted.with_default_priorities();
+    let is_bird = matches!(request.program, Program::Bird { .. });
+    if is_bird
+        && *wanted != usual
+        && judge::is_bad(&findings)
+        && play(&usual).is_ok_and(|it| !judge::is_bad(&it))
+    {
+        return vec![judge::other_numbers(wanted)];
+    }
+    findings
 }
 
 /// A single host has nobody to tell.
@@ -280,13 +340,13 @@ fn compare(daemon: &str, routes: &[VmRoute], known: &BTreeSet<(IpNet, u32)>) -> 
 }
 
 /// IPv4 or IPv6, and the numbers that its routes have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Family {
-    is_ipv6: bool,
-    normal: u32,
-    elevated: u32,
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Family {
+    pub(super) is_ipv6: bool,
+    pub(super) normal: u32,
+    pub(super) elevated: u32,
     /// The address of a VM here, for filters that look at addresses.
-    sample: Option<IpNet>,
+    pub(super) sample: Option<IpNet>,
 }
 
 impl fmt::Display for Family {
@@ -330,10 +390,20 @@ impl Wanted {
         }
     }
 
-    /// Whether a session through this interface, or with this address or range, is one with VMs here.
-    fn is_vm(&self, interface: Option<&str>, neighbour: Option<IpNet>) -> bool {
-        interface.is_some_and(|name| self.prefixes.cover(name))
-            || neighbour.is_some_and(|net| self.here.iter().any(|address| net.contains(address)))
+    /// What is to be rehearsed of a configuration.
+    fn request(&self, program: Program, configuration: &Path) -> Request {
+        // The stage has no working folder.
+        let whole = std::path::absolute(configuration);
+        Request {
+            program,
+            configuration: whole.unwrap_or_else(|_| configuration.to_owned()),
+            text: None,
+            daemon: None,
+            families: self.families.clone(),
+            prefixes: self.prefixes.to_string(),
+            protocol: self.protocol,
+            here: self.here.clone(),
+        }
     }
 
     /// The same with the numbers that everybody has who did not change them.

@@ -4,6 +4,7 @@ mod bird;
 mod cluster;
 mod frr;
 mod host;
+mod rehearsals;
 
 use cutover_tests::Host;
 use cutover_tests::scene::Node;

@@ -1,20 +1,14 @@
-//! FRR's configuration, judged by sending the routes that matter through its route-maps; and the running daemons.
+//! FRR's configuration, which the host's own FRR rehearses; and the running daemons.
 
-mod config;
-mod instance;
-mod judge;
-mod lists;
-mod route_map;
 mod running;
-#[cfg(test)]
-mod tests;
 
-use super::{CONFIGURATION, VmRoute, Wanted};
+use super::bird::root_of;
+use super::{CONFIGURATION, Program, RUNNING, Request, VmRoute, Wanted, elsewhere, rehearsed};
 use crate::doctor::finding::Finding;
-use config::Config;
 use cutover_daemon::processes::{Process, Processes};
 use running::Vtysh;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 /// The processes that are FRR's bgpd. OpenBGPD's has the same name, but not FRR's folder, and no zebra beside it.
 pub(super) fn daemons(processes: &Processes) -> impl Iterator<Item = &Process> {
@@ -28,26 +22,55 @@ fn is_in_folder(bgpd: &Process) -> bool {
     bgpd.executable.as_deref().or(called).is_some_and(is_in_it)
 }
 
-/// Judges a file.
-pub(super) fn examine_file(file: &Path, wanted: &Wanted) -> Vec<Finding> {
-    match std::fs::read(file) {
-        Ok(bytes) => {
-            judged(&String::from_utf8_lossy(&bytes), &format!("{} can be read", file.display()), wanted)
-        }
-        Err(error) => vec![CONFIGURATION.error(
-            format!("{}: cannot read: {error}", file.display()),
-            "make it readable, or name the right one with --frr-conf",
-        )],
-    }
+/// Where packages put the daemons.
+const FOLDERS: [&str; 3] = ["/usr/lib/frr", "/usr/libexec/frr", "/usr/local/sbin"];
+const FILE: &str = "/etc/frr/frr.conf";
+
+/// Which programs rehearse: those that are named, or those that run, or those that are installed.
+pub(super) fn program(named: Option<&Path>, bgpd: Option<&Process>) -> Program {
+    let running = bgpd.and_then(|bgpd| Some(bgpd.executable.as_deref()?.parent()?.to_owned()));
+    let running = running.filter(|folder| folder.join("bgpd").exists());
+    let installed = || FOLDERS.iter().map(PathBuf::from).find(|folder| folder.join("bgpd").exists());
+    let folder = named.map(Path::to_owned).or(running).or_else(installed);
+    let folder = folder.unwrap_or_else(|| PathBuf::from(FOLDERS[0]));
+    let beside = Some(folder.join("vtysh")).filter(|vtysh| vtysh.exists());
+    Program::Frr { folder, vtysh: beside.unwrap_or_else(|| PathBuf::from("vtysh")) }
 }
 
-/// Judges the configuration that is in force, and asks the daemons.
+/// Rehearses a file.
+pub(super) fn examine_file(
+    file: &Path,
+    program: Program,
+    elsewhere: Option<u32>,
+    wanted: &Wanted,
+) -> Vec<Finding> {
+    let seen = elsewhere.map_or_else(|| file.to_owned(), |pid| root_of(pid, file));
+    if let Err(error) = File::open(&seen) {
+        return vec![CONFIGURATION.error(
+            format!("{}: cannot read: {error}", file.display()),
+            "make it readable, or name the right one with --frr-conf",
+        )];
+    }
+    rehearsed(&Request { daemon: elsewhere, ..wanted.request(program, file) }, wanted)
+}
+
+/// Rehearses the configuration that is in force, and asks the daemons.
 pub(super) fn examine_running(
     bgpd: &Process,
+    program: Program,
     processes: &Processes,
     wanted: &Wanted,
     routes: &[VmRoute],
 ) -> Vec<Finding> {
+    if let Some(pid) = elsewhere(bgpd) {
+        // vtysh is where its daemons are, and says nothing to others.
+        let mut findings = vec![RUNNING.notice(
+            format!("bgpd (process {pid}) has files of its own, as in a container: FRR could not be asked, and its {FILE} was rehearsed in place of what is in force"),
+            "see vtysh -c 'show bgp summary' where it runs",
+        )];
+        findings.extend(examine_file(Path::new(FILE), program, Some(pid), wanted));
+        return findings;
+    }
     let vtysh = Vtysh::of(bgpd);
     let text = match vtysh.configuration() {
         Ok(text) => text,
@@ -58,14 +81,9 @@ pub(super) fn examine_running(
             )];
         }
     };
-    let mut findings = judged(&text, "FRR tells its configuration", wanted);
+    let request = wanted.request(program, Path::new("FRR's running configuration"));
+    let mut findings = rehearsed(&Request { text: Some(text), ..request }, wanted);
     findings.extend(processes.named(&["zebra"]).map(running::restarts));
     findings.extend(vtysh.examine(routes));
-    findings
-}
-
-fn judged(text: &str, said: &str, wanted: &Wanted) -> Vec<Finding> {
-    let mut findings = vec![CONFIGURATION.ok(said)];
-    findings.extend(judge::judge(&Config::of(text), wanted));
     findings
 }

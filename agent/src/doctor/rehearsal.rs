@@ -1,0 +1,200 @@
+//! A rehearsal: the host's own BIRD or FRR, with the site's configuration, on a stage of its own, plays a migration.
+//!
+//! Owns how it is asked for and what happens when somebody is killed in the middle. The doctor starts itself again, as process 1 of a
+//! process namespace: whatever ends that process ends everybody on the stage, and it ends when the doctor does. Nothing of the host is
+//! changed ([`stage`]). What was seen is a plain value ([`observed`]); what it means is somebody else's business.
+
+mod bird;
+mod daemon;
+mod frr;
+pub(super) mod observed;
+mod scenery;
+mod script;
+mod speaker;
+mod stage;
+mod text;
+
+use super::bgp::Family;
+use bird::Bird;
+use cutover_engine::InterfacePrefixes;
+use daemon::Daemon;
+use frr::Frr;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use observed::Observed;
+use scenery::Scenery;
+use script::Cast;
+use serde::{Deserialize, Serialize};
+use stage::Stage;
+use std::fs;
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The hidden command that this program is started again with.
+pub const COMMAND: &str = "rehearse";
+/// LIMIT: a rehearsal takes a few seconds, and twenty where everything that is waited for does not come.
+const DEADLINE: Duration = Duration::from_secs(90);
+const TOO_LATE: u8 = 3;
+
+/// What is to be rehearsed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub(super) program: Program,
+    pub(super) configuration: PathBuf,
+    /// What it says, if it is no file.
+    pub(super) text: Option<String>,
+    /// A process that has the daemon's files, if those are not the host's.
+    pub(super) daemon: Option<u32>,
+    pub(super) families: Vec<Family>,
+    /// How the names of VMs' interfaces begin, as the settings have it.
+    pub(super) prefixes: String,
+    pub(super) protocol: u8,
+    /// Addresses of VMs here.
+    pub(super) here: Vec<IpAddr>,
+}
+
+/// The daemon's programs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Program {
+    Bird { program: PathBuf, is_bird_6: bool },
+    Frr { folder: PathBuf, vtysh: PathBuf },
+}
+
+/// Whether a file of BIRD's has anything to do with BGP.
+pub(super) fn has_bgp(file: &Path) -> bool {
+    text::has_bgp(file)
+}
+
+/// Why there is no daemon on the stage.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Failed {
+    /// Its program cannot be run.
+    Absent(String),
+    /// It does not take the configuration.
+    Refused(String),
+}
+
+/// Plays it in processes of its own and tells what was seen.
+///
+/// # Errors
+/// When there is no stage: for lack of privileges, mostly.
+pub(super) fn rehearse(request: &Request) -> io::Result<Observed> {
+    // KERNEL: a thread that has asked for a process namespace for its children can have no more threads.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| ask(request));
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the rehearsal panicked")))
+    })
+}
+
+fn ask(request: &Request) -> io::Result<Observed> {
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg(COMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    // The pipe stays open: its end is how the child learns of ours.
+    let input = child.stdin.take();
+    let written = input.as_ref().map_or(Ok(()), |mut input| input.write_all(line.as_bytes()));
+    let (mut answer, mut said) = (String::new(), String::new());
+    if let Some(mut output) = child.stdout.take() {
+        output.read_to_string(&mut answer)?;
+    }
+    if let Some(mut output) = child.stderr.take() {
+        output.read_to_string(&mut said)?;
+    }
+    let status = child.wait()?;
+    drop(input);
+    if status.code() == Some(TOO_LATE.into()) {
+        return Err(io::Error::other(format!("it was not over after {} s", DEADLINE.as_secs())));
+    }
+    if !status.success() {
+        let last = said.lines().last().unwrap_or("it said nothing");
+        return Err(io::Error::other(format!("it ended with {status}: {last}")));
+    }
+    written?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+/// The other side of [`rehearse`]: reads a request from standard input and writes what was seen to standard output.
+///
+/// # Errors
+/// When there is no stage, or nothing could be played on it.
+pub fn perform() -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    let request: Request = serde_json::from_str(&line)?;
+    // Started by hand, it would make a stage around processes of the host.
+    if std::process::id() != 1 {
+        return Err(io::Error::other("this is not for people: cutover doctor starts it"));
+    }
+    let observed = on_stage(&request)?;
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, &observed)?;
+    out.flush()
+}
+
+fn on_stage(request: &Request) -> io::Result<Observed> {
+    let host = stage::links_of_host()?;
+    let programs = match &request.program {
+        Program::Bird { program, .. } => [program.as_path(), Path::new("/")],
+        Program::Frr { folder, vtysh } => [folder.as_path(), vtysh.as_path()],
+    };
+    let files = [&[request.configuration.as_path()][..], &programs].concat();
+    let stage = Stage::enter(request.daemon, &files)?;
+    end_with_the_doctor();
+    let mut configuration = request.configuration.clone();
+    if let Some(text) = &request.text {
+        configuration = PathBuf::from("/run/cutover-stage.conf");
+        fs::write(&configuration, text)?;
+    }
+    let workloads: InterfacePrefixes = request.prefixes.parse().map_err(io::Error::other)?;
+    let named = match &request.program {
+        Program::Bird { .. } => text::of_bird(&configuration),
+        Program::Frr { .. } => text::of_frr(&String::from_utf8_lossy(&fs::read(&configuration)?)),
+    };
+    for file in &named.written {
+        // In what is covered; elsewhere the daemon says that it cannot write.
+        let _ = file.parent().map(fs::create_dir_all);
+    }
+    let scenery = Scenery::build(&stage, &host, &named, &workloads)?;
+    let daemon = match &request.program {
+        Program::Bird { program, is_bird_6 } => {
+            Bird::start(program, &configuration, *is_bird_6).map(Daemon::Bird)
+        }
+        Program::Frr { folder, vtysh } => {
+            Frr::start(folder, vtysh, &named.programs, &configuration).map(Daemon::Frr)
+        }
+    };
+    match daemon {
+        Ok(daemon) => {
+            let cast = Cast { request, stage: &stage, daemon, named: &named, workloads: &workloads };
+            let mut observed = script::play(cast, scenery)?;
+            observed.numbers = named.metrics.clone();
+            observed.restarts_gracefully = named.restarts_gracefully;
+            Ok(observed)
+        }
+        Err(Failed::Absent(absent)) => Ok(Observed { absent: Some(absent), ..Observed::default() }),
+        Err(Failed::Refused(refused)) => Ok(Observed { refused: Some(refused), ..Observed::default() }),
+    }
+}
+
+/// Ends this process, and everybody on the stage with it, when nobody waits any more or it takes too long.
+fn end_with_the_doctor() {
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(1);
+    });
+    std::thread::spawn(|| {
+        std::thread::sleep(DEADLINE);
+        std::process::exit(TOO_LATE.into());
+    });
+}

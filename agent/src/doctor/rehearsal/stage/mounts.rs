@@ -1,0 +1,193 @@
+//! What the programs on the stage see of the host's files: all of it, but nothing can be written, and where daemons have their sockets,
+//! logs and locks there is empty memory with the same folders.
+
+use nix::mount::{MsFlags, mount};
+use nix::unistd::chown;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+const NONE: Option<&str> = None;
+/// Where daemons write.
+const WRITTEN: [&str; 8] =
+    ["/run", "/var/run", "/tmp", "/var/tmp", "/var/log", "/var/lib/frr", "/var/lib/bird", "/dev/shm"];
+/// Where a program that has something to say leaves it for the whole host.
+const LOG: &str = "/dev/log";
+/// LIMIT: folders of logs and sockets are not deeper, and nobody needs thousands.
+const DEPTH: u32 = 2;
+const FOLDERS_MAX: usize = 500;
+
+/// Whatever is mounted from now on is not seen by the host.
+pub(super) fn make_private() -> io::Result<()> {
+    Ok(mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?)
+}
+
+/// Takes away everything that could be written to. Of `files`, folder and contents stay where they are.
+pub(super) fn close(files: &[&Path]) -> io::Result<()> {
+    let kept =
+        files.iter().filter_map(|file| Kept::open(file).transpose()).collect::<io::Result<Vec<_>>>()?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), NONE)?;
+    // KERNEL: it shows the interfaces of the network namespace that mounts it.
+    let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::MS_RDONLY, NONE);
+    for place in mounted()? {
+        protect(&place)?;
+    }
+    for folder in WRITTEN.map(Path::new) {
+        if folder.is_dir() && !folder.is_symlink() {
+            cover(folder)?;
+        }
+    }
+    for kept in &kept {
+        kept.put_back()?;
+    }
+    if Path::new(LOG).exists() {
+        let nobody = Path::new("/run/cutover-nobody-listens");
+        File::create(nobody)?;
+        mount(Some(nobody), LOG, NONE, MsFlags::MS_BIND, NONE)?;
+    }
+    Ok(())
+}
+
+/// A file, or its folder, that would disappear below empty memory.
+struct Kept {
+    path: PathBuf,
+    is_folder: bool,
+    fd: OwnedFd,
+}
+
+impl Kept {
+    /// Nothing for what stays where it is anyway.
+    fn open(file: &Path) -> io::Result<Option<Self>> {
+        let Ok(path) = fs::canonicalize(file) else { return Ok(None) };
+        let is_below = |folder: &&str| fs::canonicalize(folder).is_ok_and(|folder| path.starts_with(folder));
+        if !WRITTEN.iter().any(|folder| is_below(&folder)) {
+            return Ok(None);
+        }
+        // What it includes is beside it; but such a folder as a whole is full of the host's sockets.
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        let is_whole = WRITTEN.iter().any(|it| fs::canonicalize(it).is_ok_and(|it| it == folder));
+        let (path, is_folder) = if is_whole { (path, false) } else { (folder, true) };
+        let fd = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path)?.into();
+        Ok(Some(Self { path, is_folder, fd }))
+    }
+
+    fn put_back(&self) -> io::Result<()> {
+        if self.is_folder {
+            fs::create_dir_all(&self.path)?;
+        } else {
+            File::create(&self.path)?;
+        }
+        let source = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        mount(Some(source.as_str()), &self.path, NONE, MsFlags::MS_BIND, NONE)?;
+        read_only(&self.path, MsFlags::empty())
+    }
+}
+
+/// Empty memory with the folders that are there, two levels of them.
+fn cover(folder: &Path) -> io::Result<()> {
+    let mut folders = Vec::new();
+    collect(folder, DEPTH, &mut folders);
+    let own = fs::metadata(folder)?;
+    let options = format!("mode={:o},size=64m", own.mode() & 0o7777);
+    mount(
+        Some("tmpfs"),
+        folder,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )?;
+    for (path, metadata) in folders {
+        fs::create_dir_all(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+        chown(&path, Some(metadata.uid().into()), Some(metadata.gid().into()))?;
+    }
+    Ok(())
+}
+
+fn collect(folder: &Path, depth: u32, found: &mut Vec<(PathBuf, fs::Metadata)>) {
+    if depth == 0 {
+        return;
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() && found.len() < FOLDERS_MAX {
+            found.push((entry.path(), metadata));
+            collect(&entry.path(), depth - 1, found);
+        }
+    }
+}
+
+/// Mount points with their options.
+fn mounted() -> io::Result<Vec<(PathBuf, MsFlags)>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(text.lines().filter_map(mount_of).collect())
+}
+
+/// A line of `mountinfo`: numbers, root, mount point, options.
+fn mount_of(line: &str) -> Option<(PathBuf, MsFlags)> {
+    let mut words = line.split(' ').skip(4);
+    let (place, options) = (words.next()?, words.next()?);
+    let flag = |option: &str| match option {
+        "nosuid" => MsFlags::MS_NOSUID,
+        "nodev" => MsFlags::MS_NODEV,
+        "noexec" => MsFlags::MS_NOEXEC,
+        "noatime" => MsFlags::MS_NOATIME,
+        "nodiratime" => MsFlags::MS_NODIRATIME,
+        "relatime" => MsFlags::MS_RELATIME,
+        _ => MsFlags::empty(),
+    };
+    Some((unescaped(place), options.split(',').map(flag).collect()))
+}
+
+/// KERNEL: blanks, line ends and backslashes are written as three octal digits.
+fn unescaped(text: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, others @ ..] = rest {
+        let code = others.get(..3).filter(|_| *first == b'\\');
+        let code = code.and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &others[3..] } else { others };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+fn protect((place, flags): &(PathBuf, MsFlags)) -> io::Result<()> {
+    // The new ones belong to the stage: daemons set sysctls of their network namespace.
+    if place.starts_with("/proc") || place.starts_with("/sys") {
+        return Ok(());
+    }
+    read_only(place, *flags)
+}
+
+fn read_only(place: &Path, flags: MsFlags) -> io::Result<()> {
+    let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    match mount(NONE, place, NONE, flags, NONE) {
+        // Something else is mounted over it: nobody can get there.
+        Ok(()) | Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EINVAL | nix::errno::Errno::ENOTDIR) => {
+            Ok(())
+        }
+        Err(error) => {
+            Err(io::Error::other(format!("{}: cannot make it read-only: {error}", place.display())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read() {
+        let line =
+            r"36 35 98:0 /mnt1 /mnt\0402 rw,noatime,nosuid master:1 - ext3 /dev/root rw,errors=continue";
+        let (place, flags) = mount_of(line).unwrap();
+        assert_eq!(place, Path::new("/mnt 2"));
+        assert_eq!(flags, MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
+        assert_eq!(mount_of(""), None);
+    }
+}

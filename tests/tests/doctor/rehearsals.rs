@@ -1,0 +1,257 @@
+//! Configurations, rehearsed with real daemons: those that were judged wrongly once, everything that `cutover bgp` prints, and that with
+//! one thing wrong.
+//!
+//! What is right was seen between two hosts with BIRD 2.0.12 and 1.6.8 and FRR 8.4.4.
+
+use cutover_tests::fabric::FRR_PRIORITIES;
+use cutover_tests::{Agent, Directory, Host, Lab, Release};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+
+/// Where nothing else is to be found: a host without links but its uplink, and no daemon.
+struct Desk {
+    agent: Agent,
+    _host: Host,
+    _directory: Directory,
+    lab: Lab,
+}
+
+type Problems = BTreeSet<(String, String)>;
+
+impl Desk {
+    fn new() -> Self {
+        let lab = Lab::new();
+        let directory = lab.directory();
+        let host = lab.host("desk");
+        let agent = Agent::new(&lab, &host, &directory).with("InterfacePrefix", "tap");
+        Self { agent, _host: host, _directory: directory, lab }
+    }
+
+    fn with_priorities_of_frr(mut self) -> Self {
+        for family in ["IPv4", "IPv6"] {
+            self.agent.set(&format!("{family}NormalRoutePriority"), FRR_PRIORITIES.normal);
+            self.agent.set(&format!("{family}ElevatedRoutePriority"), FRR_PRIORITIES.elevated);
+        }
+        self
+    }
+
+    /// What is not as it should be with a file, by check and level.
+    #[track_caller]
+    fn problems(&self, release: Release, name: &str, text: &str) -> Problems {
+        let findings = self.findings(release, name, text);
+        let of = |finding: &Value, what: &str| finding[what].as_str().unwrap_or_default().to_owned();
+        let bad = findings.iter().filter(|finding| finding["level"] != "ok");
+        bad.map(|finding| (of(finding, "check").replace("bgp.", ""), of(finding, "level"))).collect()
+    }
+
+    #[track_caller]
+    fn findings(&self, release: Release, name: &str, text: &str) -> Vec<Value> {
+        let file = self.lab.folder().join(name);
+        fs::write(&file, text).expect("space on the disk");
+        let file = file.display().to_string();
+        let is_frr = Release::FRRS.contains(&release);
+        let program = release.program(if is_frr { "bgpd" } else { "bird" });
+        let mut arguments =
+            vec!["doctor", "--json", if is_frr { "--frr-conf" } else { "--bird-conf" }, &file];
+        let place = if is_frr { program.parent().expect("a folder") } else { &program }.display().to_string();
+        arguments.extend([if is_frr { "--frr-dir" } else { "--bird" }, &place]);
+        let output = self.agent.run(&arguments);
+        let report: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let findings = report["findings"].as_array().expect("findings").iter();
+        let of_bgp =
+            |finding: &&Value| finding["check"].as_str().is_some_and(|check| check.starts_with("bgp."));
+        findings.filter(of_bgp).cloned().collect()
+    }
+
+    /// What `cutover bgp` prints.
+    #[track_caller]
+    fn printed(&self, arguments: &[&str]) -> String {
+        self.agent.run_ok(&[&["bgp"], arguments].concat())
+    }
+
+    #[track_caller]
+    fn judge(&self, release: Release, name: &str, text: &str, expected: &[(&str, &str)]) {
+        let found = self.problems(release, name, text);
+        let expected: Problems =
+            expected.iter().map(|(check, level)| ((*check).to_owned(), (*level).to_owned())).collect();
+        assert_eq!(found, expected, "{release:?} with {text}: {:#?}", self.findings(release, name, text));
+    }
+}
+
+/// Peers of one family alone are worth a notice, which most cases here have.
+const ONE_FAMILY: (&str, &str) = ("announces", "notice");
+
+#[test]
+fn what_was_judged_wrongly_once_is_judged_rightly_bird() {
+    let desk = Desk::new();
+    let teller: &[_] = &[ONE_FAMILY, ("into-kernel", "error")];
+    for (text, expected) in [
+        (include_str!("cases/add-paths.bird"), &[ONE_FAMILY, ("local-elevated-wins", "notice")][..]),
+        (include_str!("cases/undefined-community.bird"), &[ONE_FAMILY]),
+        (include_str!("cases/next-hop-from-ospf.bird"), &[ONE_FAMILY]),
+        (include_str!("cases/kernel-protocol-only-learns.bird"), teller),
+        (include_str!("cases/session-to-a-vm.bird"), &[ONE_FAMILY]),
+        // It depends on addresses.
+        (include_str!("cases/function-with-early-locals.bird"), &[ONE_FAMILY]),
+    ] {
+        desk.judge(Release::Bird2, "bird.conf", text, expected);
+    }
+    let both_ends = include_str!("cases/add-paths.bird").replace("add paths on;", "add paths rx;");
+    desk.judge(Release::Bird2, "bird.conf", &both_ends, &[ONE_FAMILY, ("local-elevated-wins", "error")]);
+}
+
+#[test]
+fn what_was_judged_wrongly_once_is_judged_rightly_bird_1() {
+    if !Release::Bird16.is_there("rehearsals") {
+        return;
+    }
+    let desk = Desk::new();
+    let text = include_str!("cases/bird1-metric-in-import.bird");
+    desk.judge(Release::Bird16, "bird.conf", text, &[("kernel-metric", "error")]);
+    let in_place = text.replace(
+        "export where source = RTS_BGP;",
+        "export filter { if source != RTS_BGP then reject; krt_metric = 2147483648 - bgp_local_pref; accept; };",
+    );
+    desk.judge(Release::Bird16, "bird.conf", &in_place, &[("one-step", "notice")]);
+    // BIRD 2 does not read it.
+    desk.judge(Release::Bird2, "bird.conf", text, &[("configuration", "error")]);
+}
+
+#[test]
+fn what_was_judged_wrongly_once_is_judged_rightly_frr() {
+    let desk = Desk::new().with_priorities_of_frr();
+    for release in Release::FRRS {
+        if !release.is_there("rehearsals") {
+            continue;
+        }
+        for (text, expected) in [
+            (include_str!("cases/frr-datacenter-defaults.frr"), &[ONE_FAMILY][..]),
+            (include_str!("cases/frr-prefix-list-out.frr"), &[ONE_FAMILY, ("announces", "error")]),
+            (
+                include_str!("cases/frr-relative-local-preference.frr"),
+                &[ONE_FAMILY, ("remote-elevated-wins", "error")],
+            ),
+            (include_str!("cases/frr-ip-protocol-map.frr"), &[ONE_FAMILY, ("into-kernel", "error")]),
+        ] {
+            desk.judge(release, "frr.conf", text, expected);
+        }
+        let found = desk.problems(release, "frr.conf", include_str!("cases/frr-graceful-shutdown.frr"));
+        assert!(found.contains(&("elevated-announced".into(), "error".into())), "{release:?}: {found:?}");
+    }
+}
+
+const HOST: &[&str] = &["--as", "64601", "--router-id", "10.0.1.2"];
+const MESH: &[&str] = &["--peer", "10.0.1.1", "--peer", "10.0.1.5", "--peer", "2001:db8:0:1::1"];
+const TOR: &[&str] = &[
+    "--peering",
+    "ebgp",
+    "--peer",
+    "10.0.1.1@64512",
+    "--peer",
+    "10.0.1.5@64512",
+    "--peer",
+    "2001:db8:0:1::1@64512",
+];
+
+/// What is printed for a release.
+fn printed(desk: &Desk, release: Release, peers: &[&str], more: &[&str]) -> String {
+    let daemon: &[&str] = match release {
+        Release::Bird16 => &["bird1"],
+        Release::Bird3 | Release::Bird34 => &["bird", "--bird-version", "3"],
+        release if Release::FRRS.contains(&release) => &["frr"],
+        _ => &["bird"],
+    };
+    desk.printed(&[daemon, HOST, peers, more].concat())
+}
+
+fn desk_for(release: Release) -> Desk {
+    let desk = Desk::new();
+    if Release::FRRS.contains(&release) { desk.with_priorities_of_frr() } else { desk }
+}
+
+#[test]
+fn nothing_is_wrong_with_what_is_printed() {
+    let releases = [&[Release::Bird16][..], &Release::BIRDS, &Release::FRRS].concat();
+    for release in releases.into_iter().filter(|release| release.is_there("rehearsals")) {
+        let desk = desk_for(release);
+        let name = if Release::FRRS.contains(&release) { "frr.conf" } else { "bird.conf" };
+        for peers in [MESH, TOR] {
+            desk.judge(release, name, &printed(&desk, release, peers, &[]), &[]);
+        }
+        if release == Release::Bird16 {
+            let text = printed(&desk, release, MESH, &["--family", "ipv6"]);
+            desk.judge(release, "bird6.conf", &text, &[]);
+        } else if release.daemon() == Release::Bird2.daemon() {
+            let text = printed(&desk, release, MESH, &["--kernel-metric", "mapped"]);
+            desk.judge(release, name, &text, &[("one-step", "notice")]);
+        }
+    }
+}
+
+#[test]
+fn each_correction_that_is_taken_away_is_exactly_one_check() {
+    use Release::{Bird2, Frr8};
+    for (release, peers, from, to, expected) in [
+        (Bird2, MESH, "  learn;\n", "", ("learns", "error")),
+        (Bird2, MESH, "  metric 768;\n", "", ("metric-option", "error")),
+        (Bird2, MESH, "  persist;\n", "", ("restart", "warning")),
+        (
+            Bird2,
+            TOR,
+            "    preference = 150;\n    if krt_metric < 1024 then preference = 250;\n",
+            "",
+            ("local-elevated-wins", "error"),
+        ),
+        (Bird2, MESH, "then preference = 200;", "then preference = 120;", ("remote-elevated-wins", "error")),
+        (Bird2, MESH, "    export filter cutover_install4;\n", "", ("into-kernel", "error")),
+        (Bird2, MESH, "    export filter cutover_export4;\n", "", ("announces", "error")),
+        (
+            Bird2,
+            MESH,
+            "  if net.len != 32 || !(ifname ~ \"cali*\" || ifname ~ \"tap*\") then reject;\n",
+            "",
+            ("only-vms", "warning"),
+        ),
+        (Frr8, MESH, " bgp graceful-restart\n", "", ("restart", "warning")),
+        (Frr8, MESH, "  redistribute kernel route-map CUTOVER-KERNEL4\n", "", ("learns", "error")),
+        (Frr8, MESH, " set weight 0\n", "", ("remote-elevated-wins", "error")),
+        (Frr8, MESH, " set distance 5\n", "", ("remote-elevated-wins", "error")),
+        (Frr8, MESH, " match ip address prefix-list CUTOVER-VM4\n", "", ("only-vms", "warning")),
+        (
+            Frr8,
+            MESH,
+            "route-map CUTOVER-IN4 permit 20\n",
+            "route-map CUTOVER-IN4 deny 20\n",
+            ("into-kernel", "error"),
+        ),
+        (Frr8, TOR, "  neighbor CUTOVER4 route-map CUTOVER-OUT4 out\n", "", ("announces", "error")),
+    ] {
+        let desk = desk_for(release);
+        let name = if release == Frr8 { "frr.conf" } else { "bird.conf" };
+        let text = printed(&desk, release, peers, &[]);
+        let from = from.replace("(ifname ~ \"cali*\" || ifname ~ \"tap*\")", "(ifname ~ \"tap*\")");
+        assert!(text.contains(&from), "{from:?} is not in {text}");
+        desk.judge(release, name, &text.replace(&from, to), &[expected]);
+    }
+}
+
+/// The settings were changed, and nobody printed the configuration again.
+#[test]
+fn old_numbers_are_found() {
+    let mut desk = Desk::new();
+    let text = printed(&desk, Release::Bird2, TOR, &[]);
+    for family in ["IPv4", "IPv6"] {
+        desk.agent.set(&format!("{family}NormalRoutePriority"), 500);
+        desk.agent.set(&format!("{family}ElevatedRoutePriority"), 300);
+    }
+    desk.judge(Release::Bird2, "bird.conf", &text, &[("priorities", "error")]);
+    let mut desk = Desk::new().with_priorities_of_frr();
+    let text = printed(&desk, Release::Frr8, MESH, &[]);
+    for family in ["IPv4", "IPv6"] {
+        desk.agent.set(&format!("{family}NormalRoutePriority"), (6 << 24) + 3000);
+        desk.agent.set(&format!("{family}ElevatedRoutePriority"), 12);
+    }
+    desk.judge(Release::Frr8, "frr.conf", &text, &[("priorities", "error")]);
+}
