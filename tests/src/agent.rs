@@ -283,6 +283,19 @@ impl Agent {
         output_within(COMMAND, &mut self.command(arguments))
     }
 
+    /// Starts another `cutover` command with the same settings, silently. The caller waits for its end.
+    ///
+    /// # Panics
+    /// When there is no binary.
+    #[must_use]
+    pub fn spawn_command(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        for (name, value) in &self.settings {
+            command.env(format!("FELIX_{}", name.to_uppercase()), value);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process")
+    }
+
     /// Starts another `cutover` command on a terminal, with the same settings. The caller waits for its end.
     ///
     /// # Panics

@@ -152,7 +152,9 @@ fn on_stage(request: &Request) -> io::Result<Observed> {
     let stage = Stage::enter(request.daemon, &files)?;
     end_with_the_doctor();
     let mut configuration = request.configuration.clone();
-    if let Some(text) = &request.text {
+    if matches!(request.program, Program::Frr { .. }) {
+        // FRR has one file, and where it is will be empty.
+        let text = request.text.clone().map_or_else(|| fs::read(&configuration), |text| Ok(text.into()))?;
         configuration = PathBuf::from("/run/cutover-stage.conf");
         fs::write(&configuration, text)?;
     }
@@ -161,10 +163,7 @@ fn on_stage(request: &Request) -> io::Result<Observed> {
         Program::Bird { .. } => text::of_bird(&configuration),
         Program::Frr { .. } => text::of_frr(&String::from_utf8_lossy(&fs::read(&configuration)?)),
     };
-    for file in &named.written {
-        // In what is covered; elsewhere the daemon says that it cannot write.
-        let _ = file.parent().map(fs::create_dir_all);
-    }
+    named.written.iter().for_each(|file| stage::writable(file, &configuration));
     let scenery = Scenery::build(&stage, &host, &named, &workloads)?;
     let daemon = match &request.program {
         Program::Bird { program, is_bird_6 } => {

@@ -4,15 +4,19 @@
 //! What is right was seen between two hosts with BIRD 2.0.12 and 1.6.8 and FRR 8.4.4.
 
 use cutover_tests::fabric::FRR_PRIORITIES;
-use cutover_tests::{Agent, Directory, Host, Lab, Release};
+use cutover_tests::{Agent, Bird, Directory, Host, Lab, Release, wait};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 /// Where nothing else is to be found: a host without links but its uplink, and no daemon.
 struct Desk {
     agent: Agent,
-    _host: Host,
+    host: Host,
     _directory: Directory,
     lab: Lab,
 }
@@ -25,7 +29,7 @@ impl Desk {
         let directory = lab.directory();
         let host = lab.host("desk");
         let agent = Agent::new(&lab, &host, &directory).with("InterfacePrefix", "tap");
-        Self { agent, _host: host, _directory: directory, lab }
+        Self { agent, host, _directory: directory, lab }
     }
 
     fn with_priorities_of_frr(mut self) -> Self {
@@ -47,7 +51,10 @@ impl Desk {
 
     #[track_caller]
     fn findings(&self, release: Release, name: &str, text: &str) -> Vec<Value> {
-        let file = self.lab.folder().join(name);
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let folder = self.lab.folder().join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
+        fs::create_dir(&folder).expect("space on the disk");
+        let file = folder.join(name);
         fs::write(&file, text).expect("space on the disk");
         let file = file.display().to_string();
         let is_frr = Release::FRRS.contains(&release);
@@ -80,6 +87,20 @@ impl Desk {
     }
 }
 
+/// LIMIT: rehearsals wait more than they work.
+const AT_ONCE: usize = 4;
+
+/// Several at the same time; each has a stage of its own.
+fn each<T: Sync>(cases: &[T], judge: impl Fn(&T) + Sync) {
+    for some in cases.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            for case in some {
+                scope.spawn(|| judge(case));
+            }
+        });
+    }
+}
+
 /// Peers of one family alone are worth a notice, which most cases here have.
 const ONE_FAMILY: (&str, &str) = ("announces", "notice");
 
@@ -87,7 +108,7 @@ const ONE_FAMILY: (&str, &str) = ("announces", "notice");
 fn what_was_judged_wrongly_once_is_judged_rightly_bird() {
     let desk = Desk::new();
     let teller: &[_] = &[ONE_FAMILY, ("into-kernel", "error")];
-    for (text, expected) in [
+    let cases = [
         (include_str!("cases/add-paths.bird"), &[ONE_FAMILY, ("local-elevated-wins", "notice")][..]),
         (include_str!("cases/undefined-community.bird"), &[ONE_FAMILY]),
         (include_str!("cases/next-hop-from-ospf.bird"), &[ONE_FAMILY]),
@@ -95,9 +116,8 @@ fn what_was_judged_wrongly_once_is_judged_rightly_bird() {
         (include_str!("cases/session-to-a-vm.bird"), &[ONE_FAMILY]),
         // It depends on addresses.
         (include_str!("cases/function-with-early-locals.bird"), &[ONE_FAMILY]),
-    ] {
-        desk.judge(Release::Bird2, "bird.conf", text, expected);
-    }
+    ];
+    each(&cases, |(text, expected)| desk.judge(Release::Bird2, "bird.conf", text, expected));
     let both_ends = include_str!("cases/add-paths.bird").replace("add paths on;", "add paths rx;");
     desk.judge(Release::Bird2, "bird.conf", &both_ends, &[ONE_FAMILY, ("local-elevated-wins", "error")]);
 }
@@ -126,7 +146,7 @@ fn what_was_judged_wrongly_once_is_judged_rightly_frr() {
         if !release.is_there("rehearsals") {
             continue;
         }
-        for (text, expected) in [
+        let cases = [
             (include_str!("cases/frr-datacenter-defaults.frr"), &[ONE_FAMILY][..]),
             (include_str!("cases/frr-prefix-list-out.frr"), &[ONE_FAMILY, ("announces", "error")]),
             (
@@ -134,9 +154,8 @@ fn what_was_judged_wrongly_once_is_judged_rightly_frr() {
                 &[ONE_FAMILY, ("remote-elevated-wins", "error")],
             ),
             (include_str!("cases/frr-ip-protocol-map.frr"), &[ONE_FAMILY, ("into-kernel", "error")]),
-        ] {
-            desk.judge(release, "frr.conf", text, expected);
-        }
+        ];
+        each(&cases, |(text, expected)| desk.judge(release, "frr.conf", text, expected));
         let found = desk.problems(release, "frr.conf", include_str!("cases/frr-graceful-shutdown.frr"));
         assert!(found.contains(&("elevated-announced".into(), "error".into())), "{release:?}: {found:?}");
     }
@@ -173,27 +192,30 @@ fn desk_for(release: Release) -> Desk {
 
 #[test]
 fn nothing_is_wrong_with_what_is_printed() {
-    let releases = [&[Release::Bird16][..], &Release::BIRDS, &Release::FRRS].concat();
-    for release in releases.into_iter().filter(|release| release.is_there("rehearsals")) {
+    let mut releases = [&[Release::Bird16][..], &Release::BIRDS, &Release::FRRS].concat();
+    releases.retain(|release| release.is_there("rehearsals"));
+    each(&releases, |&release| {
         let desk = desk_for(release);
         let name = if Release::FRRS.contains(&release) { "frr.conf" } else { "bird.conf" };
+        // It takes its routes out of the kernel when it is told to end, whatever it is told before.
+        let expected: &[_] = if release == Release::Bird34 { &[("restart", "warning")] } else { &[] };
         for peers in [MESH, TOR] {
-            desk.judge(release, name, &printed(&desk, release, peers, &[]), &[]);
+            desk.judge(release, name, &printed(&desk, release, peers, &[]), expected);
         }
         if release == Release::Bird16 {
             let text = printed(&desk, release, MESH, &["--family", "ipv6"]);
             desk.judge(release, "bird6.conf", &text, &[]);
         } else if release.daemon() == Release::Bird2.daemon() {
             let text = printed(&desk, release, MESH, &["--kernel-metric", "mapped"]);
-            desk.judge(release, name, &text, &[("one-step", "notice")]);
+            desk.judge(release, name, &text, &[expected, &[("one-step", "notice")]].concat());
         }
-    }
+    });
 }
 
 #[test]
 fn each_correction_that_is_taken_away_is_exactly_one_check() {
     use Release::{Bird2, Frr8};
-    for (release, peers, from, to, expected) in [
+    let cases = [
         (Bird2, MESH, "  learn;\n", "", ("learns", "error")),
         (Bird2, MESH, "  metric 768;\n", "", ("metric-option", "error")),
         (Bird2, MESH, "  persist;\n", "", ("restart", "warning")),
@@ -227,14 +249,92 @@ fn each_correction_that_is_taken_away_is_exactly_one_check() {
             ("into-kernel", "error"),
         ),
         (Frr8, TOR, "  neighbor CUTOVER4 route-map CUTOVER-OUT4 out\n", "", ("announces", "error")),
-    ] {
+    ];
+    each(&cases, |&(release, peers, from, to, expected)| {
         let desk = desk_for(release);
         let name = if release == Frr8 { "frr.conf" } else { "bird.conf" };
         let text = printed(&desk, release, peers, &[]);
         let from = from.replace("(ifname ~ \"cali*\" || ifname ~ \"tap*\")", "(ifname ~ \"tap*\")");
         assert!(text.contains(&from), "{from:?} is not in {text}");
         desk.judge(release, name, &text.replace(&from, to), &[expected]);
+    });
+}
+
+/// Whatever was begun when the doctor was killed.
+#[test]
+fn a_doctor_that_is_killed_leaves_nobody_behind() {
+    let desk = Desk::new();
+    for (release, name) in [(Release::Bird2, "bird.conf"), (Release::Frr8, "frr.conf")] {
+        let text = printed(&desk_for(release), release, MESH, &[]);
+        let file = desk.lab.folder().join(name);
+        fs::write(&file, text).expect("space on the disk");
+        let file = file.display().to_string();
+        let option = if release == Release::Frr8 { "--frr-conf" } else { "--bird-conf" };
+        for after_ms in [20, 50, 100, 200, 400, 700, 1000, 1500] {
+            let before = on_stages();
+            let mut doctor = desk.agent.spawn_command(&["doctor", option, &file]);
+            thread::sleep(Duration::from_millis(after_ms));
+            // It may be over on a fast machine.
+            let _ = doctor.kill();
+            let _ = doctor.wait();
+            let mut left = BTreeSet::new();
+            let is_clean = wait::holds_within(wait::SOON, || {
+                left = on_stages().difference(&before).cloned().collect();
+                left.is_empty()
+            });
+            assert!(is_clean, "{release:?} after {after_ms} ms: {left:?}");
+        }
     }
+}
+
+/// Processes of rehearsals on this machine, as pid and command.
+fn on_stages() -> BTreeSet<(u32, String)> {
+    let entries = fs::read_dir("/proc").expect("a process table").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_on_stage = |pid: &u32| {
+        // Process 1 of a process namespace and everybody in it have another number there.
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().count() > 2)
+    };
+    let command = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    pids.filter(is_on_stage).map(|pid| (pid, command(pid))).collect()
+}
+
+/// The daemon that runs goes on with its session, and kernel and files are as before.
+#[test]
+fn nothing_of_the_host_is_touched() {
+    let desk = Desk::new();
+    let text = printed(&desk, Release::Bird2, MESH, &[]);
+    let log = desk.lab.folder().join("bird.log");
+    let text = format!("log \"{}\" all;\n{text}", log.display());
+    let bird = Bird::start(&desk.lab, &desk.host, &text, Release::Bird2);
+    let ip = |arguments: &[&str]| {
+        let output = desk.host.namespace().command("ip").args(arguments).output().expect("iproute2");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let state = || {
+        let mut files: Vec<String> = fs::read_dir(desk.lab.folder())
+            .expect("a folder")
+            .flatten()
+            .map(|entry| {
+                let metadata = entry.metadata().expect("it is there");
+                format!("{:?} {} {}", entry.file_name(), metadata.ino(), metadata.len())
+            })
+            .collect();
+        files.sort();
+        let known = ["protocols", "interfaces"].map(|what| bird.ask(&["show", what]).len());
+        let kernel = [&["link"][..], &["address"], &["route"], &["-6", "route"]].map(ip);
+        (files, known, kernel)
+    };
+    // The file that is judged is there before.
+    let _ = desk.problems(Release::Bird2, "judged.conf", &text);
+    let before = state();
+    let found = desk.problems(Release::Bird2, "judged.conf", &text);
+    assert_eq!(found, Problems::new());
+    let after = state();
+    assert_eq!(before.0.len(), after.0.len());
+    assert_eq!(before.2, after.2);
+    assert_eq!(before.1[1], after.1[1]);
 }
 
 /// The settings were changed, and nobody printed the configuration again.

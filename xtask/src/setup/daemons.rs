@@ -25,7 +25,7 @@ struct Release {
 }
 
 const BIRD: &[&str] = &["usr/sbin/bird", "usr/sbin/birdc"];
-const FRR: &[&str] = &["usr/lib/frr/zebra", "usr/lib/frr/bgpd", "usr/bin/vtysh"];
+const FRR: &[&str] = &["usr/lib/frr/mgmtd", "usr/lib/frr/zebra", "usr/lib/frr/bgpd", "usr/bin/vtysh"];
 
 /// LIMIT: of suites that are not released yet, such as forky, this is what they had when it was tried. A library with another name
 /// makes the release unavailable until the name is changed here.
@@ -208,9 +208,9 @@ const fn with_libraries(package: &'static str) -> [&'static str; 14] {
 /// Unpacks what is not there yet. Never fails: without these daemons there are fewer tests, without this QEMU the installed one
 /// does.
 pub(super) fn fetch() {
-    let missing: Vec<&Release> = RELEASES.iter().filter(|release| !release.folder().is_dir()).collect();
-    for release in missing {
-        if let Err(error) = release.unpack() {
+    for release in &RELEASES {
+        let done = if release.folder().is_dir() { release.complete() } else { release.unpack() };
+        if let Err(error) = done {
             let Release { name, suite, .. } = release;
             say(format_args!("SKIPPED {name} from Debian {suite}, and the tests that run it: {error:#}"));
         }
@@ -220,6 +220,17 @@ pub(super) fn fetch() {
 impl Release {
     fn folder(&self) -> PathBuf {
         folder().join(self.name)
+    }
+
+    /// Programs that nobody ran when it was unpacked.
+    fn complete(&self) -> Result<()> {
+        let folder = self.folder();
+        let is_missing = |program: &&&str| {
+            let name = program.rsplit('/').next().unwrap_or(program);
+            !folder.join(name).exists()
+        };
+        let mut programs = self.programs.iter().filter(is_missing);
+        programs.try_for_each(|program| start_with_own_libraries(&folder, program, self.arguments))
     }
 
     fn unpack(&self) -> Result<()> {

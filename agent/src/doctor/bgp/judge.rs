@@ -28,6 +28,12 @@ pub(super) fn judge(observed: &Observed, configuration: &str, wanted: &Wanted) -
     }
     let mut findings =
         vec![CONFIGURATION.ok(format!("{configuration} was rehearsed with {}", observed.version))];
+    if !observed.complaints.is_empty() {
+        findings.push(CONFIGURATION.warning(
+            format!("{configuration}: the daemon does not take this: {}", observed.complaints.join("; ")),
+            "lines that it takes; without them it does something else than they say",
+        ));
+    }
     findings.extend(observed.missing.iter().map(|missing| {
         CONFIGURATION.notice(
             format!("could not be set up in the rehearsal: {missing}"),

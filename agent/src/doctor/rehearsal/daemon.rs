@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(super) struct Told {
     /// Sessions, which AS the other side is to have, and whether it is shut.
     pub(super) sessions: Vec<(Session, Expected, bool)>,
+    /// What it said to the configuration, and went on.
+    pub(super) complaints: Vec<String>,
     /// What nobody can play.
     pub(super) missing: Vec<String>,
     /// Other protocols that need somebody to talk to.

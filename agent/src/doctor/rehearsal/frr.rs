@@ -6,6 +6,7 @@ use super::bird::wait;
 use super::daemon::{Table, Told};
 use super::observed::{Origin, Path as RoutePath, Session};
 use super::speaker::Expected;
+use super::stage::empty;
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, chown};
@@ -21,6 +22,10 @@ use std::time::{Duration, Instant};
 /// Where the daemons of a release have their sockets, whoever built it.
 const FOLDERS: [&str; 2] = ["/run/frr", "/var/run/frr"];
 const FOLDER: &str = "/run/frr";
+/// Where they look for what they should do.
+const CONFIGURATIONS: &str = "/etc/frr";
+/// The release that has given configurations to a daemon of their own.
+const FIRST_WITH_MGMTD: u32 = 9;
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -30,6 +35,10 @@ pub(super) struct Frr {
     vtysh: PathBuf,
     children: Vec<(String, Child)>,
     version: String,
+    /// What is not there.
+    missing: Vec<String>,
+    /// What it said to the configuration.
+    complaints: Vec<String>,
 }
 
 impl Frr {
@@ -41,7 +50,13 @@ impl Frr {
         configuration: &Path,
     ) -> Result<Self, Failed> {
         prepare().map_err(|error| Failed::Absent(format!("{FOLDER}: {error}")))?;
-        let mut frr = Self { vtysh: vtysh.to_owned(), children: Vec::new(), version: String::new() };
+        let mut frr = Self {
+            vtysh: vtysh.to_owned(),
+            children: Vec::new(),
+            version: String::new(),
+            missing: Vec::new(),
+            complaints: Vec::new(),
+        };
         // ORDER: of FRR's own start. Everybody talks to zebra, and zebra of FRR 9 and newer is told its configuration by mgmtd.
         let names = [&["mgmtd", "zebra", "bgpd"][..], programs].concat();
         for name in names {
@@ -54,23 +69,24 @@ impl Frr {
         }
         frr.configure(configuration)?;
         let version = frr.ask(&["-c", "show version"]).unwrap_or_default();
-        frr.version = version
-            .split(" (")
-            .next()
-            .unwrap_or_default()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .replace("FRRouting", "FRR");
+        let name = version.split(" (").next().unwrap_or_default().lines().next().unwrap_or_default();
+        frr.version = name.replace("FRRouting", "FRR");
+        let number = frr.version.split([' ', '.']).find_map(|word| word.parse::<u32>().ok());
+        let has_it = frr.children.iter().any(|(name, _)| name == "mgmtd");
+        if number.is_some_and(|number| number >= FIRST_WITH_MGMTD) && !has_it {
+            frr.missing.push(format!(
+                "what only mgmtd reads of it, such as ip protocol: there is none in {}",
+                folder.display()
+            ));
+        }
         Ok(frr)
     }
 
     fn spawn(&mut self, program: &Path, name: &str) -> Result<(), String> {
         let cannot = |error: io::Error| format!("{}: cannot run: {error}", program.display());
         let log = File::create(format!("/run/frr/{name}.log")).map_err(cannot)?;
-        let empty = "/run/frr/empty.conf";
         let child = Command::new(program)
-            .args(["-A", "127.0.0.1", "-P", "0", "-f", empty, "--log", "stdout"])
+            .args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout"])
             .stdin(Stdio::null())
             .stderr(log.try_clone().map_err(cannot)?)
             .stdout(log)
@@ -91,22 +107,16 @@ impl Frr {
         Ok(())
     }
 
-    fn configure(&self, file: &Path) -> Result<(), Failed> {
+    /// Lines that it does not take are left out, as at its own start.
+    fn configure(&mut self, file: &Path) -> Result<(), Failed> {
         let output = Command::new(&self.vtysh).arg("-f").arg(file).stdin(Stdio::null()).output();
         let output = output
             .map_err(|error| Failed::Absent(format!("{}: cannot run: {error}", self.vtysh.display())))?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
-        let refused: Vec<&str> = said
-            .lines()
-            .map(str::trim)
-            .filter(|line| line.contains('%') || line.starts_with("line "))
-            .collect();
-        if refused.is_empty() {
-            Ok(())
-        } else {
-            Err(Failed::Refused(format!("FRR does not take it: {}", refused.join("; "))))
-        }
+        let lines = said.lines().map(str::trim).filter(|it| it.contains('%') || it.starts_with("line "));
+        self.complaints = lines.map(str::to_owned).collect();
+        Ok(())
     }
 
     pub(super) fn version(&self) -> &str {
@@ -115,7 +125,10 @@ impl Frr {
 
     pub(super) fn told(&self) -> io::Result<Told> {
         let text = self.ask(&["-c", "show bgp neighbors json"])?;
-        Ok(told(&serde_json::from_str(&text).unwrap_or_default()))
+        let mut told = told(&serde_json::from_str(&text).unwrap_or_default());
+        told.missing.extend(self.missing.iter().cloned());
+        told.complaints.clone_from(&self.complaints);
+        Ok(told)
     }
 
     pub(super) fn table(&self) -> io::Result<Table> {
@@ -159,7 +172,12 @@ fn prepare() -> io::Result<()> {
             let _ = chown(folder, Some(user.uid), Some(user.gid));
         }
     }
-    File::create(Path::new(FOLDER).join("empty.conf"))?;
+    // KERNEL: a daemon that finds this file reads none of its own; mgmtd cannot be told another one.
+    if Path::new(CONFIGURATIONS).is_dir() {
+        empty(Path::new(CONFIGURATIONS))?;
+        File::create(Path::new(CONFIGURATIONS).join("frr.conf"))?;
+        File::create(Path::new(CONFIGURATIONS).join("vtysh.conf"))?;
+    }
     Ok(())
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Observed {
     pub(crate) refused: Option<String>,
     /// The same, if the daemon is not to blame: it is not there.
     pub(crate) absent: Option<String>,
+    /// What the daemon does not take of it, in its own words.
+    pub(crate) complaints: Vec<String>,
     /// What the configuration needs and the stage does not have, by name.
     pub(crate) missing: Vec<String>,
     /// Protocols that carry routes between routers and had nobody to talk to.

@@ -17,7 +17,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::time::Duration;
 
 /// LIMIT: daemons take a connection at once, but some only after they have looked at their interfaces, and try again themselves after
 /// five seconds.
@@ -59,12 +60,15 @@ pub(super) fn play(mut cast: Cast<'_>, mut scenery: Scenery<'_>) -> io::Result<O
     let mut observed = Observed {
         version: cast.daemon.version().to_owned(),
         generation: cast.daemon.generation(),
+        complaints: told.complaints.clone(),
         missing: told.missing.clone(),
         others: told.others.clone(),
         families: cast.daemon.families(),
         ..Observed::default()
     };
     observed.missing.extend(cast.named.dynamic.iter().cloned());
+    let carries_next_hops = |program: &&&str| !["bfdd", "staticd"].contains(*program);
+    observed.others.extend(cast.named.programs.iter().filter(carries_next_hops).map(|it| (*it).to_owned()));
     let tap = scenery.tap(cast.request.prefixes.split(',').next().unwrap_or("tap"))?;
     let mut sessions: Vec<(Session, _, bool)> = told.sessions;
     for (session, ..) in &mut sessions {
@@ -113,9 +117,11 @@ struct Play<'a, 'b> {
 impl Play<'_, '_> {
     /// Waits for the sessions.
     fn begin(&mut self) {
-        let deadline = Instant::now() + UP_WITHIN;
         let speakers = || self.speakers.iter().flatten();
-        while !speakers().all(|speaker| speaker.state().is_up) && Instant::now() < deadline {
+        for _ in looks(UP_WITHIN) {
+            if speakers().all(|speaker| speaker.state().is_up) {
+                break;
+            }
             std::thread::sleep(POLL);
         }
         let families = self.cast.daemon.families();
@@ -191,7 +197,11 @@ impl Play<'_, '_> {
                 .iter()
                 .map(|speaker| speaker.as_ref().is_some_and(|it| !it.told(destination).is_empty()))
                 .collect();
-            self.cast.stage.ip(&[format!("route add {destination} via {gateway} dev {interface}")])?;
+            // Network managers choose metrics like those of VMs (systemd-networkd: 1024), so this one looks like a VM's.
+            let family = self.cast.request.families.iter().find(|family| family.is_ipv6 == is_ipv6);
+            let metric = family.map_or(0, |family| family.normal);
+            let route = format!("route add {destination} via {gateway} dev {interface} metric {metric}");
+            self.cast.stage.ip(&[route])?;
             ways.push((planned, before));
         }
         std::thread::sleep(self.cast.daemon.silence());
@@ -313,22 +323,23 @@ impl Play<'_, '_> {
 
     /// Waits until something holds in one place of each family for all that is planned there, and then until nothing happens any more.
     fn settle(&self, planned: &[Planned], holds: impl Fn(&Self, &Planned) -> bool) {
-        let deadline = Instant::now() + self.cast.daemon.patience();
-        while !one_place(planned, |it| holds(self, it)) && Instant::now() < deadline {
+        for _ in looks(self.cast.daemon.patience()) {
+            if one_place(planned, |it| holds(self, it)) {
+                break;
+            }
             std::thread::sleep(POLL);
         }
         self.quiet();
     }
 
-    /// The same for routes of the daemon in the kernel.
+    /// The same for routes of the daemon in the kernel, who is asked less often.
     fn settle_kernel(&self, planned: &[Planned]) -> io::Result<()> {
-        let deadline = Instant::now() + self.cast.daemon.patience();
-        loop {
+        for _ in looks(self.cast.daemon.patience()).step_by(4) {
             let kernel = self.kernel()?;
             let is_installed = |it: &Planned| {
                 kernel.get(&it.destination).is_some_and(|routes| routes.iter().any(|route| !route.is_of_vm))
             };
-            if one_place(planned, is_installed) || Instant::now() > deadline {
+            if one_place(planned, is_installed) {
                 break;
             }
             std::thread::sleep(2 * POLL);
@@ -339,13 +350,14 @@ impl Play<'_, '_> {
 
     fn quiet(&self) {
         let changes = || self.speakers.iter().flatten().map(|speaker| speaker.state().changes).sum::<u64>();
-        let (mut seen, mut since) = (changes(), Instant::now());
-        let deadline = since + self.cast.daemon.patience();
-        while since.elapsed() < self.cast.daemon.quiet() && Instant::now() < deadline {
+        let (mut seen, mut since) = (changes(), 0);
+        for _ in looks(self.cast.daemon.patience()) {
             std::thread::sleep(POLL);
             let now = changes();
-            if now != seen {
-                (seen, since) = (now, Instant::now());
+            since = if now == seen { since + 1 } else { 0 };
+            seen = now;
+            if since >= looks(self.cast.daemon.quiet()).end {
+                break;
             }
         }
     }
@@ -413,6 +425,11 @@ fn destination(route: &Value, is_ipv6: bool) -> Option<IpNet> {
         "default" => if is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().ok(),
         text => text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)),
     }
+}
+
+/// How often is looked within a time, by a machine that does nothing else: on a busy one everybody is slower, and so is this.
+fn looks(within: Duration) -> Range<u128> {
+    0..within.as_millis() / POLL.as_millis()
 }
 
 /// Whether in each family there is a place in which it holds for everything.

@@ -119,6 +119,17 @@ impl Beyond {
     }
 }
 
+/// Covers a folder, on the stage only, with one that has nothing in it.
+pub(super) fn empty(folder: &Path) -> io::Result<()> {
+    mounts::empty(folder)
+}
+
+/// Lets a daemon write to a file, on the stage only, if there is a way that hides nothing of what is in `kept`.
+pub(super) fn writable(file: &Path, kept: &Path) {
+    // The daemon says what it cannot do.
+    let _ = mounts::writable(file, kept);
+}
+
 /// What the links of before say, in the namespace of this thread.
 pub(super) fn links_of_host() -> io::Result<Value> {
     answer(None, &["address", "show"])

@@ -1,7 +1,7 @@
 //! Messages of BGP as our side of a session writes and reads them (RFC 4271, 4760, 6793, 7911, 8950).
 //!
 //! Owns bytes. Attributes that nobody here has to understand are kept as they came, so that they can be told again byte for byte,
-//! which is why this is not a library's: those decode into types of their own, or drop what they do not know.
+//! which is most of what there is to do (docs/dependencies.md names the libraries for more).
 
 use super::super::observed::{Announcement, Attribute};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -91,21 +91,48 @@ impl Kept {
 fn cover(folder: &Path) -> io::Result<()> {
     let mut folders = Vec::new();
     collect(folder, DEPTH, &mut folders);
-    let own = fs::metadata(folder)?;
-    let options = format!("mode={:o},size=64m", own.mode() & 0o7777);
-    mount(
-        Some("tmpfs"),
-        folder,
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some(options.as_str()),
-    )?;
+    empty(folder)?;
     for (path, metadata) in folders {
         fs::create_dir_all(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
         chown(&path, Some(metadata.uid().into()), Some(metadata.gid().into()))?;
     }
     Ok(())
+}
+
+/// Empty memory in the place of a folder.
+pub(super) fn empty(folder: &Path) -> io::Result<()> {
+    let own = fs::metadata(folder)?;
+    let options = format!("mode={:o},size=64m,uid={},gid={}", own.mode() & 0o7777, own.uid(), own.gid());
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(mount(Some("tmpfs"), folder, Some("tmpfs"), flags, Some(options.as_str()))?)
+}
+
+/// A file that can be written to, in the place of the host's.
+pub(super) fn writable(file: &Path, kept: &Path) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let is_covered =
+        fs::create_dir_all(folder).and_then(|()| OpenOptions::new().append(true).create(true).open(file));
+    if is_covered.is_ok() {
+        return Ok(());
+    }
+    if file.is_file() {
+        let own = tempfile_below("/run")?;
+        return Ok(mount(Some(&own), file, NONE, MsFlags::MS_BIND, NONE)?);
+    }
+    if kept.starts_with(folder) { Ok(()) } else { cover(folder) }
+}
+
+/// A new file in the stage's own memory.
+fn tempfile_below(folder: &str) -> io::Result<PathBuf> {
+    let mut number = 0;
+    loop {
+        let path = Path::new(folder).join(format!("cutover-file-{number}"));
+        match File::create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            done => return done.map(|_| path),
+        }
+    }
 }
 
 fn collect(folder: &Path, depth: u32, found: &mut Vec<(PathBuf, fs::Metadata)>) {
