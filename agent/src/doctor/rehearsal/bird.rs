@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 const SOCKET: &str = "/run/cutover-stage.ctl";
 /// LIMIT: it listens before it does anything else.
-const LISTENS_WITHIN: Duration = Duration::from_secs(10);
+const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 /// LIMIT: an answer about a few hundred routes.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// LIMIT: for what it does when it is told to end.
@@ -167,8 +167,9 @@ fn told(text: &str) -> Told {
         match kind {
             "BGP" => {
                 if let Some(range) = value("Neighbor range") {
-                    told.missing
-                        .push(format!("{name}: neighbours in {range}, of whom nobody knows which there are"));
+                    let trouble = format!("nobody knows which neighbours there are in {range}");
+                    let session = Session { name: name.to_owned(), trouble, ..Session::default() };
+                    told.sessions.push((session, Expected::External, false));
                     continue;
                 }
                 let (neighbour, interface) = value("Neighbor address").map_or((None, None), |text| {
@@ -263,12 +264,13 @@ mod tests {
             range      BGP        ---        start  03:27:04.266  Passive\n    Neighbor range: 192.0.2.0/24\n\
             fabric     OSPF       master4    up     03:27:04.266  Alone\n";
         let told = told(text);
-        let [(guest, Expected::Number(64_601), false), (off, _, true)] = &told.sessions[..] else {
+        let [(guest, Expected::Number(64_601), false), (off, _, true), (range, ..)] = &told.sessions[..]
+        else {
             panic!("{told:?}")
         };
         assert_eq!((guest.interface.as_deref(), guest.neighbour), (Some("tap7c1f"), "fe80::21".parse().ok()));
         assert_eq!(off.name, "off");
-        assert_eq!((told.missing.len(), told.others.len()), (1, 1));
+        assert_eq!((range.trouble.is_empty(), told.others.len()), (false, 1));
     }
 
     #[test]

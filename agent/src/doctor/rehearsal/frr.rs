@@ -26,7 +26,8 @@ const FOLDER: &str = "/run/frr";
 const CONFIGURATIONS: &str = "/etc/frr";
 /// The release that has given configurations to a daemon of their own.
 const FIRST_WITH_MGMTD: u32 = 9;
-const STARTS_WITHIN: Duration = Duration::from_secs(15);
+/// LIMIT: a daemon starts within a second; on a machine without a free processor it takes as long as it takes.
+const STARTS_WITHIN: Duration = Duration::from_secs(40);
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Running daemons.

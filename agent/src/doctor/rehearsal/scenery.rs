@@ -37,6 +37,7 @@ pub(super) struct Scenery<'a> {
 struct Link {
     name: String,
     beyond: String,
+    is_tap: bool,
     own: Vec<IpNet>,
     theirs: Vec<IpNet>,
 }
@@ -99,10 +100,31 @@ impl<'a> Scenery<'a> {
         expected: Expected,
         number: usize,
     ) -> Result<Part, String> {
-        let Some(neighbour) = session.neighbour else {
-            return Err("nobody's address is known before a neighbour says it (unnumbered)".to_owned());
+        let placed = match (session.neighbour, &session.interface) {
+            (Some(neighbour), _) => self.placed(session, neighbour, expected, number),
+            (None, Some(interface)) => self.unnumbered(session, interface, expected, number),
+            (None, None) => return Err("nobody knows who it is with".to_owned()),
         };
-        self.placed(session, neighbour, expected, number).map_err(|error| error.to_string())
+        placed.map_err(|error| error.to_string())
+    }
+
+    /// Whoever is at the other end of an interface.
+    fn unnumbered(
+        &mut self,
+        session: &Session,
+        interface: &str,
+        expected: Expected,
+        number: usize,
+    ) -> io::Result<Part> {
+        let place = self.called(interface)?;
+        let beyond = self.links[place].beyond.clone();
+        let answer = || self.stage.ask_beyond(&["address", "show", "dev", &beyond]);
+        let Some(neighbour) = link_local(answer)?.first().copied() else {
+            return Err(io::Error::other("interfaces have no link-local address here"));
+        };
+        self.links[place].theirs.push(with_network(neighbour));
+        let part = self.placed(session, neighbour, expected, number)?;
+        Ok(Part { is_unnumbered: true, ..part })
     }
 
     fn placed(
@@ -132,24 +154,24 @@ impl<'a> Scenery<'a> {
         let locals = self.named.locals.iter().filter(same).copied();
         let daemon = daemon.into_iter().chain(locals).collect();
         let passwords = self.named.passwords.clone();
-        Ok(Part { own: neighbour, daemon, scope, expected, router_id, ipv6, passwords })
+        Ok(Part { own: neighbour, daemon, scope, expected, router_id, ipv6, is_unnumbered: false, passwords })
     }
 
-    /// Somebody behind the next hop of the host's way out, for IPv4 and IPv6.
-    pub(super) fn gateway(&self, is_ipv6: bool) -> Option<(IpAddr, &str)> {
-        let theirs = |link: &'_ Link| {
-            link.theirs
-                .iter()
-                .map(IpNet::addr)
-                .find(|address| address.is_ipv6() == is_ipv6 && !is_link_local(*address))
-        };
-        self.links.iter().find_map(|link| Some((theirs(link)?, link.name.as_str())))
+    /// The host's way out, as `ip` takes it: a gateway, if anybody has an address of the family.
+    pub(super) fn way_out(&self, is_ipv6: bool) -> Option<String> {
+        let is_right = |address: &IpAddr| address.is_ipv6() == is_ipv6 && !is_link_local(*address);
+        let gateway = self.links.iter().find_map(|link| {
+            let theirs = link.theirs.iter().map(IpNet::addr).find(is_right)?;
+            Some(format!("via {theirs} dev {}", link.name))
+        });
+        gateway.or_else(|| Some(format!("dev {}", self.links.iter().find(|link| !link.is_tap)?.name)))
     }
 
     /// An interface of VMs.
     pub(super) fn tap(&mut self, prefix: &str) -> io::Result<String> {
         let name: String = format!("{prefix}0a1b2c3d").chars().take(NAME_MAX).collect();
-        self.link(&name)?;
+        let place = self.link(&name)?;
+        self.links[place].is_tap = true;
         Ok(name)
     }
 
@@ -157,7 +179,8 @@ impl<'a> Scenery<'a> {
         let place = self.links.len();
         let beyond = format!("beyond{place}");
         self.stage.link(name, &beyond)?;
-        self.links.push(Link { name: name.to_owned(), beyond, own: Vec::new(), theirs: Vec::new() });
+        let (own, theirs) = (Vec::new(), Vec::new());
+        self.links.push(Link { name: name.to_owned(), beyond, is_tap: false, own, theirs });
         Ok(place)
     }
 
@@ -215,24 +238,10 @@ impl<'a> Scenery<'a> {
         }
         self.give_beyond(place, with_network(neighbour))?;
         let name = self.links[place].name.clone();
-        let deadline = Instant::now() + ADDRESS_WITHIN;
-        loop {
-            let answer = self.stage.ask(&["address", "show", "dev", &name])?;
-            let mut found: Vec<IpAddr> = answer[0]["addr_info"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(address)
-                .map(|it| it.addr())
-                .filter(|it| is_link_local(*it))
-                .collect();
-            // Those that the configuration names first.
-            found.sort_by_key(|address| !self.named.locals.contains(address));
-            if !found.is_empty() || Instant::now() > deadline {
-                return Ok((place, found));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let mut found = link_local(|| self.stage.ask(&["address", "show", "dev", &name]))?;
+        // Those that the configuration names first.
+        found.sort_by_key(|address| !self.named.locals.contains(address));
+        Ok((place, found))
     }
 
     fn uplink(&mut self) -> io::Result<usize> {
@@ -316,6 +325,20 @@ impl<'a> Scenery<'a> {
         let theirs = Ipv6Addr::from(u128::from(own.network()) + 0x7777);
         self.give_beyond(place, net(theirs.into(), own.prefix_len()))?;
         Ok(Some(theirs.into()))
+    }
+}
+
+/// The link-local addresses of a link, which a new one gets in a moment.
+fn link_local(answer: impl Fn() -> io::Result<Value>) -> io::Result<Vec<IpAddr>> {
+    let deadline = Instant::now() + ADDRESS_WITHIN;
+    loop {
+        let answer = answer()?;
+        let found: Vec<IpAddr> =
+            addresses(&answer[0]).map(|net| net.addr()).filter(|address| is_link_local(*address)).collect();
+        if !found.is_empty() || Instant::now() > deadline {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -8,7 +8,7 @@ use super::Request;
 use super::daemon::Daemon;
 use super::observed::{Act, Announcement, KernelRoute, Observed, Scene, Session};
 use super::scenery::Scenery;
-use super::speaker::Speaker;
+use super::speaker::{Expected, Speaker};
 use super::stage::Stage;
 use super::text::Named;
 use cutover_engine::InterfacePrefixes;
@@ -66,11 +66,15 @@ pub(super) fn play(mut cast: Cast<'_>, mut scenery: Scenery<'_>) -> io::Result<O
         families: cast.daemon.families(),
         ..Observed::default()
     };
-    observed.missing.extend(cast.named.dynamic.iter().cloned());
     let carries_next_hops = |program: &&&str| !["bfdd", "staticd"].contains(*program);
     observed.others.extend(cast.named.programs.iter().filter(carries_next_hops).map(|it| (*it).to_owned()));
     let tap = scenery.tap(cast.request.prefixes.split(',').next().unwrap_or("tap"))?;
     let mut sessions: Vec<(Session, _, bool)> = told.sessions;
+    sessions.extend(cast.named.dynamic.iter().map(|range| {
+        let trouble = format!("nobody knows which neighbours there are in {range}");
+        let session = Session { name: range.clone(), trouble, ..Session::default() };
+        (session, Expected::External, false)
+    }));
     for (session, ..) in &mut sessions {
         if let Some(interface) = cast.named.bound.get(&session.name) {
             session.interface = Some(interface.clone());
@@ -85,7 +89,7 @@ pub(super) fn play(mut cast: Cast<'_>, mut scenery: Scenery<'_>) -> io::Result<O
     for (number, (session, expected, is_shut)) in sessions.iter_mut().enumerate() {
         let mut speaker = None;
         session.is_shut = *is_shut;
-        if session.is_shut || session.is_of_vm {
+        if session.is_shut || session.is_of_vm || !session.trouble.is_empty() {
             // Nobody waits for it.
         } else if playing == SESSIONS_MAX {
             session.trouble = format!("there are more than {SESSIONS_MAX} of them");
@@ -189,7 +193,7 @@ impl Play<'_, '_> {
         let mut ways = Vec::new();
         for is_ipv6 in self.families() {
             let destination: IpNet = if is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().expect("a prefix");
-            let Some((gateway, interface)) = scenery.gateway(is_ipv6) else { continue };
+            let Some(way) = scenery.way_out(is_ipv6) else { continue };
             let planned = Planned { act: Act::Default, destination, sample: 0, from: None };
             // What the daemon has made itself, it is meant to tell.
             let before: Vec<bool> = self
@@ -200,7 +204,7 @@ impl Play<'_, '_> {
             // Network managers choose metrics like those of VMs (systemd-networkd: 1024), so this one looks like a VM's.
             let family = self.cast.request.families.iter().find(|family| family.is_ipv6 == is_ipv6);
             let metric = family.map_or(0, |family| family.normal);
-            let route = format!("route add {destination} via {gateway} dev {interface} metric {metric}");
+            let route = format!("route add {destination} {way} metric {metric}");
             self.cast.stage.ip(&[route])?;
             ways.push((planned, before));
         }

@@ -4,6 +4,7 @@
 //! Owns the session from the first connection to the last message. Knows neither routes nor migrations. A thread does it, so that
 //! its sockets are in the network namespace of the thread that starts it.
 
+mod advertisement;
 mod message;
 mod signature;
 
@@ -48,6 +49,8 @@ pub(super) struct Part {
     pub(super) router_id: u32,
     /// An address of IPv6 on its side, for routes that arrive over IPv4.
     pub(super) ipv6: Option<IpAddr>,
+    /// Whether the daemon waits for a router to say who it is.
+    pub(super) is_unnumbered: bool,
     /// Passwords of the configuration; which one is this session's shows when it is taken.
     pub(super) passwords: Vec<String>,
 }
@@ -93,6 +96,9 @@ impl Speaker {
         let state = Arc::new(Mutex::new(State::default()));
         let (orders, taken) = mpsc::channel();
         let shared = Arc::clone(&state);
+        if part.is_unnumbered {
+            advertisement::start(part.scope);
+        }
         // It ends with the process.
         std::thread::spawn(move || play(&part, &shared, &taken));
         Self { state, orders }

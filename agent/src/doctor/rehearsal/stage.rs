@@ -90,6 +90,13 @@ impl Stage {
         answer(Some(&self.home), arguments)
     }
 
+    /// What it says on the peers' side.
+    pub(super) fn ask_beyond(&self, arguments: &[&str]) -> io::Result<Value> {
+        let home = self.home.try_clone()?;
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.beyond.run(move || answer(Some(&home), &arguments))
+    }
+
     /// Does something in the network namespace of the peers; threads that it starts stay there.
     pub(super) fn beyond<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.beyond.run(work)

@@ -33,7 +33,7 @@ pub(super) struct Named {
     pub(super) restarts_gracefully: bool,
     /// Programs of FRR that it has something for.
     pub(super) programs: Vec<&'static str>,
-    /// Sessions that only exist when somebody calls.
+    /// Ranges of neighbours that only exist when they call.
     pub(super) dynamic: Vec<String>,
     /// Which interface a neighbour of FRR's is behind.
     pub(super) bound: BTreeMap<String, String>,
@@ -193,7 +193,7 @@ pub(super) fn of_frr(text: &str) -> Named {
             }
             ["neighbor", _, "password", password] => named.passwords.push(password.to_owned()),
             ["neighbor", _, "bfd", ..] => named.programs.push("bfdd"),
-            ["bgp", "listen", "range", range, ..] => named.dynamic.push(format!("neighbours in {range}")),
+            ["bgp", "listen", "range", range, ..] => named.dynamic.push(range.to_owned()),
             ["ip" | "ipv6", "route", ..] => named.programs.push("staticd"),
             ["router", "ospf", ..] => named.programs.push("ospfd"),
             ["router", "ospf6", ..] => named.programs.push("ospf6d"),
