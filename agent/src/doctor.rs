@@ -20,7 +20,7 @@ mod oslo;
 mod privileges;
 mod ready_command;
 pub mod reference;
-pub mod rehearsal;
+pub(crate) mod rehearsal;
 mod report;
 mod routes;
 mod run_dir;

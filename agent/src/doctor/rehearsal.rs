@@ -35,7 +35,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The hidden command that this program is started again with.
-pub const COMMAND: &str = "rehearse";
+pub(crate) const COMMAND: &str = "rehearse";
 /// LIMIT: a rehearsal takes a few seconds, and twenty where everything that is waited for does not come; several times that on a
 /// machine without a free processor.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -128,7 +128,7 @@ fn ask(request: &Request) -> io::Result<Observed> {
 ///
 /// # Errors
 /// When there is no stage, or nothing could be played on it.
-pub fn perform() -> io::Result<()> {
+pub(crate) fn perform() -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;

@@ -336,6 +336,8 @@ fn nothing_of_the_host_is_touched() {
         let kernel = [&["link"][..], &["address"], &["route"], &["-6", "route"]].map(ip);
         (files, known, kernel)
     };
+    let has_begun = || bird.ask(&["show", "interfaces"]).contains("fe80:") && log.exists();
+    wait::until(wait::SOON, "BIRD knows its link", has_begun);
     let before = state();
     let found = desk.problems(Release::Bird2, "bird.conf", &text);
     assert_eq!((found, state()), (Problems::new(), before));
