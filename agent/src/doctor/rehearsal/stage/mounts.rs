@@ -64,7 +64,7 @@ impl Kept {
     fn open(file: &Path) -> io::Result<Option<Self>> {
         let Ok(path) = fs::canonicalize(file) else { return Ok(None) };
         let is_below = |folder: &&str| fs::canonicalize(folder).is_ok_and(|folder| path.starts_with(folder));
-        if !WRITTEN.iter().any(|folder| is_below(folder)) {
+        if !WRITTEN.iter().any(is_below) {
             return Ok(None);
         }
         // What it includes is beside it; but such a folder as a whole is full of the host's sockets.
