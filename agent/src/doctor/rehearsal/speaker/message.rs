@@ -194,7 +194,7 @@ impl Open {
                     }
                     (ADD_PATHS, value) => {
                         for entry in value.chunks_exact(4) {
-                            if let (&[0, family, UNICAST, directions], _) = (entry, ())
+                            if let &[0, family, UNICAST, directions] = entry
                                 && let Some(place) = index(family)
                             {
                                 open.add_paths[place] = directions & 3;
