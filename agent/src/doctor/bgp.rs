@@ -256,8 +256,21 @@ fn elsewhere(process: &Process) -> Option<u32> {
     (own != other).then_some(process.pid)
 }
 
+/// Whether a process has users of its own: what it runs is not to be run by root.
+fn is_confined(pid: u32) -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/user")).ok();
+    let (own, other) = (namespace("self"), namespace(&pid.to_string()));
+    own.is_none() || own != other
+}
+
 /// What a configuration does in a rehearsal, and what that means; with other numbers than those of the settings if it is only these.
 fn rehearsed(request: &Request, wanted: &Wanted) -> Vec<Finding> {
+    if let Some(pid) = request.daemon.filter(|pid| is_confined(*pid)) {
+        return vec![CONFIGURATION.notice(
+            format!("process {pid} is in a container with users of its own: its daemon is not run by root, and {} was not rehearsed", request.configuration.display()),
+            "give cutover doctor a copy of the configuration with --bird-conf or --frr-conf, and the same version of the daemon with --bird or --frr-dir",
+        )];
+    }
     let play = |wanted: &Wanted| {
         let request = Request { families: wanted.families.clone(), ..request.clone() };
         let configuration = request.configuration.display().to_string();

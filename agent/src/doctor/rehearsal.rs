@@ -5,6 +5,7 @@
 //! changed ([`stage`]). What was seen is a plain value ([`observed`]); what it means is somebody else's business.
 
 mod bird;
+mod confinement;
 mod daemon;
 mod frr;
 pub(super) mod observed;
@@ -21,7 +22,8 @@ use daemon::Daemon;
 use frr::Frr;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use observed::Observed;
 use scenery::Scenery;
 use script::Cast;
@@ -32,7 +34,26 @@ use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
+
+/// LIMIT: a configuration is some kilobytes; a mesh of a thousand hosts has a megabyte.
+const FILE_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why a configuration cannot be read, if it cannot.
+pub(super) fn unreadable(file: &Path) -> Option<String> {
+    let metadata = match fs::metadata(file) {
+        Ok(metadata) => metadata,
+        Err(error) => return Some(format!("cannot read: {error}")),
+    };
+    if !metadata.is_file() {
+        return Some("it is no regular file".to_owned());
+    }
+    if metadata.len() > FILE_MAX_BYTES {
+        return Some(format!("it is larger than {} MiB", FILE_MAX_BYTES >> 20));
+    }
+    fs::File::open(file).err().map(|error| format!("cannot read: {error}"))
+}
 
 /// The hidden command that this program is started again with.
 pub(crate) const COMMAND: &str = "rehearse";
@@ -40,6 +61,8 @@ pub(crate) const COMMAND: &str = "rehearse";
 /// machine without a free processor.
 const DEADLINE: Duration = Duration::from_secs(120);
 const TOO_LATE: u8 = 3;
+/// LIMIT: the same from outside, for a stage that does not come to that: a file system or a program of the host's hangs.
+const LATEST: Duration = Duration::from_secs(150);
 
 /// What is to be rehearsed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -85,20 +108,39 @@ enum Failed {
 /// When there is no stage: for lack of privileges, mostly.
 pub(super) fn rehearse(request: &Request) -> io::Result<Observed> {
     // KERNEL: a thread that has asked for a process namespace for its children can have no more threads.
+    let ((started, first), (answer, answered)) = (mpsc::channel(), mpsc::channel());
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| ask(request));
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the rehearsal panicked")))
+        scope.spawn(move || {
+            // Whoever waited too long is gone.
+            let _ = answer.send(ask(request, &started));
+        });
+        let too_late = || io::Error::other(format!("it was not over after {} s", LATEST.as_secs()));
+        match answered.recv_timeout(LATEST) {
+            Ok(observed) => observed,
+            Err(RecvTimeoutError::Timeout) => {
+                if let Ok(first) = first.try_recv() {
+                    // It may have ended just now.
+                    let _ = kill(first, Signal::SIGKILL);
+                }
+                Err(too_late())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the rehearsal panicked")),
+        }
     })
 }
 
-fn ask(request: &Request) -> io::Result<Observed> {
-    unshare(CloneFlags::CLONE_NEWPID)?;
+fn ask(request: &Request, started: &Sender<Pid>) -> io::Result<Observed> {
+    unshare(CloneFlags::CLONE_NEWPID).map_err(|error| {
+        io::Error::new(io::Error::from(error).kind(), format!("no process namespace: {error}"))
+    })?;
     let mut child = Command::new("/proc/self/exe")
         .arg(COMMAND)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
+    // Whoever waits for it is there.
+    let _ = started.send(Pid::from_raw(child.id().cast_signed()));
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     // The pipe stays open: its end is how the child learns of ours.
@@ -145,12 +187,7 @@ pub(crate) fn perform() -> io::Result<()> {
 
 fn on_stage(request: &Request) -> io::Result<Observed> {
     let host = stage::links_of_host()?;
-    let programs = match &request.program {
-        Program::Bird { program, .. } => [program.as_path(), Path::new("/")],
-        Program::Frr { folder, vtysh } => [folder.as_path(), vtysh.as_path()],
-    };
-    let files = [&[request.configuration.as_path()][..], &programs].concat();
-    let stage = Stage::enter(request.daemon, &files)?;
+    let stage = Stage::enter(request.daemon, || read_by(request))?;
     end_with_the_doctor();
     let mut configuration = request.configuration.clone();
     if matches!(request.program, Program::Frr { .. }) {
@@ -164,7 +201,7 @@ fn on_stage(request: &Request) -> io::Result<Observed> {
         Program::Bird { .. } => text::of_bird(&configuration),
         Program::Frr { .. } => text::of_frr(&String::from_utf8_lossy(&fs::read(&configuration)?)),
     };
-    named.written.iter().for_each(|file| stage::writable(file, &configuration));
+    named.written.iter().for_each(|file| stage::writable(file));
     let scenery = Scenery::build(&stage, &host, &named, &workloads)?;
     let daemon = match &request.program {
         Program::Bird { program, is_bird_6 } => {
@@ -185,6 +222,22 @@ fn on_stage(request: &Request) -> io::Result<Observed> {
         Err(Failed::Absent(absent)) => Ok(Observed { absent: Some(absent), ..Observed::default() }),
         Err(Failed::Refused(refused)) => Ok(Observed { refused: Some(refused), ..Observed::default() }),
     }
+}
+
+/// What the daemon reads: its configuration with everything that it includes, and its programs with what is beside them.
+fn read_by(request: &Request) -> Vec<PathBuf> {
+    let mut files = vec![request.configuration.clone()];
+    let programs = match &request.program {
+        Program::Bird { program, .. } => {
+            files.extend(text::files_of_bird(&request.configuration));
+            [program, program]
+        }
+        Program::Frr { folder, vtysh } => [folder, vtysh],
+    };
+    // Libraries and loaders are in the folders above.
+    files.extend(programs.into_iter().flat_map(|program| program.parent()).map(Path::to_owned));
+    files.extend(programs.into_iter().cloned());
+    files
 }
 
 /// Ends this process, and everybody on the stage with it, when nobody waits any more or it takes too long.

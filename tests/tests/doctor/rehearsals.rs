@@ -274,10 +274,12 @@ fn a_doctor_that_is_killed_leaves_nobody_behind() {
         fs::write(&file, text).expect("space on the disk");
         let file = file.display().to_string();
         let option = if release == Release::Frr8 { "--frr-conf" } else { "--bird-conf" };
+        let mut seen = 0;
         for after_ms in [20, 50, 100, 200, 400, 700, 1000, 1500] {
             let mut doctor = desk.agent.spawn_command(&["doctor", option, &file]);
             thread::sleep(Duration::from_millis(after_ms));
             let stages = stages_of(doctor.id());
+            seen += stages.len();
             // It may be over on a fast machine.
             let _ = doctor.kill();
             let _ = doctor.wait();
@@ -288,6 +290,7 @@ fn a_doctor_that_is_killed_leaves_nobody_behind() {
             });
             assert!(is_clean, "{release:?} after {after_ms} ms: {left:?}");
         }
+        assert!(seen > 0, "no doctor of {release:?} was killed while there was a stage");
     }
 }
 

@@ -4,8 +4,8 @@ mod running;
 
 use super::{CONFIGURATION, Daemon, Program, VmRoute, Wanted, rehearsed};
 use crate::doctor::finding::Finding;
+use crate::doctor::rehearsal::unreadable;
 use cutover_daemon::processes::Process;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Where a daemon listens if nobody says otherwise.
@@ -64,9 +64,9 @@ pub(super) fn examine(
     routes: &[VmRoute],
 ) -> Vec<Finding> {
     let seen = elsewhere.map_or_else(|| file.to_owned(), |pid| root_of(pid, file));
-    if let Err(error) = File::open(&seen) {
+    if let Some(reason) = unreadable(&seen) {
         return vec![CONFIGURATION.error(
-            format!("{}: cannot read: {error}", file.display()),
+            format!("{}: {reason}", file.display()),
             "make it readable, or name the right one with --bird-conf",
         )];
     }

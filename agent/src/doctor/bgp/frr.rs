@@ -5,9 +5,9 @@ mod running;
 use super::bird::root_of;
 use super::{CONFIGURATION, Program, RUNNING, Request, VmRoute, Wanted, elsewhere, rehearsed};
 use crate::doctor::finding::Finding;
+use crate::doctor::rehearsal::unreadable;
 use cutover_daemon::processes::{Process, Processes};
 use running::Vtysh;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The processes that are FRR's bgpd. OpenBGPD's has the same name, but not FRR's folder, and no zebra beside it.
@@ -45,9 +45,9 @@ pub(super) fn examine_file(
     wanted: &Wanted,
 ) -> Vec<Finding> {
     let seen = elsewhere.map_or_else(|| file.to_owned(), |pid| root_of(pid, file));
-    if let Err(error) = File::open(&seen) {
+    if let Some(reason) = unreadable(&seen) {
         return vec![CONFIGURATION.error(
-            format!("{}: cannot read: {error}", file.display()),
+            format!("{}: {reason}", file.display()),
             "make it readable, or name the right one with --frr-conf",
         )];
     }
@@ -82,7 +82,9 @@ pub(super) fn examine_running(
         }
     };
     let request = wanted.request(program, Path::new("FRR's running configuration"));
-    let mut findings = rehearsed(&Request { text: Some(text), ..request }, wanted);
+    // Words and no file.
+    let configuration = PathBuf::from("FRR's running configuration");
+    let mut findings = rehearsed(&Request { text: Some(text), configuration, ..request }, wanted);
     findings.extend(processes.named(&["zebra"]).map(running::restarts));
     findings.extend(vtysh.examine(routes));
     findings

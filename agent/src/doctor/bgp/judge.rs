@@ -44,17 +44,25 @@ pub(super) fn judge(observed: &Observed, configuration: &str, wanted: &Wanted) -
     let families = wanted.families.iter().filter(|family| observed.families[usize::from(family.is_ipv6)]);
     let has_peers = |family: &Family| peers(observed, family.is_ipv6).next().is_some();
     let announces_any = wanted.families.iter().any(has_peers);
-    let mut unclear: Vec<&Session> = others(observed).filter(|session| !session.is_up).collect();
+    let mut unclear: Vec<&Session> =
+        others(observed).filter(|session| !session.is_up || session.has_ended).collect();
+    let left_out = unclear.len().saturating_sub(NAMED_MAX);
     unclear.truncate(NAMED_MAX);
     findings.extend(unclear.iter().map(|session| {
         ANNOUNCES.notice(
             format!(
-                "could not tell what {} is told: in the rehearsal the session did not come up: {}",
-                session.name, session.trouble
+                "could not tell what {} is told: in the rehearsal the session {}: {}",
+                session.name,
+                if session.has_ended { "did not last" } else { "did not come up" },
+                session.trouble
             ),
             "compare it with what cutover bgp prints",
         )
     }));
+    if left_out > 0 {
+        let what = format!("could not tell what {left_out} more are told");
+        findings.push(ANNOUNCES.notice(what, "compare them with what cutover bgp prints"));
+    }
     for family in families {
         if has_peers(family) {
             findings.extend(places::agreed(observed, *family));
@@ -94,7 +102,8 @@ fn others(observed: &Observed) -> impl Iterator<Item = &Session> {
 /// Those that carry a family, with their numbers.
 fn peers(observed: &Observed, is_ipv6: bool) -> impl Iterator<Item = (usize, &Session)> {
     let sessions = observed.sessions.iter().enumerate();
-    sessions.filter(move |(_, it)| !it.is_of_vm && it.is_up && it.families[usize::from(is_ipv6)])
+    sessions
+        .filter(move |(_, it)| !it.is_of_vm && it.is_up && !it.has_ended && it.families[usize::from(is_ipv6)])
 }
 
 /// Whether routes stay in the kernel when the daemon ends.
@@ -111,8 +120,19 @@ fn restart(observed: &Observed) -> Option<Finding> {
     let is_gone = |scene: &Scene| {
         !of(Act::Stopped).any(|after| after.destination == scene.destination && after.installed().is_some())
     };
-    Some(if there.peek().is_none() {
-        RESTART.ok("BIRD writes no routes that could go when it stops")
+    let change = "compare it with what cutover bgp prints";
+    let is_nowhere = |scene: &Scene| scene.paths.iter().any(|path| path.is_unreachable);
+    let _offered = of(Act::RemoteNormal).next()?;
+    Some(if !observed.is_stopped {
+        RESTART
+            .notice("could not tell what stays in the kernel: BIRD did not end when it was told to", change)
+    } else if there.peek().is_none() && of(Act::RemoteNormal).any(is_nowhere) {
+        RESTART.notice(
+            "could not tell what stays in the kernel: BIRD had no next hops for routes of peers",
+            change,
+        )
+    } else if there.peek().is_none() {
+        RESTART.ok("BIRD writes no routes of peers that could go when it stops")
     } else if there.any(is_gone) {
         RESTART
             .warning("BIRD takes its routes out of the kernel when it stops", "persist; in protocol kernel")

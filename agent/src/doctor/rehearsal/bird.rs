@@ -2,6 +2,7 @@
 //! same in every version, and stops it as its unit does.
 
 use super::Failed;
+use super::confinement::confined;
 use super::daemon::{Table, Told};
 use super::observed::{Origin, Path as RoutePath, Session};
 use super::speaker::Expected;
@@ -21,7 +22,7 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 /// LIMIT: an answer about a few hundred routes.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// LIMIT: for what it does when it is told to end.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running BIRD.
 #[derive(Debug)]
@@ -36,9 +37,10 @@ impl Bird {
     /// Starts it; the error is why that cannot be, in its own words if they are its own.
     pub(super) fn start(program: &Path, configuration: &Path, is_bird_6: bool) -> Result<Self, Failed> {
         let cannot = |error: io::Error| Failed::Absent(format!("{}: cannot run: {error}", program.display()));
-        let check =
-            Command::new(program).arg("-p").arg("-c").arg(configuration).stdin(Stdio::null()).output();
-        let check = check.map_err(cannot)?;
+        let mut check = Command::new(program);
+        check.arg("-p").arg("-c").arg(configuration).stdin(Stdio::null());
+        confined(&mut check, false);
+        let check = check.output().map_err(cannot)?;
         if !check.status.success() {
             let said = String::from_utf8_lossy(&check.stderr);
             return Err(Failed::Refused(format!(
@@ -46,16 +48,11 @@ impl Bird {
                 said.trim().replace('\n', "; ")
             )));
         }
-        let child = Command::new(program)
-            .arg("-f")
-            .arg("-c")
-            .arg(configuration)
-            .args(["-s", SOCKET])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(cannot)?;
+        let mut command = Command::new(program);
+        command.arg("-f").arg("-c").arg(configuration).args(["-s", SOCKET]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        confined(&mut command, false);
+        let child = command.spawn().map_err(cannot)?;
         let mut bird = Self { child, version: String::new(), generation: 0, is_bird_6 };
         let deadline = Instant::now() + LISTENS_WITHIN;
         let hello = loop {
@@ -98,20 +95,24 @@ impl Bird {
         Ok(table(&ask(Some("show route all"))?, sessions))
     }
 
-    /// As its unit does.
-    pub(super) fn stop(&mut self) {
+    /// As its unit does. Says whether it has ended.
+    pub(super) fn stop(&mut self) -> bool {
         // It may have ended by itself.
         let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        wait(&mut self.child, ENDS_WITHIN);
+        wait(&mut self.child, ENDS_WITHIN)
     }
 }
 
-/// Waits for the end of a process.
-pub(super) fn wait(child: &mut Child, within: Duration) {
+/// Waits for the end of a process. Says whether it came.
+pub(super) fn wait(child: &mut Child, within: Duration) -> bool {
     let deadline = Instant::now() + within;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }
 
 fn generation(version: &str) -> Option<u32> {

@@ -70,7 +70,8 @@ impl Daemon {
         }
     }
 
-    pub(super) fn stop(&mut self) {
+    /// Says whether it has ended.
+    pub(super) fn stop(&mut self) -> bool {
         match self {
             Self::Bird(bird) => bird.stop(),
             Self::Frr(frr) => frr.stop(),

@@ -3,6 +3,7 @@
 
 use super::Failed;
 use super::bird::wait;
+use super::confinement::confined;
 use super::daemon::{Table, Told};
 use super::observed::{Origin, Path as RoutePath, Session};
 use super::speaker::Expected;
@@ -86,13 +87,11 @@ impl Frr {
     fn spawn(&mut self, program: &Path, name: &str) -> Result<(), String> {
         let cannot = |error: io::Error| format!("{}: cannot run: {error}", program.display());
         let log = File::create(format!("/run/frr/{name}.log")).map_err(cannot)?;
-        let child = Command::new(program)
-            .args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout"])
-            .stdin(Stdio::null())
-            .stderr(log.try_clone().map_err(cannot)?)
-            .stdout(log)
-            .spawn()
-            .map_err(cannot)?;
+        let mut command = Command::new(program);
+        command.args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout"]).stdin(Stdio::null());
+        command.stderr(log.try_clone().map_err(cannot)?).stdout(log);
+        confined(&mut command, true);
+        let child = command.spawn().map_err(cannot)?;
         self.children.push((name.to_owned(), child));
         let socket = Path::new(FOLDER).join(format!("{name}.vty"));
         let deadline = Instant::now() + STARTS_WITHIN;
@@ -110,7 +109,7 @@ impl Frr {
 
     /// Lines that it does not take are left out, as at its own start.
     fn configure(&mut self, file: &Path) -> Result<(), Failed> {
-        let output = Command::new(&self.vtysh).arg("-f").arg(file).stdin(Stdio::null()).output();
+        let output = self.vtysh().arg("-f").arg(file).output();
         let output = output
             .map_err(|error| Failed::Absent(format!("{}: cannot run: {error}", self.vtysh.display())))?;
         let said = [output.stdout, output.stderr].concat();
@@ -146,16 +145,26 @@ impl Frr {
     }
 
     /// As its unit does: those that depend on others first.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self) -> bool {
+        let mut is_over = true;
         for (_, child) in self.children.iter_mut().rev() {
             // It may have ended by itself.
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
-            wait(child, ENDS_WITHIN);
+            is_over &= wait(child, ENDS_WITHIN);
         }
+        is_over
+    }
+
+    /// Of whichever FRR it is: it is told where to look, and does not find the host's daemons.
+    fn vtysh(&self) -> Command {
+        let mut command = Command::new(&self.vtysh);
+        command.args(["--vty_socket", FOLDER]).stdin(Stdio::null());
+        confined(&mut command, true);
+        command
     }
 
     fn ask(&self, arguments: &[&str]) -> io::Result<String> {
-        let output = Command::new(&self.vtysh).args(arguments).stdin(Stdio::null()).output()?;
+        let output = self.vtysh().args(arguments).output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Observed {
     pub(crate) sessions: Vec<Session>,
     /// What happened to each route.
     pub(crate) scenes: Vec<Scene>,
+    /// Whether the daemon ended when it was told to.
+    pub(crate) is_stopped: bool,
 }
 
 /// A session of the configuration with one of our speakers.
@@ -49,7 +51,9 @@ pub(crate) struct Session {
     pub(crate) is_shut: bool,
     /// Whether it was established.
     pub(crate) is_up: bool,
-    /// What was the last thing that happened to it, if it was not.
+    /// Whether it ended before the rehearsal did.
+    pub(crate) has_ended: bool,
+    /// What was the last thing that happened to it, if it was not, or has.
     pub(crate) trouble: String,
     /// Between two AS.
     pub(crate) is_external: bool,

@@ -32,6 +32,8 @@ const NETWORKS_MAX: usize = 3;
 const ANYWHERE: [&str; 4] = ["198.19.77.0", "100.127.77.0", "2001:db8:7777:7777::", "fd77:7777:7777::"];
 /// Of the destinations in one place: those that are only here, then those of each session.
 const LOCAL_SLOTS: usize = 4;
+/// The one of them that comes last.
+const LATER_SLOT: usize = 2;
 const SLOTS_OF_A_SESSION: usize = 4;
 /// What stands for "elevated" where a daemon announced nothing that could be told again.
 const USUAL_COMMUNITY: u32 = 65_000 << 16 | 100;
@@ -105,7 +107,7 @@ pub(super) fn play(mut cast: Cast<'_>, mut scenery: Scenery<'_>) -> io::Result<O
         speakers.push(speaker);
     }
     observed.sessions = sessions.into_iter().map(|(session, ..)| session).collect();
-    let mut play = Play { cast: &mut cast, speakers, tap, observed };
+    let mut play = Play { cast: &mut cast, speakers, ends: Vec::new(), tap, observed };
     play.begin();
     play.all(&scenery)?;
     Ok(play.observed)
@@ -114,6 +116,8 @@ pub(super) fn play(mut cast: Cast<'_>, mut scenery: Scenery<'_>) -> io::Result<O
 struct Play<'a, 'b> {
     cast: &'a mut Cast<'b>,
     speakers: Vec<Option<Speaker>>,
+    /// How often each session had ended when the first act began.
+    ends: Vec<u64>,
     tap: String,
     observed: Observed,
 }
@@ -137,7 +141,21 @@ impl Play<'_, '_> {
             session.families = [0, 1].map(|family| state.families[family] && families[family]);
             session.trouble.clone_from(&state.trouble);
         }
+        self.ends = self.speakers.iter().map(|it| it.as_ref().map_or(0, |it| it.state().ends)).collect();
         self.quiet();
+    }
+
+    /// Which sessions did not last: what their peers were not told means nothing.
+    fn note_ends(&mut self) {
+        let sessions = self.observed.sessions.iter_mut().zip(&self.speakers).zip(&self.ends);
+        for ((session, speaker), ends) in sessions {
+            let Some(speaker) = speaker.as_ref().filter(|_| session.is_up) else { continue };
+            let state = speaker.state();
+            if state.ends != *ends {
+                session.has_ended = true;
+                session.trouble.clone_from(&state.trouble);
+            }
+        }
     }
 
     fn all(&mut self, scenery: &Scenery<'_>) -> io::Result<()> {
@@ -178,8 +196,9 @@ impl Play<'_, '_> {
         self.settle(&target, |play, planned| play.tells_priority(planned, Act::Elevated));
         self.settle(&back, |play, planned| play.tells_priority(planned, Act::Normal));
         self.look(&[target, back].concat())?;
-        self.way_out(scenery)?;
-        self.cast.daemon.stop();
+        self.way_out(scenery, &plan)?;
+        self.note_ends();
+        self.observed.is_stopped = self.cast.daemon.stop();
         let kernel = self.kernel()?;
         for planned in of(&[Act::RemoteNormal]) {
             let kernel = kernel.get(&planned.destination).cloned().unwrap_or_default();
@@ -189,7 +208,7 @@ impl Play<'_, '_> {
     }
 
     /// The host's default route.
-    fn way_out(&mut self, scenery: &Scenery<'_>) -> io::Result<()> {
+    fn way_out(&mut self, scenery: &Scenery<'_>, plan: &[Planned]) -> io::Result<()> {
         let mut ways = Vec::new();
         for is_ipv6 in self.families() {
             let destination: IpNet = if is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().expect("a prefix");
@@ -208,7 +227,21 @@ impl Play<'_, '_> {
             self.cast.stage.ip(&[route])?;
             ways.push((planned, before));
         }
+        // ORDER: whoever has been told of a VM's route that came later has been told of what came before, if that is announced.
+        let normal = plan.iter().filter(|it| it.act == Act::Normal);
+        let later: Vec<Planned> = normal
+            .map(|it| Planned { destination: slot_of(it.destination.addr(), LATER_SLOT), ..*it })
+            .collect();
+        let lines: Vec<String> =
+            later.iter().map(|planned| self.route("add", planned.destination, false)).collect();
+        self.cast.stage.ip(&lines)?;
+        let is_told = |play: &Self, planned: &Planned| play.tells_priority(planned, Act::Normal);
+        self.settle(&later, is_told);
         std::thread::sleep(self.cast.daemon.silence());
+        if !one_place(&later, |planned| is_told(self, planned)) {
+            // What is not told may only be late.
+            return Ok(());
+        }
         for (planned, before) in ways {
             self.look(&[planned])?;
             if let Some(scene) = self.observed.scenes.last_mut() {

@@ -86,6 +86,8 @@ pub(super) struct State {
     pub(super) told: BTreeMap<(IpNet, u32), Announcement>,
     /// What ended the last attempt.
     pub(super) trouble: String,
+    /// How often the session has ended after it was up.
+    pub(super) ends: u64,
     /// How often something was told or taken back.
     pub(super) changes: u64,
 }
@@ -135,7 +137,7 @@ fn play(part: &Part, state: &Mutex<State>, orders: &Receiver<(IpNet, Announcemen
         if let Err(error) = ended {
             let mut state = lock(state);
             state.trouble = error.to_string();
-            state.is_up = false;
+            state.ends += u64::from(std::mem::take(&mut state.is_up));
             state.told.clear();
         }
         std::thread::sleep(PAUSE);

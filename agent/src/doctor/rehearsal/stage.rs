@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 
@@ -39,8 +39,9 @@ type Work = Box<dyn FnOnce() + Send>;
 
 impl Stage {
     /// Makes the stage around this process, which must have one thread and be the first of its process namespace. `daemon` is a
-    /// process whose files the daemon sees, if those are not the host's; `files` are what it reads, and stay where they are.
-    pub(super) fn enter(daemon: Option<u32>, files: &[&Path]) -> io::Result<Self> {
+    /// process whose files the daemon sees, if those are not the host's; `files` says, once those are seen, what it reads: that stays
+    /// where it is.
+    pub(super) fn enter(daemon: Option<u32>, files: impl FnOnce() -> Vec<PathBuf>) -> io::Result<Self> {
         let elsewhere = daemon.map(|pid| File::open(format!("/proc/{pid}/ns/mnt"))).transpose()?;
         let flags = CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWNET
@@ -54,7 +55,7 @@ impl Stage {
             unshare(CloneFlags::CLONE_NEWNS)?;
             mounts::make_private()?;
         }
-        mounts::close(files)?;
+        mounts::close(&files())?;
         let stage = Self { home, beyond: Beyond::open()? };
         prepare_network();
         stage.beyond.run(prepare_network);
@@ -131,10 +132,10 @@ pub(super) fn empty(folder: &Path) -> io::Result<()> {
     mounts::empty(folder)
 }
 
-/// Lets a daemon write to a file, on the stage only, if there is a way that hides nothing of what is in `kept`.
-pub(super) fn writable(file: &Path, kept: &Path) {
+/// Lets a daemon write to a file, on the stage only, if there is a way that hides nothing.
+pub(super) fn writable(file: &Path) {
     // The daemon says what it cannot do.
-    let _ = mounts::writable(file, kept);
+    let _ = mounts::writable(file);
 }
 
 /// What the links of before say, in the namespace of this thread.

@@ -50,10 +50,36 @@ pub(super) fn of_bird(file: &Path) -> Named {
     bird(&words)
 }
 
+/// Files of a configuration of BIRD's, the first one among them.
+pub(super) fn files_of_bird(file: &Path) -> Vec<PathBuf> {
+    let mut files = vec![file.to_owned()];
+    let mut next = 0;
+    while next < files.len() && files.len() < INCLUDES_MAX {
+        let (file, bytes) = (files[next].clone(), content(&files[next]).unwrap_or_default());
+        next += 1;
+        let words = split(&String::from_utf8_lossy(&bytes));
+        let patterns = words.windows(2).filter(|pair| pair[0] == "include" && pair[1].starts_with('"'));
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        let included = patterns.flat_map(|pair| matching(&folder.join(&pair[1][1..])));
+        for file in included.collect::<Vec<_>>() {
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+    }
+    files
+}
+
+/// What is in a file that can be read to its end.
+fn content(file: &Path) -> Option<Vec<u8>> {
+    let metadata = fs::metadata(file).ok()?;
+    (metadata.is_file() && metadata.len() <= super::FILE_MAX_BYTES).then(|| fs::read(file).ok())?
+}
+
 /// A file with what it includes in its place.
 fn read(file: &Path, words: &mut Vec<String>, files: &mut usize) {
     *files += 1;
-    let Ok(bytes) = fs::read(file) else { return };
+    let Some(bytes) = content(file) else { return };
     let mut own = split(&String::from_utf8_lossy(&bytes)).into_iter().peekable();
     while let Some(word) = own.next() {
         let included =

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 const NONE: Option<&str> = None;
 /// Where daemons write.
-const WRITTEN: [&str; 8] =
-    ["/run", "/var/run", "/tmp", "/var/tmp", "/var/log", "/var/lib/frr", "/var/lib/bird", "/dev/shm"];
-/// Where a program that has something to say leaves it for the whole host.
-const LOG: &str = "/dev/log";
+const WRITTEN: [&str; 7] =
+    ["/run", "/var/run", "/tmp", "/var/tmp", "/var/log", "/var/lib/frr", "/var/lib/bird"];
+/// The devices of the stage. Not among them: consoles, terminals and kmsg, where daemons write what syslog does not take.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// LIMIT: folders of logs and sockets are not deeper, and nobody needs thousands.
 const DEPTH: u32 = 2;
 const FOLDERS_MAX: usize = 500;
@@ -26,15 +26,19 @@ pub(super) fn make_private() -> io::Result<()> {
     Ok(mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?)
 }
 
-/// Takes away everything that could be written to. Of `files`, folder and contents stay where they are.
-pub(super) fn close(files: &[&Path]) -> io::Result<()> {
-    let kept =
-        files.iter().filter_map(|file| Kept::open(file).transpose()).collect::<io::Result<Vec<_>>>()?;
+/// Takes away everything that could be written to. Files of `kept` stay where they are.
+pub(super) fn close(kept: &[PathBuf]) -> io::Result<()> {
+    let kept = kept.iter().filter_map(|file| Kept::open(file).transpose()).collect::<io::Result<Vec<_>>>()?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), NONE)?;
-    // KERNEL: it shows the interfaces of the network namespace that mounts it.
+    // KERNEL: it shows the interfaces of the network namespace that mounts it. Without it the host's is there, to be read.
     let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::MS_RDONLY, NONE);
+    // KERNEL: below it are the network namespace's own; everything else in /proc is the whole host's.
+    let sysctls = Path::new("/proc/sys/net");
+    mount(Some(sysctls), sysctls, NONE, MsFlags::MS_BIND, NONE)?;
     for place in mounted()? {
-        protect(&place)?;
+        if place.0 != sysctls {
+            protect(&place)?;
+        }
     }
     for folder in WRITTEN.map(Path::new) {
         if folder.is_dir() && !folder.is_symlink() {
@@ -44,15 +48,29 @@ pub(super) fn close(files: &[&Path]) -> io::Result<()> {
     for kept in &kept {
         kept.put_back()?;
     }
-    if Path::new(LOG).exists() {
-        let nobody = Path::new("/run/cutover-nobody-listens");
-        File::create(nobody)?;
-        mount(Some(nobody), LOG, NONE, MsFlags::MS_BIND, NONE)?;
-    }
-    Ok(())
+    own_devices()
 }
 
-/// A file, or its folder, that would disappear below empty memory.
+/// A /dev with nothing in it that anybody outside could see: where /dev/log is not, programs write to the console.
+fn own_devices() -> io::Result<()> {
+    let devices = DEVICES.map(|name| Path::new("/dev").join(name));
+    let opened =
+        devices.each_ref().map(|path| OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path));
+    mount(Some("tmpfs"), "/dev", Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=1m"))?;
+    for (path, opened) in devices.iter().zip(opened) {
+        File::create(path)?;
+        let opened = opened?;
+        let source = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        mount(Some(source.as_str()), path, NONE, MsFlags::MS_BIND, NONE)?;
+    }
+    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
+        std::os::unix::fs::symlink(target, Path::new("/dev").join(name))?;
+    }
+    fs::create_dir("/dev/shm")
+}
+
+/// A file or a folder that would disappear below empty memory.
 struct Kept {
     path: PathBuf,
     is_folder: bool,
@@ -61,24 +79,22 @@ struct Kept {
 
 impl Kept {
     /// Nothing for what stays where it is anyway.
-    fn open(file: &Path) -> io::Result<Option<Self>> {
-        let Ok(path) = fs::canonicalize(file) else { return Ok(None) };
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let Ok(path) = fs::canonicalize(path) else { return Ok(None) };
         let is_below = |folder: &&str| fs::canonicalize(folder).is_ok_and(|folder| path.starts_with(folder));
-        if !WRITTEN.iter().any(is_below) {
-            return Ok(None);
-        }
-        // What it includes is beside it; but such a folder as a whole is full of the host's sockets.
-        let folder = path.parent().unwrap_or(&path).to_owned();
-        let is_whole = WRITTEN.iter().any(|it| fs::canonicalize(it).is_ok_and(|it| it == folder));
-        let (path, is_folder) = if is_whole { (path, false) } else { (folder, true) };
-        let fd = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path)?.into();
-        Ok(Some(Self { path, is_folder, fd }))
+        if WRITTEN.iter().any(is_below) { Self::of(path).map(Some) } else { Ok(None) }
+    }
+
+    fn of(path: PathBuf) -> io::Result<Self> {
+        let fd: OwnedFd = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path)?.into();
+        Ok(Self { is_folder: path.is_dir(), path, fd })
     }
 
     fn put_back(&self) -> io::Result<()> {
         if self.is_folder {
             fs::create_dir_all(&self.path)?;
-        } else {
+        } else if !self.path.exists() {
+            fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
             File::create(&self.path)?;
         }
         let source = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
@@ -108,8 +124,12 @@ pub(super) fn empty(folder: &Path) -> io::Result<()> {
     Ok(mount(Some("tmpfs"), folder, Some("tmpfs"), flags, Some(options.as_str()))?)
 }
 
-/// A file that can be written to, in the place of the host's.
-pub(super) fn writable(file: &Path, kept: &Path) -> io::Result<()> {
+/// A file that can be written to, in the place of the host's; what is beside it stays.
+pub(super) fn writable(file: &Path) -> io::Result<()> {
+    // Opening something else can do something, or wait for ever; the daemon says what it cannot do.
+    if fs::symlink_metadata(file).is_ok_and(|it| !it.is_file()) {
+        return Ok(());
+    }
     let folder = file.parent().unwrap_or(Path::new("/"));
     let is_covered =
         fs::create_dir_all(folder).and_then(|()| OpenOptions::new().append(true).create(true).open(file));
@@ -120,7 +140,15 @@ pub(super) fn writable(file: &Path, kept: &Path) -> io::Result<()> {
         let own = tempfile_below("/run")?;
         return Ok(mount(Some(&own), file, NONE, MsFlags::MS_BIND, NONE)?);
     }
-    if kept.starts_with(folder) { Ok(()) } else { cover(folder) }
+    let beside = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    let beside: Vec<PathBuf> = beside.take(FOLDERS_MAX + 1).collect();
+    if folder == Path::new("/") || beside.len() > FOLDERS_MAX {
+        return Ok(());
+    }
+    let beside = beside.into_iter().filter(|path| path.is_file() || path.is_dir()).map(Kept::of);
+    let beside = beside.collect::<io::Result<Vec<_>>>()?;
+    empty(folder)?;
+    beside.iter().try_for_each(Kept::put_back)
 }
 
 /// A new file in the stage's own memory.
@@ -184,10 +212,6 @@ fn unescaped(text: &str) -> PathBuf {
 }
 
 fn protect((place, flags): &(PathBuf, MsFlags)) -> io::Result<()> {
-    // The new ones belong to the stage: daemons set sysctls of their network namespace.
-    if place.starts_with("/proc") || place.starts_with("/sys") {
-        return Ok(());
-    }
     read_only(place, *flags)
 }
 
