@@ -24,7 +24,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Programs that take minutes, the slowest one first, so that no slow one is begun last. Others follow in the order of their names.
 const LONG: [&str; 8] =
-    ["etcd_orders", "scenarios", "etcd_status", "doctor", "frr", "vm", "etcd_reader", "bird"];
+    ["doctor", "scenarios", "etcd_status", "frr", "etcd_orders", "vm", "etcd_reader", "bird"];
 
 /// A test program.
 #[derive(Clone, PartialEq, Eq, Debug)]
