@@ -264,6 +264,55 @@ fn each_correction_that_is_taken_away_is_exactly_one_check() {
     });
 }
 
+/// The daemon ends the session because of what our speaker tells it: that it was told nothing afterwards says nothing.
+#[test]
+fn a_session_that_does_not_last_has_no_verdict() {
+    let desk = Desk::new();
+    let text = printed(&desk, Release::Bird2, &["--peer", "10.0.1.1"], &[]);
+    let from = "    import filter cutover_import4;\n";
+    assert!(text.contains(from), "{from:?} is not in {text}");
+    let text = text.replace(from, &format!("{from}    import limit 1 action disable;\n"));
+    let findings = desk.findings(Release::Bird2, "bird.conf", &text);
+    let says = |it: &Value| it["what"].as_str().unwrap_or_default().contains("did not last");
+    assert!(findings.iter().any(|it| it["check"] == "bgp.announces" && says(it)), "{findings:#?}");
+    let is_verdict = |it: &Value| it["check"] == "bgp.only-vms" || it["check"] == "bgp.into-kernel";
+    assert!(!findings.iter().any(is_verdict), "{findings:#?}");
+}
+
+/// Below folders that are empty on the stage, for daemons to write to.
+#[test]
+fn what_a_configuration_includes_is_there() {
+    let desk = Desk::new();
+    let folder = desk.lab.folder();
+    assert!(folder.starts_with("/tmp") || folder.starts_with("/dev/shm"), "{folder:?} is not empty there");
+    let text = printed(&desk, Release::Bird2, MESH, &[]);
+    let (filters, peers) = text.split_at(text.find("protocol bgp").expect("peers"));
+    fs::create_dir(folder.join("peers")).expect("space");
+    fs::write(folder.join("peers/all.conf"), peers).expect("space");
+    let text = format!("{filters}\ninclude \"{}/peers/*.conf\";\n", folder.display());
+    desk.judge(Release::Bird2, "bird.conf", &text, &[]);
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let desk = Desk::new();
+    let pipe = desk.lab.folder().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    for file in [pipe.to_str().expect("a plain path"), "/dev/zero", "/", "/nonexistent"] {
+        for option in ["--bird-conf", "--frr-conf"] {
+            let output = desk.agent.run(&["doctor", "--json", option, file]);
+            let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let mut findings = report["findings"].as_array().expect("findings").iter();
+            let is_named = findings.any(|finding| {
+                finding["check"] == "bgp.configuration"
+                    && finding["level"] == "error"
+                    && finding["what"].as_str().unwrap_or_default().starts_with(file)
+            });
+            assert!(is_named, "{option} {file}: {report:#}");
+        }
+    }
+}
+
 /// Whatever was begun when the doctor was killed.
 #[test]
 fn a_doctor_that_is_killed_leaves_nobody_behind() {
