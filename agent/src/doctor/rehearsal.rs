@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
+pub(super) use text::has_bgp;
 
 /// LIMIT: a configuration is some kilobytes; a mesh of a thousand hosts has a megabyte.
 const FILE_MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -86,11 +87,6 @@ pub(super) struct Request {
 pub(super) enum Program {
     Bird { program: PathBuf, is_bird_6: bool },
     Frr { folder: PathBuf, vtysh: PathBuf },
-}
-
-/// Whether a file of BIRD's has anything to do with BGP.
-pub(super) fn has_bgp(file: &Path) -> bool {
-    text::has_bgp(file)
 }
 
 /// Why there is no daemon on the stage.

@@ -3,12 +3,10 @@
 
 use super::Failed;
 use super::confinement::confined;
-use super::daemon::{Table, Told};
+use super::daemon::{Table, Told, terminate};
 use super::observed::{Origin, Path as RoutePath, Session};
 use super::speaker::Expected;
 use ipnet::IpNet;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -97,22 +95,8 @@ impl Bird {
 
     /// As its unit does. Says whether it has ended.
     pub(super) fn stop(&mut self) -> bool {
-        // It may have ended by itself.
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        wait(&mut self.child, ENDS_WITHIN)
+        terminate(&mut self.child, ENDS_WITHIN)
     }
-}
-
-/// Waits for the end of a process. Says whether it came.
-pub(super) fn wait(child: &mut Child, within: Duration) -> bool {
-    let deadline = Instant::now() + within;
-    while matches!(child.try_wait(), Ok(None)) {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    true
 }
 
 fn generation(version: &str) -> Option<u32> {

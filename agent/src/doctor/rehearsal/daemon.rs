@@ -5,9 +5,12 @@ use super::frr::Frr;
 use super::observed::{Origin, Path, Session};
 use super::speaker::Expected;
 use ipnet::IpNet;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 /// What a daemon says of its configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -102,4 +105,18 @@ impl Daemon {
             Self::Frr(_) => Duration::from_millis(1800),
         }
     }
+}
+
+/// Ends a program as its unit does. Says whether it has ended in time.
+pub(super) fn terminate(child: &mut Child, within: Duration) -> bool {
+    // It may have ended by itself.
+    let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+    let deadline = Instant::now() + within;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }

@@ -2,15 +2,13 @@
 //! stops them as their unit does.
 
 use super::Failed;
-use super::bird::wait;
 use super::confinement::confined;
-use super::daemon::{Table, Told};
+use super::daemon::{Table, Told, terminate};
 use super::observed::{Origin, Path as RoutePath, Session};
 use super::speaker::Expected;
 use super::stage::empty;
 use ipnet::IpNet;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, chown};
+use nix::unistd::{User, chown};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -148,9 +146,7 @@ impl Frr {
     pub(super) fn stop(&mut self) -> bool {
         let mut is_over = true;
         for (_, child) in self.children.iter_mut().rev() {
-            // It may have ended by itself.
-            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
-            is_over &= wait(child, ENDS_WITHIN);
+            is_over &= terminate(child, ENDS_WITHIN);
         }
         is_over
     }

@@ -44,54 +44,57 @@ const INCLUDES_MAX: usize = 100;
 
 /// The same for BIRD.
 pub(super) fn of_bird(file: &Path) -> Named {
-    let mut files = 0;
-    let mut words = Vec::new();
-    read(file, &mut words, &mut files);
-    bird(&words)
+    bird(&read(file).words)
 }
 
 /// Files of a configuration of BIRD's, the first one among them.
 pub(super) fn files_of_bird(file: &Path) -> Vec<PathBuf> {
-    let mut files = vec![file.to_owned()];
-    let mut next = 0;
-    while next < files.len() && files.len() < INCLUDES_MAX {
-        let (file, bytes) = (files[next].clone(), content(&files[next]).unwrap_or_default());
-        next += 1;
-        let words = split(&String::from_utf8_lossy(&bytes));
-        let patterns = words.windows(2).filter(|pair| pair[0] == "include" && pair[1].starts_with('"'));
-        let folder = file.parent().unwrap_or(Path::new("/"));
-        let included = patterns.flat_map(|pair| matching(&folder.join(&pair[1][1..])));
-        for file in included.collect::<Vec<_>>() {
-            if !files.contains(&file) {
-                files.push(file);
+    read(file).files
+}
+
+/// Whether there is anything of BGP in a file of BIRD's or in what it includes.
+pub(in crate::doctor) fn has_bgp(file: &Path) -> bool {
+    read(file).words.windows(2).any(|pair| pair[0] == "protocol" && pair[1] == "bgp")
+}
+
+/// A file of BIRD's with everything that it includes.
+#[derive(Default)]
+struct Whole {
+    /// What is included stands where it is included.
+    words: Vec<String>,
+    /// Those that are named, whether they can be read or not.
+    files: Vec<PathBuf>,
+}
+
+fn read(file: &Path) -> Whole {
+    let mut whole = Whole::default();
+    whole.include(file);
+    whole
+}
+
+impl Whole {
+    fn include(&mut self, file: &Path) {
+        self.files.push(file.to_owned());
+        let Some(bytes) = content(file) else { return };
+        let mut own = split(&String::from_utf8_lossy(&bytes)).into_iter().peekable();
+        while let Some(word) = own.next() {
+            let pattern = own.next_if(|next| {
+                word == "include" && next.starts_with('"') && self.files.len() < INCLUDES_MAX
+            });
+            match pattern {
+                Some(pattern) => {
+                    let folder = file.parent().unwrap_or(Path::new("/"));
+                    matching(&folder.join(&pattern[1..])).iter().for_each(|file| self.include(file));
+                }
+                None => self.words.push(word),
             }
         }
     }
-    files
 }
 
 /// What is in a file that can be read to its end.
 fn content(file: &Path) -> Option<Vec<u8>> {
-    let metadata = fs::metadata(file).ok()?;
-    (metadata.is_file() && metadata.len() <= super::FILE_MAX_BYTES).then(|| fs::read(file).ok())?
-}
-
-/// A file with what it includes in its place.
-fn read(file: &Path, words: &mut Vec<String>, files: &mut usize) {
-    *files += 1;
-    let Some(bytes) = content(file) else { return };
-    let mut own = split(&String::from_utf8_lossy(&bytes)).into_iter().peekable();
-    while let Some(word) = own.next() {
-        let included =
-            own.next_if(|next| word == "include" && next.starts_with('"') && *files < INCLUDES_MAX);
-        match included {
-            Some(pattern) => {
-                let folder = file.parent().unwrap_or(Path::new("/"));
-                matching(&folder.join(&pattern[1..])).iter().for_each(|file| read(file, words, files));
-            }
-            None => words.push(word),
-        }
-    }
+    if super::unreadable(file).is_some() { None } else { fs::read(file).ok() }
 }
 
 /// Files whose last part fits a pattern.
@@ -175,13 +178,6 @@ fn bird(words: &[String]) -> Named {
         named.prefixes.extend(network(current));
     }
     named
-}
-
-/// Whether there is anything of BGP in a file of BIRD's or in what it includes.
-pub(super) fn has_bgp(file: &Path) -> bool {
-    let (mut words, mut files) = (Vec::new(), 0);
-    read(file, &mut words, &mut files);
-    words.windows(2).any(|pair| pair[0] == "protocol" && pair[1] == "bgp")
 }
 
 fn network(word: &str) -> Option<IpNet> {
