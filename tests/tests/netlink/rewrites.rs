@@ -56,16 +56,22 @@ impl Bed {
         assert_eq!(outcome.expect("an outcome").failed, []);
     }
 
-    /// The IPv4 route has been written again, and nothing else has happened.
+    /// Both routes have been written again, and nothing else has happened.
     #[track_caller]
     fn wait_written_again(&self, history: impl Fn() -> History) {
-        let [ipv4, ipv6] = self.normal().map(|route| route.destination);
-        let expected: [&[u32]; 5] =
-            [&[NORMAL], &[NORMAL, STAND_IN], &[STAND_IN], &[NORMAL, STAND_IN], &[NORMAL]];
-        let is_done = || history().metrics(ipv4) == expected;
-        assert!(wait::holds_within(wait::SOON, is_done), "{:?}", history().metrics(ipv4));
-        assert!(!wait::holds_within(LONG, || !is_done()), "{:?}", history().metrics(ipv4));
-        assert_eq!(history().metrics(ipv6), [[NORMAL]], "IPv6 routes come back by themselves");
+        self.wait_history(
+            &[&[NORMAL], &[NORMAL, STAND_IN], &[STAND_IN], &[NORMAL, STAND_IN], &[NORMAL]],
+            history,
+        );
+    }
+
+    /// Each of the two destinations has had routes with these metrics, one set after the other, and keeps the last.
+    #[track_caller]
+    fn wait_history(&self, expected: &[&[u32]], history: impl Fn() -> History) {
+        let metrics = || self.normal().map(|route| history().metrics(route.destination));
+        let is_done = || metrics().iter().all(|metrics| metrics == expected);
+        assert!(wait::holds_within(wait::SOON, is_done), "{:?}", metrics());
+        assert!(!wait::holds_within(LONG, || !is_done()), "{:?}", metrics());
         self.wait_normal();
     }
 
@@ -116,12 +122,9 @@ fn a_route_from_right_after_the_carrier_is_written_again() {
     let mark = bed.watch.mark();
     let _open = bed.tap.open();
     rig.want(wanting(bed.normal()));
-    let ipv4 = bed.normal()[0].destination;
     let expected: [&[u32]; 6] =
         [&[], &[NORMAL], &[NORMAL, STAND_IN], &[STAND_IN], &[NORMAL, STAND_IN], &[NORMAL]];
-    let is_done = || bed.watch.since(mark).metrics(ipv4) == expected;
-    assert!(wait::holds_within(wait::SOON, is_done), "{:?}", bed.watch.since(mark).metrics(ipv4));
-    assert!(!wait::holds_within(LONG, || !is_done()), "{:?}", bed.watch.since(mark).metrics(ipv4));
+    bed.wait_history(&expected, || bed.watch.since(mark));
 }
 
 #[test]

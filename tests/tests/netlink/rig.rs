@@ -153,7 +153,8 @@ impl Rig {
                     tokio::spawn(monitor.run());
                     let ipv4 = routes.ipv4.after_fast_path(ipv4_out).telling_zebra(move || has_zebra);
                     tokio::spawn(ipv4.run());
-                    tokio::spawn(routes.ipv6.after_fast_path(ipv6_out).run());
+                    let ipv6 = routes.ipv6.after_fast_path(ipv6_out).telling_zebra(move || has_zebra);
+                    tokio::spawn(ipv6.run());
                     tokio::spawn(interfaces.run());
                     tokio::spawn(collect(streams.facts, Arc::clone(&collected)));
                     tokio::spawn(collect(prepared_out, collected));
