@@ -1,7 +1,7 @@
 //! The processes of this network namespace: daemons of other namespaces have other routes and do not matter.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// A process.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -98,16 +98,17 @@ pub fn is_running(proc: &Path, name: &str) -> bool {
     let own = fs::read_link(proc.join("thread-self/ns/net")).ok();
     let is_it =
         |folder: &PathBuf| fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
-    let is_elsewhere = |folder: &PathBuf| {
-        let other = fs::read_link(folder.join("ns/net")).ok();
-        own.is_some() && other.is_some() && own != other
+    let is_here = |folder: &PathBuf| match fs::read_link(folder.join("ns/net")) {
+        Ok(other) => own.as_ref().is_none_or(|own| *own == other),
+        // It has ended: one that nobody has waited for yet has a name still, and no namespace.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
     let folders = fs::read_dir(proc).into_iter().flatten().filter_map(|entry| {
         let entry = entry.ok()?;
         entry.file_name().to_str()?.parse::<u32>().ok()?;
         Some(entry.path())
     });
-    folders.filter(is_it).any(|folder| !is_elsewhere(&folder))
+    folders.filter(is_it).any(|folder| is_here(&folder))
 }
 
 #[cfg(test)]
@@ -136,7 +137,10 @@ mod tests {
         namespace("9", "net:[2]");
         assert!(!runs(), "that is another host's, as it were");
         named("10", "zebra");
-        assert!(runs(), "nobody says that it is elsewhere");
+        assert!(!runs(), "what has ended has no namespace");
+        fs::write(proc.path().join("10/ns"), "").unwrap();
+        assert!(runs(), "it may not be asked, so nobody says that it is elsewhere");
+        fs::remove_file(proc.path().join("10/ns")).unwrap();
         namespace("10", "net:[1]");
         assert!(runs());
         assert!(!is_running(Path::new("/nonexistent"), "zebra"));
