@@ -31,13 +31,18 @@ pub(crate) enum Gaps {
     Race,
 }
 
+/// Whether these gaps are none, or those of IPv6 routes that are changed.
+pub(crate) fn is_replaced(gaps: &[Duration], to: IpNet) -> bool {
+    gaps.is_empty() || (to.addr().is_ipv6() && gaps.iter().all(|gap| *gap < REPLACED))
+}
+
 /// No moment without a route, but for those that the daemon is known for.
 #[track_caller]
 pub(crate) fn assert_reachable(name: &str, history: &History, to: IpNet, allowed: Gaps) {
     let gaps = gaps(history, to);
-    let is_right = match (allowed, to) {
-        (Gaps::Ipv6, IpNet::V4(_)) => gaps.is_empty(),
-        (Gaps::Ipv6, IpNet::V6(_)) | (Gaps::Race, _) => gaps.iter().all(|gap| *gap < REPLACED),
+    let is_right = match allowed {
+        Gaps::Ipv6 => is_replaced(&gaps, to),
+        Gaps::Race => gaps.iter().all(|gap| *gap < REPLACED),
     };
     let is_there = history.moments(to).last().is_some_and(|moment| !moment.routes.is_empty());
     assert!(is_right && is_there, "{name}: no route to {to} for {gaps:?}: {:#?}", history.moments(to));

@@ -1,15 +1,16 @@
 //! BIRD is killed and started again, or restarts, on each router in each state of a migration.
 
-use crate::judging::{Gaps, assert_reachable};
+use crate::judging::{Gaps, assert_reachable, is_replaced};
 use cutover_tests::fabric::{BGP_METRIC, Daemon, Fabric, Place, Shape, Who, gaps};
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
 use cutover_tests::{Bird, frames};
+use ipnet::IpNet;
 use std::time::Duration;
 
-/// Less than this is what a peer was once without an IPv4 route: 2.03 s after 1 of some 700 kills and restarts, on a busy machine. It
-/// is as long as BIRD waits after an error and before it connects again, so the first session after the start may have failed.
+/// Less than this is what a peer was without routes after 2 of some 1,000 kills and restarts, on a busy machine: 2.03 s (IPv4) and 2.15 s
+/// (IPv6). It is as long as BIRD waits after an error and before it connects again, so the first session after the start may have failed.
 const SECOND_START: Duration = Duration::from_secs(4);
-/// So often in one test. Two of them in the restarts of one test are a matter of 1 in some 7,000 runs.
+/// So often in one test, each on one router. Two of them in the restarts of one test are a matter of 1 in some thousand runs.
 const SECOND_STARTS: usize = 1;
 
 #[test]
@@ -34,7 +35,7 @@ fn in_each_state(restart: impl Fn(&mut Bird)) {
     let mut second_starts = 0;
     let mut each = |fabric: &mut Fabric, place, metric, state| {
         second_starts += on_each_router(fabric, &restart, place, metric, state);
-        assert!(second_starts <= SECOND_STARTS, "a peer was without an IPv4 route for a moment, again");
+        assert!(second_starts <= SECOND_STARTS, "a peer was without routes for a moment, again");
     };
     each(&mut fabric, Place::Source, NORMAL, "normal");
 
@@ -52,7 +53,7 @@ fn in_each_state(restart: impl Fn(&mut Bird)) {
     each(&mut fabric, Place::Target, ELEVATED, "converging");
 }
 
-/// Returns how often a peer was without an IPv4 route for a moment; for longer, and otherwise, nobody was.
+/// Returns how often a peer was without routes for a moment; for longer, and otherwise, nobody was.
 #[track_caller]
 fn on_each_router(
     fabric: &mut Fabric,
@@ -73,15 +74,15 @@ fn on_each_router(
         for (router, mark) in fabric.routers().into_iter().zip(marks) {
             let name = format!("{state}, {who:?}, on {}", router.name());
             let history = router.watch.since(mark);
-            for to in fabric.port().routed() {
-                let gaps = gaps(&history, to);
-                let is_second_start = gaps.len() == 1 && gaps[0] < SECOND_START;
-                if to.addr().is_ipv4() && is_second_start {
-                    second_starts += 1;
-                } else {
-                    assert_reachable(&name, &history, to, Gaps::Ipv6);
-                }
-            }
+            let is_second_start = |to: &IpNet| {
+                let gaps = gaps(&history, *to);
+                gaps.len() == 1 && gaps[0] < SECOND_START && !is_replaced(&gaps, *to)
+            };
+            let (second, usual): (Vec<_>, Vec<_>) =
+                fabric.port().routed().into_iter().partition(is_second_start);
+            // A session has both families.
+            second_starts += usize::from(!second.is_empty());
+            usual.into_iter().for_each(|to| assert_reachable(&name, &history, to, Gaps::Ipv6));
         }
     }
     second_starts

@@ -146,7 +146,9 @@ fn a_migration_is_reported_as_neutron_and_nova_need_it() {
     let repeated = cloud.wait_written_after(TARGET, healed.modified);
     assert_eq!(cloud.wait_written_after(TARGET, repeated.modified).writes, healed.writes + 2);
     let said = ["Endpoint status reported", "status=up", &format!("uid={uid}")];
-    assert!(cloud.target.agent.log().matching(&said).len() >= 5, "each with what and for which migration");
+    wait::until(wait::SOON, "each is logged with what and for which migration", || {
+        cloud.target.agent.log().matching(&said).len() >= 5
+    });
 }
 
 #[test]
