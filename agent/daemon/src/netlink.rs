@@ -21,6 +21,7 @@ pub mod route;
 pub mod snapshot;
 pub mod socket;
 mod socket_filter;
+pub(crate) mod subscriber;
 mod table;
 mod walk;
 mod witness;

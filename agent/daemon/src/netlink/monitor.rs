@@ -22,8 +22,9 @@ use super::dump::{ANY_PROTOCOL, Question};
 use super::events::{MonitorSettings, NeighbourEvent, RouteEvent, Streams};
 use super::family::ByFamily;
 use super::mirror::{Doubt, Mirror, Observations};
+use super::subscriber::failed;
 use crate::clock;
-use connection::{Connection, failed};
+use connection::Connection;
 use cutover_engine::BootTime;
 use flood::{Flood, Overruns};
 use full_read::{FullRead, refused};
@@ -145,7 +146,7 @@ impl Monitor {
     async fn follow(&mut self) -> Result<(), MonitorError> {
         loop {
             let now = clock::now();
-            self.is_congested &= !self.socket.ran_dry;
+            self.is_congested &= !self.socket.subscriber.ran_dry;
             let can_ask = self.read.is_none() && !self.is_congested;
             if can_ask && self.next_read_at.is_some_and(|at| at <= now) {
                 self.begin_full_read(now)?;
@@ -162,10 +163,10 @@ impl Monitor {
                     Some(command) => self.obey(command).await?,
                     None => return Ok(()),
                 },
-                received = self.socket.receive() => match received {
+                received = self.socket.subscriber.receive() => match received {
                     Ok(()) => self.handle_datagram().await?,
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun()?,
-                    Err(error) => return Err(failed("recv")(error)),
+                    Err(error) => return Err(failed("recv")(error).into()),
                 },
                 () = clock::sleep_until(wake_at) => {
                     if self.read.is_some() {
@@ -210,7 +211,7 @@ impl Monitor {
         if let Some(read) = &mut self.read {
             read.overrun = true;
         }
-        (self.is_congested, self.socket.ran_dry) = (true, false);
+        (self.is_congested, self.socket.subscriber.ran_dry) = (true, false);
         self.is_ignorant = true;
         let now = clock::now();
         let at = self.overruns.note(now);
@@ -289,7 +290,7 @@ impl Monitor {
     async fn handle_datagram(&mut self) -> Result<(), MonitorError> {
         let mut seen = Observations::default();
         self.datagrams += 1;
-        let buffer = std::mem::take(&mut self.socket.buffer);
+        let buffer = std::mem::take(&mut self.socket.subscriber.buffer);
         let mut rest = buffer.as_slice();
         let mut result = Ok(());
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
@@ -300,7 +301,7 @@ impl Monitor {
                 _ => break,
             }
         }
-        self.socket.buffer = buffer;
+        self.socket.subscriber.buffer = buffer;
         let filtered = if seen.facts.is_empty() { Ok(()) } else { self.socket.filter(self.mirror.filter()) };
         // The mirror has it already, so nobody would tell of it again.
         self.act_on(seen).await;
@@ -313,7 +314,7 @@ impl Monitor {
         datagram_bytes: usize,
         seen: &mut Observations,
     ) -> Result<(), MonitorError> {
-        let port = self.socket.port;
+        let port = self.socket.subscriber.port;
         let answer_by = self.answer_by(clock::now());
         let is_answer = |read: &&mut FullRead| {
             message.port_number() == port && message.sequence_number() == read.sequence

@@ -93,10 +93,7 @@ impl RouteSocket {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
         socket.set_cap_ack(true).map_err(failed("NETLINK_CAP_ACK"))?;
-        // The forced variant ignores net.core.rmem_max but needs CAP_NET_ADMIN.
-        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
-            socket.set_rx_buf_sz(RECEIVE_BUFFER_BYTES as libc::c_int).map_err(failed("SO_RCVBUF"))?;
-        }
+        set_receive_buffer(&mut socket, RECEIVE_BUFFER_BYTES).map_err(failed("SO_RCVBUF"))?;
         Ok(Self { socket, answer: Box::new([0; ANSWER_BYTES_MAX]), tainted: false })
     }
 
@@ -178,6 +175,14 @@ impl RouteSocket {
         let peeked = self.socket.recv_from(&mut free, libc::MSG_DONTWAIT | libc::MSG_PEEK);
         peeked.is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
     }
+}
+
+/// What the kernel may put aside for a socket until it is read.
+pub(super) fn set_receive_buffer(socket: &mut Socket, bytes: usize) -> io::Result<()> {
+    // The forced variant ignores net.core.rmem_max but needs CAP_NET_ADMIN.
+    setsockopt(socket, sockopt::RcvBufForce, &bytes)
+        .map_err(io::Error::from)
+        .or_else(|_| socket.set_rx_buf_sz(bytes as libc::c_int))
 }
 
 fn parse_answer(datagram: &[u8]) -> Option<(usize, i32)> {

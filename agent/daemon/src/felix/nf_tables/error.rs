@@ -1,5 +1,6 @@
 //! Why nf_tables cannot be followed.
 
+use crate::netlink::subscriber::StepError;
 use std::io;
 
 /// nf_tables cannot be followed.
@@ -19,6 +20,8 @@ pub(in crate::felix) enum FollowError {
     Stuck,
 }
 
-pub(super) fn failed(step: &'static str) -> impl Fn(io::Error) -> FollowError {
-    move |error| FollowError::Io { step, error }
+impl From<StepError> for FollowError {
+    fn from(StepError { step, error }: StepError) -> Self {
+        Self::Io { step, error }
+    }
 }

@@ -9,11 +9,12 @@
 //! counts as missing, which delays `up` and does no other harm.
 
 use super::connection::{Connection, RECEIVE_BUFFER_BYTES};
-use super::error::{FollowError, failed};
+use super::error::FollowError;
 use super::message::{self, DumpRequest, Event, Family};
 use super::mirror::Mirror;
 use crate::clock;
 use crate::felix::backend::{Backend, Direction};
+use crate::netlink::subscriber::failed;
 use cutover_engine::BootTime;
 use cutover_engine::chains::Chains;
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
@@ -89,17 +90,17 @@ impl<Tell: FnMut(Changes)> Follower<Tell> {
     async fn run(&mut self) -> Result<(), FollowError> {
         loop {
             let now = clock::now();
-            self.is_congested &= !self.connection.ran_dry;
+            self.is_congested &= !self.connection.subscriber.ran_dry;
             let can_ask = self.read.is_none() && !self.is_congested;
             if can_ask && self.read_again_at.is_some_and(|at| at <= now) {
                 self.begin_read(now)?;
             }
             let wake_at = self.read.as_ref().map_or(self.read_again_at, |read| Some(read.deadline));
             tokio::select! {
-                received = self.connection.receive() => match received {
+                received = self.connection.subscriber.receive() => match received {
                     Ok(()) => self.take_datagram()?,
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun(),
-                    Err(error) => return Err(failed("recv")(error)),
+                    Err(error) => return Err(failed("recv")(error).into()),
                 },
                 () = clock::sleep_until(wake_at) => {
                     if self.read.as_ref().is_some_and(|read| read.deadline <= clock::now()) {
@@ -113,7 +114,7 @@ impl<Tell: FnMut(Changes)> Follower<Tell> {
     fn overrun(&mut self) {
         debug!("notifications of nf_tables were lost; reading everything again");
         self.is_blind = true;
-        (self.is_congested, self.connection.ran_dry) = (true, false);
+        (self.is_congested, self.connection.subscriber.ran_dry) = (true, false);
         if let Some(read) = &mut self.read {
             read.is_overrun = true;
         }
@@ -146,7 +147,7 @@ impl<Tell: FnMut(Changes)> Follower<Tell> {
     }
 
     fn take_datagram(&mut self) -> Result<(), FollowError> {
-        let buffer = std::mem::take(&mut self.connection.buffer);
+        let buffer = std::mem::take(&mut self.connection.subscriber.buffer);
         let mut rest = buffer.as_slice();
         let mut result = Ok(());
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
@@ -157,12 +158,12 @@ impl<Tell: FnMut(Changes)> Follower<Tell> {
                 _ => break,
             }
         }
-        self.connection.buffer = buffer;
+        self.connection.subscriber.buffer = buffer;
         result
     }
 
     fn take_message(&mut self, message: &NetlinkBuffer<&[u8]>) -> Result<(), FollowError> {
-        let port = self.connection.port;
+        let port = self.connection.subscriber.port;
         let is_answer =
             |read: &&mut Read| message.port_number() == port && message.sequence_number() == read.sequence;
         let Some(read) = self.read.as_mut().filter(is_answer) else {
@@ -274,7 +275,7 @@ fn refused(read: &mut Read, error: io::Error) -> Result<(), FollowError> {
             read.is_disturbed = true;
             Ok(())
         }
-        _ => Err(failed("dump")(error)),
+        _ => Err(failed("dump")(error).into()),
     }
 }
 

@@ -4,10 +4,11 @@
 //! nobody changed IPv6 routes meanwhile, or if a question about the one interface says the same. Absence of a neighbour that the
 //! monitor knew counts only if a question about that neighbour says so. [`super`] sends the requests.
 
-use super::connection::{MonitorError, failed};
+use super::connection::MonitorError;
 use crate::netlink::dump::{self, ANY_PROTOCOL, Question};
 use crate::netlink::mirror::Mirror;
 use crate::netlink::route::ObservedRoute;
+use crate::netlink::subscriber::failed;
 use crate::netlink::walk::Walk;
 use crate::netlink::witness::Witness;
 use cutover_engine::BootTime;
@@ -215,6 +216,6 @@ pub(super) fn refused(read: &mut FullRead, error: io::Error) -> Result<(), Monit
             read.could_not_answer();
             Ok(())
         }
-        _ => Err(failed("dump")(error)),
+        _ => Err(failed("dump")(error).into()),
     }
 }
