@@ -25,6 +25,8 @@ const FOLDER: &str = "/run/frr";
 const CONFIGURATIONS: &str = "/etc/frr";
 /// The release that has given configurations to a daemon of their own.
 const FIRST_WITH_MGMTD: u32 = 9;
+/// What mgmtd says while somebody else changes its configuration.
+const LOCKED: &str = "locked by another session";
 /// LIMIT: a daemon starts within a second; on a machine without a free processor it takes as long as it takes.
 const STARTS_WITHIN: Duration = Duration::from_secs(40);
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -107,14 +109,26 @@ impl Frr {
 
     /// Lines that it does not take are left out, as at its own start.
     fn configure(&mut self, file: &Path) -> Result<(), Failed> {
+        // mgmtd lets nobody change anything while it tells zebra of what there was, which has just connected. What was taken the first
+        // time is taken again without a change.
+        let deadline = Instant::now() + STARTS_WITHIN;
+        self.complaints = self.load(file)?;
+        while self.complaints.iter().any(|it| it.contains(LOCKED)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+            self.complaints = self.load(file)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what it said to the lines that it does not take.
+    fn load(&self, file: &Path) -> Result<Vec<String>, Failed> {
         let output = self.vtysh().arg("-f").arg(file).output();
         let output = output
             .map_err(|error| Failed::Absent(format!("{}: cannot run: {error}", self.vtysh.display())))?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         let lines = said.lines().map(str::trim).filter(|it| it.contains('%') || it.starts_with("line "));
-        self.complaints = lines.map(str::to_owned).collect();
-        Ok(())
+        Ok(lines.map(str::to_owned).collect())
     }
 
     pub(super) fn version(&self) -> &str {
