@@ -2,3 +2,6 @@
 
 pub mod cli;
 pub mod doctor;
+#[cfg(test)]
+mod example;
+mod overruns;

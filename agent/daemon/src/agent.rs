@@ -497,7 +497,6 @@ impl Agent {
                 .collect(),
             announcements,
             route_writes: self.route_report.writes(),
-            overruns: None,
         }
     }
 }

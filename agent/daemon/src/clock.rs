@@ -61,34 +61,6 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// What the kernel knows about how good its wall-clock time is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KernelClock {
-    /// Whether somebody disciplines it.
-    pub is_synchronised: bool,
-    /// How far off it is, as far as whoever does so knows.
-    pub estimated_error: std::time::Duration,
-}
-
-/// Asks the kernel how good its wall-clock time is; changes nothing.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn kernel_clock() -> io::Result<KernelClock> {
-    // SAFETY: a timex of zeros is valid, and with `modes` 0 it asks without changing anything.
-    let mut state: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: adjtimex reads and writes one timex, which lives until the call returns.
-    let result = unsafe { libc::adjtimex(&raw mut state) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let estimated_error_us = u64::try_from(state.esterror).unwrap_or(0);
-    Ok(KernelClock {
-        is_synchronised: state.status & libc::STA_UNSYNC == 0,
-        estimated_error: std::time::Duration::from_micros(estimated_error_us),
-    })
-}
-
 /// Sleeps until then, or for good.
 pub(crate) async fn sleep_until(at: Option<BootTime>) {
     match at {

@@ -4,8 +4,6 @@
 //! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;
 //! it passes requests to the agent loop and the answers back.
 
-pub mod example;
-
 use crate::allocator;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -127,10 +125,6 @@ pub struct Status {
     pub announcements: BTreeMap<String, u64>,
     /// Route changes sent to the kernel since the agent started.
     pub route_writes: u64,
-    /// BGP daemons beside the agent that lost notifications of the kernel; nothing if nobody has looked. `cutover status` looks, the
-    /// agent does not: in its unit it may not see the sockets of other processes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overruns: Option<Vec<crate::overruns::Overrun>>,
 }
 
 /// What the agent's memory is enough for.

@@ -22,7 +22,6 @@ mod lock;
 pub mod logging;
 pub mod migrations;
 pub mod netlink;
-pub mod overruns;
 #[cfg(test)]
 mod own_namespace;
 pub mod ownership;

@@ -28,7 +28,7 @@ mod witness;
 
 pub use batch::PreparedBatch;
 pub use clsact::ClsactError;
-pub use events::{MonitorSettings, NeighbourEvent, Owner, RouteEvent, Streams};
+pub use events::{MonitorSettings, NeighbourEvent, Owner, RECEIVE_BUFFER_BYTES, RouteEvent, Streams};
 pub use family::{ByFamily, Family};
 pub(crate) use link::exists as link_exists;
 pub use monitor::{Monitor, MonitorHandle};

@@ -1,11 +1,12 @@
 //! `cutover status`: what the running agent knows, as a table or as JSON.
 
 use super::{ConfigFile, Failure, print};
+use crate::overruns::{self, Overrun};
 use cutover_daemon::control::{self, Losses, Recall, Status};
 use cutover_daemon::logging::printable;
-use cutover_daemon::overruns::{self, Overrun};
 use cutover_daemon::settings;
 use cutover_engine::view::{EndpointView, FelixView, RecallView};
+use serde::Serialize;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -30,16 +31,26 @@ pub struct StatusArguments {
 /// The settings cannot be read, no agent answers, or the caller may not ask.
 pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let run_dir = settings::load(&arguments.file.sources()?, &[]).settings.cutover_run_dir;
-    let mut status = ask(&run_dir)?;
-    // Whoever cannot look says nothing.
-    status.overruns = overruns::beside(Path::new("/proc"), status.pid).ok();
+    let status = ask(&run_dir)?;
+    let overruns = overruns::beside(Path::new("/proc"), status.pid).ok();
+    let answer = Answer { status, overruns };
     if arguments.json {
         let text =
-            serde_json::to_string_pretty(&status).map_err(|error| Failure::other(error.to_string()))?;
+            serde_json::to_string_pretty(&answer).map_err(|error| Failure::other(error.to_string()))?;
         print(&format!("{text}\n"))
     } else {
-        print(&table(&status))
+        print(&table(&answer))
     }
+}
+
+/// What the agent says, and what it cannot see: in its unit it may not look at the sockets of other processes.
+#[derive(Debug, Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    status: Status,
+    /// BGP daemons beside the agent that lost notifications of the kernel; nothing if they cannot be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overruns: Option<Vec<Overrun>>,
 }
 
 /// Asks the agent of a run directory.
@@ -100,7 +111,7 @@ fn standing(status: &Status) -> String {
 }
 
 /// The table for people.
-fn table(status: &Status) -> String {
+fn table(Answer { status, overruns }: &Answer) -> String {
     let mut text = heading(status) + "\n" + &losses(&status.losses);
     let mut rows = vec![
         ["ENDPOINT", "INTERFACE", "ROLE", "STATE", "STATUS", "WATCH", "ROUTES", "NOTES"]
@@ -141,7 +152,7 @@ fn table(status: &Status) -> String {
             }
         }
     }
-    text.push_str(&lost(status.overruns.as_deref().unwrap_or_default()));
+    text.push_str(&lost(overruns.as_deref().unwrap_or_default()));
     let counted: Vec<_> = status
         .announcements
         .iter()
@@ -301,7 +312,8 @@ pub(super) fn align(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cutover_daemon::control::{Trouble, example};
+    use crate::example;
+    use cutover_daemon::control::Trouble;
     use cutover_daemon::felix::Report;
     use cutover_engine::machine::State;
     use cutover_engine::view::RouteView;
@@ -367,14 +379,14 @@ mod tests {
             refused_routes: BTreeMap::from([("10.0.0.9/32 dev tap7".to_owned(), "down".to_owned())]),
             announcements: BTreeMap::from([("accepted_rarp".to_owned(), 1), ("ring_full".to_owned(), 0)]),
             route_writes: 2,
-            overruns: Some(vec![Overrun { daemon: "zebra".into(), pid: 7, lost: 12 }]),
             ..example::status(vec![endpoint()])
         }
     }
 
     #[test]
     fn columns_line_up_and_every_fact_is_there() {
-        let text = table(&status());
+        let overruns = Some(vec![Overrun { daemon: "zebra".into(), pid: 7, lost: 12 }]);
+        let text = table(&Answer { status: status(), overruns });
         let mut lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.remove(3), "ERROR: both write");
         assert!(lines[0].contains("role routes"), "{}", lines[0]);

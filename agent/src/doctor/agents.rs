@@ -150,7 +150,8 @@ fn others(processes: &Processes, agent: Option<u32>, felix_may: bool) -> Vec<Fin
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use cutover_daemon::control::{Trouble, example};
+    use crate::example;
+    use cutover_daemon::control::Trouble;
 
     fn status() -> Status {
         Status {

@@ -12,15 +12,13 @@ mod openbgpd;
 mod tests;
 
 use super::finding::{Area, Check, Finding};
-use super::rehearsal::{self, Program, Request};
+use super::rehearsal::{self, FamilyMetrics, Program, Request};
 use cutover_daemon::netlink::snapshot::{self, LinkSeen};
 use cutover_daemon::processes::{Process, Processes};
 use cutover_daemon::settings::{DatastoreType, Settings};
 use cutover_engine::InterfacePrefixes;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -180,7 +178,7 @@ struct VmRoute {
 pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings) -> Vec<Finding> {
     let routes = routes_of_vms(settings);
     let samples: Vec<IpNet> = routes.iter().map(|route| route.destination).collect();
-    let wanted = Wanted::new(settings, &samples);
+    let wanted = RouteShape::new(settings, &samples);
     // With such settings the agent does not start, which is said elsewhere, and no daemon can make them work.
     if wanted.families.iter().any(|family| family.elevated >= family.normal) {
         return Vec::new();
@@ -264,14 +262,14 @@ fn is_confined(pid: u32) -> bool {
 }
 
 /// What a configuration does in a rehearsal, and what that means; with other numbers than those of the settings if it is only these.
-fn rehearsed(request: &Request, wanted: &Wanted) -> Vec<Finding> {
+fn rehearsed(request: &Request, wanted: &RouteShape) -> Vec<Finding> {
     if let Some(pid) = request.daemon.filter(|pid| is_confined(*pid)) {
         return vec![CONFIGURATION.notice(
             format!("process {pid} is in a container with users of its own: its daemon is not run by root, and {} was not rehearsed", request.configuration.display()),
             "give cutover doctor a copy of the configuration with --bird-conf or --frr-conf, and the same version of the daemon with --bird or --frr-dir",
         )];
     }
-    let play = |wanted: &Wanted| {
+    let play = |wanted: &RouteShape| {
         let request = Request { families: wanted.families.clone(), ..request.clone() };
         let configuration = request.configuration.display().to_string();
         rehearsal::rehearse(&request).map(|observed| judge::judge(&observed, &configuration, wanted))
@@ -323,7 +321,7 @@ fn routes_of_vms(settings: &Settings) -> Vec<VmRoute> {
 }
 
 /// A family that nobody is told about, although others are. That can be meant so.
-fn no_peer(family: Family) -> Finding {
+fn no_peer(family: FamilyMetrics) -> Finding {
     ANNOUNCES.notice(
         format!("{family}: routes of VMs are announced to nobody"),
         format!("a peer with an {family} address, if VMs have such addresses"),
@@ -352,43 +350,27 @@ fn compare(daemon: &str, routes: &[VmRoute], known: &BTreeSet<(IpNet, u32)>) -> 
     )]
 }
 
-/// IPv4 or IPv6, and the numbers that its routes have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Family {
-    pub(super) is_ipv6: bool,
-    pub(super) normal: u32,
-    pub(super) elevated: u32,
-    /// The address of a VM here, for filters that look at addresses.
-    pub(super) sample: Option<IpNet>,
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_ipv6 { "IPv6" } else { "IPv4" })
-    }
-}
-
 /// What routes of VMs look like, by the settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Wanted {
-    families: Vec<Family>,
+struct RouteShape {
+    families: Vec<FamilyMetrics>,
     prefixes: InterfacePrefixes,
     protocol: u8,
     /// Addresses of VMs here.
     here: Vec<IpAddr>,
 }
 
-impl Wanted {
+impl RouteShape {
     fn new(settings: &Settings, samples: &[IpNet]) -> Self {
         let sample = |is_ipv6: bool| samples.iter().copied().find(|net| net.addr().is_ipv6() == is_ipv6);
-        let mut families = vec![Family {
+        let mut families = vec![FamilyMetrics {
             is_ipv6: false,
             normal: settings.ipv4_normal_route_priority,
             elevated: settings.ipv4_elevated_route_priority,
             sample: sample(false),
         }];
         if settings.ipv6_support {
-            families.push(Family {
+            families.push(FamilyMetrics {
                 is_ipv6: true,
                 normal: settings.ipv6_normal_route_priority,
                 elevated: settings.ipv6_elevated_route_priority,
@@ -421,7 +403,8 @@ impl Wanted {
 
     /// The same with the numbers that everybody has who did not change them.
     fn with_default_priorities(&self) -> Self {
-        let families = self.families.iter().map(|family| Family { normal: 1024, elevated: 512, ..*family });
+        let families =
+            self.families.iter().map(|family| FamilyMetrics { normal: 1024, elevated: 512, ..*family });
         Self { families: families.collect(), ..self.clone() }
     }
 }

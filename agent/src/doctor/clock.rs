@@ -2,8 +2,8 @@
 
 use super::command::answer;
 use super::finding::{Area, Check, Finding};
-use cutover_daemon::clock::{KernelClock, kernel_clock};
 use cutover_daemon::processes::Processes;
+use std::io;
 use std::time::Duration;
 
 static SYNCHRONISED: Check = Check {
@@ -26,6 +26,31 @@ pub(super) struct WallClock {
     pub(super) keeper: Option<String>,
     /// What chrony says about itself.
     pub(super) chrony: Option<Tracking>,
+}
+
+/// What the kernel knows about how good its wall-clock time is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct KernelClock {
+    /// Whether somebody disciplines it.
+    pub(super) is_synchronised: bool,
+    /// How far off it is, as far as whoever does so knows.
+    pub(super) estimated_error: Duration,
+}
+
+/// Asks the kernel how good its wall-clock time is; changes nothing.
+fn kernel_clock() -> io::Result<KernelClock> {
+    // SAFETY: a timex of zeros is valid, and with `modes` 0 it asks without changing anything.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: adjtimex reads and writes one timex, which lives until the call returns.
+    let result = unsafe { libc::adjtimex(&raw mut state) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let estimated_error_us = u64::try_from(state.esterror).unwrap_or(0);
+    Ok(KernelClock {
+        is_synchronised: state.status & libc::STA_UNSYNC == 0,
+        estimated_error: Duration::from_micros(estimated_error_us),
+    })
 }
 
 /// The part of `chronyc tracking` that matters.

@@ -15,11 +15,11 @@ mod speaker;
 mod stage;
 mod text;
 
-use super::bgp::Family;
 use bird::Bird;
 use cutover_engine::InterfacePrefixes;
 use daemon::Daemon;
 use frr::Frr;
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +29,7 @@ use scenery::Scenery;
 use script::Cast;
 use serde::{Deserialize, Serialize};
 use stage::Stage;
+use std::fmt;
 use std::fs;
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::IpAddr;
@@ -74,12 +75,28 @@ pub(super) struct Request {
     pub(super) text: Option<String>,
     /// A process that has the daemon's files, if those are not the host's.
     pub(super) daemon: Option<u32>,
-    pub(super) families: Vec<Family>,
+    pub(super) families: Vec<FamilyMetrics>,
     /// How the names of VMs' interfaces begin, as the settings have it.
     pub(super) prefixes: String,
     pub(super) protocol: u8,
     /// Addresses of VMs here.
     pub(super) here: Vec<IpAddr>,
+}
+
+/// IPv4 or IPv6, and the numbers that its routes have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct FamilyMetrics {
+    pub(super) is_ipv6: bool,
+    pub(super) normal: u32,
+    pub(super) elevated: u32,
+    /// The address of a VM here, for filters that look at addresses.
+    pub(super) sample: Option<IpNet>,
+}
+
+impl fmt::Display for FamilyMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_ipv6 { "IPv6" } else { "IPv4" })
+    }
 }
 
 /// The daemon's programs.

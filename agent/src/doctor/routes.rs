@@ -29,7 +29,7 @@ pub(super) fn judge(status: Option<&Status>) -> Vec<Finding> {
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use cutover_daemon::control::example;
+    use crate::example;
 
     #[test]
     fn each_refused_route_is_a_finding() {

@@ -61,7 +61,7 @@ pub(super) fn judge(links: &[LinkSeen], status: Option<&Status>) -> Vec<Finding>
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use cutover_daemon::control::example;
+    use crate::example;
     use cutover_engine::fact::Link;
     use cutover_engine::view::EndpointView;
 

@@ -3,7 +3,7 @@
 use cutover_daemon::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use cutover_daemon::applier::routes::{RouteApplier, RouteReport};
 use cutover_daemon::fast_path::Written;
-use cutover_daemon::netlink::monitor::RECEIVE_BUFFER_BYTES;
+use cutover_daemon::netlink::RECEIVE_BUFFER_BYTES;
 use cutover_daemon::netlink::{ByFamily, Family, Monitor, MonitorHandle, MonitorSettings};
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact, Wanted};

@@ -20,6 +20,10 @@ pub enum Owner {
     Other,
 }
 
+/// LIMIT: notifications about 10,000 routes that change at once take about 10 MiB with the kernel's
+/// bookkeeping. More is not lost for good: an overrun leads to a full read.
+pub const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
+
 /// What the monitor has to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MonitorSettings {
@@ -33,7 +37,7 @@ pub struct MonitorSettings {
     pub refresh: Option<Duration>,
     /// How long the kernel may take for the next part of an answer (`NetlinkTimeoutSecs`); `None` for as long as it likes.
     pub answer_timeout: Option<Duration>,
-    /// Size of the receive buffer in bytes; [`super::monitor::RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
+    /// Size of the receive buffer in bytes; [`RECEIVE_BUFFER_BYTES`] unless a test wants an overrun.
     pub receive_buffer_bytes: usize,
 }
 

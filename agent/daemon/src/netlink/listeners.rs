@@ -40,15 +40,15 @@ const fn bit(group: u32) -> u32 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listener {
     /// Its address: of the first socket of a process the number of that process, of others any number.
-    pub(crate) port: u32,
+    pub port: u32,
     /// What tells it apart, as long as it is open.
-    pub(crate) inode: u64,
+    pub inode: u64,
     /// What it is notified of, one bit each.
-    pub(crate) groups: u32,
+    pub groups: u32,
     /// What waits to be read, with the kernel's bookkeeping: that is what counts against the receive buffer.
-    pub(crate) queued_bytes: u64,
+    pub queued_bytes: u64,
     /// Notifications that did not fit into the receive buffer since the socket was opened.
-    pub(crate) lost: u64,
+    pub lost: u64,
 }
 
 /// Reads the kernel's list. Sockets without groups, and of other protocols, are left out.

@@ -37,10 +37,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
-/// LIMIT: notifications about 10,000 routes that change at once take about 10 MiB with the kernel's
-/// bookkeeping. More is not lost for good: an overrun leads to a full read.
-pub const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
-
 /// LIMIT: enough to ride out a pause of the reader; when it is full the kernel's buffer fills, then overruns.
 const STREAM_EVENTS_MAX: usize = 4096;
 

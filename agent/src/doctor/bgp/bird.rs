@@ -2,7 +2,7 @@
 
 mod running;
 
-use super::{CONFIGURATION, Daemon, Program, VmRoute, Wanted, rehearsed};
+use super::{CONFIGURATION, Daemon, Program, RouteShape, VmRoute, rehearsed};
 use crate::doctor::finding::Finding;
 use crate::doctor::rehearsal::unreadable;
 use cutover_daemon::processes::Process;
@@ -60,7 +60,7 @@ pub(super) fn examine(
     program: Program,
     elsewhere: Option<u32>,
     socket: Option<&Path>,
-    wanted: &Wanted,
+    wanted: &RouteShape,
     routes: &[VmRoute],
 ) -> Vec<Finding> {
     let seen = elsewhere.map_or_else(|| file.to_owned(), |pid| root_of(pid, file));

@@ -3,7 +3,7 @@
 mod running;
 
 use super::bird::root_of;
-use super::{CONFIGURATION, Program, RUNNING, Request, VmRoute, Wanted, elsewhere, rehearsed};
+use super::{CONFIGURATION, Program, RUNNING, Request, RouteShape, VmRoute, elsewhere, rehearsed};
 use crate::doctor::finding::Finding;
 use crate::doctor::rehearsal::unreadable;
 use cutover_daemon::processes::{Process, Processes};
@@ -42,7 +42,7 @@ pub(super) fn examine_file(
     file: &Path,
     program: Program,
     elsewhere: Option<u32>,
-    wanted: &Wanted,
+    wanted: &RouteShape,
 ) -> Vec<Finding> {
     let seen = elsewhere.map_or_else(|| file.to_owned(), |pid| root_of(pid, file));
     if let Some(reason) = unreadable(&seen) {
@@ -59,7 +59,7 @@ pub(super) fn examine_running(
     bgpd: &Process,
     program: Program,
     processes: &Processes,
-    wanted: &Wanted,
+    wanted: &RouteShape,
     routes: &[VmRoute],
 ) -> Vec<Finding> {
     if let Some(pid) = elsewhere(bgpd) {

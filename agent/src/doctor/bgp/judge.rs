@@ -7,13 +7,14 @@ mod places;
 mod winning;
 
 use super::{
-    ANNOUNCES, CONFIGURATION, Family, INTO_KERNEL, LEARNS, NEXT_HOP, PRIORITIES, RESTART, Wanted, no_peer,
+    ANNOUNCES, CONFIGURATION, FamilyMetrics, INTO_KERNEL, LEARNS, NEXT_HOP, PRIORITIES, RESTART, RouteShape,
+    no_peer,
 };
 use crate::doctor::finding::{Finding, Level};
 use crate::doctor::rehearsal::observed::{Act, Observed, Origin, Scene, Session};
 
 /// Judges what was seen.
-pub(super) fn judge(observed: &Observed, configuration: &str, wanted: &Wanted) -> Vec<Finding> {
+pub(super) fn judge(observed: &Observed, configuration: &str, wanted: &RouteShape) -> Vec<Finding> {
     if let Some(absent) = &observed.absent {
         return vec![CONFIGURATION.notice(
             format!("{configuration} could not be rehearsed: {absent}"),
@@ -42,7 +43,7 @@ pub(super) fn judge(observed: &Observed, configuration: &str, wanted: &Wanted) -
     }));
     findings.extend(restart(observed));
     let families = wanted.families.iter().filter(|family| observed.families[usize::from(family.is_ipv6)]);
-    let has_peers = |family: &Family| peers(observed, family.is_ipv6).next().is_some();
+    let has_peers = |family: &FamilyMetrics| peers(observed, family.is_ipv6).next().is_some();
     let announces_any = wanted.families.iter().any(has_peers);
     let mut unclear: Vec<&Session> =
         others(observed).filter(|session| !session.is_up || session.has_ended).collect();
@@ -85,8 +86,8 @@ pub(super) fn is_bad(findings: &[Finding]) -> bool {
 }
 
 /// What is said if the numbers that everybody has are right, and those of the settings are not.
-pub(super) fn other_numbers(wanted: &Wanted) -> Finding {
-    let of = |family: &Family| format!("{family} {} and {}", family.normal, family.elevated);
+pub(super) fn other_numbers(wanted: &RouteShape) -> Finding {
+    let of = |family: &FamilyMetrics| format!("{family} {} and {}", family.normal, family.elevated);
     let numbers: Vec<String> = wanted.families.iter().map(of).collect();
     PRIORITIES.error(
         format!("the filters are written for metrics 1024 and 512, the settings say {}", numbers.join(", ")),
@@ -144,7 +145,7 @@ fn restart(observed: &Observed) -> Option<Finding> {
 /// One family in one place.
 struct Judge<'a> {
     observed: &'a Observed,
-    family: Family,
+    family: FamilyMetrics,
     sample: usize,
 }
 

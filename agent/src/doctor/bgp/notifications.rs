@@ -1,7 +1,7 @@
 //! Whether daemons lost notifications of the kernel, and what makes them right again.
 
 use super::{Area, Check, Finding};
-use cutover_daemon::overruns::{self, Overrun};
+use crate::overruns::{self, Overrun};
 use cutover_daemon::processes::Processes;
 use std::io;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What is known without a daemon: which ones are looked at, and what is said where there is none.
 
-use super::{Family, Files, Wanted, daemons, examine};
+use super::{FamilyMetrics, Files, RouteShape, daemons, examine};
 use crate::doctor::finding::{Finding, Level};
 use cutover_daemon::processes::{Process, Processes};
 use cutover_daemon::settings::{DatastoreType, Settings};
@@ -79,9 +79,9 @@ fn priorities_that_nothing_can_carry_are_the_settings_business() {
 fn families_of_the_settings() {
     let mut settings = settings();
     let sample = "10.65.0.2/32".parse().unwrap();
-    let wanted = Wanted::new(&settings, &[sample]);
-    let family = |is_ipv6, sample| Family { is_ipv6, normal: 1024, elevated: 512, sample };
+    let wanted = RouteShape::new(&settings, &[sample]);
+    let family = |is_ipv6, sample| FamilyMetrics { is_ipv6, normal: 1024, elevated: 512, sample };
     assert_eq!(wanted.families, [family(false, Some(sample)), family(true, None)]);
     settings.ipv6_support = false;
-    assert_eq!(Wanted::new(&settings, &[]).families, [family(false, None)]);
+    assert_eq!(RouteShape::new(&settings, &[]).families, [family(false, None)]);
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::netlink::monitor::RECEIVE_BUFFER_BYTES;
+use crate::netlink::RECEIVE_BUFFER_BYTES;
 use crate::netlink::route::encode;
 use cutover_engine::wanted::WantedRoute;
 use netlink_packet_core::Emitable;

@@ -1,7 +1,7 @@
 //! Screens of several sizes, drawn into memory.
 
 use super::*;
-use cutover_daemon::control::example;
+use crate::example;
 use cutover_engine::EndpointKey;
 use cutover_engine::machine::Phases;
 use cutover_engine::view::{MigrationView, RouteView};

@@ -1,14 +1,14 @@
 //! VMs may have addresses in several places, and filters may look at them: what is the same everywhere is a verdict, and the rest is said
 //! to depend on addresses.
 
-use super::super::Family;
 use super::Judge;
 use crate::doctor::finding::{Finding, Level};
+use crate::doctor::rehearsal::FamilyMetrics;
 use crate::doctor::rehearsal::observed::{Act, Observed};
 use std::net::IpAddr;
 
 /// What holds in one family.
-pub(super) fn agreed(observed: &Observed, family: Family) -> Vec<Finding> {
+pub(super) fn agreed(observed: &Observed, family: FamilyMetrics) -> Vec<Finding> {
     let normal = observed.scenes.iter().filter(|it| it.act == Act::Normal && it.is_ipv6() == family.is_ipv6);
     let places = normal.map(|scene| {
         let judge = Judge { observed, family, sample: scene.sample };

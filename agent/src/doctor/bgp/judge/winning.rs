@@ -1,6 +1,8 @@
 //! Which route wins where there are two: on the source, on the target, for the daemon and for the kernel.
 
-use super::super::{Family, KERNEL_METRIC, LOCAL_WINS, METRIC_OPTION, ONE_STEP, REMOTE_WINS, local_pref};
+use super::super::{
+    FamilyMetrics, KERNEL_METRIC, LOCAL_WINS, METRIC_OPTION, ONE_STEP, REMOTE_WINS, local_pref,
+};
 use super::{DISTANCE_SHIFT, Judge};
 use crate::doctor::finding::Finding;
 use crate::doctor::rehearsal::observed::{Act, Origin, Scene, Session};
@@ -141,7 +143,7 @@ impl Judge<'_> {
 
     /// Whether a route from another host and one of this host's can have the same metric. BIRD 1 leaves what is not its own alone.
     const fn is_own(&self, normal: u32, elevated: u32) -> bool {
-        let Family { normal: own_normal, elevated: own_elevated, .. } = self.family;
+        let FamilyMetrics { normal: own_normal, elevated: own_elevated, .. } = self.family;
         self.observed.generation > 1
             && (normal == own_normal
                 || normal == own_elevated
@@ -150,7 +152,7 @@ impl Judge<'_> {
     }
 }
 
-fn one_step(family: Family, normal: u32, elevated: u32) -> Finding {
+fn one_step(family: FamilyMetrics, normal: u32, elevated: u32) -> Finding {
     if normal == elevated {
         return ONE_STEP.ok(format!("{family}: other hosts' routes keep their metric"));
     }
@@ -163,8 +165,8 @@ fn one_step(family: Family, normal: u32, elevated: u32) -> Finding {
 }
 
 /// The option that makes every route right.
-fn fixed(family: Family) -> String {
-    let Family { normal, elevated, .. } = family;
+fn fixed(family: FamilyMetrics) -> String {
+    let FamilyMetrics { normal, elevated, .. } = family;
     let between = Priorities { normal, elevated }.between();
     between.map_or_else(
         || format!("an elevated priority below {elevated} in the settings, and a metric between the two "),

@@ -2,11 +2,11 @@
 //!
 //! KERNEL: the list of netlink sockets counts what was dropped since a socket was opened, and says nothing of what it was or when. A
 //! daemon that was started again has a new socket and a new count. Owns the looking, for `cutover status` and the doctor; whoever writes
-//! many changes takes care that it does not happen (`applier::pace`).
+//! many changes takes care that it does not happen (`cutover_daemon::applier`).
 
-use crate::netlink::listeners::{self, Listener};
-use crate::processes::{Process, Processes};
-use serde::{Deserialize, Serialize};
+use cutover_daemon::netlink::listeners::{self, Listener};
+use cutover_daemon::processes::{Process, Processes};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -16,19 +16,19 @@ use std::path::Path;
 const DAEMONS: [&str; 3] = ["bird", "bird6", "zebra"];
 
 /// A daemon that listens to the kernel.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Overrun {
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Overrun {
     /// The name of its program.
-    pub daemon: String,
+    pub(crate) daemon: String,
     /// Number of its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Notifications that it was not given since it opened its socket.
-    pub lost: u64,
+    pub(crate) lost: u64,
 }
 
 impl Overrun {
     /// FRR's zebra does not notice, unlike BIRD, which looks at everything again at its next scan.
-    pub fn is_for_good(&self) -> bool {
+    pub(crate) fn is_for_good(&self) -> bool {
         self.daemon == "zebra"
     }
 }
@@ -44,19 +44,13 @@ impl fmt::Display for Overrun {
 }
 
 /// Every daemon with a socket that listens, whether it lost something or not. `proc` is where /proc is.
-///
-/// # Errors
-/// The list of sockets cannot be read.
-pub fn of_daemons(proc: &Path, processes: &Processes) -> io::Result<Vec<Overrun>> {
+pub(crate) fn of_daemons(proc: &Path, processes: &Processes) -> io::Result<Vec<Overrun>> {
     let listeners = listeners::in_namespace_of(&proc.join("thread-self"))?;
     Ok(counted(proc, processes, &listeners))
 }
 
 /// Daemons in the network namespace of a process that lost something. Says so quickly where there are none.
-///
-/// # Errors
-/// The process is gone.
-pub fn beside(proc: &Path, pid: u32) -> io::Result<Vec<Overrun>> {
+pub(crate) fn beside(proc: &Path, pid: u32) -> io::Result<Vec<Overrun>> {
     let mut listeners = listeners::in_namespace_of(&proc.join(pid.to_string()))?;
     listeners.retain(|listener| listener.lost > 0);
     if listeners.is_empty() {

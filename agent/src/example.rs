@@ -1,14 +1,14 @@
 //! What an agent answers on a healthy host, for tests: they say what is otherwise.
 
-use super::Status;
 use cutover_common::MacAddr;
+use cutover_daemon::control::Status;
 use cutover_engine::EndpointKey;
 use cutover_engine::machine::State;
 use cutover_engine::view::EndpointView;
 use std::collections::BTreeMap;
 
 /// One that runs on `tap1`, without routes.
-pub fn endpoint() -> EndpointView {
+pub(crate) fn endpoint() -> EndpointView {
     let key = EndpointKey {
         host: "b".into(),
         orchestrator: "openstack".into(),
@@ -42,7 +42,7 @@ pub fn endpoint() -> EndpointView {
 }
 
 /// What an agent with these endpoints answers.
-pub fn status(endpoints: Vec<EndpointView>) -> Status {
+pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
     Status {
         hostname: "b".into(),
         version: "0.1.0".into(),
@@ -64,6 +64,5 @@ pub fn status(endpoints: Vec<EndpointView>) -> Status {
         kernel_routes: Vec::new(),
         announcements: BTreeMap::new(),
         route_writes: 0,
-        overruns: None,
     }
 }
