@@ -101,7 +101,7 @@ pub fn is_running(proc: &Path, name: &str) -> bool {
     let is_here = |folder: &PathBuf| match fs::read_link(folder.join("ns/net")) {
         Ok(other) => own.as_ref().is_none_or(|own| *own == other),
         // It has ended: one that nobody has waited for yet has a name still, and no namespace.
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        Err(error) => own.is_none() || error.kind() != io::ErrorKind::NotFound,
     };
     let folders = fs::read_dir(proc).into_iter().flatten().filter_map(|entry| {
         let entry = entry.ok()?;

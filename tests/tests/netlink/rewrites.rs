@@ -159,17 +159,17 @@ fn what_an_earlier_life_has_written_is_written_again_once() {
 fn what_a_killed_agent_left_behind_is_put_right() {
     for is_normal_there in [true, false] {
         let bed = Bed::new();
-        let [ipv4, ipv6] = bed.normal();
-        let stand_in = WantedRoute { metric: STAND_IN, ..ipv4 };
-        bed.write(&[stand_in, ipv6]);
+        bed.write(&bed.normal().map(|route| WantedRoute { metric: STAND_IN, ..route }));
         if is_normal_there {
-            bed.write(&[ipv4]);
+            bed.write(&bed.normal());
         }
         let mark = bed.watch.mark();
         let rig = bed.rig(true);
         rig.want(wanting(bed.normal()));
         bed.wait_normal();
-        bed.watch.since(mark).assert_never_without(ipv4.destination);
+        for route in bed.normal() {
+            bed.watch.since(mark).assert_never_without(route.destination);
+        }
         wait::until(wait::SOON, "everything is as it should be", || rig.report.settled());
     }
 }
@@ -211,8 +211,8 @@ fn a_route_that_is_given_up_meanwhile_is_gone() {
     for _ in 0..20 {
         let mark = bed.watch.mark();
         let open = bed.tap.open();
-        let stand_in_is_there = || bed.watch.since(mark).metrics(bed.normal()[0].destination).len() > 1;
-        wait::until(wait::SOON, "it is being written again", stand_in_is_there);
+        let is_begun = |route: &WantedRoute| bed.watch.since(mark).metrics(route.destination).len() > 1;
+        wait::until(wait::SOON, "it is being written again", || bed.normal().iter().all(is_begun));
         rig.want(Wanted { known_interfaces: [bed.ifindex].into_iter().collect(), ..wanting([]) });
         wait_for_routes(bed.host.namespace(), []);
         rig.want(wanting(bed.normal()));

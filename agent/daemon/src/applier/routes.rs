@@ -300,7 +300,8 @@ impl<Table: MainTable> RouteApplier<Table> {
             self.rewrites.appeared(&route, clock::now());
         }
         let is_news = self.report.lock(self.family).observed.seen(route, owner);
-        if let Some(deletions) = self.deletions.as_mut().filter(|_| owner == Owner::Ours && is_news) {
+        let is_new = owner == Owner::Ours && is_news && !self.rewrites.is_echo(&route);
+        if let Some(deletions) = self.deletions.as_mut().filter(|_| is_new) {
             deletions.appeared(route, clock::now());
         }
         self.look_at(&route, is_news)

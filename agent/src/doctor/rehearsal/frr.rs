@@ -110,12 +110,14 @@ impl Frr {
     /// Lines that it does not take are left out, as at its own start.
     fn configure(&mut self, file: &Path) -> Result<(), Failed> {
         // mgmtd lets nobody change anything while it tells zebra of what there was, which has just connected. What was taken the first
-        // time is taken again without a change.
+        // time is taken again without a change. What was not counts, although it may be taken the second time: a name that comes later.
         let deadline = Instant::now() + STARTS_WITHIN;
         self.complaints = self.load(file)?;
         while self.complaints.iter().any(|it| it.contains(LOCKED)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(100));
-            self.complaints = self.load(file)?;
+            let again = self.load(file)?;
+            self.complaints.retain(|it| !it.contains(LOCKED) && !again.contains(it));
+            self.complaints.extend(again);
         }
         Ok(())
     }

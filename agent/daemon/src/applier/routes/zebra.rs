@@ -125,8 +125,8 @@ impl<Table: MainTable> RouteApplier<Table> {
             return self.rewrites.put_off(now);
         }
         let may = |route: &WantedRoute| {
-            // While somebody is awaited on the tap, its routes are the fast path's to write.
-            self.target.wants(route) && !self.taken.watches.contains_key(&route.ifindex)
+            // While somebody is awaited on the tap, its routes are the fast path's to write. What is not there will be news when it is.
+            self.target.wants(route) && self.has(route) && !self.taken.watches.contains_key(&route.ifindex)
         };
         let ready = self.rewrites.ready(now, may);
         if ready.is_empty() {
