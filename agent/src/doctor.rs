@@ -130,7 +130,8 @@ pub fn examine(subject: &Subject) -> Report {
     findings.extend(forwarding::judge(&forwarding::ForwardingState::look(proc, settings), endpoints));
     let interfaces = interfaces::GuestInterfaces::look(proc, settings);
     findings.extend(interfaces::judge(&interfaces, status));
-    findings.extend(managers::judge(&interfaces));
+    let workloads = interfaces.workloads.iter().map(|workload| (workload.name.as_str(), workload.ifindex));
+    findings.extend(managers::examine(workloads, &interfaces.prefixes));
     findings.extend(tap_mac::judge(&interfaces.links, status));
     findings.extend(routes::judge(status));
     if readable {

@@ -1,7 +1,6 @@
 //! The interfaces of VMs: which ones the prefix takes for them, and how they are set up.
 
 use super::finding::{Area, Check, Finding};
-use super::managers;
 use cutover_daemon::control::Status;
 use cutover_daemon::netlink::snapshot::{self, LinkSeen};
 use cutover_daemon::settings::{Role, Settings};
@@ -63,8 +62,6 @@ pub(super) struct Workload {
     /// Sysctls that are not as they have to be.
     pub(super) wrong: Vec<Wrong>,
     pub(super) route_localnet: bool,
-    /// The manager that takes care of it.
-    pub(super) manager: Option<&'static str>,
 }
 
 /// A sysctl below /proc/sys/net.
@@ -96,7 +93,6 @@ impl GuestInterfaces {
             has_carrier: seen.link.running,
             wrong: wrong_sysctls(&sysctls, &seen.link.name, wants_ipv6, keeper),
             route_localnet: route_localnet(&seen.link.name),
-            manager: managers::of(seen.link.ifindex),
         });
         let workloads = workloads.collect();
         Self { prefixes, wants_ipv6, links, workloads, all_route_localnet: route_localnet("all"), keeper }
@@ -287,7 +283,6 @@ mod tests {
             has_carrier: true,
             wrong: Vec::new(),
             route_localnet: false,
-            manager: None,
         }
     }
 

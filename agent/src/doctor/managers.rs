@@ -1,7 +1,7 @@
 //! Managers of networks: whether one of them takes care of interfaces of VMs, and what keeps it away.
 
 use super::finding::{Area, Check, Finding};
-use super::interfaces::GuestInterfaces;
+use cutover_engine::InterfacePrefixes;
 use std::fs;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ const NETWORKD: &str = "/run/systemd/netif/links";
 const NETWORK_MANAGER: &str = "/run/NetworkManager/devices";
 
 /// Both managers keep a file for each link; the words are those of networkctl(1) and of NetworkManager's device state.
-pub(super) fn of(ifindex: u32) -> Option<&'static str> {
+fn of(ifindex: u32) -> Option<&'static str> {
     let read = |folder: &str| fs::read_to_string(Path::new(folder).join(ifindex.to_string())).ok();
     if read(NETWORKD).is_some_and(|text| is_managed_by_networkd(&text)) {
         return Some("systemd-networkd");
@@ -42,18 +42,26 @@ fn is_managed_by_network_manager(text: &str) -> bool {
     text.lines().any(|line| line.trim() == "managed=true")
 }
 
-pub(super) fn judge(seen: &GuestInterfaces) -> Vec<Finding> {
-    let managed: Vec<Finding> = seen
-        .workloads
-        .iter()
-        .filter_map(|workload| workload.manager.map(|manager| (workload, manager)))
-        .map(|(workload, manager)| {
+/// Of interfaces of VMs, by name and number.
+pub(super) fn examine<'a>(
+    interfaces: impl Iterator<Item = (&'a str, u32)>,
+    prefixes: &InterfacePrefixes,
+) -> Vec<Finding> {
+    judge(interfaces.filter_map(|(name, ifindex)| Some((name, of(ifindex)?))), prefixes)
+}
+
+fn judge<'a>(
+    managed: impl Iterator<Item = (&'a str, &'static str)>,
+    prefixes: &InterfacePrefixes,
+) -> Vec<Finding> {
+    let managed: Vec<Finding> = managed
+        .map(|(name, manager)| {
             MANAGED.warning(
-                format!("{manager} manages {}", workload.name),
+                format!("{manager} manages {name}"),
                 match manager {
                     "NetworkManager" => format!(
                         "unmanaged-devices=interface-name:{}* in /etc/NetworkManager/conf.d",
-                        seen.prefixes.join("*;interface-name:")
+                        prefixes.join("*;interface-name:")
                     ),
                     _ => NETWORKD_CHANGE.to_owned(),
                 },
@@ -66,26 +74,12 @@ pub(super) fn judge(seen: &GuestInterfaces) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::super::finding::Level;
-    use super::super::interfaces::Workload;
     use super::*;
 
     /// What is said of a tap with this manager.
     fn found(manager: Option<&'static str>) -> Finding {
-        let workload = Workload {
-            name: "tap1".into(),
-            ifindex: 3,
-            is_up: true,
-            has_carrier: true,
-            wrong: Vec::new(),
-            route_localnet: false,
-            manager,
-        };
-        let seen = GuestInterfaces {
-            prefixes: "tap".parse().unwrap(),
-            workloads: vec![workload],
-            ..GuestInterfaces::default()
-        };
-        let mut found = judge(&seen);
+        let managed = manager.map(|manager| ("tap1", manager));
+        let mut found = judge(managed.into_iter(), &"tap".parse().unwrap());
         assert_eq!(found.len(), 1, "{found:?}");
         found.remove(0)
     }

@@ -4,6 +4,7 @@
 //! process namespace: whatever ends that process ends everybody on the stage, and it ends when the doctor does. Nothing of the host is
 //! changed ([`stage`]). What was seen is a plain value ([`observed`]); what it means is somebody else's business.
 
+mod answer;
 mod bird;
 mod confinement;
 mod daemon;

@@ -1,8 +1,11 @@
-//! What a program on the stage may do: what routing daemons need, and not what root can do to the host besides.
+//! What a program on the stage may do: what routing daemons need, and not what root can do to the host besides. And how it is ended.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 /// linux/capability.h: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_BROADCAST, NET_ADMIN and
 /// NET_RAW.
@@ -29,4 +32,18 @@ pub(super) fn confined(command: &mut Command, with_sys_admin: bool) {
     };
     // SAFETY: between fork and exec this makes system calls only and allocates nothing.
     unsafe { command.pre_exec(drop_others) };
+}
+
+/// Ends a program as its unit does. Says whether it has ended in time.
+pub(super) fn terminate(child: &mut Child, within: Duration) -> bool {
+    // It may have ended by itself.
+    let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+    let deadline = Instant::now() + within;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }

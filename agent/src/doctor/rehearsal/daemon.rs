@@ -1,32 +1,11 @@
 //! The daemon on the stage, whichever it is.
 
+use super::answer::{Table, Told};
 use super::bird::Bird;
 use super::frr::Frr;
-use super::observed::{Origin, Path, Session};
-use super::speaker::Expected;
-use ipnet::IpNet;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use super::observed::Session;
 use std::io;
-use std::process::Child;
-use std::time::{Duration, Instant};
-
-/// What a daemon says of its configuration.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Told {
-    /// Sessions, which AS the other side is to have, and whether it is shut.
-    pub(super) sessions: Vec<(Session, Expected, bool)>,
-    /// What it said to the configuration, and went on.
-    pub(super) complaints: Vec<String>,
-    /// What nobody can play.
-    pub(super) missing: Vec<String>,
-    /// Other protocols that need somebody to talk to.
-    pub(super) others: Vec<String>,
-}
-
-/// The paths of each destination, and which kind of them was chosen for the kernel.
-pub(super) type Table = BTreeMap<IpNet, (Vec<Path>, Option<Origin>)>;
+use std::time::Duration;
 
 /// A running daemon.
 #[derive(Debug)]
@@ -105,18 +84,4 @@ impl Daemon {
             Self::Frr(_) => Duration::from_millis(1800),
         }
     }
-}
-
-/// Ends a program as its unit does. Says whether it has ended in time.
-pub(super) fn terminate(child: &mut Child, within: Duration) -> bool {
-    // It may have ended by itself.
-    let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
-    let deadline = Instant::now() + within;
-    while matches!(child.try_wait(), Ok(None)) {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    true
 }

@@ -2,8 +2,8 @@
 //! stops them as their unit does.
 
 use super::Failed;
-use super::confinement::confined;
-use super::daemon::{Table, Told, terminate};
+use super::answer::{Table, Told};
+use super::confinement::{confined, terminate};
 use super::observed::{Origin, Path as RoutePath, Session};
 use super::speaker::Expected;
 use super::stage::empty;
