@@ -79,8 +79,11 @@ impl Desk {
     #[track_caller]
     fn judge(&self, release: Release, name: &str, text: &str, expected: &[(&str, &str)]) {
         let findings = self.findings(release, name, text);
+        // It forgets IPv4 routes of VMs when another VM comes, whatever it is configured to do.
+        let forgets = (release == Release::Frr107).then_some(&("announces", "error"));
+        let expected = expected.iter().chain(forgets);
         let expected: Problems =
-            expected.iter().map(|(check, level)| ((*check).to_owned(), (*level).to_owned())).collect();
+            expected.map(|(check, level)| ((*check).to_owned(), (*level).to_owned())).collect();
         assert_eq!(problems(&findings), expected, "{release:?} with {text}: {findings:#?}");
     }
 }

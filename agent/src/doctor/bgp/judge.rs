@@ -239,7 +239,7 @@ impl Judge<'_> {
                 return;
             }
         }
-        findings.push(ANNOUNCES.ok(format!("{family}: routes of VMs are announced to {name}")));
+        findings.push(self.still_announced(number, peer));
         findings.extend(self.only_vms(number, peer));
         findings.push(self.announced(peer, &told(normal), &told(elevated)));
         findings.extend(self.back(number, peer, normal));

@@ -78,6 +78,8 @@ pub(crate) enum Act {
     RemoteNormal,
     /// One that has just arrived at a peer.
     RemoteElevated,
+    /// [`Self::Normal`] after another VM has come.
+    Beside,
     /// The host's own way out.
     Default,
     /// [`Self::RemoteNormal`] after the daemon has been stopped.

@@ -196,7 +196,7 @@ impl Play<'_, '_> {
         self.settle(&target, |play, planned| play.tells_priority(planned, Act::Elevated));
         self.settle(&back, |play, planned| play.tells_priority(planned, Act::Normal));
         self.look(&[target, back].concat())?;
-        self.way_out(scenery, &plan)?;
+        self.others_come(scenery, &plan)?;
         self.note_ends();
         self.observed.is_stopped = self.cast.daemon.stop();
         let kernel = self.kernel()?;
@@ -207,8 +207,11 @@ impl Play<'_, '_> {
         Ok(())
     }
 
-    /// The host's default route.
-    fn way_out(&mut self, scenery: &Scenery<'_>, plan: &[Planned]) -> io::Result<()> {
+    /// The host's default route, and another VM.
+    fn others_come(&mut self, scenery: &Scenery<'_>, plan: &[Planned]) -> io::Result<()> {
+        let mut another = self.tap.clone();
+        another.pop();
+        self.cast.stage.link(&another, "another")?;
         let mut ways = Vec::new();
         for is_ipv6 in self.families() {
             let destination: IpNet = if is_ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().expect("a prefix");
@@ -238,6 +241,8 @@ impl Play<'_, '_> {
         let is_told = |play: &Self, planned: &Planned| play.tells_priority(planned, Act::Normal);
         self.settle(&later, is_told);
         std::thread::sleep(self.cast.daemon.silence());
+        let normal = plan.iter().filter(|it| it.act == Act::Normal);
+        self.look(&normal.map(|it| Planned { act: Act::Beside, ..*it }).collect::<Vec<_>>())?;
         if !one_place(&later, |planned| is_told(self, planned)) {
             // What is not told may only be late.
             return Ok(());

@@ -1,6 +1,6 @@
 //! What peers are told: of VMs here which routes are elevated, nothing of the host's own, and nothing wrong of other hosts.
 
-use super::super::{ELEVATED_ANNOUNCED, ONLY_VMS, RE_EXPORT, local_pref};
+use super::super::{ANNOUNCES, ELEVATED_ANNOUNCED, ONLY_VMS, RE_EXPORT, local_pref};
 use super::Judge;
 use crate::doctor::finding::Finding;
 use crate::doctor::rehearsal::observed::{Act, Announcement, Scene, Session};
@@ -11,6 +11,22 @@ const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
 const USUAL_PREFERENCE: u32 = 100;
 
 impl Judge<'_> {
+    /// Whether what the peer was told of a VM holds when another one comes.
+    pub(super) fn still_announced(&self, number: usize, peer: &Session) -> Finding {
+        let (family, name) = (self.family, &peer.name);
+        let is_told = |scene: &Scene| scene.told.contains_key(&number);
+        if self.scene(Act::Beside, None).is_none_or(is_told) {
+            return ANNOUNCES.ok(format!("{family}: routes of VMs are announced to {name}"));
+        }
+        ANNOUNCES.error(
+            format!("{family}: when the interface of another VM comes, {name} is told that routes of VMs are gone, and never that they are there"),
+            self.advice(
+                "a BIRD that keeps what it has learnt".to_owned(),
+                "FRR 10.3 or earlier: 10.7 forgets IPv4 routes of the kernel on interfaces without an IPv4 address whenever any interface changes (docs/bgp-frr.md)".to_owned(),
+            ),
+        )
+    }
+
     /// Whether what the peer is told tells elevated from normal.
     pub(super) fn announced(
         &self,
