@@ -33,3 +33,4 @@ pub mod run_dir;
 pub mod settings;
 pub mod state_file;
 pub mod sysctls;
+pub mod zebra;

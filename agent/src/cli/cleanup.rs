@@ -194,7 +194,7 @@ async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTre
                 (
                     _,
                     RouteEvent::Seen(_, Owner::Other)
-                    | RouteEvent::LinkChanged { .. }
+                    | RouteEvent::LinkChanged { .. } | RouteEvent::ChangedElsewhere
                     | RouteEvent::AddressAppeared { .. }
                     | RouteEvent::Recount { .. },
                 ) => {}

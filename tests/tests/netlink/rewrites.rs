@@ -3,6 +3,7 @@
 use crate::rig::{Rig, both, ifindex, in_kernel, settings, wait_for_routes, wanting};
 use cutover_common::MacAddr;
 use cutover_daemon::netlink::{RouteChange, RouteSocket, route as kernel_route};
+use cutover_daemon::zebra::Zebra;
 use cutover_engine::Wanted;
 use cutover_engine::model::{Trigger, Validation};
 use cutover_engine::wanted::{WantedRoute, WantedWatch};
@@ -37,8 +38,8 @@ impl Bed {
         Self { watch, ifindex: ifindex(host.namespace(), "tapone"), tap, host, _lab: lab }
     }
 
-    fn rig(&self, has_zebra: bool) -> Rig {
-        Rig::beside_zebra(&self.host.namespace_shared(), settings(), None, has_zebra)
+    fn rig(&self, zebra: Zebra) -> Rig {
+        Rig::beside_zebra(&self.host.namespace_shared(), settings(), None, zebra)
     }
 
     fn normal(&self) -> [WantedRoute; 2] {
@@ -87,7 +88,7 @@ impl Bed {
 #[test]
 fn a_route_from_before_the_carrier_is_written_again_each_time() {
     let bed = Bed::new();
-    let rig = bed.rig(true);
+    let rig = bed.rig(Zebra::Keeps);
     rig.want(wanting(bed.normal()));
     bed.wait_normal();
     for _ in 0..2 {
@@ -103,7 +104,7 @@ fn a_route_from_before_the_carrier_is_written_again_each_time() {
 #[test]
 fn a_route_from_after_the_carrier_is_not_written_again() {
     let bed = Bed::new();
-    let rig = bed.rig(true);
+    let rig = bed.rig(Zebra::Keeps);
     let open = bed.tap.open();
     wait::throughout(SETTLED, "a carrier", || bed.tap.has_carrier());
     rig.want(wanting(bed.normal()));
@@ -118,7 +119,7 @@ fn a_route_from_after_the_carrier_is_not_written_again() {
 #[test]
 fn a_route_from_right_after_the_carrier_is_written_again() {
     let bed = Bed::new();
-    let rig = bed.rig(true);
+    let rig = bed.rig(Zebra::Keeps);
     let mark = bed.watch.mark();
     let _open = bed.tap.open();
     rig.want(wanting(bed.normal()));
@@ -130,7 +131,7 @@ fn a_route_from_right_after_the_carrier_is_written_again() {
 #[test]
 fn nothing_is_written_again_without_zebra() {
     let bed = Bed::new();
-    let rig = bed.rig(false);
+    let rig = bed.rig(Zebra::Absent);
     rig.want(wanting(bed.normal()));
     bed.wait_normal();
     let mark = bed.watch.mark();
@@ -146,7 +147,7 @@ fn what_an_earlier_life_has_written_is_written_again_once() {
     bed.write(&bed.normal());
     let _open = bed.tap.open();
     let mark = bed.watch.mark();
-    let rig = bed.rig(true);
+    let rig = bed.rig(Zebra::Keeps);
     rig.want(wanting(bed.normal()));
     bed.wait_written_again(|| bed.watch.since(mark));
     let mark = bed.watch.mark();
@@ -164,7 +165,7 @@ fn what_a_killed_agent_left_behind_is_put_right() {
             bed.write(&bed.normal());
         }
         let mark = bed.watch.mark();
-        let rig = bed.rig(true);
+        let rig = bed.rig(Zebra::Keeps);
         rig.want(wanting(bed.normal()));
         bed.wait_normal();
         for route in bed.normal() {
@@ -178,7 +179,7 @@ fn what_a_killed_agent_left_behind_is_put_right() {
 #[test]
 fn nothing_is_written_again_on_a_tap_that_is_watched() {
     let bed = Bed::new();
-    let rig = bed.rig(true);
+    let rig = bed.rig(Zebra::Keeps);
     rig.want(watching(&bed));
     bed.wait_normal();
     let mark = bed.watch.mark();
@@ -201,11 +202,39 @@ fn watching(bed: &Bed) -> Wanted {
     Wanted { watches: [(bed.ifindex, watch)].into(), ..wanting(bed.normal()) }
 }
 
+/// 10.7 forgets IPv4 routes whatever it is that changes.
+#[test]
+fn all_ipv4_routes_are_written_again_when_anything_changes_beside_a_zebra_that_forgets() {
+    let bed = Bed::new();
+    let rig = bed.rig(Zebra::Forgets);
+    let _open = bed.tap.open();
+    rig.want(wanting(bed.normal()));
+    bed.wait_normal();
+    wait::throughout(SETTLED, "its carrier is long there", || true);
+    let [ipv4, ipv6] = bed.normal().map(|route| route.destination);
+    for change in [
+        "tuntap add dev tapother mode tap",
+        "link add other type veth peer name peer",
+        "link set other up\nlink set peer up\naddr add 192.0.2.1/32 dev other",
+        "addr del 192.0.2.1/32 dev other",
+        "link del other",
+    ] {
+        let mark = bed.watch.mark();
+        bed.host.namespace().ip(change);
+        let metrics = || bed.watch.since(mark).metrics(ipv4);
+        let is_written = || metrics().len() >= 5 && metrics().last().is_some_and(|last| *last == [NORMAL]);
+        assert!(wait::holds_within(wait::SOON, is_written), "{change}: {:?}", metrics());
+        bed.watch.since(mark).assert_never_without(ipv4);
+        assert_eq!(bed.watch.since(mark).metrics(ipv6), [[NORMAL]], "{change}");
+        wait::throughout(LONG, "what belongs to this change", || true);
+    }
+}
+
 /// A machine that goes in the same moment leaves nothing.
 #[test]
 fn a_route_that_is_given_up_meanwhile_is_gone() {
     let bed = Bed::new();
-    let rig = bed.rig(true);
+    let rig = bed.rig(Zebra::Keeps);
     rig.want(wanting(bed.normal()));
     bed.wait_normal();
     for _ in 0..20 {

@@ -5,6 +5,7 @@ use cutover_daemon::applier::routes::{RouteApplier, RouteReport};
 use cutover_daemon::fast_path::Written;
 use cutover_daemon::netlink::RECEIVE_BUFFER_BYTES;
 use cutover_daemon::netlink::{ByFamily, Family, Monitor, MonitorHandle, MonitorSettings};
+use cutover_daemon::zebra::Zebra;
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact, Wanted};
 use cutover_tests::namespace::Namespace;
@@ -117,7 +118,7 @@ impl Rig {
         settings: MonitorSettings,
         wanted: Option<Wanted>,
     ) -> Self {
-        Self::beside_zebra(namespace, settings, wanted, false)
+        Self::beside_zebra(namespace, settings, wanted, Zebra::Absent)
     }
 
     /// With or without FRR's zebra on the host, as far as the route applier is told.
@@ -125,7 +126,7 @@ impl Rig {
         namespace: &Arc<Namespace>,
         settings: MonitorSettings,
         wanted: Option<Wanted>,
-        has_zebra: bool,
+        zebra: Zebra,
     ) -> Self {
         let (wanted, wanted_out) = watch::channel(wanted.map(Arc::new));
         let (stop, stopped) = oneshot::channel::<()>();
@@ -151,9 +152,9 @@ impl Rig {
                     )
                     .expect("an interface applier");
                     tokio::spawn(monitor.run());
-                    let ipv4 = routes.ipv4.after_fast_path(ipv4_out).telling_zebra(move || has_zebra);
+                    let ipv4 = routes.ipv4.after_fast_path(ipv4_out).telling_zebra(move || zebra);
                     tokio::spawn(ipv4.run());
-                    let ipv6 = routes.ipv6.after_fast_path(ipv6_out).telling_zebra(move || has_zebra);
+                    let ipv6 = routes.ipv6.after_fast_path(ipv6_out).telling_zebra(move || zebra);
                     tokio::spawn(ipv6.run());
                     tokio::spawn(interfaces.run());
                     tokio::spawn(collect(streams.facts, Arc::clone(&collected)));

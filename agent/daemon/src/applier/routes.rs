@@ -46,7 +46,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::warn;
-use zebra::Zebra;
+use zebra::Lookout;
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -77,7 +77,7 @@ pub struct RouteApplier<Table = RouteSocket> {
     fast_path_writes: Option<mpsc::UnboundedReceiver<Written>>,
     awaited: Awaited,
     rewrites: Rewrites,
-    zebra: Zebra,
+    zebra: Lookout,
     /// A full read of the kernel is over.
     synced: bool,
 }
@@ -136,7 +136,7 @@ impl<Table: MainTable> RouteApplier<Table> {
             fast_path_writes: None,
             awaited: Awaited::default(),
             rewrites: Rewrites::default(),
-            zebra: Zebra::default(),
+            zebra: Lookout::default(),
             synced: false,
         }
     }
@@ -181,7 +181,7 @@ impl<Table: MainTable> RouteApplier<Table> {
                 }
                 ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = Backlog::due(self.backlog.next_look(), self.backlog.is_empty()) => false,
-                (runs, since) = self.zebra.answer() => { self.take_zebra(runs, since); false }
+                (zebra, since) = self.zebra.answer() => { self.take_zebra(zebra, since); false }
                 () = clock::sleep_until(due) => true,
             };
             let differs = self.take_what_came_meanwhile(&mut events) | differs;
@@ -265,8 +265,13 @@ impl<Table: MainTable> RouteApplier<Table> {
                         clock::now(),
                     );
                 }
+                self.forgotten();
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
+            }
+            RouteEvent::ChangedElsewhere => {
+                self.forgotten();
+                false
             }
             RouteEvent::AddressAppeared { address } => {
                 self.retries.release(|route| route.source == Some(address))

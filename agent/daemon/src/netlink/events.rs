@@ -55,6 +55,8 @@ pub enum RouteEvent {
         /// It has a carrier, as `IFF_RUNNING` says it, by which others go as well.
         running: bool,
     },
+    /// An interface that is no workload's changed, or an address of any interface is gone.
+    ChangedElsewhere,
     /// The host has an address that can be the source of routes.
     AddressAppeared {
         /// The address.
@@ -78,7 +80,7 @@ impl RouteEvent {
         match self {
             Self::Seen(route, _) | Self::Gone(route) => family.has(route),
             Self::AddressAppeared { address } => Family::of(address) == family,
-            Self::LinkChanged { .. } | Self::Recount { .. } | Self::Synced => true,
+            Self::LinkChanged { .. } | Self::ChangedElsewhere | Self::Recount { .. } | Self::Synced => true,
         }
     }
 }

@@ -287,6 +287,8 @@ impl Mirror {
             seen.neighbours.push(NeighbourEvent::LinkChanged { ifindex: link.ifindex });
             // Removals that were under way when the notification was made may not have been seen.
             seen.doubt(Doubt::Soon);
+        } else {
+            seen.routes.push(RouteEvent::ChangedElsewhere);
         }
         seen.facts.push(Fact::LinkSeen(link));
     }
@@ -352,6 +354,7 @@ impl Mirror {
     /// stay, without a notification (rt6_remove_prefsrc). Both happen under the lock (RTNL) under which the notification is made and
     /// which the dump of links takes, so that a read that begins later sees it.
     fn address_gone(&self, payload: &[u8], seen: &mut Observations) {
+        seen.routes.push(RouteEvent::ChangedElsewhere);
         let Some(host) = address::decode(payload).filter(address::HostAddress::can_be_source) else { return };
         if self.routes.current().keys().any(|route| route.source == Some(host.address)) {
             seen.doubt(Doubt::Now);

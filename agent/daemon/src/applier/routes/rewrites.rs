@@ -3,7 +3,7 @@
 //! Owns when the carrier of each tap came, and what the kernel will say about a route that is written again, so that nobody takes that
 //! for somebody else's doing.
 //!
-//! FRR forgets routes of the kernel in two cases. In the kernel nothing has happened to them, so nobody tells zebra of them again, and bgpd
+//! FRR forgets routes of the kernel in three cases. In the kernel nothing has happened to them, so nobody tells zebra of them again, and bgpd
 //! never announces them. Writing them in place (`ip route replace`) does not help, removing and adding them does.
 //!
 //! * 10.7.1, IPv4: zebra keeps a route as inactive where the interface has no carrier and no address, and forgets it when the carrier
@@ -11,6 +11,7 @@
 //! * 10.3 and 10.7.1, both families: when any interface goes, zebra forgets the routes of interfaces that it does not know yet. It reads
 //!   interfaces and routes on two threads. So a tap that is made while another one goes, as in a hard reboot, loses its routes where
 //!   zebra reads late: 1 to 5 of 12 taps that were made anew while zebra was stopped. 8.4.4 reads both on one thread.
+//! * 10.7.1, IPv4: whenever any interface changes, or an address goes, zebra forgets the routes of all interfaces without an address.
 
 use super::ObservedRoutes;
 use cutover_engine::BootTime;
@@ -69,6 +70,11 @@ impl Rewrites {
     /// Everything is known for the first time. Whether a route or the carrier of its tap came first is not.
     pub(super) fn found(&mut self, observed: &ObservedRoutes, now: BootTime) {
         self.is_known = true;
+        self.forgotten(observed, now);
+    }
+
+    /// All routes of interfaces with a carrier may be forgotten, because something has changed somewhere.
+    pub(super) fn forgotten(&mut self, observed: &ObservedRoutes, now: BootTime) {
         let running = self.running.clone();
         self.written_before(observed, |route| running.contains_key(&route.ifindex), now);
     }

@@ -19,10 +19,10 @@ impl Judge<'_> {
             return ANNOUNCES.ok(format!("{family}: routes of VMs are announced to {name}"));
         }
         ANNOUNCES.error(
-            format!("{family}: when the interface of another VM comes, {name} is told that routes of VMs are gone, and never that they are there"),
+            format!("{family}: when the interface of another VM comes, {name} is told that routes of VMs are gone"),
             self.advice(
                 "a BIRD that keeps what it has learnt".to_owned(),
-                "FRR 10.3 or earlier: 10.7 forgets IPv4 routes of the kernel on interfaces without an IPv4 address whenever any interface changes (docs/bgp-frr.md)".to_owned(),
+                "FRR 10.3 or earlier: 10.7 forgets IPv4 routes of VMs whenever any interface changes, until the agent writes them again (docs/bgp-frr.md)".to_owned(),
             ),
         )
     }
