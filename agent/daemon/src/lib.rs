@@ -33,4 +33,3 @@ pub mod run_dir;
 pub mod settings;
 pub mod state_file;
 pub mod sysctls;
-pub mod zebra;

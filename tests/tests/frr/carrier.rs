@@ -45,7 +45,7 @@ fn announced_whenever_there_is_a_carrier(release: Release) {
     if !release.is_there("carriers that come and go") {
         return;
     }
-    let mut bed = Bed { fabric: Fabric::new(release, Shape::Mesh), witnesses: 0 };
+    let mut bed = Bed::new(release);
     let marks = bed.fabric.marks();
     for _ in 0..3 {
         bed.close();
@@ -92,7 +92,7 @@ fn announced_whenever_there_is_a_carrier(release: Release) {
 #[test]
 fn nobody_notices_that_an_agent_restarts_beside_many_machines() {
     for release in Release::FRRS.into_iter().filter(|release| release.is_there("an agent that restarts")) {
-        let mut bed = Bed { fabric: Fabric::new(release, Shape::Mesh), witnesses: 0 };
+        let mut bed = Bed::new(release);
         let ports: Vec<Port> = (2..=41).map(Port::new).collect();
         let scene = &bed.fabric.scene;
         let plugged = ports.iter().map(|port| scene.source.host.plug(&port.interface, port.tap_mac()).open());
@@ -134,6 +134,13 @@ struct Bed {
 }
 
 impl Bed {
+    fn new(release: Release) -> Self {
+        let fabric = Fabric::with(release, Shape::Mesh, |agent| {
+            agent.set("CutoverFrrForgets", release == Release::Frr107);
+        });
+        Self { fabric, witnesses: 0 }
+    }
+
     /// The hypervisor is gone.
     fn close(&mut self) {
         drop(self.fabric.scene.vm.pause());

@@ -1,9 +1,8 @@
 //! Routes that are written again for FRR's zebra, which the test plays by saying that it runs.
 
-use crate::rig::{Rig, both, ifindex, in_kernel, settings, wait_for_routes, wanting};
+use crate::rig::{Rig, Zebra, both, ifindex, in_kernel, settings, wait_for_routes, wanting};
 use cutover_common::MacAddr;
 use cutover_daemon::netlink::{RouteChange, RouteSocket, route as kernel_route};
-use cutover_daemon::zebra::Zebra;
 use cutover_engine::Wanted;
 use cutover_engine::model::{Trigger, Validation};
 use cutover_engine::wanted::{WantedRoute, WantedWatch};

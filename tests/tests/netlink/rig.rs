@@ -5,7 +5,6 @@ use cutover_daemon::applier::routes::{RouteApplier, RouteReport};
 use cutover_daemon::fast_path::Written;
 use cutover_daemon::netlink::RECEIVE_BUFFER_BYTES;
 use cutover_daemon::netlink::{ByFamily, Family, Monitor, MonitorHandle, MonitorSettings};
-use cutover_daemon::zebra::Zebra;
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact, Wanted};
 use cutover_tests::namespace::Namespace;
@@ -77,6 +76,15 @@ pub(crate) fn in_kernel(namespace: &Namespace) -> BTreeSet<WantedRoute> {
         source: route.source,
     })
     .collect()
+}
+
+/// What runs on the host, as far as the route appliers are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Zebra {
+    Absent,
+    Keeps,
+    /// As FRR 10.7 does.
+    Forgets,
 }
 
 /// Monitor, route appliers and interface applier on one thread of the namespace.
@@ -152,9 +160,13 @@ impl Rig {
                     )
                     .expect("an interface applier");
                     tokio::spawn(monitor.run());
-                    let ipv4 = routes.ipv4.after_fast_path(ipv4_out).telling_zebra(move || zebra);
+                    let ipv4 =
+                        routes.ipv4.after_fast_path(ipv4_out).telling_zebra(move || zebra != Zebra::Absent);
+                    let ipv4 = ipv4.which_forgets(zebra == Zebra::Forgets);
                     tokio::spawn(ipv4.run());
-                    let ipv6 = routes.ipv6.after_fast_path(ipv6_out).telling_zebra(move || zebra);
+                    let ipv6 =
+                        routes.ipv6.after_fast_path(ipv6_out).telling_zebra(move || zebra != Zebra::Absent);
+                    let ipv6 = ipv6.which_forgets(zebra == Zebra::Forgets);
                     tokio::spawn(ipv6.run());
                     tokio::spawn(interfaces.run());
                     tokio::spawn(collect(streams.facts, Arc::clone(&collected)));

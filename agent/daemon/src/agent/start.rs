@@ -27,12 +27,12 @@ use crate::netlink::RECEIVE_BUFFER_BYTES;
 use crate::netlink::monitor::{Monitor, MonitorError, MonitorHandle};
 use crate::netlink::{ByFamily, MonitorSettings, Streams, socket};
 use crate::presence::Presence;
+use crate::processes;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::settings::{
     Attach, DatastoreType, Loaded, LogSeverity, Origin, Problem, Settings, Severity, Sources, Switch, Told,
 };
 use crate::state_file::{SavedState, StateFile};
-use crate::zebra::Zebra;
 use cutover_common::MacAddr;
 use cutover_engine::memory::{LeftBehind, Memory};
 use cutover_engine::{Engine, Fact};
@@ -180,13 +180,13 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let [(ipv4_written_in, ipv4_written), (ipv6_written_in, ipv6_written)] =
         [(); 2].map(|()| mpsc::unbounded_channel());
     let deletions = || felix.as_ref().map(Beside::deletions);
-    let zebra = || Zebra::look(Path::new("/proc"));
+    let has_zebra = || processes::is_running(Path::new("/proc"), "zebra");
     let ipv4_applier = route_appliers.ipv4.watching(deletions()).after_fast_path(ipv4_written);
-    let ipv4_applier = ipv4_applier.telling_zebra(zebra);
+    let ipv4_applier = ipv4_applier.telling_zebra(has_zebra).which_forgets(settings.cutover_frr_forgets);
     // IPv6 is what an interface can lack.
     let ipv6_applier = route_appliers.ipv6.mended_by(interface_applier.mended());
     let ipv6_applier = ipv6_applier.watching(deletions()).after_fast_path(ipv6_written);
-    let ipv6_applier = ipv6_applier.telling_zebra(zebra);
+    let ipv6_applier = ipv6_applier.telling_zebra(has_zebra);
     let no_thread = io_error("start a thread");
     parts.start_apart("the IPv4 route applier", "cutover-route4", ipv4_applier.run()).map_err(no_thread)?;
     parts.start_apart("the IPv6 route applier", "cutover-route6", ipv6_applier.run()).map_err(no_thread)?;

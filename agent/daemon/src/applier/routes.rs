@@ -46,7 +46,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::warn;
-use zebra::Lookout;
+use zebra::Zebra;
 
 /// LIMIT: events taken at once; more of them wait for the next turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -77,7 +77,8 @@ pub struct RouteApplier<Table = RouteSocket> {
     fast_path_writes: Option<mpsc::UnboundedReceiver<Written>>,
     awaited: Awaited,
     rewrites: Rewrites,
-    zebra: Lookout,
+    zebra: Zebra,
+    zebra_forgets: bool,
     /// A full read of the kernel is over.
     synced: bool,
 }
@@ -136,7 +137,8 @@ impl<Table: MainTable> RouteApplier<Table> {
             fast_path_writes: None,
             awaited: Awaited::default(),
             rewrites: Rewrites::default(),
-            zebra: Lookout::default(),
+            zebra: Zebra::default(),
+            zebra_forgets: false,
             synced: false,
         }
     }
@@ -181,7 +183,7 @@ impl<Table: MainTable> RouteApplier<Table> {
                 }
                 ifindex = next_of(&mut self.mended) => self.retries.release(|route| route.ifindex == ifindex),
                 () = Backlog::due(self.backlog.next_look(), self.backlog.is_empty()) => false,
-                (zebra, since) = self.zebra.answer() => { self.take_zebra(zebra, since); false }
+                (runs, since) = self.zebra.answer() => { self.take_zebra(runs, since); false }
                 () = clock::sleep_until(due) => true,
             };
             let differs = self.take_what_came_meanwhile(&mut events) | differs;
@@ -265,18 +267,19 @@ impl<Table: MainTable> RouteApplier<Table> {
                         clock::now(),
                     );
                 }
-                self.forgotten();
+                self.note_change();
                 self.retries.release(|route| route.ifindex == ifindex);
                 true
             }
             RouteEvent::ChangedElsewhere => {
-                self.forgotten();
+                self.note_change();
                 false
             }
             RouteEvent::AddressAppeared { address } => {
                 self.retries.release(|route| route.source == Some(address))
             }
             RouteEvent::Recount { held, since } => {
+                self.note_change();
                 let believed = self.report.lock(self.family).observed.all();
                 let missing = self.own_writes.missing(&believed, |route| held.contains_key(route), since);
                 let lost = missing.iter().filter(|route| self.take_gone(route)).count();

@@ -351,6 +351,8 @@ settings! {
         PLAIN, Live, "How long an endpoint that vanished from the datastore is held while its tap exists.";
     cutover_busy_poll_micros: u32, "CutoverBusyPollMicros", SPIN_MICROS, "0",
         PLAIN, AtStart, "How many microseconds the fast path spins before it sleeps.";
+    cutover_frr_forgets: bool, "CutoverFrrForgets", Bool, "false",
+        PLAIN, AtStart, "Whether FRR on this host forgets the IPv4 routes of all VMs whenever an interface changes, as 10.7 does: they are all written again then.";
     cutover_ready_command: Option<PathBuf>, "CutoverReadyCommand", Path, "",
         LOCAL, Live, "Program that gets an endpoint as JSON on standard input and must exit with 0 before it is reported up.";
 

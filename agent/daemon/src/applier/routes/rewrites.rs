@@ -24,6 +24,8 @@ use std::time::Duration;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// LIMIT: what comes less than this after the carrier may be news to zebra before the carrier is, as it reads the two on different threads.
 const UNSETTLED: Duration = Duration::from_secs(1);
+/// LIMIT: for so long changes of interfaces put off what they make zebra forget; a host that is filled has one after the other.
+const CHANGING_MAX: Duration = Duration::from_millis(500);
 /// LIMIT: each is four notifications, and the other family has its portion at the same time: 135,168 bytes of receive buffer
 /// ([`crate::applier::pace`] has the sizes), of which the default one has 212,992.
 pub(super) const AT_ONCE_MAX: usize = 16;
@@ -39,6 +41,10 @@ const NO_PRIORITY: u32 = 1 << 23;
 pub(super) struct Rewrites {
     /// Interfaces with a carrier, as the kernel has told it, and since when; `None` since before anybody looked.
     running: BTreeMap<u32, Option<BootTime>>,
+    /// The first of the changes that may have made zebra forget.
+    changing_since: Option<BootTime>,
+    /// When zebra has read the last of them: what is written earlier may be forgotten again.
+    settled_at: BootTime,
     /// [`Self::found`] has been called.
     is_known: bool,
     /// Routes that were there before the carrier, and when it is time.
@@ -63,20 +69,26 @@ impl Rewrites {
             self.echoes.retain(|route, _| route.ifindex != ifindex);
         } else if !self.running.contains_key(&ifindex) {
             self.running.insert(ifindex, self.is_known.then_some(now));
-            self.written_before(observed, |route| route.ifindex == ifindex, now);
+            self.written_before(observed, |route| route.ifindex == ifindex, now + PAUSE, now);
         }
     }
 
     /// Everything is known for the first time. Whether a route or the carrier of its tap came first is not.
     pub(super) fn found(&mut self, observed: &ObservedRoutes, now: BootTime) {
         self.is_known = true;
-        self.forgotten(observed, now);
+        let running = self.running.clone();
+        self.written_before(observed, |route| running.contains_key(&route.ifindex), now + PAUSE, now);
     }
 
-    /// All routes of interfaces with a carrier may be forgotten, because something has changed somewhere.
+    /// All routes of interfaces with a carrier may be forgotten, because something has changed somewhere. While one change follows the
+    /// other, they are not put off for ever.
     pub(super) fn forgotten(&mut self, observed: &ObservedRoutes, now: BootTime) {
+        let since = self.changing_since.filter(|since| now.since(*since) < CHANGING_MAX).unwrap_or(now);
+        self.changing_since = Some(since);
+        self.settled_at = now + PAUSE;
+        let at = (now + PAUSE).min(since + CHANGING_MAX);
         let running = self.running.clone();
-        self.written_before(observed, |route| running.contains_key(&route.ifindex), now);
+        self.written_before(observed, |route| running.contains_key(&route.ifindex), at, now);
     }
 
     /// A route of ours is there.
@@ -86,6 +98,8 @@ impl Rewrites {
         let is_ours_again = self.written.contains(route) || self.is_echo(route);
         if is_unsettled && !is_ours_again {
             self.again(*route, now + PAUSE);
+        } else if now < self.settled_at && !self.is_echo(route) {
+            self.again(*route, self.settled_at);
         }
     }
 
@@ -93,12 +107,15 @@ impl Rewrites {
         &mut self,
         observed: &ObservedRoutes,
         matches: impl Fn(&WantedRoute) -> bool,
+        at: BootTime,
         now: BootTime,
     ) {
-        let at = now + PAUSE;
         // Whose they are is perhaps not known yet. Only those are written again that are wanted just as they are.
         let before = observed.ours.iter().chain(&observed.others).filter(|route| matches(route));
-        self.due.extend(before.map(|route| (*route, at)));
+        for route in before {
+            // What only waits for its portion keeps its turn.
+            self.due.entry(*route).and_modify(|due| *due = if *due <= now { *due } else { at }).or_insert(at);
+        }
         self.wake(at);
     }
 
@@ -136,13 +153,20 @@ impl Rewrites {
     /// What is to be written again now, as many as at once. `may` says which of them can be.
     pub(super) fn ready(&self, now: BootTime, may: impl Fn(&WantedRoute) -> bool) -> Vec<WantedRoute> {
         let ready = self.due.iter().filter(|(route, at)| **at <= now && may(route));
-        ready.map(|(route, _)| *route).take(AT_ONCE_MAX).collect()
+        let mut ready: Vec<(BootTime, WantedRoute)> = ready.map(|(route, at)| (*at, *route)).collect();
+        // Whoever waits longest comes first, so that everybody has a turn while changes go on.
+        ready.sort_unstable();
+        ready.truncate(AT_ONCE_MAX);
+        ready.into_iter().map(|(_, route)| route).collect()
     }
 
     /// These are being written again. What else is due follows after a while.
     pub(super) fn begin(&mut self, routes: &[WantedRoute], now: BootTime) {
         for route in routes {
             self.due.remove(route);
+            if self.settled_at > now {
+                self.due.insert(*route, self.settled_at);
+            }
             self.written.insert(*route);
             self.echoes.insert(*route, now + ECHO_WITHIN);
         }
@@ -236,6 +260,38 @@ mod tests {
         rewrites.carrier(7, true, &with([route(2, 7), route(4, 7)]), NOW);
         assert_eq!(ready(&mut rewrites, NOW + PAUSE), []);
         assert!(rewrites.expire(NOW + PAUSE + ECHO_WITHIN));
+        assert_eq!(rewrites.next(), None);
+    }
+
+    /// A host that is filled: interfaces come all the time.
+    #[test]
+    fn what_is_forgotten_while_everything_changes_is_written_again_all_the_same() {
+        let mut rewrites = Rewrites::default();
+        rewrites.found(&with([]), NOW);
+        rewrites.carrier(7, true, &with([]), NOW);
+        let all: Vec<WantedRoute> = (0..=255).map(|last| route(last, 7)).collect();
+        let often = Duration::from_millis(20);
+        let mut written: BTreeMap<WantedRoute, BootTime> = BTreeMap::new();
+        let mut look = |rewrites: &mut Rewrites, now| {
+            if rewrites.is_time(now) {
+                written.extend(ready(rewrites, now).into_iter().map(|route| (route, now)));
+            }
+            written.clone()
+        };
+        let (mut now, last) = (NOW + UNSETTLED, NOW + UNSETTLED + CHANGING_MAX + PAUSE * 20);
+        while now < last {
+            now = now + often;
+            rewrites.forgotten(&with(all.iter().copied()), now);
+            look(&mut rewrites, now);
+        }
+        assert_eq!(look(&mut rewrites, now).len(), all.len());
+        for _ in 0..200 {
+            now = now + often;
+            look(&mut rewrites, now);
+        }
+        let since = look(&mut rewrites, now);
+        assert!(all.iter().all(|route| since[route] >= last + PAUSE), "after the last change as well");
+        rewrites.expire(now);
         assert_eq!(rewrites.next(), None);
     }
 

@@ -9,7 +9,6 @@ use super::rewrites::stand_in;
 use crate::applier::MainTable;
 use crate::clock;
 use crate::netlink::{Family, RouteChange};
-use crate::zebra::Zebra;
 use cutover_engine::BootTime;
 use cutover_engine::wanted::WantedRoute;
 use std::fmt;
@@ -27,42 +26,42 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// LIMIT: so many at once are logged one by one at INFO; more than that, at the agent's start, as a sum.
 const LOGGED_MAX: usize = 8;
 
-/// Which zebra runs here. Looked up only when it matters, on a thread that may block.
+/// Whether zebra runs here. Looked up only when it matters, on a thread that may block.
 #[derive(Default)]
-pub(super) struct Lookout {
-    look: Option<Arc<dyn Fn() -> Zebra + Send + Sync>>,
+pub(super) struct Zebra {
+    runs: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
     /// The look that is under way.
-    looking: Option<JoinHandle<Zebra>>,
+    looking: Option<JoinHandle<bool>>,
     /// When the last look began.
     asked_at: Option<BootTime>,
     /// What it has found.
-    found: Zebra,
+    is_there: bool,
 }
 
 /// What is known about zebra.
 enum Known {
     Runs,
-    /// The answer is on its way ([`Lookout::answer`]).
+    /// The answer is on its way ([`Zebra::answer`]).
     Soon,
     /// It is too early to ask again.
     AskAt(BootTime),
 }
 
-impl fmt::Debug for Lookout {
+impl fmt::Debug for Zebra {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookout").field("found", &self.found).finish_non_exhaustive()
+        f.debug_struct("Zebra").field("is_there", &self.is_there).finish_non_exhaustive()
     }
 }
 
-impl Lookout {
-    /// For the one that `look` finds.
-    pub(super) fn new(look: impl Fn() -> Zebra + Send + Sync + 'static) -> Self {
-        Self { look: Some(Arc::new(look)), ..Self::default() }
+impl Zebra {
+    /// One that `runs` says whether it runs.
+    pub(super) fn new(runs: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { runs: Some(Arc::new(runs)), ..Self::default() }
     }
 
     /// Whether anybody can tell.
     pub(super) const fn matters(&self) -> bool {
-        self.look.is_some()
+        self.runs.is_some()
     }
 
     fn ask(&mut self, now: BootTime) -> Known {
@@ -70,56 +69,58 @@ impl Lookout {
             return Known::Soon;
         }
         // Nothing is due if nobody can tell.
-        let Some(look) = &self.look else { return Known::Soon };
-        let is_there = self.found != Zebra::Absent;
-        let pause = if is_there { KNOWN_FOR } else { ASKED_EVERY };
+        let Some(runs) = &self.runs else { return Known::Soon };
+        let pause = if self.is_there { KNOWN_FOR } else { ASKED_EVERY };
         match self.asked_at.filter(|at| now.since(*at) < pause) {
-            Some(_) if is_there => Known::Runs,
+            Some(_) if self.is_there => Known::Runs,
             Some(at) => Known::AskAt(at + pause),
             None => {
-                let look = Arc::clone(look);
-                self.looking = Some(tokio::task::spawn_blocking(move || look()));
+                let runs = Arc::clone(runs);
+                self.looking = Some(tokio::task::spawn_blocking(move || runs()));
                 self.asked_at = Some(now);
                 Known::Soon
             }
         }
     }
 
-    /// What a look has found, and when it began. Never comes if nobody looks.
-    pub(super) async fn answer(&mut self) -> (Zebra, BootTime) {
+    /// Whether a look has found it, and when the look began. Never comes if nobody looks.
+    pub(super) async fn answer(&mut self) -> (bool, BootTime) {
         let (Some(look), Some(since)) = (&mut self.looking, self.asked_at) else {
             return std::future::pending().await;
         };
         // What cannot be asked about is not gone: to write again is harmless without it.
-        let found = look.await.unwrap_or(Zebra::Keeps);
+        let is_there = look.await.unwrap_or(true);
         self.looking = None;
-        (found, since)
+        self.is_there = is_there;
+        (is_there, since)
     }
 }
 
 impl<Table: MainTable> RouteApplier<Table> {
-    /// Tells FRR's zebra, if `look` finds it on this host, of routes that it would not announce otherwise.
+    /// Tells FRR's zebra, if `runs` says that it runs on this host, of routes that it would not announce otherwise.
     #[must_use]
-    pub fn telling_zebra(mut self, look: impl Fn() -> Zebra + Send + Sync + 'static) -> Self {
-        self.zebra = Lookout::new(look);
+    pub fn telling_zebra(mut self, runs: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.zebra = Zebra::new(runs);
+        self
+    }
+
+    /// Its zebra forgets all IPv4 routes of taps whenever any interface changes (`CutoverFrrForgets`).
+    #[must_use]
+    pub const fn which_forgets(mut self, forgets: bool) -> Self {
+        self.zebra_forgets = forgets;
         self
     }
 
     /// An interface has changed: all IPv4 routes may be forgotten by now.
-    pub(super) fn forgotten(&mut self) {
-        if self.zebra.found == Zebra::Forgets && self.family == Family::Ipv4 {
+    pub(super) fn note_change(&mut self) {
+        if self.zebra_forgets && self.zebra.matters() && self.family == Family::Ipv4 {
             self.rewrites.forgotten(&self.report.lock(self.family).observed, clock::now());
         }
     }
 
     /// A look for zebra is over.
-    pub(super) fn take_zebra(&mut self, zebra: Zebra, since: BootTime) {
-        let before = std::mem::replace(&mut self.zebra.found, zebra);
-        if zebra != Zebra::Absent {
-            if zebra != before {
-                // Something may have changed before it was known what that means.
-                self.forgotten();
-            }
+    pub(super) fn take_zebra(&mut self, runs: bool, since: BootTime) {
+        if runs {
             self.rewrites.look_again(clock::now());
         } else {
             // One that starts later finds the routes where they are, with their carrier.

@@ -22,7 +22,7 @@ impl Judge<'_> {
             format!("{family}: when the interface of another VM comes, {name} is told that routes of VMs are gone"),
             self.advice(
                 "a BIRD that keeps what it has learnt".to_owned(),
-                "FRR 10.3 or earlier: 10.7 forgets IPv4 routes of VMs whenever any interface changes, until the agent writes them again (docs/bgp-frr.md)".to_owned(),
+                "FRR 10.3 or earlier: 10.7 forgets IPv4 routes of VMs whenever any interface changes; CutoverFrrForgets = true shortens that (docs/bgp-frr.md)".to_owned(),
             ),
         )
     }
