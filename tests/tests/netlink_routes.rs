@@ -633,13 +633,18 @@ fn a_host_without_any_ipv4_route_is_read_like_any_other() {
         let is_read = runtime.block_on(async {
             let (monitor, _handle, mut streams) = Monitor::open(settings()).expect("a socket");
             let running = tokio::spawn(monitor.run());
-            let is_over = async {
-                // Its loopback is told of first.
-                while streams.routes.ipv4.recv().await.is_some_and(|event| event != RouteEvent::Synced) {}
+            let after_links = async {
+                loop {
+                    match streams.routes.ipv4.recv().await {
+                        // Its loopback.
+                        Some(RouteEvent::ChangedElsewhere) => {}
+                        event => break event,
+                    }
+                }
             };
-            let first = tokio::time::timeout(wait::SOON, is_over).await;
+            let first = tokio::time::timeout(wait::SOON, after_links).await;
             running.abort();
-            first.is_ok()
+            matches!(first, Ok(Some(RouteEvent::Synced)))
         });
         (is_read, snapshot::routes(&BTreeSet::from([1])))
     });
