@@ -3,6 +3,7 @@
 
 use crate::namespace::Namespace;
 use crate::route_history::{self, Change, Event, History, Neighbour, Route};
+use crate::wait;
 use cutover_common::MacAddr;
 use cutover_daemon::clock;
 use ipnet::IpNet;
@@ -24,6 +25,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// RTNLGRP_LINK, _NEIGH, _IPV4_ROUTE, _IPV6_ROUTE of linux/rtnetlink.h.
 const GROUPS: [u32; 4] = [1, 3, 7, 11];
@@ -114,6 +116,18 @@ impl RouteWatch {
         let mut before = self.history();
         let events = before.events.split_off(position);
         History { initial: before.current(), events }
+    }
+
+    /// Waits until nobody has written anything for `period`.
+    ///
+    /// # Panics
+    /// When that takes longer than `limit`.
+    #[track_caller]
+    pub fn wait_quiet(&self, limit: Duration, period: Duration) {
+        wait::until(limit, format_args!("nobody writes for {period:?}"), || {
+            let mark = self.mark();
+            !wait::holds_within(period, || !self.since(mark).writes().is_empty())
+        });
     }
 
     /// The routes to `destination` now.

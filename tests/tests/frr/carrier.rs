@@ -101,16 +101,15 @@ fn nobody_notices_that_an_agent_restarts_beside_many_machines() {
             Driver::new(&scene.directory, port).at_pace(Pace::IMMEDIATE).bind(SOURCE);
         }
         let routed: Vec<IpNet> = ports.iter().chain([bed.fabric.port()]).flat_map(Port::routed).collect();
-        let is_known = |to: &IpNet| matches!(bed.fabric.router(Who::Third).leads(*to), Leads::Via(_));
-        let knows_all = wait::holds_within(CONVERGED, || routed.iter().all(is_known));
-        let unknown: Vec<_> = routed.iter().filter(|to| !is_known(to)).collect();
-        assert!(knows_all, "{release:?}: the third host does not know {unknown:?}");
+        let unknown = |bed: &Bed| {
+            let third = bed.fabric.router(Who::Third);
+            let is_unknown = |to: &&IpNet| !matches!(third.leads(**to), Leads::Via(_));
+            routed.iter().filter(is_unknown).copied().collect::<Vec<_>>()
+        };
+        let knows_all = wait::holds_within(CONVERGED, || unknown(&bed).is_empty());
+        assert!(knows_all, "{release:?}: the third host does not know {:?}", unknown(&bed));
         // They are written again after their carriers came.
-        let watch = &bed.fabric.scene.source.watch;
-        wait::until(CONVERGED, "all is quiet", || {
-            let mark = watch.mark();
-            !wait::holds_within(STAYS, || !watch.since(mark).writes().is_empty())
-        });
+        bed.fabric.scene.source.watch.wait_quiet(CONVERGED, STAYS);
 
         let marks = bed.fabric.marks();
         bed.fabric.scene.source.agent.kill();
@@ -120,7 +119,7 @@ fn nobody_notices_that_an_agent_restarts_beside_many_machines() {
             routed.iter().all(|to| history.metrics(*to).len() == 5)
         });
         bed.wait_heard();
-        std::thread::sleep(STAYS);
+        wait::throughout(STAYS, "the third host knows all", || unknown(&bed).is_empty());
         for (who, mark) in [(Who::Source, marks[0]), (Who::Target, marks[1]), (Who::Third, marks[2])] {
             let history = bed.fabric.router(who).watch.since(mark);
             routed.iter().for_each(|to| history.assert_never_without(*to));

@@ -3,8 +3,9 @@
 use cutover_daemon::applier::interfaces::{InterfaceApplier, InterfaceSettings};
 use cutover_daemon::applier::routes::{RouteApplier, RouteReport};
 use cutover_daemon::fast_path::Written;
-use cutover_daemon::netlink::RECEIVE_BUFFER_BYTES;
-use cutover_daemon::netlink::{ByFamily, Family, Monitor, MonitorHandle, MonitorSettings};
+use cutover_daemon::netlink::{
+    ByFamily, Family, Monitor, MonitorHandle, MonitorSettings, RECEIVE_BUFFER_BYTES,
+};
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact, Wanted};
 use cutover_tests::namespace::Namespace;
@@ -160,14 +161,13 @@ impl Rig {
                     )
                     .expect("an interface applier");
                     tokio::spawn(monitor.run());
-                    let ipv4 =
-                        routes.ipv4.after_fast_path(ipv4_out).telling_zebra(move || zebra != Zebra::Absent);
-                    let ipv4 = ipv4.which_forgets(zebra == Zebra::Forgets);
-                    tokio::spawn(ipv4.run());
-                    let ipv6 =
-                        routes.ipv6.after_fast_path(ipv6_out).telling_zebra(move || zebra != Zebra::Absent);
-                    let ipv6 = ipv6.which_forgets(zebra == Zebra::Forgets);
-                    tokio::spawn(ipv6.run());
+                    let beside = |applier: RouteApplier| {
+                        applier
+                            .telling_zebra(move || zebra != Zebra::Absent)
+                            .which_forgets(zebra == Zebra::Forgets)
+                    };
+                    tokio::spawn(beside(routes.ipv4.after_fast_path(ipv4_out)).run());
+                    tokio::spawn(beside(routes.ipv6.after_fast_path(ipv6_out)).run());
                     tokio::spawn(interfaces.run());
                     tokio::spawn(collect(streams.facts, Arc::clone(&collected)));
                     tokio::spawn(collect(prepared_out, collected));

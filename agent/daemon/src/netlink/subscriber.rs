@@ -31,6 +31,8 @@ pub(crate) struct Subscriber {
     pub(crate) buffer: Vec<u8>,
     /// Everything that was there has been received.
     pub(crate) ran_dry: bool,
+    /// Of the last question.
+    sequence: u32,
 }
 
 impl fmt::Debug for Subscriber {
@@ -58,7 +60,7 @@ impl Subscriber {
         for group in groups {
             raw.add_membership(*group).map_err(failed("NETLINK_ADD_MEMBERSHIP"))?;
         }
-        Ok(Self { socket, port, buffer: Vec::with_capacity(DATAGRAM_BYTES_MAX), ran_dry: false })
+        Ok(Self { socket, port, buffer: Vec::with_capacity(DATAGRAM_BYTES_MAX), ran_dry: false, sequence: 0 })
     }
 
     /// For options.
@@ -66,11 +68,16 @@ impl Subscriber {
         self.socket.socket_mut()
     }
 
-    /// Asks the kernel for a dump.
-    pub(crate) fn ask(&self, request: &[u8]) -> Result<(), StepError> {
+    /// Asks the kernel for a dump. `request` is given the sequence number of the answers, which is returned.
+    pub(crate) fn ask<R: AsRef<[u8]>>(&mut self, request: impl FnOnce(u32) -> R) -> Result<u32, StepError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let request = request(self.sequence);
         let kernel = SocketAddr::new(0, 0);
-        self.socket.socket_ref().send_to(request, &kernel, 0).map_err(failed("request for a dump"))?;
-        Ok(())
+        self.socket
+            .socket_ref()
+            .send_to(request.as_ref(), &kernel, 0)
+            .map_err(failed("request for a dump"))?;
+        Ok(self.sequence)
     }
 
     /// Fills the buffer with one datagram. Cancelling loses nothing.

@@ -231,8 +231,8 @@ impl Play<'_, '_> {
             ways.push((planned, before));
         }
         // ORDER: whoever has been told of a VM's route that came later has been told of what came before, if that is announced.
-        let normal = plan.iter().filter(|it| it.act == Act::Normal);
-        let later: Vec<Planned> = normal
+        let normal = || plan.iter().filter(|it| it.act == Act::Normal);
+        let later: Vec<Planned> = normal()
             .map(|it| Planned { destination: slot_of(it.destination.addr(), LATER_SLOT), ..*it })
             .collect();
         let lines: Vec<String> =
@@ -241,8 +241,7 @@ impl Play<'_, '_> {
         let is_told = |play: &Self, planned: &Planned| play.tells_priority(planned, Act::Normal);
         self.settle(&later, is_told);
         std::thread::sleep(self.cast.daemon.silence());
-        let normal = plan.iter().filter(|it| it.act == Act::Normal);
-        self.look(&normal.map(|it| Planned { act: Act::Beside, ..*it }).collect::<Vec<_>>())?;
+        self.look(&normal().map(|it| Planned { act: Act::Beside, ..*it }).collect::<Vec<_>>())?;
         if !one_place(&later, |planned| is_told(self, planned)) {
             // What is not told may only be late.
             return Ok(());

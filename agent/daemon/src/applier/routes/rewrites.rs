@@ -69,15 +69,14 @@ impl Rewrites {
             self.echoes.retain(|route, _| route.ifindex != ifindex);
         } else if !self.running.contains_key(&ifindex) {
             self.running.insert(ifindex, self.is_known.then_some(now));
-            self.written_before(observed, |route| route.ifindex == ifindex, now + PAUSE, now);
+            self.written_before(observed, Some(ifindex), now + PAUSE, now);
         }
     }
 
     /// Everything is known for the first time. Whether a route or the carrier of its tap came first is not.
     pub(super) fn found(&mut self, observed: &ObservedRoutes, now: BootTime) {
         self.is_known = true;
-        let running = self.running.clone();
-        self.written_before(observed, |route| running.contains_key(&route.ifindex), now + PAUSE, now);
+        self.written_before(observed, None, now + PAUSE, now);
     }
 
     /// All routes of interfaces with a carrier may be forgotten, because something has changed somewhere. While one change follows the
@@ -86,9 +85,7 @@ impl Rewrites {
         let since = self.changing_since.filter(|since| now.since(*since) < CHANGING_MAX).unwrap_or(now);
         self.changing_since = Some(since);
         self.settled_at = now + PAUSE;
-        let at = (now + PAUSE).min(since + CHANGING_MAX);
-        let running = self.running.clone();
-        self.written_before(observed, |route| running.contains_key(&route.ifindex), at, now);
+        self.written_before(observed, None, (now + PAUSE).min(since + CHANGING_MAX), now);
     }
 
     /// A route of ours is there.
@@ -103,18 +100,24 @@ impl Rewrites {
         }
     }
 
+    /// Those of one interface, or of all of them, are written again then, if there is a carrier.
     fn written_before(
         &mut self,
         observed: &ObservedRoutes,
-        matches: impl Fn(&WantedRoute) -> bool,
+        ifindex: Option<u32>,
         at: BootTime,
         now: BootTime,
     ) {
         // Whose they are is perhaps not known yet. Only those are written again that are wanted just as they are.
-        let before = observed.ours.iter().chain(&observed.others).filter(|route| matches(route));
-        for route in before {
-            // What only waits for its portion keeps its turn.
-            self.due.entry(*route).and_modify(|due| *due = if *due <= now { *due } else { at }).or_insert(at);
+        for route in observed.ours.iter().chain(&observed.others) {
+            let is_meant = ifindex.is_none_or(|ifindex| route.ifindex == ifindex);
+            if is_meant && self.running.contains_key(&route.ifindex) {
+                let due = self.due.entry(*route).or_insert(at);
+                // What only waits for its portion keeps its turn.
+                if *due > now {
+                    *due = at;
+                }
+            }
         }
         self.wake(at);
     }

@@ -14,21 +14,18 @@ pub(super) const RECEIVE_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct Connection {
     pub(super) subscriber: Subscriber,
-    sequence: u32,
 }
 
 impl Connection {
     /// In the network namespace of the calling thread.
     pub(super) fn open(receive_buffer_bytes: usize) -> Result<Self, FollowError> {
         let subscriber = Subscriber::open(NETLINK_NETFILTER, receive_buffer_bytes, &[GROUP], |_| Ok(()))?;
-        Ok(Self { subscriber, sequence: 0 })
+        Ok(Self { subscriber })
     }
 
     /// Asks for a dump. Returns the sequence number of the answers.
     pub(super) fn ask(&mut self, step: &DumpRequest) -> Result<u32, FollowError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        self.subscriber.ask(&request(step, self.sequence))?;
-        Ok(self.sequence)
+        Ok(self.subscriber.ask(|sequence| request(step, sequence))?)
     }
 
     /// Whether something waits to be received.

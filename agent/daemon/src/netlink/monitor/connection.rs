@@ -42,11 +42,10 @@ impl From<StepError> for MonitorError {
     }
 }
 
-/// The socket with its filter and its number.
+/// The socket with its filter.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) subscriber: Subscriber,
-    sequence: u32,
     filter: Filter,
 }
 
@@ -59,7 +58,7 @@ impl Connection {
             }
             filter.attach(socket).map_err(failed("SO_ATTACH_FILTER"))
         })?;
-        Ok(Self { subscriber, sequence: 0, filter })
+        Ok(Self { subscriber, filter })
     }
 
     /// Lets through what this filter does, in place of the one before.
@@ -84,8 +83,6 @@ impl Connection {
 
     /// Asks for a dump. Returns the sequence number of the answers.
     pub(super) fn ask(&mut self, step: Question) -> Result<u32, MonitorError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        self.subscriber.ask(&dump::request(step, self.sequence))?;
-        Ok(self.sequence)
+        Ok(self.subscriber.ask(|sequence| dump::request(step, sequence))?)
     }
 }
