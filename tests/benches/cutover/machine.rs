@@ -8,35 +8,41 @@ use std::process::Command;
 /// Appends a table with the machine, the kernel, the versions and the date.
 pub(crate) fn describe(text: &mut String) -> Result<()> {
     text.push_str("| | |\n|---|---|\n");
-    for line in lines()? {
-        writeln!(text, "{line}")?;
-    }
-    for (name, value) in
-        [("command", "cargo xtask bench".to_owned()), ("load average at the end", load()?), ("date", date()?)]
-    {
+    let moment = [
+        ("command", "cargo xtask bench".to_owned()),
+        ("load average at the end", load()?),
+        ("date", date()?),
+    ];
+    for (name, value) in facts()?.into_iter().chain(moment) {
         writeln!(text, "{}", row(name, &value))?;
     }
     Ok(())
 }
 
-/// The rows that are the same in every run on this machine with this compiler and this version.
-pub(crate) fn lines() -> Result<[String; 4]> {
+/// What is the same in every run on this machine with this compiler and this version.
+fn facts() -> Result<[(&'static str, String); 4]> {
     let cpus = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
     let model = field(&cpus, "model name").unwrap_or("unknown");
     let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let is_virtual = field(&cpus, "flags").is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor"));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
     Ok([
-        row("processor", &format!("{count} × {model}{}", if is_virtual { ", virtual machine" } else { "" })),
-        row("kernel", kernel.trim()),
-        row("compiler", &answer("rustc", &["--version"])?),
-        row("cutover", env!("CARGO_PKG_VERSION")),
+        ("processor", format!("{count} × {model}{}", if is_virtual { ", virtual machine" } else { "" })),
+        ("kernel", kernel.trim().to_owned()),
+        ("compiler", answer("rustc", &["--version"])?),
+        ("cutover", env!("CARGO_PKG_VERSION").to_owned()),
     ])
 }
 
-/// When this is, and what else the machine does.
-pub(crate) fn moment() -> Result<String> {
-    Ok(format!("{}, load average at the end {}", date()?, load()?))
+/// When this is, what else the machine does, and where it is not the one that `head` describes.
+pub(crate) fn moment(head: &str) -> Result<String> {
+    let mut moment = format!("{}, load average at the end {}", date()?, load()?);
+    for (name, value) in facts()? {
+        if !head.contains(&row(name, &value)) {
+            write!(moment, "; {name} {value}")?;
+        }
+    }
+    Ok(moment)
 }
 
 fn load() -> Result<String> {

@@ -1,7 +1,7 @@
 //! Results as Markdown: one section for each thing that was measured, with its goals and whether they are met.
 
 use crate::machine;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::PathBuf;
@@ -118,19 +118,13 @@ impl Report {
         Self { path, kept: None }
     }
 
-    /// One that is there, of which some sections are replaced. It has to be of this machine.
+    /// One that is there, of which some sections are replaced. What the machine has changed since is said with each of them.
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
         let text = fs::read_to_string(&path)
             .with_context(|| format!("{} could not be read: measure everything first", path.display()))?;
         let mut parts = text.split("\n## ");
         let head = parts.next().unwrap_or_default().to_owned();
         let sections = parts.map(|part| format!("## {part}")).collect();
-        if let Some(other) = machine::lines()?.into_iter().find(|line| !head.contains(line.as_str())) {
-            bail!(
-                "{} does not say `{other}`, so it is of another machine: measure everything",
-                path.display()
-            );
-        }
         Ok(Self { path, kept: Some(Kept { head, sections }) })
     }
 
@@ -150,7 +144,10 @@ impl Report {
                 }
                 text
             }
-            Some(kept) => kept.replaced(measured, &machine::moment()?),
+            Some(kept) => {
+                let moment = machine::moment(&kept.head)?;
+                kept.replaced(measured, &moment)
+            }
         };
         for picture in measured.iter().filter_map(|section| section.picture.as_ref()) {
             let path = self.path.with_file_name(picture.file);
