@@ -21,8 +21,8 @@ pub use load::{Loaded, Problem, Severity, load};
 pub use resource::FelixConfiguration;
 pub use sources::{DEFAULT_FILE, Origin, Sources, SourcesError};
 pub use table::{
-    Attach, DatastoreType, Effect, LogFormat, LogSeverity, Reachability, Role, Rules, Setting, Settings,
-    Spoofing, Switch, TABLE,
+    Attach, DatastoreType, Effect, LogFormat, LogSeverity, Peering, Reachability, Role, Rules, Setting,
+    Settings, Spoofing, Switch, TABLE, Wish,
 };
 pub use told::Told;
 pub use value::Secret;
@@ -55,6 +55,23 @@ impl Settings {
             validation: self.cutover_validation,
             ready_command: self.cutover_ready_command.as_deref().map(Into::into),
             awaits_chains: self.cutover_role == Role::Routes,
+            forwards: self.forwards(),
+            holds: self.forwards() && self.cutover_hold == Wish::Auto,
+        }
+    }
+
+    /// Whether what still comes for a virtual machine that has left is forwarded.
+    fn forwards(&self) -> bool {
+        self.has_peers() && self.cutover_forward == Wish::Auto
+    }
+
+    /// Whether the agent talks to those of other hosts.
+    #[must_use]
+    pub const fn has_peers(&self) -> bool {
+        match self.cutover_peering {
+            Peering::Auto => matches!(self.datastore_type, DatastoreType::Etcdv3),
+            Peering::Files => true,
+            Peering::Off => false,
         }
     }
 

@@ -164,6 +164,7 @@ impl Engine {
             }
             Fact::EndpointReady { endpoint, question } => self.endpoint_ready(&endpoint, question),
             Fact::EndpointLookedUp { endpoint, at, exists } => self.looked_up(now, &endpoint, at, exists),
+            Fact::PeerSaid { .. } | Fact::ReceptionReady { .. } | Fact::ForwardStarted { .. } => {}
             Fact::LossConfirmed => self.loss_confirmed(now),
             Fact::DatastoreFollowed => self.followed_again(now),
             Fact::TimePassed => {}

@@ -1,10 +1,12 @@
 //! What the engine is told. Past tense: a fact has already happened.
 
 use crate::chains::Chains;
+use crate::conversation::Says;
 use crate::model::{Endpoint, EndpointKey, LiveMigration, Policy};
 use crate::time::BootTime;
 use crate::wanted::Question;
 use cutover_common::AnnouncementKind;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One observation, in the order in which it was made.
@@ -100,6 +102,35 @@ pub enum Fact {
         at: BootTime,
         /// What it said.
         exists: bool,
+    },
+    /// The agent at the other end of a migration said how things stand there.
+    PeerSaid {
+        /// The endpoint of this host that the conversation is about.
+        endpoint: EndpointKey,
+        /// The migration.
+        uid: String,
+        /// The peer's end of the tunnel in the underlay.
+        address: IpAddr,
+        /// What it said.
+        says: Says,
+    },
+    /// What comes out of the tunnel for an endpoint reaches its tap, or does not any more.
+    ReceptionReady {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// The identifier of the tunnel.
+        tunnel_id: u32,
+        /// Whether everything is in place.
+        is_ready: bool,
+    },
+    /// What comes for an endpoint whose virtual machine is leaving is forwarded from now on.
+    ForwardStarted {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// The identifier of the tunnel.
+        tunnel_id: u32,
+        /// When it was done.
+        at: BootTime,
     },
     /// An operator says that everything that [`crate::Engine::losses`] shows is gone.
     LossConfirmed,

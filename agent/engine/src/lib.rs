@@ -9,6 +9,7 @@
 //! (the only memory), [`engine`] (puts them together), [`wanted`] (what comes out), [`notice`] (what to log).
 
 pub mod chains;
+pub mod conversation;
 pub mod engine;
 pub mod fact;
 mod interface_prefix;

@@ -187,6 +187,10 @@ pub struct Policy {
     pub ready_command: Option<Arc<Path>>,
     /// Felix filters the packets of endpoints (`CutoverRole = routes`): none is up before its chains are there.
     pub awaits_chains: bool,
+    /// What still comes for a virtual machine that has left is forwarded to where it runs (`CutoverForward`).
+    pub forwards: bool,
+    /// That begins when it stops here (`CutoverHold`).
+    pub holds: bool,
 }
 
 impl Policy {
@@ -218,6 +222,8 @@ impl Default for Policy {
             validation: Validation::Strict,
             ready_command: None,
             awaits_chains: false,
+            forwards: false,
+            holds: false,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What the engine wants to be the case. Appliers close the difference to what is.
 
+use crate::conversation::WantedConversation;
 use crate::model::{EndpointKey, Trigger, Validation};
 use crate::roles::Role;
 use crate::shared::{SharedMap, SharedSet};
 use crate::time::BootTime;
 use cutover_common::MacAddr;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
@@ -38,6 +40,45 @@ pub struct Wanted {
     pub chains_awaited: bool,
     /// Endpoints about which the ready command has not said yet that they are ready. None without a command.
     pub checks: SharedMap<Arc<EndpointKey>, WantedCheck>,
+    /// By the endpoint that a virtual machine leaves: what is forwarded to where it goes, or is about to be.
+    pub forwards: SharedMap<Arc<EndpointKey>, WantedForward>,
+    /// By the endpoint to which a virtual machine comes: what is taken from the tunnel for it.
+    pub receptions: SharedMap<Arc<EndpointKey>, WantedReception>,
+    /// By the endpoint of this host: with whose agent to talk about its migration, and what to say.
+    pub conversations: SharedMap<Arc<EndpointKey>, WantedConversation>,
+}
+
+/// The tunnel between the two hosts of one migration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its identifier (VNI, 24 bits), which the target draws by lot.
+    pub id: u32,
+    /// The other host's end of it in the underlay.
+    pub peer: IpAddr,
+}
+
+/// What still comes for a virtual machine that is leaving, or has left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedForward {
+    /// The way to where it goes.
+    pub tunnel: Tunnel,
+    /// Its prefixes.
+    pub prefixes: BTreeSet<IpNet>,
+    /// False while everything is only made ready: nothing is forwarded then.
+    pub is_active: bool,
+}
+
+/// What comes out of the tunnel for a virtual machine that is arriving, or has arrived.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedReception {
+    /// Where it comes from.
+    pub tunnel: Tunnel,
+    /// Name of the tap.
+    pub interface: String,
+    /// Its number.
+    pub ifindex: u32,
+    /// The prefixes that may be sent through the tunnel; everything else that comes out of it is dropped.
+    pub prefixes: BTreeSet<IpNet>,
 }
 
 /// A unicast route of the main table, scope link, straight to an interface.

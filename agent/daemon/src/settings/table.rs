@@ -1,12 +1,12 @@
 //! The one table of every setting. Parsing, `cutover check-config` and `docs/configuration.md` come from it.
 
 use super::value::{
-    Bool, Choice, IPV4, IPV6, Integer, Kind, List, Path, Prefixes, RequiredPath, Seconds, Secret, SecretText,
-    Text, interpret,
+    ADDRESS, Bool, Choice, IPV4, IPV6, Integer, Kind, List, Path, Prefixes, RequiredPath, Seconds, Secret,
+    SecretText, Text, interpret,
 };
 use cutover_engine::InterfacePrefixes;
 use cutover_engine::model::{Trigger, Validation};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +37,26 @@ impl Role {
             Self::Routes => "routes",
         }
     }
+}
+
+/// Whether the agents of the two hosts of a migration talk to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peering {
+    /// With etcd they do, with a directory of files they do not.
+    Auto,
+    /// They do, and find each other's addresses and keys in files.
+    Files,
+    /// They do not.
+    Off,
+}
+
+/// Something that is done where it can be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Where it can be.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// How the program is attached to a tap.
@@ -211,6 +231,18 @@ fn built_in<K: Kind>(kind: &K, name: &str, text: &str) -> K::Value {
 /// Metrics that both families can have: the kernel's number is 32 bits wide, Felix stops at 31.
 const PRIORITY: Integer<u32> = Integer { min: 1, max: 2_147_483_646, except: &[] };
 const PORT: Integer<u16> = Integer { min: 0, max: 65_535, except: &[] };
+const LISTENING_PORT: Integer<u16> = Integer { min: 1, max: 65_535, except: &[] };
+/// LIMIT: the rule has to come before that of the main table (32766), and the table must be none of the kernel's.
+const FORWARD_TABLE: Integer<u32> = Integer {
+    min: 2,
+    max: 32_764,
+    except: &[
+        (252, "the one before the kernel's table default, and the next one is needed, too"),
+        (253, "the kernel's table default"),
+        (254, "the kernel's table main"),
+        (255, "the kernel's table local"),
+    ],
+};
 const PROTOCOL: Integer<u8> =
     Integer { min: 3, max: 255, except: &[(12, "BIRD's, which would take our routes for its own")] };
 /// LIMIT: an hour is far above the convergence of any fabric; a typing error must not elevate a route for days.
@@ -353,6 +385,25 @@ settings! {
         PLAIN, AtStart, "How many microseconds the fast path spins before it sleeps.";
     cutover_frr_forgets: bool, "CutoverFrrForgets", Bool, "false",
         PLAIN, AtStart, "Whether FRR on this host forgets the IPv4 routes of all VMs whenever an interface changes, as 10.7 does: they are all written again then.";
+    cutover_peering: Peering, "CutoverPeering",
+        Choice { words: &[("auto", Peering::Auto), ("files", Peering::Files), ("off", Peering::Off)], none: None }, "auto",
+        PLAIN, AtStart, "Whether the agents of the two hosts of a migration talk to each other: with etcd; with addresses and keys from files (`CutoverPeerDir`); or not at all. `auto` is with etcd if that is the datastore, and not at all otherwise.";
+    cutover_peer_dir: PathBuf, "CutoverPeerDir", RequiredPath, "/etc/cutover/peers",
+        LOCAL, AtStart, "With `CutoverPeering = files`: one file for each other host, `<host>.json`, as its agent writes it to `peer.json` in `CutoverRunDir`.";
+    cutover_peer_address: Option<IpAddr>, "CutoverPeerAddress", ADDRESS, "",
+        LOCAL, AtStart, "Underlay address of this host for other agents and for the tunnel; without it, the one from which this host reaches the datastore.";
+    cutover_peer_port: u16, "CutoverPeerPort", LISTENING_PORT, "7179",
+        PLAIN, AtStart, "TCP port on which other hosts' agents reach this one.";
+    cutover_tunnel_port: u16, "CutoverTunnelPort", LISTENING_PORT, "4790",
+        PLAIN, AtStart, "UDP port of the tunnel between the two hosts of a migration (VXLAN-GPE); the same on all hosts.";
+    cutover_forward: Wish, "CutoverForward",
+        Choice { words: &[("auto", Wish::Auto), ("off", Wish::Off)], none: None }, "auto",
+        PLAIN, Live, "Whether what still comes here for a virtual machine that has left is forwarded to where it runs (docs/hitless.md); needs `CutoverPeering`.";
+    cutover_hold: Wish, "CutoverHold",
+        Choice { words: &[("auto", Wish::Auto), ("off", Wish::Off)], none: None }, "auto",
+        PLAIN, Live, "Whether that begins when the virtual machine stops here, so that what comes meanwhile waits in the queue of the target's tap; needs `CutoverForward`.";
+    cutover_forward_table: u32, "CutoverForwardTable", FORWARD_TABLE, "7179",
+        PLAIN, AtStart, "Routing table, and priority of its rule, of what is forwarded; the next table and the priority before it are for what comes out of the tunnel.";
     cutover_ready_command: Option<PathBuf>, "CutoverReadyCommand", Path, "",
         LOCAL, Live, "Program that gets an endpoint as JSON on standard input and must exit with 0 before it is reported up.";
 

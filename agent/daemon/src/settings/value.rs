@@ -6,7 +6,7 @@
 use super::go_number::go_integer;
 use cutover_engine::InterfacePrefixes;
 use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -331,6 +331,9 @@ pub(super) const IPV4: Optional<Ipv4Addr> =
 /// An IPv6 address or nothing.
 pub(super) const IPV6: Optional<Ipv6Addr> =
     Optional { description: "an IPv6 address", marker: std::marker::PhantomData };
+/// An address of either family or nothing.
+pub(super) const ADDRESS: Optional<IpAddr> =
+    Optional { description: "an IPv4 or IPv6 address", marker: std::marker::PhantomData };
 
 /// An absolute path or nothing.
 pub(super) struct Path;
