@@ -31,6 +31,8 @@ pub enum Says {
 pub struct SourceSays {
     /// It does not run here any more, and nobody knows yet whether it runs there.
     pub is_stopped: bool,
+    /// What still comes here for it is forwarded.
+    pub is_forwarding: bool,
 }
 
 /// How things stand where a virtual machine goes.

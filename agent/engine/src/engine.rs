@@ -5,6 +5,7 @@ mod aftermath;
 mod build;
 mod claims;
 mod filter;
+mod hitless;
 mod kernel;
 mod locals;
 mod loss;
@@ -32,6 +33,7 @@ use absence::Absences;
 use aftermath::Aftermaths;
 use claims::Claims;
 use filter::WaitingEndpoints;
+use hitless::Hitless;
 use ipnet::IpNet;
 use locals::{Local, Locals};
 use loss::Losses;
@@ -80,6 +82,7 @@ pub struct Engine {
     absences: Absences,
     losses: Losses,
     aftermaths: Aftermaths,
+    hitless: Hitless,
     notices: Vec<Notice>,
 }
 
@@ -122,9 +125,11 @@ impl Engine {
             absences: Absences::default(),
             losses: Losses::default(),
             aftermaths: Aftermaths::default(),
+            hitless: Hitless::default(),
             notices: Vec::new(),
         };
         engine.recall_aftermaths(memory.aftermaths, memory.statuses_elsewhere);
+        engine.recall_hitless(memory.departures, memory.arrivals);
         engine
     }
 
@@ -164,7 +169,16 @@ impl Engine {
             }
             Fact::EndpointReady { endpoint, question } => self.endpoint_ready(&endpoint, question),
             Fact::EndpointLookedUp { endpoint, at, exists } => self.looked_up(now, &endpoint, at, exists),
-            Fact::PeerSaid { .. } | Fact::ReceptionReady { .. } | Fact::ForwardStarted { .. } => {}
+            Fact::PeerSaid { endpoint, uid, address, says } => {
+                self.peer_said(now, &endpoint, &uid, address, says);
+            }
+            Fact::ReceptionReady { endpoint, tunnel_id, is_ready } => {
+                self.reception_ready(&endpoint, tunnel_id, is_ready);
+            }
+            Fact::ForwardStarted { endpoint, tunnel_id, at } => {
+                self.forward_started(&endpoint, tunnel_id, at)
+            }
+            Fact::MachineStopped { endpoint, is_stopped } => self.machine_stopped(&endpoint, is_stopped),
             Fact::LossConfirmed => self.loss_confirmed(now),
             Fact::DatastoreFollowed => self.followed_again(now),
             Fact::TimePassed => {}
@@ -183,6 +197,7 @@ impl Engine {
             self.wanted = Wanted::default();
         }
         self.build(now);
+        self.build_hitless(now);
         self.tell_waiting(now);
         self.wanted.chains_awaited = !self.waiting.is_empty();
         self.wanted.known_interfaces.clone_from(&self.served);
@@ -214,7 +229,13 @@ impl Engine {
                 let machine = self.machine_deadline(local).filter(|_| !self.awaits_source(local));
                 [held, machine]
             })
-            .chain([leftovers, unknown_statuses, self.next_aftermath(), self.chains_deadline()])
+            .chain([
+                leftovers,
+                unknown_statuses,
+                self.next_aftermath(),
+                self.chains_deadline(),
+                self.hitless_deadline(),
+            ])
             .flatten()
             .min()
     }
@@ -235,10 +256,13 @@ impl Engine {
             withheld: self.placed.get(key).map(|placed| placed.withheld.clone()).unwrap_or_default(),
         });
         let (aftermaths, statuses_elsewhere) = self.aftermaths_memory();
+        let (departures, arrivals) = self.hitless_memory();
         Memory {
             endpoints: self.remembered.values().cloned().chain(living).collect(),
             aftermaths,
             statuses_elsewhere,
+            departures,
+            arrivals,
         }
     }
 

@@ -132,6 +132,13 @@ pub enum Fact {
         /// When it was done.
         at: BootTime,
     },
+    /// Somebody who knows the hypervisor says that a virtual machine that is about to leave has stopped here, or goes on here.
+    MachineStopped {
+        /// Which endpoint.
+        endpoint: EndpointKey,
+        /// False if it goes on here.
+        is_stopped: bool,
+    },
     /// An operator says that everything that [`crate::Engine::losses`] shows is gone.
     LossConfirmed,
     /// The datastore could not be followed for a while, and is again. Everything that happened meanwhile has been told.

@@ -188,12 +188,18 @@ pub struct Phases {
     pub armed_at: Option<BootTime>,
     /// The orchestrator was told that everything is ready here.
     pub reported_at: Option<BootTime>,
+    /// This host heard that the virtual machine has stopped where it comes from.
+    #[serde(default)]
+    pub stopped_at: Option<BootTime>,
     /// The kernel program saw the announcement.
     pub announced_at: Option<BootTime>,
     /// The fast path took the record.
     pub taken_at: Option<BootTime>,
     /// The kernel had acknowledged the elevated routes of the fast path.
     pub routed_at: Option<BootTime>,
+    /// This host heard that the source forwards what still comes there.
+    #[serde(default)]
+    pub forwarded_at: Option<BootTime>,
     /// The orchestrator ended the migration.
     pub role_gone_at: Option<BootTime>,
     /// Elevated priority ended.
@@ -209,17 +215,18 @@ impl Phases {
             targeted_at,
             armed_at,
             reported_at,
+            stopped_at,
             announced_at,
             taken_at,
             routed_at,
+            forwarded_at,
             role_gone_at,
             ended_at,
             kind: _,
         } = *self;
-        [targeted_at, armed_at, reported_at, announced_at, taken_at, routed_at, role_gone_at, ended_at]
-            .into_iter()
-            .flatten()
-            .max()
+        let before = [targeted_at, armed_at, reported_at, stopped_at, announced_at];
+        let after = [taken_at, routed_at, forwarded_at, role_gone_at, ended_at];
+        before.into_iter().chain(after).flatten().max()
     }
 }
 

@@ -3,11 +3,12 @@
 use crate::machine::Machine;
 use crate::model::{Endpoint, EndpointKey};
 use crate::time::BootTime;
-use crate::wanted::WantedRoute;
+use crate::wanted::{Tunnel, WantedRoute};
 use cutover_common::MacAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// The memory of every machine that is not idle, and every endpoint that is held. The agent keeps it in a file.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -20,6 +21,12 @@ pub struct Memory {
     /// Statuses of other hosts, of ports that are here or were: what of them is gone at the next start was removed meanwhile.
     #[serde(default)]
     pub statuses_elsewhere: Vec<StatusElsewhere>,
+    /// Virtual machines that are leaving or have left.
+    #[serde(default)]
+    pub departures: Vec<Departure>,
+    /// Virtual machines that are arriving or have arrived.
+    #[serde(default)]
+    pub arrivals: Vec<Arrival>,
 }
 
 impl Memory {
@@ -69,6 +76,63 @@ pub struct StatusElsewhere {
     pub endpoint: EndpointKey,
     /// Which write of it was seen last; the datastore's number, 0 if it is not known.
     pub revision: i64,
+}
+
+/// A virtual machine that is leaving an endpoint of this host, or has left it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Departure {
+    /// What it leaves.
+    pub endpoint: EndpointKey,
+    /// The migration.
+    pub uid: String,
+    /// Where it goes.
+    pub to: EndpointKey,
+    /// When the migration was seen.
+    pub began_at: BootTime,
+    /// What is routed to it.
+    pub prefixes: BTreeSet<IpNet>,
+    /// The way to where it goes, once its agent has said so.
+    pub tunnel: Option<Tunnel>,
+    /// What comes out of the tunnel there reaches the tap.
+    pub is_ready: bool,
+    /// It has announced itself there.
+    pub is_announced: bool,
+    /// It has stopped here.
+    pub is_stopped: bool,
+    /// Since when what still comes here is forwarded.
+    pub started_at: Option<BootTime>,
+    /// When this is over. Not before the migration is.
+    pub ends_at: Option<BootTime>,
+}
+
+/// A virtual machine that is arriving at an endpoint of this host, or has arrived.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Arrival {
+    /// Where it arrives.
+    pub endpoint: EndpointKey,
+    /// The migration.
+    pub uid: String,
+    /// Where it comes from.
+    pub from: EndpointKey,
+    /// When it was first expected.
+    pub began_at: BootTime,
+    /// Identifier of the tunnel (VNI).
+    pub tunnel_id: u32,
+    /// The source's end of the tunnel, once its agent has said so.
+    pub peer: Option<IpAddr>,
+    /// What comes out of the tunnel reaches the tap. Not known of the last life.
+    #[serde(skip)]
+    pub is_ready: bool,
+    /// When this host heard that it has stopped there.
+    pub stopped_at: Option<BootTime>,
+    /// When this host heard that what still comes there is forwarded.
+    pub forwarded_at: Option<BootTime>,
+    /// It has announced itself here, or is known to run here in another way.
+    pub is_announced: bool,
+    /// It is not here, and the peer is to know.
+    pub has_failed: bool,
+    /// When this is over.
+    pub ends_at: Option<BootTime>,
 }
 
 /// One endpoint with something to remember.

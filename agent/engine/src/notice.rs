@@ -117,6 +117,24 @@ pub enum Notice {
         /// Which endpoint.
         endpoint: EndpointKey,
     },
+    /// What still comes for a virtual machine is forwarded to where it goes.
+    ForwardStarted {
+        /// The endpoint that it leaves.
+        endpoint: EndpointKey,
+        /// Where it goes.
+        to: EndpointKey,
+        /// The migration.
+        uid: String,
+        /// It has stopped here, and not announced itself there: packets wait in the queue of its tap.
+        is_held: bool,
+    },
+    /// Nothing is forwarded any more.
+    ForwardEnded {
+        /// The endpoint that it leaves.
+        endpoint: EndpointKey,
+        /// The migration.
+        uid: String,
+    },
     /// A migration that concerned an endpoint of this host as its target is over.
     Finished(Box<MigrationRecord>),
 }

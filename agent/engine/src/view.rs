@@ -5,6 +5,7 @@ use crate::model::EndpointKey;
 use crate::roles::Role;
 use cutover_common::MacAddr;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// One endpoint of this host.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -59,6 +60,58 @@ pub struct EndpointView {
     /// Known from the agent's last life only: the datastore has not been in sync since the agent was started.
     #[serde(default)]
     pub from_memory: bool,
+}
+
+/// A virtual machine that is leaving, or has left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ForwardView {
+    /// Resource name of the endpoint that it leaves.
+    pub endpoint: String,
+    /// The migration.
+    pub migration_uid: String,
+    /// Resource name of the endpoint where it goes.
+    pub to: String,
+    /// Identifier of the tunnel (VNI), once the target's agent has said so.
+    pub tunnel_id: Option<u32>,
+    /// The target's end of the tunnel.
+    pub peer: Option<IpAddr>,
+    /// What is forwarded.
+    pub prefixes: Vec<String>,
+    /// The target is ready for it.
+    pub is_ready: bool,
+    /// The virtual machine has stopped here.
+    pub is_stopped: bool,
+    /// It has announced itself there.
+    pub is_announced: bool,
+    /// Packets are forwarded.
+    pub is_active: bool,
+    /// For how long they have been.
+    pub since_ms: Option<u64>,
+    /// When this is over, if the migration is.
+    pub ends_in_ms: Option<u64>,
+}
+
+/// A virtual machine that is arriving, or has arrived.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReceptionView {
+    /// Resource name of the endpoint where it arrives.
+    pub endpoint: String,
+    /// The migration.
+    pub migration_uid: String,
+    /// Resource name of the endpoint that it leaves.
+    pub from: String,
+    /// Identifier of the tunnel (VNI).
+    pub tunnel_id: u32,
+    /// The source's end of the tunnel, once its agent has said so.
+    pub peer: Option<IpAddr>,
+    /// What comes out of the tunnel reaches the tap.
+    pub is_ready: bool,
+    /// The virtual machine has stopped where it comes from.
+    pub is_source_stopped: bool,
+    /// The source forwards what still comes there.
+    pub is_source_forwarding: bool,
+    /// When this is over, if it is.
+    pub ends_in_ms: Option<u64>,
 }
 
 /// What the agent works with while its datastore has not been in sync since it was started.

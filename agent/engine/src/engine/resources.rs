@@ -23,6 +23,9 @@ impl Engine {
             }
             return;
         }
+        if self.in_sync_since.is_some() {
+            self.departure_called_off(&key);
+        }
         endpoint.labels = self.locals.labels.share(endpoint.labels);
         if self.locals.contains_key(&key) {
             // Before the datastore is in sync nobody can tell what came first.
@@ -137,6 +140,7 @@ impl Engine {
         self.notices.push(Notice::MigrationWritten { name: name.clone(), migration: migration.clone() });
         self.touch_ports(&migration);
         self.call_off(&migration);
+        self.departure_begins(now, &migration);
         let mut concerned = self.concerned(&migration);
         if let Some(before) = self.migrations.insert(name, migration) {
             self.touch_ports(&before);
@@ -150,6 +154,7 @@ impl Engine {
         self.notices.push(Notice::MigrationRemoved { name: name.to_owned(), uid: migration.uid.clone() });
         self.touch_ports(&migration);
         self.migration_ended(now, &migration);
+        self.departure_ends(now, &migration);
         let concerned = self.concerned(&migration);
         self.assign_roles(now, concerned);
     }

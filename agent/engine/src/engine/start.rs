@@ -21,6 +21,7 @@ impl Engine {
         }
         self.in_sync_since = Some(now);
         self.hold_remembered(now);
+        self.departures_in_sync(now);
         self.forget_used_watches();
         let keys: BTreeSet<_> = self.locals.keys().cloned().collect();
         let is_idle = |key: &&Arc<EndpointKey>| self.locals[*key].machine.is_idle();

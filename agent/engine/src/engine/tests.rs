@@ -8,6 +8,7 @@ mod exhaustive;
 mod filter;
 mod fleet;
 mod held;
+mod hitless;
 mod host;
 mod incremental;
 mod leaving;

@@ -114,8 +114,8 @@ impl Host {
     }
 
     pub(super) fn restarted(name: &str, now: BootTime, memory: Memory, found: LeftBehind) -> Self {
-        let policy = Policy { hostname: name.into(), ..Policy::default() };
-        let engine = Engine::new(policy, memory, found).recalling();
+        let policy = Policy { hostname: name.into(), forwards: true, holds: true, ..Policy::default() };
+        let engine = Engine::new(policy, memory, found).recalling().drawing_lots(7);
         let (armed, configured, kernel) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         Self { engine, now, appliers: true, datastore_answers: true, armed, configured, kernel }
     }
@@ -331,6 +331,11 @@ impl Host {
         for route in wanted.routes.iter() {
             let link = self.engine.links.get(&route.ifindex);
             assert!(link.is_some_and(|link| link.admin_up), "a route to no interface: {route:?}");
+        }
+        for forward in wanted.forwards.values().filter(|forward| forward.is_active) {
+            let elevated = wanted.routes.iter().filter(|route| route.metric == ELEVATED);
+            let is_here = elevated.filter(|route| forward.prefixes.contains(&route.destination)).count() > 0;
+            assert!(!is_here, "what is elevated here is forwarded: {forward:?}");
         }
         for (key, local) in self.engine.locals.iter() {
             self.check_endpoint(key, &wanted);

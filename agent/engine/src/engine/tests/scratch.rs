@@ -24,6 +24,10 @@ impl Engine {
             unknown_statuses_may_go: self.wanted.unknown_statuses_may_go,
             known_interfaces: self.served.clone(),
             chains_awaited: self.wanted.chains_awaited,
+            // Built anew each time.
+            forwards: self.wanted.forwards.clone(),
+            receptions: self.wanted.receptions.clone(),
+            conversations: self.wanted.conversations.clone(),
             ..Wanted::default()
         };
         let mut taken = Taken::default();

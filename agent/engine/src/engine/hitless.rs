@@ -1,0 +1,216 @@
+//! What is sent to a virtual machine while it moves reaches it, whatever the fabric's routers know.
+//!
+//! Where it leaves, there is a departure: what still comes for it is forwarded to where it goes as soon as it announced itself there, or
+//! has stopped here, until the convergence time after its migration is over. Where it goes, there is an arrival: what comes out of
+//! the tunnel for it reaches its tap. Both are remembered apart from the machines, because the endpoint that a virtual machine has left is
+//! deleted while packets still come. Owns the wanted forwards, receptions and conversations.
+
+mod arrivals;
+mod departures;
+
+use super::Engine;
+use crate::conversation::{Says, WantedConversation};
+use crate::memory::{Arrival, Departure};
+use crate::model::{EndpointKey, Policy};
+use crate::roles::Role;
+use crate::shared::SharedMap;
+use crate::time::BootTime;
+use crate::view::{ForwardView, ReceptionView};
+use core::net::IpAddr;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The virtual machines that leave or arrive, by the endpoint of this host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hitless {
+    pub(super) departures: BTreeMap<Arc<EndpointKey>, Departure>,
+    pub(super) arrivals: BTreeMap<Arc<EndpointKey>, Arrival>,
+    /// Where the lots for tunnels come from.
+    lots: u64,
+}
+
+/// Identifiers of tunnels have this many values; 0 is none of them.
+const TUNNEL_IDS: u64 = 1 << 24;
+
+impl Engine {
+    /// Draws the identifiers of tunnels by lot, beginning with this seed. It has to be random: whoever knows the identifier of a tunnel
+    /// knows half of what it takes to be let in.
+    #[must_use]
+    pub const fn drawing_lots(mut self, seed: u64) -> Self {
+        self.hitless.lots = seed;
+        self
+    }
+
+    /// Takes up what was remembered.
+    pub(super) fn recall_hitless(&mut self, departures: Vec<Departure>, arrivals: Vec<Arrival>) {
+        let is_local = |key: &EndpointKey| key.host == self.policy.hostname;
+        let departures = departures.into_iter().filter(|it| is_local(&it.endpoint));
+        self.hitless.departures = departures.map(|it| (Arc::new(it.endpoint.clone()), it)).collect();
+        let arrivals = arrivals.into_iter().filter(|it| is_local(&it.endpoint));
+        self.hitless.arrivals = arrivals.map(|it| (Arc::new(it.endpoint.clone()), it)).collect();
+    }
+
+    /// What has to survive.
+    pub(super) fn hitless_memory(&self) -> (Vec<Departure>, Vec<Arrival>) {
+        let Hitless { departures, arrivals, .. } = &self.hitless;
+        (departures.values().cloned().collect(), arrivals.values().cloned().collect())
+    }
+
+    /// The peer at the other end said something.
+    pub(super) fn peer_said(
+        &mut self,
+        now: BootTime,
+        key: &EndpointKey,
+        uid: &str,
+        peer: IpAddr,
+        says: Says,
+    ) {
+        match says {
+            Says::Target(says) => self.target_said(now, key, uid, peer, says),
+            Says::Source(says) => self.source_said(now, key, uid, peer, says),
+        }
+    }
+
+    /// An identifier that no other tunnel to here has.
+    fn draw_tunnel(&mut self) -> u32 {
+        loop {
+            // SplitMix64 (Steele, Lea, Flood 2014).
+            self.hitless.lots = self.hitless.lots.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut lot = self.hitless.lots;
+            lot = (lot ^ (lot >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            lot = (lot ^ (lot >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let id = ((lot ^ (lot >> 31)) % TUNNEL_IDS) as u32;
+            if id != 0 && self.hitless.arrivals.values().all(|arrival| arrival.tunnel_id != id) {
+                return id;
+            }
+        }
+    }
+
+    /// Brings what is known of virtual machines that leave and arrive up to date, and what is wanted because of it. There are few of
+    /// them, so all are looked at.
+    pub(super) fn build_hitless(&mut self, now: BootTime) {
+        if !self.policy.forwards {
+            self.forget_hitless();
+        }
+        self.keep_departures(now);
+        self.keep_arrivals(now);
+        let (departures, arrivals) = (&self.hitless.departures, &self.hitless.arrivals);
+        let forwards = departures.iter().filter_map(|(key, it)| Some((key.clone(), self.forward(key, it)?)));
+        let receptions =
+            arrivals.iter().filter_map(|(key, it)| Some((key.clone(), self.reception(key, it)?)));
+        let (forwards, receptions) = (forwards.collect(), receptions.collect());
+        let conversations = self.conversations();
+        replace(&mut self.wanted.forwards, forwards);
+        replace(&mut self.wanted.receptions, receptions);
+        replace(&mut self.wanted.conversations, conversations);
+    }
+
+    /// An operator has switched it off.
+    fn forget_hitless(&mut self) {
+        if !self.hitless.departures.is_empty() || !self.hitless.arrivals.is_empty() {
+            self.hitless.departures.clear();
+            self.hitless.arrivals.clear();
+            self.locals.memory_changed();
+        }
+    }
+
+    /// With whom to talk. An endpoint that is left and reached at once talks about what it is in the migrations that there are, and
+    /// after them about what began last.
+    fn conversations(&self) -> BTreeMap<Arc<EndpointKey>, WantedConversation> {
+        let mut conversations = BTreeMap::new();
+        for (key, departure) in &self.hitless.departures {
+            if departure.prefixes.is_empty() {
+                continue;
+            }
+            let says = Says::Source(departure.says());
+            let (uid, peer) = (departure.uid.clone(), departure.to.clone());
+            conversations.insert(key.clone(), WantedConversation { uid, peer, says });
+        }
+        for (key, arrival) in &self.hitless.arrivals {
+            let role = self.locals.get(key).map_or(Role::None, |local| local.machine.role);
+            let departure = self.hitless.departures.get(key);
+            let leaves = departure.is_some_and(|departure| match role {
+                Role::Target => false,
+                Role::Source => true,
+                Role::None => departure.began_at >= arrival.began_at,
+            });
+            if leaves {
+                continue;
+            }
+            let says = Says::Target(arrival.says());
+            let (uid, peer) = (arrival.uid.clone(), arrival.from.clone());
+            conversations.insert(key.clone(), WantedConversation { uid, peer, says });
+        }
+        conversations
+    }
+
+    /// When something of this happens by itself.
+    pub(super) fn hitless_deadline(&self) -> Option<BootTime> {
+        let Hitless { departures, arrivals, .. } = &self.hitless;
+        let departures = departures.values().filter_map(|departure| departure.ends_at);
+        departures.chain(arrivals.values().filter_map(|arrival| arrival.ends_at)).min()
+    }
+
+    /// What `cutover status` shows of what leaves.
+    #[must_use]
+    pub fn forwards(&self, now: BootTime) -> Vec<ForwardView> {
+        let view = |(key, departure): (&Arc<EndpointKey>, &Departure)| ForwardView {
+            endpoint: key.to_string(),
+            migration_uid: departure.uid.clone(),
+            to: departure.to.to_string(),
+            tunnel_id: departure.tunnel.map(|tunnel| tunnel.id),
+            peer: departure.tunnel.map(|tunnel| tunnel.peer),
+            prefixes: departure.prefixes.iter().map(ToString::to_string).collect(),
+            is_ready: departure.is_ready,
+            is_stopped: departure.is_stopped,
+            is_announced: departure.is_announced,
+            is_active: self.wanted.forwards.get(key).is_some_and(|forward| forward.is_active),
+            since_ms: departure.started_at.map(|at| milliseconds(now.since(at))),
+            ends_in_ms: departure.ends_at.map(|at| milliseconds(at.since(now))),
+        };
+        self.hitless.departures.iter().map(view).collect()
+    }
+
+    /// What `cutover status` shows of what arrives.
+    #[must_use]
+    pub fn receptions(&self, now: BootTime) -> Vec<ReceptionView> {
+        let view = |(key, arrival): (&Arc<EndpointKey>, &Arrival)| ReceptionView {
+            endpoint: key.to_string(),
+            migration_uid: arrival.uid.clone(),
+            from: arrival.from.to_string(),
+            tunnel_id: arrival.tunnel_id,
+            peer: arrival.peer,
+            is_ready: arrival.is_ready,
+            is_source_stopped: arrival.stopped_at.is_some(),
+            is_source_forwarding: arrival.forwarded_at.is_some(),
+            ends_in_ms: arrival.ends_at.map(|at| milliseconds(at.since(now))),
+        };
+        self.hitless.arrivals.iter().map(view).collect()
+    }
+}
+
+/// The prefixes that are routed at all.
+fn routed<'a>(policy: &'a Policy, prefixes: &'a BTreeSet<IpNet>) -> impl Iterator<Item = IpNet> + 'a {
+    prefixes.iter().map(IpNet::trunc).filter(|prefix| policy.ipv6_support || prefix.addr().is_ipv4())
+}
+
+/// Changes only what differs, so that the rest stays shared.
+fn replace<V: Clone + PartialEq>(
+    wanted: &mut SharedMap<Arc<EndpointKey>, V>,
+    now: BTreeMap<Arc<EndpointKey>, V>,
+) {
+    let gone: Vec<_> = wanted.keys().filter(|key| !now.contains_key(*key)).cloned().collect();
+    for key in gone {
+        wanted.remove(&key);
+    }
+    for (key, value) in now {
+        if wanted.get(&key) != Some(&value) {
+            wanted.insert(key, value);
+        }
+    }
+}
+
+fn milliseconds(duration: core::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,381 @@
+//! Two hosts whose agents talk to each other: what still comes where a virtual machine has left is forwarded to where it runs, exactly as
+//! long as that is right.
+
+use super::host::*;
+use crate::conversation::{Says, SourceSays, TargetSays};
+use crate::fact::Fact;
+use crate::machine::State;
+use crate::model::Policy;
+use crate::wanted::{WantedForward, WantedReception};
+use cutover_common::MacAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Source `a`, target `b`, and a channel between them that can be cut.
+struct Pair {
+    a: Host,
+    b: Host,
+    is_connected: bool,
+}
+
+fn address(host: &str) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, host.as_bytes()[0]))
+}
+
+/// Plays the applier of tunnels, which is at once.
+fn apply_tunnels(host: &mut Host) {
+    let wanted = host.wanted().clone();
+    for (key, reception) in wanted.receptions.iter() {
+        let (endpoint, tunnel_id) = (key.as_ref().clone(), reception.tunnel.id);
+        host.tell(Fact::ReceptionReady { endpoint, tunnel_id, is_ready: true });
+    }
+    for (key, forward) in wanted.forwards.iter().filter(|(_, forward)| forward.is_active) {
+        let (endpoint, tunnel_id, at) = (key.as_ref().clone(), forward.tunnel.id, host.now);
+        host.tell(Fact::ForwardStarted { endpoint, tunnel_id, at });
+    }
+}
+
+/// Carries what `from` says to `to`, if that one wants to hear it.
+fn carry(from: &Host, to: &mut Host) -> bool {
+    let name = &from.engine.policy.hostname;
+    let said: Vec<_> = from.wanted().conversations.iter().map(|(_, it)| it.clone()).collect();
+    let before = to.wanted().clone();
+    for conversation in said {
+        let heard = to.wanted().conversations.get(&conversation.peer).cloned();
+        let is_wanted = heard.is_some_and(|it| it.uid == conversation.uid && it.peer.host == *name);
+        if is_wanted {
+            let (endpoint, uid, says) = (conversation.peer, conversation.uid, conversation.says);
+            to.tell(Fact::PeerSaid { endpoint, uid, address: address(name), says });
+        }
+    }
+    *to.wanted() != before
+}
+
+impl Pair {
+    /// A virtual machine on `a`.
+    fn quiet() -> Self {
+        let mut pair = Self { a: Host::quiet("a"), b: Host::quiet("b"), is_connected: true };
+        pair.both(written("a"));
+        pair
+    }
+
+    /// It is about to go to `b`, and everything is ready there.
+    fn migrating() -> Self {
+        let mut pair = Self::quiet();
+        pair.both(migration_written("u1", "a", "b"));
+        pair.both(written("b"));
+        assert_eq!((pair.a.state(), pair.b.state()), (State::Base, State::Target));
+        pair
+    }
+
+    /// It has announced itself on `b`.
+    fn arrived() -> Self {
+        let mut pair = Self::migrating();
+        pair.b.announce();
+        pair.talk();
+        pair
+    }
+
+    fn both(&mut self, fact: Fact) {
+        self.a.tell(fact.clone());
+        self.b.tell(fact);
+        self.talk();
+    }
+
+    /// Until nobody has anything new to say.
+    fn talk(&mut self) {
+        loop {
+            apply_tunnels(&mut self.a);
+            apply_tunnels(&mut self.b);
+            let has_news = self.is_connected && (carry(&self.a, &mut self.b) | carry(&self.b, &mut self.a));
+            if !has_news {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, milliseconds: u64) {
+        self.a.pass(ms(milliseconds));
+        self.b.pass(ms(milliseconds));
+        self.talk();
+    }
+
+    fn stop(&mut self, is_stopped: bool) {
+        self.a.tell(Fact::MachineStopped { endpoint: port("a"), is_stopped });
+        self.talk();
+    }
+}
+
+fn forward(host: &Host) -> Option<&WantedForward> {
+    host.wanted().forwards.get(&host.key())
+}
+
+fn is_active(host: &Host) -> bool {
+    forward(host).is_some_and(|forward| forward.is_active)
+}
+
+fn reception(host: &Host) -> Option<&WantedReception> {
+    host.wanted().receptions.get(&host.key())
+}
+
+#[test]
+fn everything_is_ready_before_it_is_needed() {
+    let pair = Pair::migrating();
+    let (forward, reception) = (forward(&pair.a).unwrap(), reception(&pair.b).unwrap());
+    assert!(!forward.is_active, "the virtual machine still runs here");
+    assert_eq!(forward.tunnel.id, reception.tunnel.id);
+    assert_eq!((forward.tunnel.peer, reception.tunnel.peer), (address("b"), address("a")));
+    assert_eq!((&forward.prefixes, &reception.prefixes), (&endpoint().prefixes, &endpoint().prefixes));
+    assert_eq!((reception.interface.as_str(), reception.ifindex), ("tap1", 5));
+    assert!(pair.a.wanted().receptions.is_empty() && pair.b.wanted().forwards.is_empty());
+}
+
+#[test]
+fn forwarded_from_the_announcement_until_the_convergence_time_is_over() {
+    let mut pair = Pair::arrived();
+    assert!(is_active(&pair.a));
+    assert!(pair.b.phases().forwarded_at.is_some(), "the target hears of it");
+    // The driver ends the migration, and deletes the endpoint with its tap.
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+    pair.pass(29_000);
+    assert!(is_active(&pair.a), "routers may still be behind");
+    assert!(reception(&pair.b).is_some());
+    pair.pass(2_000);
+    assert!(forward(&pair.a).is_none() && reception(&pair.b).is_none());
+    assert!(pair.a.wanted().conversations.is_empty() && pair.b.wanted().conversations.is_empty());
+    assert_eq!(pair.a.memory().departures, []);
+    assert_eq!(pair.b.memory().arrivals, []);
+}
+
+#[test]
+fn held_from_the_stop_and_not_when_that_is_off() {
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    assert!(is_active(&pair.a));
+    assert!(pair.b.phases().stopped_at.is_some());
+    let policy = Policy { holds: false, ..pair.a.engine.policy.clone() };
+    pair.a.tell(Fact::PolicyChanged(Box::new(policy)));
+    assert!(!is_active(&pair.a));
+}
+
+#[test]
+fn a_virtual_machine_that_goes_on_at_the_source_gets_its_packets_at_once() {
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    pair.stop(false);
+    assert!(!is_active(&pair.a));
+    assert_eq!(pair.b.phases().stopped_at, None);
+    // The driver rolls back.
+    pair.both(migration_removed("b"));
+    pair.both(removed("b"));
+    pair.both(written("a"));
+    assert!(forward(&pair.a).is_none());
+    pair.pass(60_000);
+    assert!(pair.b.wanted().receptions.is_empty() && pair.b.wanted().conversations.is_empty());
+}
+
+#[test]
+fn a_rollback_after_a_stop_that_nobody_took_back() {
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    pair.both(migration_removed("b"));
+    pair.both(written("a"));
+    assert!(forward(&pair.a).is_none());
+}
+
+#[test]
+fn nothing_is_forwarded_to_a_target_that_is_not_ready() {
+    let mut pair = Pair::migrating();
+    pair.b.tell(Fact::LinkRemoved { ifindex: 5 });
+    let tunnel_id = forward(&pair.a).unwrap().tunnel.id;
+    pair.b.tell(Fact::ReceptionReady { endpoint: port("b"), tunnel_id, is_ready: false });
+    pair.talk();
+    pair.stop(true);
+    assert!(!is_active(&pair.a));
+}
+
+#[test]
+fn a_target_whose_endpoint_is_deleted_is_not_sent_anything() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.b.tell(removed("b"));
+    pair.b.tell(Fact::LinkRemoved { ifindex: 5 });
+    pair.talk();
+    assert!(!is_active(&pair.a), "its agent has said so");
+    pair.pass(10_000);
+    assert!(pair.b.wanted().conversations.is_empty());
+}
+
+#[test]
+fn a_channel_that_is_cut_changes_nothing_of_what_is_known() {
+    let mut pair = Pair::migrating();
+    pair.is_connected = false;
+    pair.b.announce();
+    pair.talk();
+    assert!(!is_active(&pair.a), "nobody has said so");
+    pair.is_connected = true;
+    pair.talk();
+    assert!(is_active(&pair.a));
+    pair.is_connected = false;
+    pair.pass(3_600_000);
+    assert!(is_active(&pair.a), "the migration is not over");
+    pair.both(migration_removed("b"));
+    pair.pass(31_000);
+    assert!(!is_active(&pair.a));
+}
+
+#[test]
+fn both_agents_survive_at_any_step() {
+    for step in 0..6 {
+        let mut pair = Pair::migrating();
+        let restart = |pair: &mut Pair, at: usize| {
+            if step != at {
+                return;
+            }
+            for host in [&mut pair.a, &mut pair.b] {
+                let (name, memory, found) = (host.key().host, host.memory(), host.found());
+                let links: Vec<_> = host.engine.links.values().cloned().collect();
+                let (remotes, locals) = (host.engine.remotes.clone(), host.engine.locals.keys().cloned());
+                let keys: Vec<_> = remotes.into_iter().chain(locals.map(|key| (*key).clone())).collect();
+                let migrations = host.engine.migrations.clone();
+                let mut again = Host::restarted(&name, host.now, memory, found);
+                for link in links {
+                    again.tell(Fact::LinkSeen(link));
+                }
+                for key in keys {
+                    again.tell(Fact::EndpointWritten(key, endpoint()));
+                }
+                for (name, migration) in migrations {
+                    again.tell(Fact::MigrationWritten(name, migration));
+                }
+                again.tell(Fact::InSync { complete: true });
+                *host = again;
+            }
+            pair.talk();
+        };
+        restart(&mut pair, 0);
+        pair.stop(true);
+        restart(&mut pair, 1);
+        assert!(is_active(&pair.a), "step {step}");
+        pair.b.announce();
+        pair.talk();
+        restart(&mut pair, 2);
+        assert!(is_active(&pair.a), "step {step}");
+        let id = forward(&pair.a).unwrap().tunnel.id;
+        pair.both(migration_removed("b"));
+        restart(&mut pair, 3);
+        pair.both(removed("a"));
+        pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+        restart(&mut pair, 4);
+        assert!(is_active(&pair.a), "step {step}");
+        assert_eq!(reception(&pair.b).map(|it| it.tunnel.id), Some(id), "step {step}");
+        pair.pass(20_000);
+        restart(&mut pair, 5);
+        pair.pass(11_000);
+        assert!(forward(&pair.a).is_none() && reception(&pair.b).is_none(), "step {step}");
+    }
+}
+
+#[test]
+fn back_again_at_once() {
+    let mut pair = Pair::arrived();
+    let there = forward(&pair.a).unwrap().tunnel;
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+    pair.pass(1_000);
+    pair.a.tell(Fact::LinkSeen(link(6, true)));
+    pair.both(migration_written("u2", "b", "a"));
+    pair.both(written("a"));
+    assert_eq!((pair.a.state(), pair.b.state()), (State::Target, State::Base));
+    assert_eq!(forward(&pair.a).map(|it| it.tunnel), Some(there), "it still runs on b");
+    assert!(is_active(&pair.a) && !is_active(&pair.b));
+    assert_eq!(reception(&pair.b).map(|it| it.tunnel.id), Some(there.id), "and gets what is sent to a");
+    pair.a.announce();
+    pair.talk();
+    assert!(forward(&pair.a).is_none(), "it runs here");
+    assert!(is_active(&pair.b));
+    assert_eq!(forward(&pair.b).map(|it| it.tunnel.id), reception(&pair.a).map(|it| it.tunnel.id));
+}
+
+#[test]
+fn a_driver_that_writes_its_migration_again_changes_nothing() {
+    let mut pair = Pair::arrived();
+    let tunnel = forward(&pair.a).unwrap().tunnel;
+    pair.both(migration_removed("b"));
+    pair.both(migration_written("u2", "a", "b"));
+    assert!(is_active(&pair.a));
+    assert_eq!(forward(&pair.a).unwrap().tunnel, tunnel);
+    pair.pass(3_600_000);
+    assert!(is_active(&pair.a), "the second one is not over");
+}
+
+#[test]
+fn what_another_endpoint_has_by_now_stays_here() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+    let mut other = endpoint_on("tap2");
+    other.prefixes = ["10.65.0.2/32".parse().unwrap()].into();
+    pair.a.tell(Fact::LinkSeen(crate::fact::Link { name: "tap2".into(), ..link(9, true) }));
+    pair.a.tell(Fact::EndpointWritten(named_port("a", "port2"), other));
+    let left: Vec<_> = forward(&pair.a).unwrap().prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(left, ["2001:db8::2/128"]);
+}
+
+#[test]
+fn who_lies_is_not_believed() {
+    let mut pair = Pair::migrating();
+    let says = TargetSays { tunnel_id: 1 << 24, is_ready: true, is_announced: true, has_failed: false };
+    let said = |uid: &str, says| Fact::PeerSaid {
+        endpoint: port("a"),
+        uid: uid.into(),
+        address: address("x"),
+        says,
+    };
+    let before = forward(&pair.a).cloned();
+    pair.a.tell(said("u1", Says::Target(says)));
+    assert_eq!(forward(&pair.a), before.as_ref(), "no such tunnel");
+    pair.a.tell(said("u7", Says::Target(TargetSays { tunnel_id: 9, ..says })));
+    assert_eq!(forward(&pair.a), before.as_ref(), "another migration");
+    pair.a.tell(said("u1", Says::Source(SourceSays { is_stopped: true, is_forwarding: true })));
+    assert_eq!(forward(&pair.a), before.as_ref(), "this is the source");
+}
+
+#[test]
+fn nobody_talks_where_it_is_off() {
+    let mut pair = Pair::arrived();
+    let policy = Policy { forwards: false, holds: false, ..pair.a.engine.policy.clone() };
+    pair.a.tell(Fact::PolicyChanged(Box::new(policy.clone())));
+    assert!(forward(&pair.a).is_none() && pair.a.wanted().conversations.is_empty());
+    pair.both(migration_removed("b"));
+    pair.both(migration_written("u2", "a", "b"));
+    assert!(pair.a.wanted().conversations.is_empty() && pair.a.memory().departures.is_empty());
+}
+
+#[test]
+fn tunnels_to_here_have_different_numbers() {
+    let mut host = Host::quiet("b");
+    for index in 0..50u8 {
+        let interface = format!("tap{index}x");
+        let mut it = endpoint_on(&interface);
+        it.mac = Some(MacAddr([2, 0, 0, 0, 0, index]));
+        it.prefixes = [format!("10.65.1.{index}/32").parse().unwrap()].into();
+        let name = format!("p{index}");
+        host.tell(Fact::LinkSeen(crate::fact::Link {
+            name: interface,
+            ..link(100 + u32::from(index), true)
+        }));
+        host.tell(Fact::EndpointWritten(named_port("b", &name), it));
+        let mut migration = migration(&name, "a", "b");
+        migration.source = Some(crate::model::MigrationSource::Endpoint(named_port("a", &name)));
+        migration.target = Some(crate::model::MigrationTarget::Endpoint(named_port("b", &name)));
+        host.tell(Fact::MigrationWritten(name, migration));
+    }
+    let ids: std::collections::BTreeSet<_> =
+        host.engine.receptions(host.now).into_iter().map(|it| it.tunnel_id).collect();
+    assert_eq!(ids.len(), 50);
+    assert!(ids.iter().all(|id| (1..1 << 24).contains(id)));
+}
