@@ -44,6 +44,9 @@ pub(crate) fn endpoint() -> EndpointView {
 /// What an agent with these endpoints answers.
 pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
     Status {
+        schema: 1,
+        forwards: Vec::new(),
+        receivers: Vec::new(),
         hostname: "b".into(),
         version: "0.1.0".into(),
         pid: 1,

@@ -22,7 +22,7 @@ use crate::applier::routes::RouteReport;
 use crate::applier::watches::Unarmed;
 use crate::bpf::{Attachment, CounterReader};
 use crate::clock;
-use crate::control::{self, KernelRoute, Losses, Released, Status, Trouble};
+use crate::control::{self, Departed, KernelRoute, Losses, Released, Status, Trouble};
 use crate::datastore::{Datastore, Event, Quarantine, Standing};
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
@@ -221,11 +221,27 @@ impl Agent {
     }
 
     /// Whoever asked may have gone away; that is his business.
-    fn answer(&self, request: control::Request) -> Option<Fact> {
+    fn answer(&self, request: control::Request) -> Vec<Fact> {
         match request {
             control::Request::Status(reply) => {
                 let _: Result<(), _> = reply.send(self.status());
-                None
+                Vec::new()
+            }
+            control::Request::Stopped { which, is_stopped, reply } => {
+                let departing = self.engine.departing().filter(|departure| which.is(&departure.endpoint));
+                let (departed, facts) = departing
+                    .map(|departure| {
+                        let departed = Departed {
+                            endpoint: departure.endpoint.to_string(),
+                            migration_uid: departure.uid.clone(),
+                            to: departure.to.to_string(),
+                            is_ready: departure.is_ready,
+                        };
+                        (departed, Fact::MachineStopped { endpoint: departure.endpoint.clone(), is_stopped })
+                    })
+                    .unzip();
+                let _: Result<(), _> = reply.send(departed);
+                facts
             }
             control::Request::Release { count, reply } => {
                 let kept = self.engine.losses().count();
@@ -235,7 +251,7 @@ impl Agent {
                 if released {
                     info!(kept, "Confirmed by the operator: what the datastore does not show is gone");
                 }
-                released.then_some(Fact::LossConfirmed)
+                Vec::from_iter(released.then_some(Fact::LossConfirmed))
             }
         }
     }
@@ -473,6 +489,7 @@ impl Agent {
             unarmed: unarmed.values().cloned().collect(),
             unprepared: self.unprepared.list(),
             refused_routes: self.route_report.refused(|ifindex| self.name_of(ifindex)),
+            schema: control::SCHEMA,
             hostname: self.settings.felix_hostname.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -485,6 +502,8 @@ impl Agent {
             attach: self.attachment.to_string(),
             from_memory: self.recall.show(clock::now(), self.engine.recall_view()),
             endpoints: self.engine.view(clock::now()),
+            forwards: self.engine.forwards(clock::now()),
+            receivers: self.engine.receptions(clock::now()),
             kernel_routes: self
                 .route_report
                 .routes()

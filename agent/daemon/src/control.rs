@@ -5,6 +5,8 @@
 //! it passes requests to the agent loop and the answers back.
 
 use crate::allocator;
+use cutover_engine::EndpointKey;
+use cutover_engine::view::{ForwardView, ReceptionView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,11 +20,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
+/// [`Status::schema`].
+pub const SCHEMA: u32 = 1;
+
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "cutover.sock";
 
-/// LIMIT: a request is a short word, perhaps with a number; whoever sends more is not a client of ours.
-const REQUEST_BYTES_MAX: u64 = 64;
+/// LIMIT: a request is a few short words, one of which may be an identifier; whoever sends more is not a client of ours.
+const REQUEST_BYTES_MAX: u64 = 512;
 /// LIMIT: a client that neither asks nor reads must not keep a task forever.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// LIMIT: what it took to write an answer of this size is worth giving back, which takes milliseconds. It is that of some hundred
@@ -41,6 +46,51 @@ pub enum Request {
         /// The way back.
         reply: oneshot::Sender<Released>,
     },
+    /// A virtual machine that is being migrated away has stopped here, or goes on here.
+    Stopped {
+        /// Whose.
+        which: Departing,
+        /// False if it goes on here.
+        is_stopped: bool,
+        /// The way back.
+        reply: oneshot::Sender<Vec<Departed>>,
+    },
+}
+
+/// What of this host is being migrated away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Departing {
+    /// The endpoint of this port.
+    Port(String),
+    /// Every endpoint of this virtual machine.
+    Workload(String),
+}
+
+impl Departing {
+    /// Whether it means this endpoint.
+    #[must_use]
+    pub fn is(&self, endpoint: &EndpointKey) -> bool {
+        match self {
+            Self::Port(port) => endpoint.endpoint == *port,
+            Self::Workload(workload) => {
+                let name = endpoint.workload.split_once('/').map_or(&*endpoint.workload, |(_, name)| name);
+                name == workload
+            }
+        }
+    }
+}
+
+/// The answer to `pause` and `resume`: one endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Departed {
+    /// Resource name of the endpoint.
+    pub endpoint: String,
+    /// The migration.
+    pub migration_uid: String,
+    /// Resource name of the endpoint where it goes.
+    pub to: String,
+    /// The target's agent takes what is forwarded.
+    pub is_ready: bool,
 }
 
 /// The answer to `release`.
@@ -75,6 +125,9 @@ impl Losses {
 /// The answer to `status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
+    /// Changes when a program that reads this has to be changed.
+    #[serde(default)]
+    pub schema: u32,
     /// This host's name.
     pub hostname: String,
     /// Version of the agent.
@@ -119,6 +172,12 @@ pub struct Status {
     pub from_memory: Option<Recall>,
     /// Endpoints of this host.
     pub endpoints: Vec<cutover_engine::view::EndpointView>,
+    /// Virtual machines that are leaving or have left, and what is forwarded of what still comes for them.
+    #[serde(default)]
+    pub forwards: Vec<ForwardView>,
+    /// Virtual machines that are arriving or have arrived, and the tunnels from where they come.
+    #[serde(default)]
+    pub receivers: Vec<ReceptionView>,
     /// Routes of ours that the kernel has.
     pub kernel_routes: Vec<KernelRoute>,
     /// Counters of the kernel program: accepted and refused announcements by reason.
@@ -236,8 +295,16 @@ async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::
         ["release", count] if let Ok(count) = count.parse() => {
             serde_json::to_vec(&put(&requests, |reply| Request::Release { count, reply }).await?)
         }
+        [step @ ("pause" | "resume"), kind @ ("port" | "workload"), id] => {
+            let which = if kind == "port" { Departing::Port } else { Departing::Workload }(id.to_owned());
+            let is_stopped = step == "pause";
+            let request = |reply| Request::Stopped { which, is_stopped, reply };
+            serde_json::to_vec(&put(&requests, request).await?)
+        }
         _ => {
-            writer.write_all(b"{\"error\":\"unknown request; known: status, release COUNT\"}\n").await?;
+            let known = "status, release COUNT, pause|resume port|workload ID";
+            let refusal = format!("{{\"error\":\"unknown request; known: {known}\"}}\n");
+            writer.write_all(refusal.as_bytes()).await?;
             return Ok(0);
         }
     }
@@ -272,6 +339,20 @@ pub fn ask(run_dir: &Path) -> io::Result<Status> {
 /// As [`ask`].
 pub fn release(run_dir: &Path, count: usize) -> io::Result<Released> {
     request(run_dir, &format!("release {count}"))
+}
+
+/// Tells the running agent that a virtual machine that is being migrated away has stopped here, or goes on here. Returns what that
+/// is about.
+///
+/// # Errors
+/// As [`ask`].
+pub fn stopped(run_dir: &Path, which: &Departing, is_stopped: bool) -> io::Result<Vec<Departed>> {
+    let step = if is_stopped { "pause" } else { "resume" };
+    let (kind, id) = match which {
+        Departing::Port(id) => ("port", id),
+        Departing::Workload(id) => ("workload", id),
+    };
+    request(run_dir, &format!("{step} {kind} {id}"))
 }
 
 fn request<T: DeserializeOwned>(run_dir: &Path, line: &str) -> io::Result<T> {

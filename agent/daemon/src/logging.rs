@@ -118,6 +118,13 @@ pub fn log_notice(notice: &Notice) {
             id = %endpoint, migrationUid = %uid,
             "LiveMigration is gone without an announcement; waiting for evidence of how it ended, because the source's endpoint is there: any frame of the virtual machine, or what becomes of the endpoints"
         ),
+        Notice::ForwardStarted { endpoint, to, uid, is_held } => info!(
+            wep = %endpoint, %to, migrationUid = %uid, held = *is_held,
+            "Forwarding what still comes for a virtual machine to where it goes"
+        ),
+        Notice::ForwardEnded { endpoint, uid } => {
+            info!(wep = %endpoint, migrationUid = %uid, "Forwarding nothing any more");
+        }
         Notice::Held { endpoint } => {
             info!(wep = %endpoint, "Endpoint vanished while its tap exists; holding its state");
         }

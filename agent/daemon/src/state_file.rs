@@ -12,7 +12,7 @@
 use crate::settings::Told;
 use crate::{atomic_file, clock};
 use cutover_engine::EndpointKey;
-use cutover_engine::memory::{Aftermath, Memory, Remembered, StatusElsewhere};
+use cutover_engine::memory::{Memory, Remembered};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,8 +42,8 @@ pub struct StateFile {
     boot_id: String,
     /// Each with its text.
     entries: BTreeMap<EndpointKey, (Remembered, String)>,
-    aftermaths: Vec<Aftermath>,
-    statuses_elsewhere: Vec<StatusElsewhere>,
+    /// Everything but the endpoints.
+    others: Memory,
     settings: Option<Told>,
     /// The settings are others than those in the file.
     settings_changed: bool,
@@ -73,8 +73,7 @@ impl StateFile {
             path,
             boot_id: clock::boot_id()?,
             entries: BTreeMap::new(),
-            aftermaths: Vec::new(),
-            statuses_elsewhere: Vec::new(),
+            others: Memory::default(),
             settings: None,
             settings_changed: false,
             is_written: false,
@@ -138,10 +137,11 @@ impl StateFile {
 
     /// Takes the memory over. Says whether it is another one.
     fn take(&mut self, memory: Memory) -> io::Result<bool> {
-        let Memory { endpoints, aftermaths, statuses_elsewhere } = memory;
+        let mut others = memory;
+        let endpoints = std::mem::take(&mut others.endpoints);
         let mut before = std::mem::take(&mut self.entries);
-        let mut has_changed = self.aftermaths != aftermaths || self.statuses_elsewhere != statuses_elsewhere;
-        (self.aftermaths, self.statuses_elsewhere) = (aftermaths, statuses_elsewhere);
+        let mut has_changed = self.others != others;
+        self.others = others;
         for entry in endpoints {
             let known = before.remove(&entry.key).filter(|(known, _)| *known == entry);
             has_changed |= known.is_none();
@@ -163,9 +163,18 @@ impl StateFile {
             text.push_str(if position == 0 { "\n" } else { ",\n" });
             text.push_str(entry);
         }
-        let aftermaths = serde_json::to_string(&self.aftermaths).map_err(io::Error::other)?;
-        let elsewhere = serde_json::to_string(&self.statuses_elsewhere).map_err(io::Error::other)?;
-        text.push_str(&format!("\n],\n\"aftermaths\":{aftermaths},\n\"statuses_elsewhere\":{elsewhere}}}\n"));
+        text.push_str("\n]");
+        let Memory { endpoints: _, aftermaths, statuses_elsewhere, departures, arrivals } = &self.others;
+        let others = [
+            ("aftermaths", serde_json::to_string(aftermaths)),
+            ("statuses_elsewhere", serde_json::to_string(statuses_elsewhere)),
+            ("departures", serde_json::to_string(departures)),
+            ("arrivals", serde_json::to_string(arrivals)),
+        ];
+        for (name, value) in others {
+            text.push_str(&format!(",\n\"{name}\":{}", value.map_err(io::Error::other)?));
+        }
+        text.push_str("}\n");
         Ok(text)
     }
 }
@@ -174,6 +183,8 @@ impl StateFile {
 mod tests {
     use super::*;
     use cutover_engine::machine::{Machine, State};
+    use cutover_engine::memory::{Aftermath, Arrival, Departure, StatusElsewhere};
+    use cutover_engine::wanted::Tunnel;
     use cutover_engine::{BootTime, Endpoint};
     use std::collections::BTreeSet;
 
@@ -203,7 +214,36 @@ mod tests {
             is_ours: true,
             lives_on: [EndpointKey { endpoint: "port9".into(), ..elsewhere.clone() }].into(),
         };
+        let departure = Departure {
+            endpoint: key.clone(),
+            uid: "u2".into(),
+            to: elsewhere.clone(),
+            began_at: BootTime(5),
+            prefixes: ["10.0.0.1/32".parse().unwrap()].into(),
+            tunnel: Some(Tunnel { id: 77, peer: "192.0.2.7".parse().unwrap() }),
+            is_ready: true,
+            is_announced: true,
+            is_stopped: true,
+            started_at: Some(BootTime(6)),
+            ends_at: None,
+        };
+        let arrival = Arrival {
+            endpoint: key.clone(),
+            uid: "u1".into(),
+            from: elsewhere.clone(),
+            began_at: BootTime(4),
+            tunnel_id: 78,
+            peer: Some("2001:db8::7".parse().unwrap()),
+            is_ready: false,
+            stopped_at: Some(BootTime(5)),
+            forwarded_at: Some(BootTime(6)),
+            is_announced: true,
+            has_failed: false,
+            ends_at: Some(BootTime(9)),
+        };
         Memory {
+            departures: vec![departure],
+            arrivals: vec![arrival],
             endpoints: vec![Remembered {
                 key,
                 endpoint,
@@ -300,12 +340,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = StateFile::new(dir.path()).unwrap();
         let [all, mut changed, mut fewer] = [three(), three(), three()];
-        let [mut later, mut reported] = [three(), three()];
+        let [mut later, mut reported, mut gone] = [three(), three(), three()];
+        gone.departures.clear();
         later.aftermaths[0].since = BootTime(70);
         reported.statuses_elsewhere[0].revision += 1;
         changed.endpoints[1].machine.state = State::TimeWait;
         fewer.endpoints.remove(0);
-        for memory in [&all, &later, &reported, &changed, &fewer, &all, &Memory::default(), &changed] {
+        for memory in [&all, &later, &gone, &reported, &changed, &fewer, &all, &Memory::default(), &changed] {
             file.save(memory.clone()).unwrap();
             assert_eq!(file.load().unwrap(), SavedState::Memory(memory.clone(), None));
         }

@@ -8,12 +8,14 @@ mod files;
 mod stamp;
 mod store;
 
-use super::{ConfigFile, DatastorePlace, Failure, datastore};
+use super::{ConfigFile, DatastorePlace, Failure, datastore, status};
 use cluster::ClusterStore;
 use cutover_daemon::clock;
+use cutover_daemon::control::{self, Departed, Departing};
 use cutover_daemon::datastore::etcd::Keys;
 use cutover_daemon::datastore::resource::check_key;
 use cutover_daemon::logging;
+use cutover_daemon::settings;
 use cutover_engine::model::{EndpointKey, MigrationSource, MigrationTarget};
 use files::Files;
 use serde_json::{Value, json};
@@ -59,6 +61,23 @@ enum MigrateStep {
         #[arg(long, value_name = "DIR")]
         status_dir: Option<PathBuf>,
     },
+    /// Tells the agent of this host that a machine that is being migrated away has stopped here
+    ///
+    /// From then on the agent forwards what comes for it to where it goes, where it waits in the queue of the tap. For whoever pauses the
+    /// machine (a script on QMP, an orchestrator); libvirt is listened to where it is.
+    Pause {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Tells the agent of this host that a machine that had stopped goes on here
+    Resume {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        which: Which,
+    },
     /// Ends a migration that has succeeded
     ///
     /// Removes the LiveMigration, removes the source's endpoint, rewrites the target's endpoint. In files, an endpoint that shares one with
@@ -93,6 +112,34 @@ struct Common {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// The port: `endpoint` of its WorkloadEndpoint
+    #[arg(long, value_name = "ID", value_parser = word)]
+    port: Option<String>,
+    /// The machine, with all of its ports: `workload` of its WorkloadEndpoints, for Nova the instance
+    #[arg(long, value_name = "ID", value_parser = word)]
+    machine: Option<String>,
+}
+
+/// What is one word of a request.
+fn word(text: &str) -> Result<String, &'static str> {
+    let is_word = !text.is_empty()
+        && text.len() <= 400
+        && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    if is_word { Ok(text.to_owned()) } else { Err("write an identifier without white space") }
+}
+
+impl Which {
+    fn departing(&self) -> Departing {
+        match (&self.port, &self.machine) {
+            (Some(port), _) => Departing::Port(port.clone()),
+            (None, machine) => Departing::Workload(machine.clone().unwrap_or_default()),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
 struct Gap {
     /// Take the endpoint of the running machine away for 0.3 s and create it anew, as the driver does in every rollback, and after
     /// every success unless Nova and Neutron use the extended port binding
@@ -120,6 +167,8 @@ pub fn run(arguments: &MigrateArguments) -> Result<(), Failure> {
                 .map_err(|_| Failure::usage("--timeout: write seconds, such as 300"))?;
             wait_ready(&mut *common.store(status_dir.clone())?, &common.port, timeout)
         }
+        MigrateStep::Pause { file, which } => stopped(file, &which.departing(), true),
+        MigrateStep::Resume { file, which } => stopped(file, &which.departing(), false),
         MigrateStep::Complete { common, gap } => {
             complete(&mut *common.store(None)?, &common.port, gap.with_gap)
         }
@@ -204,6 +253,34 @@ fn wait_ready(store: &mut dyn Store, port: &str, timeout: Duration) -> Result<()
     }
     let (uid, host) = (&migration.uid, &migration.target.host);
     info!("Live migration {uid}: destination port {port} active on {host}, notifying Nova");
+    Ok(())
+}
+
+/// Tells the agent whose run directory the settings name.
+fn stopped(file: &ConfigFile, which: &Departing, is_stopped: bool) -> Result<(), Failure> {
+    let run_dir = settings::load(&file.sources()?, &[]).settings.cutover_run_dir;
+    let departed =
+        control::stopped(&run_dir, which, is_stopped).map_err(|error| status::refused(&run_dir, &error))?;
+    if departed.is_empty() {
+        let name = match which {
+            Departing::Port(id) => format!("port {id}"),
+            Departing::Workload(id) => format!("machine {id}"),
+        };
+        return Err(Failure::other(format!(
+            "{name}: the agent of this host knows of no migration away from here, or CutoverForward or CutoverPeering is off; see cutover status"
+        )));
+    }
+    for Departed { endpoint, migration_uid, to, is_ready } in departed {
+        match (is_stopped, is_ready) {
+            (true, true) => info!("Live migration {migration_uid}: {endpoint} stopped, forwarding to {to}"),
+            (true, false) => {
+                info!(
+                    "Live migration {migration_uid}: {endpoint} stopped; {to} is not ready for what is forwarded, so nothing is yet"
+                );
+            }
+            (false, _) => info!("Live migration {migration_uid}: {endpoint} goes on here"),
+        }
+    }
     Ok(())
 }
 

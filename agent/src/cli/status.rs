@@ -120,6 +120,7 @@ fn table(Answer { status, overruns }: &Answer) -> String {
     ];
     rows.extend(status.endpoints.iter().map(row));
     text.push_str(&align(&rows));
+    text.push_str(&moving(status));
     for conflict in status.felix.iter().flat_map(|felix| &felix.conflicts) {
         let _ = writeln!(text, "ERROR: {conflict}");
     }
@@ -161,6 +162,29 @@ fn table(Answer { status, overruns }: &Answer) -> String {
         .collect();
     if !counted.is_empty() {
         let _ = writeln!(text, "announcements: {}", counted.join(", "));
+    }
+    text
+}
+
+/// What comes through a tunnel because a virtual machine moves.
+fn moving(status: &Status) -> String {
+    let mut text = String::new();
+    for it in &status.forwards {
+        let state = match (it.is_active, it.is_ready) {
+            (true, _) => "forwarded",
+            (false, true) => "ready to be forwarded",
+            (false, false) => "not forwarded, its agent has not said that it is ready",
+        };
+        let for_s = it.since_ms.map(|ms| format!(" for {} s", ms / 1000)).unwrap_or_default();
+        let _ = writeln!(text, "to {}: {} {state}{for_s}", printable(&it.to), it.prefixes.join(", "));
+    }
+    for it in &status.receivers {
+        let state = match (it.is_source_forwarding, it.is_ready) {
+            (true, true) => "coming through the tunnel",
+            (false, true) => "ready to come through the tunnel",
+            (_, false) => "not through the tunnel yet",
+        };
+        let _ = writeln!(text, "from {}: what is sent to it is {state}", printable(&it.from));
     }
     text
 }

@@ -152,6 +152,11 @@ impl Engine {
         departures.chain(arrivals.values().filter_map(|arrival| arrival.ends_at)).min()
     }
 
+    /// Virtual machines whose migration from here is not over.
+    pub fn departing(&self) -> impl Iterator<Item = &Departure> {
+        self.hitless.departures.values().filter(|departure| departure.ends_at.is_none())
+    }
+
     /// What `cutover status` shows of what leaves.
     #[must_use]
     pub fn forwards(&self, now: BootTime) -> Vec<ForwardView> {

@@ -69,9 +69,11 @@ const fn name(phase: Phase, migration: &Migration) -> &'static str {
         Phase::Targeted => "began",
         Phase::Armed => "armed",
         Phase::Reported => "reported up",
+        Phase::Stopped => "stopped",
         Phase::Announced => "announced",
         Phase::Taken => "taken",
         Phase::Routed => "routed",
+        Phase::Forwarded => "forwarded",
         Phase::RoleGone => "over",
         Phase::Ended if matches!(migration.outcome, Outcome::NotArrived) => "ended",
         Phase::Ended => "normal again",
@@ -83,9 +85,11 @@ const fn meaning(phase: Phase, migration: &Migration) -> &'static str {
         Phase::Targeted => "the endpoint became the target: it has no route while its machine is elsewhere",
         Phase::Armed => "the kernel program listens on the tap for the machine's first announcement",
         Phase::Reported => "up was written for the orchestrator: everything is ready here",
+        Phase::Stopped => "this host heard that the machine has stopped where it comes from",
         Phase::Announced => "the kernel program saw the announcement: the machine runs here",
         Phase::Taken => "the fast path has the announcement from the ring buffer",
         Phase::Routed => "the kernel acknowledged the routes with elevated priority",
+        Phase::Forwarded => "this host heard that the source forwards what still comes there",
         Phase::RoleGone => "the orchestrator ended the migration",
         Phase::Ended if matches!(migration.outcome, Outcome::NotArrived) => {
             "the endpoint is no target any more: the machine stayed where it was"
@@ -107,8 +111,8 @@ mod tests {
         assert!(text.starts_with("migration u1: arrived, announced by RARP\n  to    compute--2-"), "{text}");
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("2024-02-29T12:3")).collect();
         assert_eq!(lines.len(), Phase::ALL.len(), "{text}");
-        assert!(lines[5].starts_with("2024-02-29T12:35:00.006043Z  +4.01 s"), "{}", lines[5]);
-        assert!(lines[5].contains("  +29.0 µs") && lines[5].contains("  routed  "), "{}", lines[5]);
+        assert!(lines[6].starts_with("2024-02-29T12:35:00.006043Z  +4.01 s"), "{}", lines[6]);
+        assert!(lines[6].contains("  +29.0 µs") && lines[6].contains("  routed  "), "{}", lines[6]);
         assert!(lines[0].contains("  +0 ns") && lines[0].contains("  -  "), "{}", lines[0]);
     }
 
@@ -116,7 +120,7 @@ mod tests {
     fn phases_that_did_not_come_are_named() {
         let some = Phases { targeted_at: Some(BEGAN), ..Phases::default() };
         let text = text(&[running("u1", some, Duration::from_secs(1))]);
-        assert_eq!(text.lines().filter(|line| line.ends_with("not yet")).count(), 7, "{text}");
+        assert_eq!(text.lines().filter(|line| line.ends_with("not yet")).count(), 9, "{text}");
         assert!(text.contains("running (Target), not announced"), "{text}");
     }
 }

@@ -14,21 +14,25 @@ pub(super) enum Phase {
     Targeted,
     Armed,
     Reported,
+    Stopped,
     Announced,
     Taken,
     Routed,
+    Forwarded,
     RoleGone,
     Ended,
 }
 
 impl Phase {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Targeted,
         Self::Armed,
         Self::Reported,
+        Self::Stopped,
         Self::Announced,
         Self::Taken,
         Self::Routed,
+        Self::Forwarded,
         Self::RoleGone,
         Self::Ended,
     ];
@@ -39,9 +43,11 @@ impl Phase {
             Self::Targeted => phases.targeted_at,
             Self::Armed => phases.armed_at,
             Self::Reported => phases.reported_at,
+            Self::Stopped => phases.stopped_at,
             Self::Announced => phases.announced_at,
             Self::Taken => phases.taken_at,
             Self::Routed => phases.routed_at,
+            Self::Forwarded => phases.forwarded_at,
             Self::RoleGone => phases.role_gone_at,
             Self::Ended => phases.ended_at,
         }
@@ -188,9 +194,11 @@ pub(super) mod samples {
             targeted_at: at(0),
             armed_at: at(1_500),
             reported_at: at(6_000),
+            stopped_at: at(4_003_000),
             announced_at: at(4_006_000),
             taken_at: at(4_006_014),
             routed_at: at(4_006_043),
+            forwarded_at: at(4_006_400),
             role_gone_at: at(4_500_000),
             ended_at: at(34_500_000),
             kind: Some(cutover_common::AnnouncementKind::Rarp as u32),
@@ -252,7 +260,7 @@ mod tests {
     fn steps_come_in_the_order_of_time() {
         let late = Phases { role_gone_at: Some(BEGAN + Duration::from_secs(1)), ..phases() };
         let order: Vec<_> = migration("u1", late).steps().into_iter().map(|(phase, _)| phase).collect();
-        assert_eq!(order[2..5], [Phase::Reported, Phase::RoleGone, Phase::Announced]);
+        assert_eq!(order[2..5], [Phase::Reported, Phase::RoleGone, Phase::Stopped]);
     }
 
     #[test]
