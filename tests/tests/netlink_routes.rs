@@ -54,6 +54,35 @@ fn a_batch_adds_and_removes_both_families_and_may_be_sent_again() {
     }
 }
 
+/// A virtual machine that comes back is not forwarded to where it has been, from the moment on in which it has its routes.
+#[test]
+fn a_batch_ends_what_another_table_has_to_the_same_destinations() {
+    let (namespace, tap) = with_tap();
+    plug(&namespace, "tunnel");
+    let others = ["10.65.0.3/32", "2001:db8::3/128"];
+    for destination in [IPV4, IPV6].into_iter().chain(others) {
+        namespace.ip(&format!("route add {destination} dev tunnel table 7179 proto 3 metric 7"));
+    }
+    let changes = both(tap, 512).map(RouteChange::Add);
+    let mut socket = namespace.run(RouteSocket::open).expect("a socket");
+    // The second time there is nothing to end.
+    for _ in 0..2 {
+        let outcome = socket.send(&kernel_route::prepare_in_place_of(changes, 7179)).expect("an outcome");
+        assert_eq!(outcome.failed, []);
+        assert_eq!(in_kernel(&namespace), BTreeSet::from(both(tap, 512)));
+        let left = ["-4", "-6"].map(|family| listed(&namespace, &[family, "route", "show", "table", "7179"]));
+        let is_only = |text: &String, destination: &str| {
+            text.lines().count() == 1 && text.starts_with(destination.split('/').next().unwrap_or_default())
+        };
+        assert!(is_only(&left[0], others[0]) && is_only(&left[1], others[1]), "{left:?}");
+    }
+}
+
+fn listed(namespace: &Namespace, arguments: &[&str]) -> String {
+    let output = namespace.command("ip").args(arguments).output().expect("ip");
+    String::from_utf8(output.stdout).expect("text")
+}
+
 #[test]
 fn a_request_that_fails_is_named_and_the_others_are_carried_out() {
     let (namespace, tap) = with_tap();
@@ -475,6 +504,7 @@ fn watching(tap: u32, generation: u64) -> Wanted {
         trigger: Trigger::Announcement,
         validation: Validation::Strict,
         routes: BTreeSet::from(both(tap, 512)),
+        ends_forwarding: false,
     };
     Wanted { watches: [(tap, watch)].into(), known_interfaces: [tap].into(), ..wanting([]) }
 }

@@ -536,6 +536,7 @@ mod tests {
             addresses: BTreeSet::new(),
             trigger: Trigger::Announcement,
             validation: Validation::Strict,
+            ends_forwarding: false,
             routes: BTreeSet::from([route]),
         }
     }

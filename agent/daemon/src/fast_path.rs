@@ -49,6 +49,8 @@ pub const THREADS: usize = 3;
 #[derive(Debug)]
 pub struct FastPath {
     shared: Arc<Shared>,
+    /// The table of what is forwarded.
+    forward_table: Option<u32>,
     threads: Vec<JoinHandle<()>>,
     /// Each says by going away that its thread has ended.
     alive: Option<[oneshot::Receiver<Infallible>; THREADS]>,
@@ -138,7 +140,8 @@ impl FastPath {
         });
         let (lives, alive): (Vec<_>, Vec<_>) = sockets.iter().map(|_| oneshot::channel()).unzip();
         // Whatever fails here ends the threads that run by then.
-        let mut started = Self { shared, threads: Vec::new(), alive: alive.try_into().ok() };
+        let mut started =
+            Self { shared, forward_table: None, threads: Vec::new(), alive: alive.try_into().ok() };
         for (number, (socket, life)) in sockets.into_iter().zip(lives).enumerate() {
             let post = if number == 0 { Post::Lead } else { Post::Reserve };
             let mut worker = Worker::new(
@@ -160,6 +163,13 @@ impl FastPath {
         Ok(started)
     }
 
+    /// Lets announcements end what is forwarded from this table.
+    #[must_use]
+    pub fn ending_forwards_in(mut self, table: u32) -> Self {
+        self.forward_table = Some(table);
+        self
+    }
+
     /// Waits until a thread has ended. Only the first call waits for it; a later one waits forever.
     pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let alive = self.alive.take();
@@ -175,10 +185,17 @@ impl FastPath {
         }
     }
 
-    /// From now on a record of this generation installs these routes.
-    pub fn prepare(&self, generation: u64, routes: impl IntoIterator<Item = WantedRoute>) {
+    /// From now on a record of this generation installs these routes, and ends what is forwarded of what comes for their destinations
+    /// if that is said.
+    pub fn prepare(
+        &self,
+        generation: u64,
+        routes: impl IntoIterator<Item = WantedRoute>,
+        ends_forwarding: bool,
+    ) {
         let routes: Vec<_> = routes.into_iter().collect();
-        self.shared.batches.prepare(generation, &routes);
+        let table = self.forward_table.filter(|_| ends_forwarding);
+        self.shared.batches.prepare(generation, &routes, table);
         self.shared.ring_bells();
     }
 
@@ -204,10 +221,14 @@ impl Drop for FastPath {
 }
 
 impl Prepared {
-    fn new(family: Family, routes: &[WantedRoute]) -> Self {
+    fn new(family: Family, routes: &[WantedRoute], forward_table: Option<u32>) -> Self {
         let routes: Arc<[WantedRoute]> = routes.iter().copied().filter(|route| family.has(route)).collect();
         let changes: Vec<_> = routes.iter().copied().map(RouteChange::Add).collect();
-        Self { batch: route::prepare(&changes), routes }
+        let batch = match forward_table {
+            Some(table) => route::prepare_in_place_of(&changes, table),
+            None => route::prepare(&changes),
+        };
+        Self { batch, routes }
     }
 }
 

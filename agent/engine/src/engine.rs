@@ -196,8 +196,9 @@ impl Engine {
         if before.is_recalled {
             self.wanted = Wanted::default();
         }
+        self.keep_hitless(now);
         self.build(now);
-        self.build_hitless(now);
+        self.build_hitless();
         self.tell_waiting(now);
         self.wanted.chains_awaited = !self.waiting.is_empty();
         self.wanted.known_interfaces.clone_from(&self.served);

@@ -113,6 +113,9 @@ pub struct WantedWatch {
     pub validation: Validation,
     /// What to install the moment the announcement comes.
     pub routes: BTreeSet<WantedRoute>,
+    /// The destinations of these routes are forwarded to where the virtual machine has been until now
+    /// ([`Wanted::forwards`]): that ends with the announcement.
+    pub ends_forwarding: bool,
 }
 
 /// What has to be set on an interface.

@@ -197,6 +197,7 @@ fn watching(bed: &Bed) -> Wanted {
         trigger: Trigger::Announcement,
         validation: Validation::Strict,
         routes: BTreeSet::new(),
+        ends_forwarding: false,
     };
     Wanted { watches: [(bed.ifindex, watch)].into(), ..wanting(bed.normal()) }
 }

@@ -86,16 +86,17 @@ impl Taps for Kernel {
 
 /// What is prepared for announcements.
 pub trait Batches: Send + 'static {
-    /// From now on a record of this generation installs these routes.
-    fn prepare(&self, generation: u64, routes: &BTreeSet<WantedRoute>);
+    /// From now on a record of this generation installs these routes, and ends what is forwarded of what comes for their destinations
+    /// if that is said.
+    fn prepare(&self, generation: u64, routes: &BTreeSet<WantedRoute>, ends_forwarding: bool);
 
     /// From now on a record of another generation than these installs nothing.
     fn keep_only(&self, generations: &BTreeSet<u64>);
 }
 
 impl Batches for FastPath {
-    fn prepare(&self, generation: u64, routes: &BTreeSet<WantedRoute>) {
-        self.prepare(generation, routes.iter().copied());
+    fn prepare(&self, generation: u64, routes: &BTreeSet<WantedRoute>, ends_forwarding: bool) {
+        self.prepare(generation, routes.iter().copied(), ends_forwarding);
     }
 
     fn keep_only(&self, generations: &BTreeSet<u64>) {

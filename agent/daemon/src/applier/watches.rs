@@ -236,11 +236,12 @@ impl<Kernel: Taps, FastPath: Batches> WatchApplier<Kernel, FastPath> {
         let generation = wanted.generation;
         let known = self.applied.get(&ifindex);
         let (value, left_out) = watch_value(wanted);
-        if known.is_none_or(|known| known.generation != generation || known.routes != wanted.routes)
+        let prepared = |watch: &WantedWatch| (watch.generation, watch.routes.clone(), watch.ends_forwarding);
+        if known.is_none_or(|known| prepared(known) != prepared(wanted))
             && !self.reported.contains(&generation)
         {
             // ORDER: the batch is there before the kernel can accept the announcement.
-            self.fast_path.prepare(generation, &wanted.routes);
+            self.fast_path.prepare(generation, &wanted.routes, wanted.ends_forwarding);
         }
         let armed = self.kernel.arm(ifindex, &wanted.interface, &value);
         match armed {
@@ -396,6 +397,7 @@ mod tests {
             addresses: addresses.into_iter().collect(),
             trigger: Trigger::FirstFrame,
             validation: Validation::Any,
+            ends_forwarding: false,
             routes: BTreeSet::new(),
         }
     }

@@ -26,9 +26,10 @@ struct Batch {
 }
 
 impl Batches {
-    /// From now on these routes belong to this generation.
-    pub(super) fn prepare(&self, generation: u64, routes: &[WantedRoute]) {
-        let prepared = ByFamily::each(|family: Family| Arc::new(Prepared::new(family, routes)));
+    /// From now on these routes belong to this generation, in place of those in the table of what is forwarded, if there is one.
+    pub(super) fn prepare(&self, generation: u64, routes: &[WantedRoute], forward_table: Option<u32>) {
+        let prepared =
+            ByFamily::each(|family: Family| Arc::new(Prepared::new(family, routes, forward_table)));
         let batch = Arc::new(Batch { prepared, is_taken: AtomicBool::new(false) });
         let before = self.0.rcu(|batches| {
             let mut batches = ByGeneration::clone(batches);
@@ -106,7 +107,7 @@ mod tests {
     fn each_is_taken_once() {
         let batches = Batches::default();
         assert!(batches.take(1).is_none() && !batches.has_any());
-        batches.prepare(1, &routes(512));
+        batches.prepare(1, &routes(512), None);
         assert!(batches.has_any());
         let taken = batches.take(1).unwrap();
         assert_eq!((&taken.ipv4.routes[..], &taken.ipv6.routes[..]), (&routes(512)[..1], &routes(512)[1..]));
@@ -116,9 +117,9 @@ mod tests {
     #[test]
     fn what_is_prepared_again_replaces_what_was() {
         let batches = Batches::default();
-        batches.prepare(1, &routes(512));
-        batches.prepare(2, &routes(512));
-        batches.prepare(1, &routes(300));
+        batches.prepare(1, &routes(512), None);
+        batches.prepare(2, &routes(512), None);
+        batches.prepare(1, &routes(300), None);
         assert_eq!(batches.take(1).unwrap().ipv4.routes[0].metric, 300);
         batches.keep_only(&BTreeSet::from([1]));
         assert!(batches.take(2).is_none());
@@ -129,9 +130,9 @@ mod tests {
     fn what_is_replaced_while_it_is_taken_is_taken_all_the_same() {
         for _ in 0..2_000 {
             let batches = Batches::default();
-            batches.prepare(1, &routes(512));
+            batches.prepare(1, &routes(512), None);
             std::thread::scope(|scope| {
-                scope.spawn(|| batches.prepare(1, &routes(300)));
+                scope.spawn(|| batches.prepare(1, &routes(300), None));
                 let taken = scope.spawn(|| batches.take(1).is_some());
                 assert!(taken.join().unwrap());
             });
@@ -147,7 +148,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for generation in 1..=ROUNDS {
-                    batches.prepare(generation, &routes(512));
+                    batches.prepare(generation, &routes(512), None);
                     batches.keep_only(&BTreeSet::new());
                     withdrawn_up_to.store(generation, Ordering::SeqCst);
                 }

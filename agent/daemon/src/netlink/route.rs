@@ -67,6 +67,40 @@ pub fn prepare(changes: impl IntoIterator<Item = impl Borrow<RouteChange>>) -> P
     builder.finish()
 }
 
+/// The same, followed by the end of every route to the destinations of these changes in another table.
+pub fn prepare_in_place_of(
+    changes: impl IntoIterator<Item = impl Borrow<RouteChange>>,
+    table: u32,
+) -> PreparedBatch {
+    let mut builder = BatchBuilder::default();
+    let mut destinations = Vec::new();
+    for change in changes {
+        push(&mut builder, change.borrow());
+        destinations.push(change.borrow().route().destination);
+    }
+    for destination in destinations {
+        builder.push(RouteNetlinkMessage::DelRoute(any_route(destination, table)), 0, &[libc::ESRCH]);
+    }
+    builder.finish()
+}
+
+/// Whatever route a table has to a destination.
+fn any_route(destination: IpNet, table: u32) -> RouteMessage {
+    let destination = destination.trunc();
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: if destination.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 },
+        destination_prefix_length: destination.prefix_len(),
+        // KERNEL: the attribute counts; 0 stands for "any type" and "any scope" in a removal (fib_table_delete, ip6_route_del).
+        table: RouteHeader::RT_TABLE_UNSPEC,
+        scope: RouteScope::NoWhere,
+        ..RouteHeader::default()
+    };
+    message.attributes =
+        vec![RouteAttribute::Destination(destination.addr().into()), RouteAttribute::Table(table)];
+    message
+}
+
 fn push(builder: &mut BatchBuilder, change: &RouteChange) {
     let message = encode(change.route());
     match change {

@@ -230,6 +230,7 @@ impl Engine {
             watch
                 .routes
                 .retain(|route| self.prefixes.winner(&route.destination).is_none_or(|winner| winner > rank));
+            watch.ends_forwarding = self.is_forwarded(key);
             watch
         });
         part

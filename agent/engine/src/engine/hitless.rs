@@ -87,14 +87,17 @@ impl Engine {
         }
     }
 
-    /// Brings what is known of virtual machines that leave and arrive up to date, and what is wanted because of it. There are few of
-    /// them, so all are looked at.
-    pub(super) fn build_hitless(&mut self, now: BootTime) {
+    /// Brings what is known of virtual machines that leave and arrive up to date. There are few of them, so all are looked at.
+    pub(super) fn keep_hitless(&mut self, now: BootTime) {
         if !self.policy.forwards {
             self.forget_hitless();
         }
         self.keep_departures(now);
         self.keep_arrivals(now);
+    }
+
+    /// Brings what is wanted because of it up to date. All claims are known.
+    pub(super) fn build_hitless(&mut self) {
         let (departures, arrivals) = (&self.hitless.departures, &self.hitless.arrivals);
         let forwards = departures.iter().filter_map(|(key, it)| Some((key.clone(), self.forward(key, it)?)));
         let receptions =
@@ -109,7 +112,9 @@ impl Engine {
     /// An operator has switched it off.
     fn forget_hitless(&mut self) {
         if !self.hitless.departures.is_empty() || !self.hitless.arrivals.is_empty() {
-            self.hitless.departures.clear();
+            for (key, _) in core::mem::take(&mut self.hitless.departures) {
+                self.locals.touch(EndpointKey::clone(&key));
+            }
             self.hitless.arrivals.clear();
             self.locals.memory_changed();
         }

@@ -125,6 +125,7 @@ pub(super) fn watch(policy: &Policy, endpoint: &Endpoint, arming: Arming, is_ope
         trigger: if is_open { Trigger::FirstFrame } else { policy.trigger },
         validation: policy.validation,
         routes: routes(policy, endpoint, arming.ifindex, true).collect(),
+        ends_forwarding: false,
     }
 }
 

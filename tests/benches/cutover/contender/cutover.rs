@@ -52,7 +52,7 @@ impl Contender for Cutover<'_> {
 
     fn arm(&mut self) -> Result<()> {
         self.generation = self.watcher.next_generation();
-        self.fast_path.prepare(self.generation, self.lane.routes());
+        self.fast_path.prepare(self.generation, self.lane.routes(), false);
         self.watcher.arm(&self.lane).map(drop)
     }
 

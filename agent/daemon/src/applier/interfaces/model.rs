@@ -110,6 +110,7 @@ impl Scene {
             addresses: BTreeSet::new(),
             trigger: Trigger::Announcement,
             validation: Validation::Strict,
+            ends_forwarding: false,
             routes: BTreeSet::new(),
         };
         let all = interfaces.iter().map(|(ifindex, version)| (*ifindex, interface(*ifindex, *version)));

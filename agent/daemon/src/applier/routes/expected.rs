@@ -73,6 +73,7 @@ mod tests {
             addresses: BTreeSet::new(),
             trigger: Trigger::Announcement,
             validation: Validation::Strict,
+            ends_forwarding: false,
             routes: BTreeSet::from([elevated()]),
         };
         Wanted { watches: [(7, watch)].into(), ..Wanted::default() }

@@ -117,7 +117,12 @@ impl Taps for Host {
 }
 
 impl Batches for Host {
-    fn prepare(&self, generation: u64, routes: &BTreeSet<cutover_engine::wanted::WantedRoute>) {
+    fn prepare(
+        &self,
+        generation: u64,
+        routes: &BTreeSet<cutover_engine::wanted::WantedRoute>,
+        _ends_forwarding: bool,
+    ) {
         self.lock().prepared.insert(generation, routes.clone());
     }
 
@@ -173,6 +178,7 @@ fn wanted_watch(ifindex: u32, generation: u64) -> WantedWatch {
         addresses: BTreeSet::new(),
         trigger: Trigger::Announcement,
         validation: Validation::Strict,
+        ends_forwarding: false,
         routes: BTreeSet::new(),
     }
 }

@@ -202,6 +202,25 @@ impl Engine {
             self.locals.memory_changed();
         }
         self.hitless.departures = departures;
+        self.touch_forwarded();
+    }
+
+    /// A watch on a tap to which a virtual machine comes back ends what is forwarded.
+    fn touch_forwarded(&mut self) {
+        let is_active = |key: &Arc<EndpointKey>| self.is_forwarded(key);
+        let was_active =
+            |key: &Arc<EndpointKey>| self.wanted.forwards.get(key).is_some_and(|it| it.is_active);
+        let known = self.wanted.forwards.keys().chain(self.hitless.departures.keys());
+        let changed: Vec<_> = known.filter(|key| is_active(key) != was_active(key)).cloned().collect();
+        for key in changed {
+            self.locals.touch(EndpointKey::clone(&key));
+        }
+    }
+
+    /// Whether what still comes for an endpoint is forwarded.
+    pub(in crate::engine) fn is_forwarded(&self, key: &EndpointKey) -> bool {
+        let forward = |departure| self.forward(key, departure);
+        self.hitless.departures.get(key).and_then(forward).is_some_and(|forward| forward.is_active)
     }
 
     /// What is to be forwarded of what comes for an endpoint.

@@ -226,6 +226,20 @@ fn a_channel_that_is_cut_changes_nothing_of_what_is_known() {
 }
 
 #[test]
+fn a_watch_whose_forward_ends_before_the_announcement_has_nothing_to_end() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+    pair.a.tell(Fact::LinkSeen(link(6, true)));
+    pair.both(migration_written("u2", "b", "a"));
+    pair.both(written("a"));
+    assert!(pair.a.watch().unwrap().ends_forwarding);
+    pair.pass(31_000);
+    assert!(!pair.a.watch().unwrap().ends_forwarding);
+}
+
+#[test]
 fn both_agents_survive_at_any_step() {
     for step in 0..6 {
         let mut pair = Pair::migrating();
@@ -292,6 +306,7 @@ fn back_again_at_once() {
     assert_eq!(forward(&pair.a).map(|it| it.tunnel), Some(there), "it still runs on b");
     assert!(is_active(&pair.a) && !is_active(&pair.b));
     assert_eq!(reception(&pair.b).map(|it| it.tunnel.id), Some(there.id), "and gets what is sent to a");
+    assert!(pair.a.watch().unwrap().ends_forwarding, "it ends in the kernel with the announcement");
     pair.a.announce();
     pair.talk();
     assert!(forward(&pair.a).is_none(), "it runs here");

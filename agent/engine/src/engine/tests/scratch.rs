@@ -73,6 +73,7 @@ impl Engine {
             let mut watch =
                 wants::watch(&self.policy, &local.endpoint, arming, local.machine.unresolved.is_some());
             watch.routes.retain(|route| !taken.prefixes.contains(&route.destination));
+            watch.ends_forwarding = self.is_forwarded(key);
             wanted.watches.insert(link.ifindex, watch);
         }
     }
