@@ -4,7 +4,7 @@
 //! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
 //! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`migrations`]
 //! is the record of finished ones, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
-//! [`felix`] observes Felix where it runs beside the daemon. The command line reads files, sockets and
+//! [`felix`] observes Felix where it runs beside the daemon, [`peers`] talks to the agents of other hosts. The command line reads files, sockets and
 //! kernel with the same modules.
 
 pub mod agent;
@@ -25,6 +25,7 @@ pub mod netlink;
 #[cfg(test)]
 mod own_namespace;
 pub mod ownership;
+pub mod peers;
 pub mod presence;
 pub mod processes;
 pub mod progress;

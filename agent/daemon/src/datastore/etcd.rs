@@ -16,6 +16,7 @@ mod writer;
 
 pub use configurations::configurations;
 pub use connection::{Cluster, ClusterError, Member, RequestError};
+pub(crate) use feed::{Change, Extent, Feed};
 pub use keys::{Key, Keys};
 pub use look::{MemberLook, Permission, look, look_at_hosts};
 pub use writer::Writer;

@@ -22,7 +22,7 @@ pub(super) type WatchId = i64;
 
 /// What a watch is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Extent {
+pub(crate) enum Extent {
     /// All keys that begin with the text.
     Prefix,
     /// The key.
@@ -31,15 +31,22 @@ pub(super) enum Extent {
 
 /// A change of one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Change {
-    pub(super) key: Vec<u8>,
+pub(crate) struct Change {
+    pub(crate) key: Vec<u8>,
     pub(super) revision: i64,
     /// Nothing if the key was removed.
     pub(super) found: Option<Stored>,
 }
 
+impl Change {
+    /// What the key has now.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.found.as_ref().map(|found| found.value.as_slice())
+    }
+}
+
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(crate) struct Feed {
     member: Member,
     stream: WatchStream,
     /// In the order of revisions.
@@ -52,7 +59,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Opens the stream with a first watch, and waits until it is there.
-    pub(super) async fn open(member: Member, key: &str, extent: Extent) -> Result<Self, RequestError> {
+    pub(crate) async fn open(member: Member, key: &str, extent: Extent) -> Result<Self, RequestError> {
         let mut watch = member.watch();
         let stream = member.ask("watch", watch.watch(key, Some(options(1, extent)))).await?;
         let mut feed = Self {
@@ -93,7 +100,7 @@ impl Feed {
     }
 
     /// The next change.
-    pub(super) async fn next(&mut self) -> Result<Change, RequestError> {
+    pub(crate) async fn next(&mut self) -> Result<Change, RequestError> {
         loop {
             if let Some(change) = self.waiting.pop_front() {
                 return Ok(change);
@@ -119,12 +126,12 @@ impl Feed {
     }
 
     /// Drops what is not later than `revision`.
-    pub(super) fn skip_to(&mut self, revision: i64) {
+    pub(crate) fn skip_to(&mut self, revision: i64) {
         self.waiting.retain(|change| change.revision > revision);
     }
 
     /// Waits for a request while what comes on the stream is taken in.
-    pub(super) async fn meanwhile<T>(
+    pub(crate) async fn meanwhile<T>(
         &mut self,
         step: &'static str,
         request: impl Future<Output = Result<T, etcd_client::Error>>,

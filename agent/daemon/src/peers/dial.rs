@@ -1,0 +1,160 @@
+//! The target's end: connects to the source's agent for as long as the engine wants the conversation.
+
+use super::context::Context;
+use super::message::{Hello, Inbox, Message};
+use super::record::{Peer, VERSION};
+use super::table::{Conversation, Topic};
+use super::talk::{End, Line, Trouble, within, write};
+use crate::retry::BackOff;
+use rustls::pki_types::ServerName;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tracing::{debug, info, warn};
+
+/// LIMIT: an underlay answers within milliseconds; the kernel would repeat a lost SYN after one second.
+const CONNECT_WITHIN: Duration = Duration::from_millis(2500);
+/// LIMIT: two round trips and two signatures, on a busy host.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
+/// LIMIT: longer than a source waits for a migration to be known to it, too.
+const WELCOME_WITHIN: Duration = Duration::from_secs(6);
+/// LIMIT: a migration lasts for seconds, and who is back should be found while it does.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Has one conversation until nobody wants it any more.
+pub(super) async fn run(context: Context, conversation: Arc<Conversation>) {
+    tokio::select! {
+        () = attempts(&context, &conversation) => {}
+        // One that is talked about says so itself, in [`Line::talk`].
+        () = async {
+            conversation.unwanted().await;
+            tokio::time::sleep(HANDSHAKE_WITHIN).await;
+        } => {}
+    }
+    context.complaints.end(&about_conversation(&conversation.topic));
+}
+
+async fn attempts(context: &Context, conversation: &Conversation) {
+    let topic = &conversation.topic;
+    let mut records = context.book.changes();
+    let mut back_off = BackOff::up_to(PAUSE_MAX);
+    let mut is_over_there = false;
+    let mut number = None;
+    loop {
+        records.mark_unchanged();
+        let peer = context.book.peer(&topic.peer.host);
+        let ended = match peer.clone() {
+            Ok(peer) => connection(context, conversation, &peer, &mut back_off, &mut number).await,
+            Err(error) => Err(error.into()),
+        };
+        match ended {
+            Ok(End::UnwantedHere) => return,
+            Ok(end) => {
+                is_over_there |= end == End::UnwantedThere;
+                debug!(peer = %topic.peer.host, uid = %topic.uid, reason = %end, "a conversation with a peer ended");
+                conversation.disconnected(number, end.to_string());
+            }
+            Err(trouble) => {
+                conversation.disconnected(number, trouble.to_string());
+                complain(context, topic, &trouble, is_over_there);
+            }
+        }
+        let pause = tokio::time::sleep(back_off.next_pause());
+        let news = async {
+            while context.book.peer(&topic.peer.host) == peer {
+                if records.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = pause => {}
+            // It was started again, or has been mended.
+            () = news => back_off.reset(),
+            () = conversation.unwanted() => return,
+        }
+    }
+}
+
+async fn connection(
+    context: &Context,
+    conversation: &Conversation,
+    peer: &Peer,
+    back_off: &mut BackOff,
+    number: &mut Option<u64>,
+) -> Result<End, Trouble> {
+    let topic = &conversation.topic;
+    let mut stream = reach(context, peer).await?;
+    let mut says = conversation.says();
+    let Some(now) = *says.borrow_and_update() else { return Ok(End::UnwantedHere) };
+    let Topic { endpoint, uid, peer: there, .. } = topic.clone();
+    let hello = Hello { version: VERSION, uid, from: endpoint, to: there, says: now };
+    write(&mut stream, &Message::Hello(hello)).await?;
+    let mut inbox = Inbox::new();
+    let answer = tokio::select! {
+        answer = within(WELCOME_WITHIN, "answer", inbox.next(&mut stream)) => answer?,
+        () = conversation.unwanted() => return Ok(End::UnwantedHere),
+    };
+    let theirs = match answer {
+        Message::Welcome { says, .. } => says,
+        Message::Refused { reason } => return Err(Trouble::Refused(reason)),
+        Message::Over => return Ok(End::UnwantedThere),
+        other => return Err(Trouble::Unexpected(other.name())),
+    };
+    let connected = conversation.connect();
+    *number = Some(connected);
+    conversation.hear(connected, peer.address.ip(), theirs, &context.facts)?;
+    back_off.reset();
+    let was_host = context.complaints.end(&about_host(&topic.peer.host));
+    if context.complaints.end(&about_conversation(topic)) || was_host {
+        info!(peer = %topic.peer.host, uid = %topic.uid, "A peer's agent can be talked to again");
+    }
+    let line = Line { stream, inbox, conversation, number: connected, peer: *peer, says };
+    line.talk(context).await
+}
+
+async fn reach(context: &Context, peer: &Peer) -> Result<TlsStream<TcpStream>, Trouble> {
+    let to = peer.address;
+    let refuse = |error| Trouble::Connect { to, error };
+    let tcp = async { connect(context.book.own_address(), to).await.map_err(refuse) };
+    let tcp = within(CONNECT_WITHIN, "connection", tcp).await?;
+    let connector = context.identity.connector(peer.key)?;
+    let tls = connector.connect(ServerName::IpAddress(to.ip().into()), tcp);
+    within(HANDSHAKE_WITHIN, "end of the handshake", async { tls.await.map_err(Trouble::Tls) }).await
+}
+
+/// From the address in this host's record, by which the other one knows it as well.
+async fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(from)?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn about_host(host: &str) -> String {
+    format!("host {host}")
+}
+
+fn about_conversation(topic: &Topic) -> String {
+    format!("conversation {} {}", topic.endpoint, topic.uid)
+}
+
+fn complain(context: &Context, topic: &Topic, trouble: &Trouble, is_over_there: bool) {
+    let about =
+        if trouble.is_of_conversation() { about_conversation(topic) } else { about_host(&topic.peer.host) };
+    // Nobody has read the records yet, or the source has had enough, which is the usual end.
+    let is_usual = matches!(trouble, Trouble::NoPeer(super::book::NoPeer::NotRead))
+        || is_over_there && trouble.is_of_conversation();
+    if is_usual || !context.complaints.begin(&about) {
+        debug!(peer = %topic.peer.host, uid = %topic.uid, %trouble, "a peer's agent cannot be talked to");
+    } else {
+        warn!(
+            peer = %topic.peer.host, uid = %topic.uid, reason = %trouble,
+            "A peer's agent cannot be talked to; what still comes there for the virtual machine is not forwarded until it can"
+        );
+    }
+}

@@ -1,0 +1,308 @@
+//! The source's end: takes the connections of targets' agents, and talks about what the engine wants to be talked about.
+//!
+//! Who is no peer by its address, key, name or topic is turned away at the first of them that is wrong, and holds nothing up.
+
+use super::book::NoPeer;
+use super::context::Context;
+use super::identity::key_of;
+use super::message::{Hello, Inbox, Message};
+use super::record::{Peer, VERSION};
+use super::report::PeersReport;
+use super::table::{Conversation, Unwanted};
+use super::talk::{End, Line, Trouble, part, within, write};
+use crate::logging::printable;
+use crate::retry::BackOff;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, error, info, warn};
+
+/// LIMIT: two round trips and two signatures, on a busy host.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
+/// LIMIT: comes with the end of the handshake.
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
+/// LIMIT: how much later this host may see a migration than the other one before that has to ask again.
+const KNOWN_WITHIN: Duration = Duration::from_secs(3);
+/// LIMIT: some tens of kilobytes each. A host that is emptied has a hundred migrations at once.
+const CONNECTIONS_MAX: usize = 512;
+/// LIMIT: the hundred of a host that is emptied to a single one, and those that they take the place of.
+const CONNECTIONS_OF_ONE_MAX: usize = 256;
+
+/// Why somebody who connected is turned away.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+    #[error("the key is not one of a host")]
+    NoKey,
+    #[error(transparent)]
+    NoPeer(#[from] NoPeer),
+    #[error("the key is not that of {}", printable(.0))]
+    OtherKey(String),
+    #[error("it comes from {from}, and the address of {} is {known}", printable(.host))]
+    OtherAddress { host: String, from: IpAddr, known: IpAddr },
+    #[error("it says {0} instead of hello")]
+    NoHello(&'static str),
+    #[error(transparent)]
+    Unwanted(#[from] Unwanted),
+}
+
+/// Listens for ever.
+pub(super) async fn run(address: SocketAddr, context: Context, report: PeersReport) {
+    let acceptor = match context.identity.acceptor(context.book.clone()) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            report.is_bad("keys", &error.to_string());
+            error!(%error, "Cannot set up TLS for other hosts' agents; they cannot talk to this one");
+            return std::future::pending().await;
+        }
+    };
+    let listener = bind(address, &report).await;
+    let (mut tasks, guests) = (JoinSet::new(), Guests::default());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    let from = from.ip();
+                    let Some(guest) = admit(&context, &guests, from, tasks.len()) else { continue };
+                    let (context, acceptor) = (context.clone(), acceptor.clone());
+                    tasks.spawn(async move {
+                        let _guest = guest;
+                        serve(&context, &acceptor, stream, from).await;
+                    });
+                }
+                Err(error) => {
+                    // KERNEL: accept(2) also fails for one connection only, or because there are too many files.
+                    if context.complaints.begin("accept") {
+                        warn!(%error, "Cannot take connections of other hosts' agents; it is tried again");
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                if let Err(error) = ended {
+                    error!(%error, "A conversation with another host's agent ended by a defect");
+                }
+            }
+        }
+    }
+}
+
+async fn bind(address: SocketAddr, report: &PeersReport) -> TcpListener {
+    let mut back_off = BackOff::new();
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                if report.is_good("listener") {
+                    info!(%address, "Listening for other hosts' agents again");
+                } else {
+                    info!(%address, "Listening for other hosts' agents");
+                }
+                return listener;
+            }
+            Err(error) => {
+                let mend = match error.kind() {
+                    io::ErrorKind::AddrInUse => "end the program that has it, or set CutoverPeerPort",
+                    io::ErrorKind::AddrNotAvailable => {
+                        "give this host the address, or set CutoverPeerAddress to one that it has"
+                    }
+                    _ => "look at CutoverPeerAddress and CutoverPeerPort",
+                };
+                if report.is_bad("listener", &format!("cannot listen on {address}: {error}")) {
+                    error!(%address, %error, mend, "Cannot listen for other hosts' agents; it is tried again, and everything else goes on");
+                }
+                tokio::time::sleep(back_off.next_pause()).await;
+            }
+        }
+    }
+}
+
+/// How many connections come from where.
+#[derive(Clone, Debug, Default)]
+struct Guests(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection.
+#[derive(Debug)]
+struct Guest {
+    of: Guests,
+    from: IpAddr,
+}
+
+impl Guests {
+    fn change<T>(&self, from: IpAddr, change: impl FnOnce(&mut usize) -> T) -> T {
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = guests.entry(from).or_default();
+        let result = change(count);
+        if *count == 0 {
+            guests.remove(&from);
+        }
+        result
+    }
+
+    fn enter(&self, from: IpAddr) -> Option<Guest> {
+        let has_entered = self.change(from, |count| {
+            let has_room = *count < CONNECTIONS_OF_ONE_MAX;
+            *count += usize::from(has_room);
+            has_room
+        });
+        has_entered.then(|| Guest { of: self.clone(), from })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.of.change(self.from, |count| *count -= 1);
+    }
+}
+
+/// Whether somebody is listened to at all. It costs nothing to be turned away here.
+fn admit(context: &Context, guests: &Guests, from: IpAddr, connections: usize) -> Option<Guest> {
+    let reason = if !context.book.has_address(from) {
+        "no host has this address"
+    } else if connections >= CONNECTIONS_MAX {
+        "there are too many connections"
+    } else {
+        match guests.enter(from) {
+            Some(guest) => return Some(guest),
+            None => "there are too many connections from there",
+        }
+    };
+    complain(context, from, &reason);
+    None
+}
+
+fn complain(context: &Context, from: IpAddr, reason: &dyn std::fmt::Display) {
+    if context.complaints.begin(&about(from)) {
+        warn!(%from, %reason, "A connection to the port for other hosts' agents is refused");
+    } else {
+        debug!(%from, %reason, "a connection to the port for other hosts' agents is refused");
+    }
+}
+
+fn about(from: IpAddr) -> String {
+    format!("guest {from}")
+}
+
+async fn serve(context: &Context, acceptor: &TlsAcceptor, stream: TcpStream, from: IpAddr) {
+    let (mut number, mut conversation) = (None, None);
+    let ended = conversation_with(context, acceptor, stream, from, (&mut number, &mut conversation)).await;
+    let reason = match &ended {
+        Ok(end) => end.to_string(),
+        Err(refusal) => refusal.to_string(),
+    };
+    if let Some(conversation) = &conversation {
+        debug!(%from, uid = %conversation.topic.uid, reason, "a conversation with a peer ended");
+        conversation.disconnected(number, reason);
+    } else if let Err(refusal) = ended {
+        complain(context, from, &refusal);
+    }
+}
+
+async fn conversation_with(
+    context: &Context,
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    from: IpAddr,
+    (number, found): (&mut Option<u64>, &mut Option<Arc<Conversation>>),
+) -> Result<End, Refusal> {
+    stream.set_nodelay(true).map_err(|error| Trouble::Message(error.into()))?;
+    let handshake = async { acceptor.accept(stream).await.map_err(Trouble::Tls) };
+    let mut stream = within(HANDSHAKE_WITHIN, "end of the handshake", handshake).await?;
+    let key = key_of(stream.get_ref().1.peer_certificates()).ok_or(Refusal::NoKey)?;
+    let mut inbox = Inbox::new();
+    let hello = match within(HELLO_WITHIN, "hello", inbox.next(&mut stream)).await? {
+        Message::Hello(hello) => hello,
+        other => return Err(Refusal::NoHello(other.name())),
+    };
+    let entered = match peer_of(context, &hello, key, from) {
+        Ok(peer) => wait_wanted(context, &hello).await.map(|conversation| (peer, conversation)),
+        Err(refusal) => Err(refusal),
+    };
+    let (peer, conversation) = match entered {
+        Ok(entered) => entered,
+        Err(refusal) => {
+            part(&mut stream, &Message::Refused { reason: refusal.to_string() }).await;
+            return Err(refusal);
+        }
+    };
+    let mut says = conversation.says();
+    let now = *says.borrow_and_update();
+    let Some(now) = now else {
+        part(&mut stream, &Message::Over).await;
+        return Ok(End::UnwantedHere);
+    };
+    let connected = conversation.connect();
+    *number = Some(connected);
+    let conversation = &*found.insert(conversation);
+    let heard = conversation.hear(connected, peer.address.ip(), hello.says, &context.facts);
+    if let Err(error) = heard {
+        part(&mut stream, &Message::Refused { reason: error.to_string() }).await;
+        return Err(Trouble::from(error).into());
+    }
+    write(&mut stream, &Message::Welcome { version: VERSION, says: now }).await?;
+    if context.complaints.end(&about(from)) {
+        info!(%from, peer = %hello.from.host, "A peer's agent can talk to this one again");
+    }
+    let line = Line { stream, inbox, conversation, number: connected, peer, says };
+    Ok(line.talk(context).await?)
+}
+
+/// The host that the one who says hello speaks for, if it may.
+fn peer_of(
+    context: &Context,
+    hello: &Hello,
+    key: super::record::PublicKey,
+    from: IpAddr,
+) -> Result<Peer, Refusal> {
+    let host = hello.from.host.clone();
+    let peer = context.book.peer(&host)?;
+    if peer.key != key {
+        return Err(Refusal::OtherKey(host));
+    }
+    let known = peer.address.ip();
+    if known != from {
+        return Err(Refusal::OtherAddress { host, from, known });
+    }
+    Ok(peer)
+}
+
+/// The conversation that is asked for. The other host may know of the migration a moment before this one does.
+async fn wait_wanted(context: &Context, hello: &Hello) -> Result<Arc<Conversation>, Refusal> {
+    let mut changes = context.table.changes();
+    let deadline = Instant::now() + KNOWN_WITHIN;
+    loop {
+        changes.mark_unchanged();
+        match context.table.find(hello) {
+            Ok(conversation) => return Ok(conversation),
+            Err(unwanted) => {
+                if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                    return Err(unwanted.into());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_only_so_many_connections() {
+        let guests = Guests::default();
+        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let mut inside: Vec<Guest> = std::iter::from_fn(|| guests.enter(one)).collect();
+        assert_eq!(inside.len(), CONNECTIONS_OF_ONE_MAX);
+        assert!(guests.enter(other).is_some());
+        inside.pop();
+        assert!(guests.enter(one).is_some());
+        inside.clear();
+        assert!(guests.0.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,379 @@
+//! The conversations that the engine wants, and how each of them stands.
+//!
+//! Owns what is remembered of a conversation for as long as it is wanted: what there is to say, what was heard last, and which
+//! connection counts. Connections are made, and used, by others.
+
+use super::message::Hello;
+use super::report::ConversationStatus;
+use crate::applier::WantedReceiver;
+use crate::clock;
+use crate::logging::printable;
+use cutover_engine::conversation::{Says, WantedConversation};
+use cutover_engine::shared::SharedMap;
+use cutover_engine::{BootTime, EndpointKey, Fact};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, watch};
+
+/// Which end of a migration a host is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    /// Where the virtual machine leaves: waits to be asked.
+    Source,
+    /// Where it goes: asks.
+    Target,
+}
+
+impl Side {
+    pub(super) const fn of(says: &Says) -> Self {
+        match says {
+            Says::Source(_) => Self::Source,
+            Says::Target(_) => Self::Target,
+        }
+    }
+
+    /// The word of the log and of the status.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
+}
+
+/// What a conversation is about. Anything else is another conversation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Topic {
+    /// The endpoint here.
+    pub(super) endpoint: EndpointKey,
+    /// The migration.
+    pub(super) uid: String,
+    /// The endpoint there.
+    pub(super) peer: EndpointKey,
+    /// What this host is.
+    pub(super) side: Side,
+}
+
+/// A conversation that is wanted.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub(super) topic: Topic,
+    /// How things stand here; nothing when the conversation is not wanted any more.
+    says: watch::Sender<Option<Says>>,
+    /// Number of the connection that counts: the newest one.
+    connection: watch::Sender<u64>,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    told: Option<(IpAddr, Says)>,
+    is_connected: bool,
+    /// Of being connected or not.
+    since: BootTime,
+    error: Option<String>,
+}
+
+/// What was heard is not for this conversation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Unheard {
+    #[error("it says what only a {} can say, and is none", .0.word())]
+    WrongSide(Side),
+    #[error("there is a newer connection")]
+    Replaced,
+}
+
+impl Conversation {
+    fn new(topic: Topic, says: Says) -> Self {
+        let inside = Inside { told: None, is_connected: false, since: clock::now(), error: None };
+        let (says, connection) = (watch::Sender::new(Some(says)), watch::Sender::new(0));
+        Self { topic, says, connection, inside: Mutex::new(inside) }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How things stand here, and the word that it has changed.
+    pub(super) fn says(&self) -> watch::Receiver<Option<Says>> {
+        self.says.subscribe()
+    }
+
+    /// Returns when nobody wants it any more.
+    pub(super) async fn unwanted(&self) {
+        // It ends with this value at the latest, which is borrowed.
+        let _ = self.says().wait_for(Option::is_none).await;
+    }
+
+    /// A new connection takes the place of any other. Returns its number.
+    pub(super) fn connect(&self) -> u64 {
+        let mut number = 0;
+        let mut inside = self.inside();
+        self.connection.send_modify(|newest| {
+            *newest += 1;
+            number = *newest;
+        });
+        *inside = Inside { is_connected: true, since: clock::now(), error: None, told: inside.told };
+        number
+    }
+
+    /// Returns when the connection with this number does not count any more.
+    pub(super) async fn replaced(&self, number: u64) {
+        let _ = self.connection.subscribe().wait_for(|newest| *newest != number).await;
+    }
+
+    /// There is no connection, or no more. Whoever speaks for an older one than the newest changes nothing.
+    pub(super) fn disconnected(&self, number: Option<u64>, error: String) {
+        let mut inside = self.inside();
+        if number.is_some_and(|number| number != *self.connection.borrow()) {
+            return;
+        }
+        if std::mem::replace(&mut inside.is_connected, false) || inside.error.is_none() {
+            inside.since = clock::now();
+        }
+        inside.error = Some(error);
+    }
+
+    /// Tells the engine what the peer says, if that is news.
+    pub(super) fn hear(
+        &self,
+        number: u64,
+        address: IpAddr,
+        says: Says,
+        facts: &mpsc::UnboundedSender<Fact>,
+    ) -> Result<(), Unheard> {
+        if Side::of(&says) == self.topic.side {
+            return Err(Unheard::WrongSide(self.topic.side));
+        }
+        let mut inside = self.inside();
+        // ORDER: under the lock. What an older connection has said may be older than what the engine knows.
+        if *self.connection.borrow() != number {
+            return Err(Unheard::Replaced);
+        }
+        if inside.told != Some((address, says)) {
+            inside.told = Some((address, says));
+            let Topic { endpoint, uid, .. } = self.topic.clone();
+            // Without the loop the agent is about to end.
+            let _ = facts.send(Fact::PeerSaid { endpoint, uid, address, says });
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> ConversationStatus {
+        let Topic { endpoint, uid, peer, side } = &self.topic;
+        let inside = self.inside();
+        ConversationStatus {
+            endpoint: endpoint.to_string(),
+            migration_uid: uid.clone(),
+            peer: peer.host.clone(),
+            side: side.word().to_owned(),
+            is_connected: inside.is_connected,
+            error: inside.error.clone(),
+            for_ms: u64::try_from(clock::now().since(inside.since).as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// All of them. Copies are about the same ones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    conversations: Mutex<BTreeMap<EndpointKey, Arc<Conversation>>>,
+    changes: watch::Sender<u64>,
+}
+
+/// Why who says hello is not talked to. It may still be wanted in a moment.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Unwanted {
+    #[error("no migration of that endpoint is known here")]
+    Endpoint,
+    #[error("it is about migration {}, and here that endpoint is in another one", printable(.0))]
+    Migration(String),
+    #[error("that endpoint is not the source of its migration here")]
+    Side,
+    #[error("the migration of that endpoint goes to another one than {}", printable(.0))]
+    Peer(String),
+}
+
+impl Table {
+    fn conversations(&self) -> MutexGuard<'_, BTreeMap<EndpointKey, Arc<Conversation>>> {
+        self.0.conversations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what is wanted now. Returns the conversations that are new and in which this host asks.
+    pub(super) fn update(
+        &self,
+        before: &SharedMap<Arc<EndpointKey>, WantedConversation>,
+        now: &SharedMap<Arc<EndpointKey>, WantedConversation>,
+    ) -> Vec<Arc<Conversation>> {
+        let (mut to_ask, mut is_changed) = (Vec::new(), false);
+        for difference in now.differences(before) {
+            let endpoint = EndpointKey::clone(difference.key);
+            let Some(WantedConversation { uid, peer, says }) = difference.now.cloned() else {
+                if let Some(gone) = self.conversations().remove(&endpoint) {
+                    gone.says.send_replace(None);
+                }
+                continue;
+            };
+            let topic = Topic { endpoint, uid, peer, side: Side::of(&says) };
+            let known = self.conversations().get(&topic.endpoint).filter(|it| it.topic == topic).cloned();
+            if let Some(known) = known {
+                known.says.send_replace(Some(says));
+                continue;
+            }
+            let (endpoint, side) = (topic.endpoint.clone(), topic.side);
+            let conversation = Arc::new(Conversation::new(topic, says));
+            if let Some(other) = self.conversations().insert(endpoint, Arc::clone(&conversation)) {
+                other.says.send_replace(None);
+            }
+            if side == Side::Target {
+                to_ask.push(conversation);
+            }
+            is_changed = true;
+        }
+        if is_changed {
+            self.0.changes.send_modify(|number| *number += 1);
+        }
+        to_ask
+    }
+
+    /// The conversation that somebody wants to have.
+    pub(super) fn find(&self, hello: &Hello) -> Result<Arc<Conversation>, Unwanted> {
+        let conversations = self.conversations();
+        let found = conversations.get(&hello.to).ok_or(Unwanted::Endpoint)?;
+        if found.topic.side != Side::Source {
+            Err(Unwanted::Side)
+        } else if found.topic.uid != hello.uid {
+            Err(Unwanted::Migration(hello.uid.clone()))
+        } else if found.topic.peer != hello.from {
+            Err(Unwanted::Peer(hello.from.to_string()))
+        } else {
+            Ok(Arc::clone(found))
+        }
+    }
+
+    /// Wakes whoever waits for another conversation to be wanted.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// How all of them stand.
+    pub(super) fn status(&self) -> Vec<ConversationStatus> {
+        let conversations: Vec<_> = self.conversations().values().cloned().collect();
+        conversations.iter().map(|conversation| conversation.status()).collect()
+    }
+}
+
+/// Keeps the table as the engine wants it, and has `ask` begin every conversation in which this host asks.
+pub(super) async fn follow(table: Table, mut wanted: WantedReceiver, mut ask: impl FnMut(Arc<Conversation>)) {
+    let mut before = SharedMap::default();
+    loop {
+        let newest = wanted.borrow_and_update().clone();
+        // What is only known from memory says nothing about migrations.
+        if let Some(newest) = newest.filter(|newest| !newest.is_recalled) {
+            table.update(&before, &newest.conversations).into_iter().for_each(&mut ask);
+            before = newest.conversations.clone();
+        }
+        if wanted.changed().await.is_err() {
+            // The agent is about to end.
+            return std::future::pending().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::VERSION;
+    use super::super::trials::{endpoint, source_says, target_says};
+    use super::*;
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    fn wanted(uid: &str, says: Says) -> SharedMap<Arc<EndpointKey>, WantedConversation> {
+        let conversation = WantedConversation { uid: uid.to_owned(), peer: endpoint("there", 1), says };
+        [(Arc::new(endpoint("here", 1)), conversation)].into()
+    }
+
+    fn hello(uid: &str) -> Hello {
+        let (from, to) = (endpoint("there", 1), endpoint("here", 1));
+        Hello { version: VERSION, uid: uid.to_owned(), from, to, says: target_says(1) }
+    }
+
+    #[test]
+    fn only_the_wanted_conversation_is_found() {
+        let (table, none) = (Table::default(), SharedMap::default());
+        assert_eq!(table.find(&hello("u")).unwrap_err(), Unwanted::Endpoint);
+        let as_source = wanted("u", source_says(false));
+        assert_eq!(table.update(&none, &as_source).len(), 0, "a source waits to be asked");
+        assert!(table.find(&hello("u")).is_ok());
+        assert_eq!(table.find(&hello("v")).unwrap_err(), Unwanted::Migration("v".to_owned()));
+        let stranger = Hello { from: endpoint("elsewhere", 1), ..hello("u") };
+        assert!(matches!(table.find(&stranger), Err(Unwanted::Peer(_))));
+        let other_port = Hello { to: endpoint("here", 2), ..hello("u") };
+        assert_eq!(table.find(&other_port).unwrap_err(), Unwanted::Endpoint);
+        let as_target = wanted("u", target_says(1));
+        assert_eq!(table.update(&as_source, &as_target).len(), 1);
+        assert_eq!(table.find(&hello("u")).unwrap_err(), Unwanted::Side);
+        table.update(&as_target, &none);
+        assert_eq!(table.find(&hello("u")).unwrap_err(), Unwanted::Endpoint);
+    }
+
+    #[test]
+    fn the_engine_hears_what_is_news_to_it() {
+        let (table, none) = (Table::default(), SharedMap::default());
+        let (facts, mut heard) = mpsc::unbounded_channel();
+        table.update(&none, &wanted("u", source_says(false)));
+        let conversation = table.find(&hello("u")).unwrap();
+        let first = conversation.connect();
+        for (says, is_news) in [(1, true), (1, false), (2, true), (1, true)] {
+            conversation.hear(first, ADDRESS, target_says(says), &facts).unwrap();
+            assert_eq!(heard.try_recv().is_ok(), is_news, "{says}");
+        }
+        let wrong = conversation.hear(first, ADDRESS, source_says(true), &facts);
+        assert_eq!(wrong, Err(Unheard::WrongSide(Side::Source)));
+        let second = conversation.connect();
+        let late = conversation.hear(first, ADDRESS, target_says(9), &facts);
+        assert_eq!(late, Err(Unheard::Replaced));
+        conversation.hear(second, ADDRESS, target_says(1), &facts).unwrap();
+        assert!(heard.try_recv().is_err(), "the same again after a new connection");
+        let elsewhere = IpAddr::from([192, 0, 2, 3]);
+        conversation.hear(second, elsewhere, target_says(1), &facts).unwrap();
+        let Ok(Fact::PeerSaid { endpoint: at, uid, address, says }) = heard.try_recv() else { panic!() };
+        assert_eq!((at, uid.as_str(), address, says), (endpoint("here", 1), "u", elsewhere, target_says(1)));
+    }
+
+    /// What is said next is the newest, however much there was between.
+    #[test]
+    fn what_is_said_is_the_newest() {
+        let table = Table::default();
+        let mut before = SharedMap::default();
+        let mut says = None;
+        for number in 0..10 {
+            let now = wanted("u", target_says(number));
+            let asked = table.update(&before, &now);
+            assert_eq!(asked.len(), usize::from(number == 0));
+            says = says.or_else(|| Some(asked[0].says()));
+            before = now;
+        }
+        let mut says = says.unwrap();
+        assert_eq!(*says.borrow_and_update(), Some(target_says(9)));
+        table.update(&before, &wanted("v", target_says(9)));
+        assert_eq!(*says.borrow_and_update(), None, "another migration is another conversation");
+    }
+
+    #[test]
+    fn an_old_connection_that_ends_is_no_news() {
+        let table = Table::default();
+        table.update(&SharedMap::default(), &wanted("u", source_says(false)));
+        let conversation = table.find(&hello("u")).unwrap();
+        let (first, second) = (conversation.connect(), conversation.connect());
+        conversation.disconnected(Some(first), "cut".to_owned());
+        assert!(table.status()[0].is_connected);
+        conversation.disconnected(Some(second), "cut".to_owned());
+        let status = table.status();
+        assert!(!status[0].is_connected && status[0].error.as_deref() == Some("cut"), "{status:?}");
+    }
+}
