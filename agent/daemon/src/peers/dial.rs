@@ -1,5 +1,6 @@
 //! The target's end: connects to the source's agent for as long as the engine wants the conversation.
 
+use super::book::NoPeer;
 use super::context::Context;
 use super::message::{Hello, Inbox, Message};
 use super::record::{Peer, VERSION};
@@ -41,7 +42,6 @@ async fn attempts(context: &Context, conversation: &Conversation) {
     let topic = &conversation.topic;
     let mut records = context.book.changes();
     let mut back_off = BackOff::up_to(PAUSE_MAX);
-    let mut is_over_there = false;
     let mut number = None;
     loop {
         records.mark_unchanged();
@@ -53,13 +53,12 @@ async fn attempts(context: &Context, conversation: &Conversation) {
         match ended {
             Ok(End::UnwantedHere) => return,
             Ok(end) => {
-                is_over_there |= end == End::UnwantedThere;
                 debug!(peer = %topic.peer.host, uid = %topic.uid, reason = %end, "a conversation with a peer ended");
                 conversation.disconnected(number, end.to_string());
             }
             Err(trouble) => {
                 conversation.disconnected(number, trouble.to_string());
-                complain(context, topic, &trouble, is_over_there);
+                complain(context, topic, &trouble);
             }
         }
         let pause = tokio::time::sleep(back_off.next_pause());
@@ -116,7 +115,8 @@ async fn connection(
     line.talk(context).await
 }
 
-async fn reach(context: &Context, peer: &Peer) -> Result<TlsStream<TcpStream>, Trouble> {
+/// Connects to a peer, and proves to it who is there.
+pub(super) async fn reach(context: &Context, peer: &Peer) -> Result<TlsStream<TcpStream>, Trouble> {
     let to = peer.address;
     let refuse = |error| Trouble::Connect { to, error };
     let tcp = async { connect(context.book.own_address(), to).await.map_err(refuse) };
@@ -127,7 +127,7 @@ async fn reach(context: &Context, peer: &Peer) -> Result<TlsStream<TcpStream>, T
 }
 
 /// From the address in this host's record, by which the other one knows it as well.
-async fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.bind(from)?;
     let stream = socket.connect(to).await?;
@@ -143,12 +143,10 @@ fn about_conversation(topic: &Topic) -> String {
     format!("conversation {} {}", topic.endpoint, topic.uid)
 }
 
-fn complain(context: &Context, topic: &Topic, trouble: &Trouble, is_over_there: bool) {
+fn complain(context: &Context, topic: &Topic, trouble: &Trouble) {
     let about =
         if trouble.is_of_conversation() { about_conversation(topic) } else { about_host(&topic.peer.host) };
-    // Nobody has read the records yet, or the source has had enough, which is the usual end.
-    let is_usual = matches!(trouble, Trouble::NoPeer(super::book::NoPeer::NotRead))
-        || is_over_there && trouble.is_of_conversation();
+    let is_usual = matches!(trouble, Trouble::NoPeer(NoPeer::NotRead));
     if is_usual || !context.complaints.begin(&about) {
         debug!(peer = %topic.peer.host, uid = %topic.uid, %trouble, "a peer's agent cannot be talked to");
     } else {

@@ -20,8 +20,6 @@ pub const PREFIX: &str = "/cutover/v1/host/";
 const LEASE_S: i64 = 15;
 /// LIMIT: a third of its life; with a thousand hosts two hundred small requests a second.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// LIMIT: how long after the end of an outage it may go unnoticed.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// This host's record.
 #[derive(Debug)]
@@ -43,7 +41,7 @@ pub(super) async fn run(cluster: Cluster, host: &str, text: String, book: Book, 
         back_off: BackOff::new(),
         is_disputed: false,
     };
-    let mut back_off = BackOff::up_to(PAUSE_MAX);
+    let mut back_off = BackOff::new();
     let members = cluster.endpoints();
     let mut next = 0;
     loop {

@@ -173,15 +173,17 @@ fn admit(context: &Context, guests: &Guests, from: IpAddr, connections: usize) -
             None => "there are too many connections from there",
         }
     };
-    complain(context, from, &reason);
+    complain(context, from, &reason, REFUSED);
     None
 }
 
-fn complain(context: &Context, from: IpAddr, reason: &dyn std::fmt::Display) {
+const REFUSED: &str = "A connection to the port for other hosts' agents is refused";
+
+fn complain(context: &Context, from: IpAddr, reason: &dyn std::fmt::Display, what: &str) {
     if context.complaints.begin(&about(from)) {
-        warn!(%from, %reason, "A connection to the port for other hosts' agents is refused");
+        warn!(%from, %reason, "{what}");
     } else {
-        debug!(%from, %reason, "a connection to the port for other hosts' agents is refused");
+        debug!(%from, %reason, "{what}");
     }
 }
 
@@ -192,15 +194,22 @@ fn about(from: IpAddr) -> String {
 async fn serve(context: &Context, acceptor: &TlsAcceptor, stream: TcpStream, from: IpAddr) {
     let (mut number, mut conversation) = (None, None);
     let ended = conversation_with(context, acceptor, stream, from, (&mut number, &mut conversation)).await;
-    let reason = match &ended {
-        Ok(end) => end.to_string(),
-        Err(refusal) => refusal.to_string(),
-    };
-    if let Some(conversation) = &conversation {
-        debug!(%from, uid = %conversation.topic.uid, reason, "a conversation with a peer ended");
-        conversation.disconnected(number, reason);
-    } else if let Err(refusal) = ended {
-        complain(context, from, &refusal);
+    match (ended, conversation) {
+        (Ok(end), Some(conversation)) => {
+            debug!(%from, uid = %conversation.topic.uid, reason = %end, "a conversation with a peer ended");
+            conversation.disconnected(number, end.to_string());
+        }
+        (Err(refusal), Some(conversation)) => {
+            complain(
+                context,
+                from,
+                &refusal,
+                "A peer's agent cannot be talked to any more until it asks again",
+            );
+            conversation.disconnected(number, refusal.to_string());
+        }
+        (Err(refusal), None) => complain(context, from, &refusal, REFUSED),
+        (Ok(_), None) => {}
     }
 }
 
@@ -226,6 +235,10 @@ async fn conversation_with(
     };
     let (peer, conversation) = match entered {
         Ok(entered) => entered,
+        Err(Refusal::Unwanted(Unwanted::Over)) => {
+            part(&mut stream, &Message::Over).await;
+            return Ok(End::UnwantedHere);
+        }
         Err(refusal) => {
             part(&mut stream, &Message::Refused { reason: refusal.to_string() }).await;
             return Err(refusal);
@@ -280,6 +293,7 @@ async fn wait_wanted(context: &Context, hello: &Hello) -> Result<Arc<Conversatio
         changes.mark_unchanged();
         match context.table.find(hello) {
             Ok(conversation) => return Ok(conversation),
+            Err(Unwanted::Over) => return Err(Unwanted::Over.into()),
             Err(unwanted) => {
                 if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
                     return Err(unwanted.into());

@@ -11,7 +11,7 @@ use crate::logging::printable;
 use cutover_engine::conversation::{Says, WantedConversation};
 use cutover_engine::shared::SharedMap;
 use cutover_engine::{BootTime, EndpointKey, Fact};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
@@ -182,12 +182,20 @@ pub(super) struct Table(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     conversations: Mutex<BTreeMap<EndpointKey, Arc<Conversation>>>,
+    /// Those that this host does not want to be asked about any more; the other one may need a while to see that.
+    over: Mutex<VecDeque<Topic>>,
     changes: watch::Sender<u64>,
 }
+
+/// LIMIT: more than end within the seconds that another host takes to see the end of a migration. Who is forgotten is refused with a
+/// warning.
+const OVER_MAX: usize = 256;
 
 /// Why who says hello is not talked to. It may still be wanted in a moment.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Unwanted {
+    #[error("its migration is over here")]
+    Over,
     #[error("no migration of that endpoint is known here")]
     Endpoint,
     #[error("it is about migration {}, and here that endpoint is in another one", printable(.0))]
@@ -214,7 +222,7 @@ impl Table {
             let endpoint = EndpointKey::clone(difference.key);
             let Some(WantedConversation { uid, peer, says }) = difference.now.cloned() else {
                 if let Some(gone) = self.conversations().remove(&endpoint) {
-                    gone.says.send_replace(None);
+                    self.end(&gone);
                 }
                 continue;
             };
@@ -225,9 +233,10 @@ impl Table {
                 continue;
             }
             let (endpoint, side) = (topic.endpoint.clone(), topic.side);
+            self.over().retain(|over| *over != topic);
             let conversation = Arc::new(Conversation::new(topic, says));
             if let Some(other) = self.conversations().insert(endpoint, Arc::clone(&conversation)) {
-                other.says.send_replace(None);
+                self.end(&other);
             }
             if side == Side::Target {
                 to_ask.push(conversation);
@@ -240,8 +249,28 @@ impl Table {
         to_ask
     }
 
+    fn over(&self) -> MutexGuard<'_, VecDeque<Topic>> {
+        self.0.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, conversation: &Conversation) {
+        conversation.says.send_replace(None);
+        let mut over = self.over();
+        if conversation.topic.side == Side::Source {
+            over.push_back(conversation.topic.clone());
+        }
+        if over.len() > OVER_MAX {
+            over.pop_front();
+        }
+    }
+
     /// The conversation that somebody wants to have.
     pub(super) fn find(&self, hello: &Hello) -> Result<Arc<Conversation>, Unwanted> {
+        let is_asked_for =
+            |over: &Topic| (&over.endpoint, &over.uid, &over.peer) == (&hello.to, &hello.uid, &hello.from);
+        if self.over().iter().any(is_asked_for) {
+            return Err(Unwanted::Over);
+        }
         let conversations = self.conversations();
         let found = conversations.get(&hello.to).ok_or(Unwanted::Endpoint)?;
         if found.topic.side != Side::Source {
@@ -314,11 +343,34 @@ mod tests {
         assert!(matches!(table.find(&stranger), Err(Unwanted::Peer(_))));
         let other_port = Hello { to: endpoint("here", 2), ..hello("u") };
         assert_eq!(table.find(&other_port).unwrap_err(), Unwanted::Endpoint);
-        let as_target = wanted("u", target_says(1));
+        let as_target = wanted("w", target_says(1));
         assert_eq!(table.update(&as_source, &as_target).len(), 1);
-        assert_eq!(table.find(&hello("u")).unwrap_err(), Unwanted::Side);
+        assert_eq!(table.find(&hello("w")).unwrap_err(), Unwanted::Side);
         table.update(&as_target, &none);
-        assert_eq!(table.find(&hello("u")).unwrap_err(), Unwanted::Endpoint);
+        assert_eq!(table.find(&hello("v")).unwrap_err(), Unwanted::Endpoint);
+    }
+
+    #[test]
+    fn what_is_over_is_remembered_for_a_while() {
+        let (table, none) = (Table::default(), SharedMap::default());
+        let of = |number: usize| wanted(&number.to_string(), source_says(false));
+        let mut before = of(0);
+        table.update(&none, &before);
+        for number in 1..=OVER_MAX {
+            let now = of(number);
+            table.update(&before, &now);
+            before = now;
+        }
+        let find = |number: usize| table.find(&hello(&number.to_string()));
+        assert!(find(OVER_MAX).is_ok());
+        assert!((0..OVER_MAX).all(|number| find(number).unwrap_err() == Unwanted::Over));
+        table.update(&before, &of(1));
+        assert!(find(1).is_ok(), "wanted again");
+        assert_eq!(find(OVER_MAX).unwrap_err(), Unwanted::Over);
+        table.update(&of(1), &none);
+        table.update(&none, &of(OVER_MAX + 1));
+        table.update(&of(OVER_MAX + 1), &none);
+        assert!(matches!(find(0), Err(Unwanted::Endpoint)), "the oldest is forgotten");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 /// LIMIT: how often each side shows that it is there. That also keeps the underlay's neighbour entry, which the first forwarded packet
 /// needs.
@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     pub(super) async fn talk(self, context: &Context) -> Result<End, Trouble> {
         let Self { mut stream, mut inbox, conversation, number, peer, mut says } = self;
         let mut records = context.book.changes();
-        let mut ping = interval(PING_EVERY);
+        let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard_at = Instant::now();
         let mut allowance = Allowance::new(heard_at);
