@@ -52,7 +52,7 @@ impl Site {
 }
 
 pub(crate) const fn source_says(is_stopped: bool) -> Says {
-    Says::Source(SourceSays { is_stopped })
+    Says::Source(SourceSays { is_stopped, is_forwarding: false })
 }
 
 pub(crate) const fn target_says(tunnel_id: u32) -> Says {

@@ -198,7 +198,7 @@ mod tests {
 
     fn messages() -> Vec<Message> {
         let (from, to) = (endpoint("b"), endpoint("a"));
-        let source = Says::Source(SourceSays { is_stopped: true });
+        let source = Says::Source(SourceSays { is_stopped: true, is_forwarding: false });
         vec![
             Message::Hello(Hello { version: VERSION, uid: "u".to_owned(), from, to, says: target(7) }),
             Message::Welcome { version: VERSION, says: source },

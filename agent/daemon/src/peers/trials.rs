@@ -39,7 +39,7 @@ pub(super) fn endpoint(host: &str, number: u8) -> EndpointKey {
 }
 
 pub(super) const fn source_says(is_stopped: bool) -> Says {
-    Says::Source(SourceSays { is_stopped })
+    Says::Source(SourceSays { is_stopped, is_forwarding: false })
 }
 
 pub(super) const fn target_says(tunnel_id: u32) -> Says {
