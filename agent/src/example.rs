@@ -47,6 +47,8 @@ pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
         schema: 1,
         forwards: Vec::new(),
         receivers: Vec::new(),
+        peers: Default::default(),
+        tunnel: None,
         hostname: "b".into(),
         version: "0.1.0".into(),
         pid: 1,

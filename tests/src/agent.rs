@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -66,7 +68,13 @@ impl Agent {
             ("CutoverDatastoreDir", directory.path().display().to_string()),
             ("CutoverRunDir", run_dir.display().to_string()),
             ("CutoverPinPath", pin_path.display().to_string()),
+            ("CutoverPeerDir", lab.peers().display().to_string()),
         ];
+        // What an operator's tool would do: everybody's record is where everybody looks.
+        let record = lab.peers().join(format!("{}.json", host.name()));
+        if !record.is_symlink() {
+            symlink(run_dir.join("peer.json"), record).expect("a link");
+        }
         let agent = Self {
             namespace: host.namespace_shared(),
             settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
@@ -86,6 +94,12 @@ impl Agent {
     #[must_use]
     pub fn on_etcd(self, etcd: &Etcd) -> Self {
         self.with("DatastoreType", "etcdv3").with("EtcdEndpoints", etcd.endpoint())
+    }
+
+    /// Lets it talk to the agents of the lab's other hosts with this address in the underlay (`CutoverPeering = files`).
+    pub fn set_peering(&mut self, address: IpAddr) {
+        self.set("CutoverPeering", "files");
+        self.set("CutoverPeerAddress", address);
     }
 
     /// Changes a setting in the configuration file; counts from the next start or SIGHUP.

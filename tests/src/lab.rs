@@ -40,6 +40,7 @@ impl Lab {
         let bridge = Namespace::create(&format!("{prefix}bridge"));
         bridge.ip("link add br0 type bridge\nlink set br0 up");
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary folder");
+        fs::create_dir(folder.path().join("peers")).expect("space on the disk");
         Self { prefix, folder: Some(folder), bridge: Some(bridge), hosts: AtomicU32::new(0) }
     }
 
@@ -65,6 +66,12 @@ impl Lab {
     #[must_use]
     pub fn directory(&self) -> crate::Directory {
         crate::Directory::create(self.folder().join("resources"))
+    }
+
+    /// Where agents find each other's addresses and keys if they are told to.
+    #[must_use]
+    pub fn peers(&self) -> PathBuf {
+        self.folder().join("peers")
     }
 
     /// A host with an uplink on the lab's bridge.

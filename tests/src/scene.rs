@@ -212,6 +212,24 @@ impl Scene {
     #[track_caller]
     #[must_use]
     pub fn with(configure: impl Fn(&mut Agent)) -> Self {
+        Self::with_hosts(|agent, _| configure(agent))
+    }
+
+    /// As [`Self::with`], and the agents of both hosts talk to each other.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[track_caller]
+    #[must_use]
+    pub fn peered(configure: impl Fn(&mut Agent)) -> Self {
+        Self::with_hosts(|agent, host| {
+            agent.set_peering(host.ipv4().into());
+            configure(agent);
+        })
+    }
+
+    #[track_caller]
+    fn with_hosts(configure: impl Fn(&mut Agent, &Host)) -> Self {
         let lab = Lab::new();
         let directory = lab.directory();
         let port = Port::new(1);
@@ -221,7 +239,7 @@ impl Scene {
         let [source, target] = [SOURCE, TARGET].map(|name| {
             let mut node = Node::new(&lab, name, &directory, &port);
             node.agent.set("LiveMigrationRouteConvergenceTime", 2);
-            configure(&mut node.agent);
+            configure(&mut node.agent, &node.host);
             node.agent.spawn();
             node
         });

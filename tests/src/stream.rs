@@ -16,7 +16,7 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -48,6 +48,7 @@ pub struct DatagramStream {
     stop: Arc<AtomicBool>,
     sender: Option<JoinHandle<Vec<BootTime>>>,
     receiver: Option<JoinHandle<Vec<(usize, BootTime)>>>,
+    answered: Arc<AtomicUsize>,
 }
 
 impl DatagramStream {
@@ -71,8 +72,16 @@ impl DatagramStream {
             let _ = say_last.send(sent.len() - 1);
             sent
         });
-        let receiver = std::thread::spawn(move || receive(&answers, &last));
-        Self { stop, sender: Some(sender), receiver: Some(receiver) }
+        let answered = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&answered);
+        let receiver = std::thread::spawn(move || receive(&answers, &last, &count));
+        Self { stop, sender: Some(sender), receiver: Some(receiver), answered }
+    }
+
+    /// How many answers have come until now.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Stops asking; the answers go on coming.
@@ -120,7 +129,11 @@ fn send(socket: &UdpSocket, to: SocketAddr, period: Duration, stop: &AtomicBool)
 
 /// Until the last datagram, whose number comes through `last`, is answered. All go the same way, so whatever is not
 /// answered then is lost.
-fn receive(socket: &UdpSocket, last: &mpsc::Receiver<usize>) -> Vec<(usize, BootTime)> {
+fn receive(
+    socket: &UdpSocket,
+    last: &mpsc::Receiver<usize>,
+    count: &AtomicUsize,
+) -> Vec<(usize, BootTime)> {
     let mut answered = Vec::new();
     let mut highest = None;
     let mut end: Option<(usize, BootTime)> = None;
@@ -132,6 +145,7 @@ fn receive(socket: &UdpSocket, last: &mpsc::Receiver<usize>) -> Vec<(usize, Boot
             let number = usize::try_from(number).expect("a number that was sent");
             highest = highest.max(Some(number));
             answered.push((number, at));
+            count.store(answered.len(), Ordering::Relaxed);
         }
         end = end.or_else(|| Some((last.try_recv().ok()?, clock::now())));
         if let Some((last, stopped_at)) = end

@@ -5,6 +5,7 @@
 //! appliers. It starts and stops everything in the right order and decides nothing.
 
 mod beside;
+mod hitless;
 mod losses;
 mod parts;
 mod published;
@@ -32,6 +33,7 @@ use crate::run_dir::RunDir;
 use crate::settings::{self, FelixConfiguration, Loaded, Settings, Sources, Told};
 use crate::state_file::StateFile;
 use beside::Beside;
+use hitless::Hitless;
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use parts::Parts;
@@ -91,6 +93,7 @@ struct Agent {
     reporting: Reporting,
     /// Where Felix runs beside the agent.
     felix: Option<Beside>,
+    hitless: Hitless,
     /// Where to ask whether an endpoint is there.
     questions: Option<mpsc::UnboundedSender<EndpointKey>>,
     quarantine: Quarantine,
@@ -478,6 +481,8 @@ impl Agent {
             reason,
             for_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         });
+        let now = clock::now();
+        let shown = self.hitless.show(self.engine.forwards(now), self.engine.receptions(now));
         let unarmed = self.unarmed.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
             losses: Losses {
@@ -502,8 +507,10 @@ impl Agent {
             attach: self.attachment.to_string(),
             from_memory: self.recall.show(clock::now(), self.engine.recall_view()),
             endpoints: self.engine.view(clock::now()),
-            forwards: self.engine.forwards(clock::now()),
-            receivers: self.engine.receptions(clock::now()),
+            forwards: shown.forwards,
+            receivers: shown.receivers,
+            tunnel: shown.tunnel,
+            peers: self.hitless.peers.status(),
             kernel_routes: self
                 .route_report
                 .routes()

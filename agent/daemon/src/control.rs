@@ -5,6 +5,7 @@
 //! it passes requests to the agent loop and the answers back.
 
 use crate::allocator;
+use crate::peers::PeersStatus;
 use cutover_engine::EndpointKey;
 use cutover_engine::view::{ForwardView, ReceptionView};
 use serde::de::DeserializeOwned;
@@ -178,12 +179,27 @@ pub struct Status {
     /// Virtual machines that are arriving or have arrived, and the tunnels from where they come.
     #[serde(default)]
     pub receivers: Vec<ReceptionView>,
+    /// The conversations with other hosts' agents.
+    #[serde(default)]
+    pub peers: PeersStatus,
+    /// The tunnel's device, where the agents talk to each other.
+    #[serde(default)]
+    pub tunnel: Option<TunnelStatus>,
     /// Routes of ours that the kernel has.
     pub kernel_routes: Vec<KernelRoute>,
     /// Counters of the kernel program: accepted and refused announcements by reason.
     pub announcements: BTreeMap<String, u64>,
     /// Route changes sent to the kernel since the agent started.
     pub route_writes: u64,
+}
+
+/// How the tunnel's device stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// Packets that were dropped there, by reason, in the life of the agent.
+    pub dropped: BTreeMap<String, u64>,
+    /// Why something is not as it has to be.
+    pub error: Option<String>,
 }
 
 /// What the agent's memory is enough for.

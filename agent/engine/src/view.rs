@@ -87,6 +87,9 @@ pub struct ForwardView {
     pub is_active: bool,
     /// For how long they have been.
     pub since_ms: Option<u64>,
+    /// How many, in the life of the agent.
+    #[serde(default)]
+    pub packets: u64,
     /// When this is over, if the migration is.
     pub ends_in_ms: Option<u64>,
 }
@@ -110,6 +113,9 @@ pub struct ReceptionView {
     pub is_source_stopped: bool,
     /// The source forwards what still comes there.
     pub is_source_forwarding: bool,
+    /// How many packets have come through the tunnel, in the life of the agent.
+    #[serde(default)]
+    pub packets: u64,
     /// When this is over, if it is.
     pub ends_in_ms: Option<u64>,
 }

@@ -176,7 +176,8 @@ fn moving(status: &Status) -> String {
             (false, false) => "not forwarded, its agent has not said that it is ready",
         };
         let for_s = it.since_ms.map(|ms| format!(" for {} s", ms / 1000)).unwrap_or_default();
-        let _ = writeln!(text, "to {}: {} {state}{for_s}", printable(&it.to), it.prefixes.join(", "));
+        let packets = if it.packets > 0 { format!(", {} packets", it.packets) } else { String::new() };
+        let _ = writeln!(text, "to {}: {} {state}{for_s}{packets}", printable(&it.to), it.prefixes.join(", "));
     }
     for it in &status.receivers {
         let state = match (it.is_source_forwarding, it.is_ready) {
@@ -184,7 +185,28 @@ fn moving(status: &Status) -> String {
             (false, true) => "ready to come through the tunnel",
             (_, false) => "not through the tunnel yet",
         };
-        let _ = writeln!(text, "from {}: what is sent to it is {state}", printable(&it.from));
+        let packets = if it.packets > 0 { format!(", {} packets", it.packets) } else { String::new() };
+        let _ = writeln!(text, "from {}: what is sent there is {state}{packets}", printable(&it.from));
+    }
+    for it in status.peers.conversations.iter().filter(|it| !it.is_connected) {
+        let reason = it.error.as_deref().unwrap_or("not connected yet");
+        let _ = writeln!(text, "agent of {} not reached: {}", printable(&it.peer), printable(reason));
+    }
+    for (part, reason) in &status.peers.troubles {
+        let _ = writeln!(text, "other hosts' agents, {}: {}", printable(part), printable(reason));
+    }
+    for (host, reason) in &status.peers.bad_records {
+        let _ = writeln!(text, "record of host {} cannot be read: {}", printable(host), printable(reason));
+    }
+    if let Some(tunnel) = &status.tunnel {
+        if let Some(error) = &tunnel.error {
+            let _ = writeln!(text, "tunnel: {}", printable(error));
+        }
+        let dropped: Vec<_> = tunnel.dropped.iter().filter(|(_, count)| **count > 0).collect();
+        if !dropped.is_empty() {
+            let dropped: Vec<_> = dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            let _ = writeln!(text, "dropped at the tunnel: {}", dropped.join(", "));
+        }
     }
     text
 }

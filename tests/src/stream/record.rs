@@ -37,6 +37,13 @@ impl DatagramRecord {
         self.lost().filter(|sent| *sent >= time).count()
     }
 
+    /// Whether no answer overtook one to an earlier datagram.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        let answers: Vec<_> = self.datagrams.iter().filter_map(|(_, answer)| *answer).collect();
+        answers.is_sorted()
+    }
+
     /// How many runs of lost datagrams there are, one after the other. All go the same way: a guest that stopped in one place
     /// and went on in another leaves one gap.
     #[must_use]

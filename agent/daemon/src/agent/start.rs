@@ -6,6 +6,7 @@
 //! been touched by then.
 
 use super::beside::Beside;
+use super::hitless::{Hitless, StartError};
 use super::parts::{PartEnded, Parts};
 use super::published::Published;
 use super::recall::{self, Recall};
@@ -75,6 +76,9 @@ pub enum RunError {
     /// A part of it is gone.
     #[error(transparent)]
     Ended(#[from] PartEnded),
+    /// Nothing can be forwarded.
+    #[error(transparent)]
+    Hitless(#[from] StartError),
     /// The settings do not lead to an etcd cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -122,7 +126,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     // The datastore is read while everything else gets ready; nobody listens to it before.
     let reporting = Reporting::new(&settings);
     reporting.watch_progress(&mut parts);
-    let mut questions = None;
+    let (mut questions, mut members) = (None, None);
     let datastore = match settings.datastore_type {
         DatastoreType::Dir => {
             let directory = Directory::start(settings.cutover_datastore_dir.clone())?;
@@ -136,6 +140,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         }
         DatastoreType::Etcdv3 => {
             let cluster = Cluster::new(&settings)?;
+            members = Some(cluster.clone());
             let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
             let (etcd, own) = Etcd::start(cluster.clone(), keys.clone(), &memory);
             questions = Some(etcd.questions());
@@ -209,7 +214,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let listeners = Listeners { written, facts: facts_in.clone() };
     let sockets = FastPath::open_sockets()?;
     let mut fast_path = FastPath::start(ring, sockets, spin, &listeners, &parts.progress())
-        .map_err(io_error("start the fast path"))?;
+        .map_err(io_error("start the fast path"))?
+        .ending_forwards_in(settings.cutover_forward_table);
     let (attachment, counters) = (kernel.attachment(), kernel.counters().clone());
     parts.start("the fast path", fast_path.ended());
     let watch_applier = WatchApplier::new(kernel, fast_path, facts_in.clone());
@@ -222,6 +228,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     if let Some(felix) = &felix {
         felix.start(&mut parts, wanted.subscribe(), facts_in.clone());
     }
+    let place = (members.as_ref(), run_dir.path());
+    let hitless = Hitless::start(&mut parts, &settings, place, &|| wanted.subscribe(), &facts_in)?;
     let commands = Running::default();
     let ready_applier = ReadyApplier::new(commands.clone(), facts_in);
     parts.start("the ready applier", ready_applier.run(wanted.subscribe()));
@@ -231,7 +239,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (requests_in, requests) = mpsc::channel(8);
     parts.start("the control socket", server.serve(requests_in));
 
-    let mut engine = Engine::new(settings.policy(), memory, found);
+    let mut engine = Engine::new(settings.policy(), memory, found).drawing_lots(lots()?);
     if recalls {
         engine = engine.recalling();
     }
@@ -263,6 +271,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         reporting,
         protocol_known,
         felix,
+        hitless,
         in_sync: None,
         hint: super::losses::Hint::default(),
         refused_settings: BTreeMap::new(),
@@ -278,6 +287,15 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let ended = progress.of("the loop", agent.follow(inputs, signals)).await;
     commands.stop();
     Ok(ended?)
+}
+
+/// Random numbers, of which nobody knows the next.
+fn lots() -> Result<u64, RunError> {
+    let mut seed = [0; 8];
+    let source = std::fs::File::open("/dev/urandom");
+    let read = source.and_then(|mut source| io::Read::read_exact(&mut source, &mut seed));
+    read.map_err(io_error("read /dev/urandom"))?;
+    Ok(u64::from_ne_bytes(seed))
 }
 
 /// Shows `cutover cleanup` that an agent is running. Without that the locks of the paths are still there.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// What is asked for it. Copies are about the same; asking waits for nobody.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +15,7 @@ pub struct PeersReport(Arc<Mutex<Inside>>);
 #[derive(Debug, Default)]
 struct Inside {
     off: Option<String>,
-    address: Option<SocketAddr>,
+    address: watch::Sender<Option<SocketAddr>>,
     troubles: BTreeMap<String, String>,
     sources: Option<(Book, Table)>,
 }
@@ -67,6 +68,12 @@ impl PeersReport {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where other hosts' agents reach this one, once that is known: this host's end of tunnels is there as well.
+    #[must_use]
+    pub fn own_address(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.inside().address.subscribe()
+    }
+
     /// How everything stands now.
     #[must_use]
     pub fn status(&self) -> PeersStatus {
@@ -77,7 +84,7 @@ impl PeersReport {
         };
         PeersStatus {
             off: inside.off.clone(),
-            address: inside.address,
+            address: *inside.address.borrow(),
             troubles: inside.troubles.clone(),
             known_hosts,
             bad_records,
@@ -87,7 +94,7 @@ impl PeersReport {
 
     pub(super) fn begin(&self, address: SocketAddr, book: Book, table: Table) {
         let mut inside = self.inside();
-        inside.address = Some(address);
+        inside.address.send_replace(Some(address));
         inside.sources = Some((book, table));
     }
 

@@ -162,7 +162,7 @@ impl Engine {
         self.hitless.departures.values().filter(|departure| departure.ends_at.is_none())
     }
 
-    /// What `cutover status` shows of what leaves.
+    /// What `cutover status` shows of what leaves; nobody here counts packets.
     #[must_use]
     pub fn forwards(&self, now: BootTime) -> Vec<ForwardView> {
         let view = |(key, departure): (&Arc<EndpointKey>, &Departure)| ForwardView {
@@ -176,13 +176,14 @@ impl Engine {
             is_stopped: departure.is_stopped,
             is_announced: departure.is_announced,
             is_active: self.wanted.forwards.get(key).is_some_and(|forward| forward.is_active),
+            packets: 0,
             since_ms: departure.started_at.map(|at| milliseconds(now.since(at))),
             ends_in_ms: departure.ends_at.map(|at| milliseconds(at.since(now))),
         };
         self.hitless.departures.iter().map(view).collect()
     }
 
-    /// What `cutover status` shows of what arrives.
+    /// What `cutover status` shows of what arrives; nobody here counts packets.
     #[must_use]
     pub fn receptions(&self, now: BootTime) -> Vec<ReceptionView> {
         let view = |(key, arrival): (&Arc<EndpointKey>, &Arrival)| ReceptionView {
@@ -194,6 +195,7 @@ impl Engine {
             is_ready: arrival.is_ready,
             is_source_stopped: arrival.stopped_at.is_some(),
             is_source_forwarding: arrival.forwarded_at.is_some(),
+            packets: 0,
             ends_in_ms: arrival.ends_at.map(|at| milliseconds(at.since(now))),
         };
         self.hitless.arrivals.iter().map(view).collect()

@@ -1,0 +1,101 @@
+//! What is started so that nothing is lost that is sent to a virtual machine while it moves: who talks to the agents of other hosts, and who
+//! forwards and takes what is forwarded. It says nothing itself.
+
+use super::parts::Parts;
+use crate::applier::WantedReceiver;
+use crate::applier::tunnels::{self, TunnelApplier, TunnelReport};
+use crate::control::TunnelStatus;
+use crate::datastore::etcd::Cluster;
+use crate::logging::one_line;
+use crate::netlink::socket::OpenError;
+use crate::peers::{self, PeersReport};
+use crate::settings::Settings;
+use cutover_engine::Fact;
+use cutover_engine::view::{ForwardView, ReceptionView};
+use std::io;
+use std::path::Path;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Why it cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// No socket.
+    #[error(transparent)]
+    Socket(#[from] OpenError),
+    /// No thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// What says how it stands.
+#[derive(Debug)]
+pub(super) struct Hitless {
+    pub(super) peers: PeersReport,
+    /// Nothing where the agents do not talk to each other.
+    pub(super) tunnels: Option<TunnelReport>,
+}
+
+impl Hitless {
+    /// In the network namespace of the calling thread. `cluster` is the datastore, if that is etcd.
+    ///
+    /// # Errors
+    /// When there is no socket or no thread to be had.
+    pub(super) fn start(
+        parts: &mut Parts,
+        settings: &Settings,
+        (cluster, run_dir): (Option<&Cluster>, &Path),
+        wanted: &impl Fn() -> WantedReceiver,
+        facts: &UnboundedSender<Fact>,
+    ) -> Result<Self, StartError> {
+        let options = match peers::Options::new(settings, cluster, run_dir) {
+            Ok(options) => options,
+            Err(reason) => return Ok(Self { peers: PeersReport::off(reason), tunnels: None }),
+        };
+        let (peers, talk) = peers::peers(options, wanted(), facts.clone());
+        parts.start("the conversations with other hosts' agents", talk);
+        let tunnel = tunnels::Settings {
+            table: settings.cutover_forward_table,
+            port: settings.cutover_tunnel_port,
+            protocol: settings.device_route_protocol,
+        };
+        let applier = TunnelApplier::open(tunnel, peers.own_address(), facts.clone())?;
+        let tunnels = Some(applier.report());
+        parts.start_apart("the tunnel applier", "cutover-tunnel", applier.run(wanted()))?;
+        Ok(Self { peers, tunnels })
+    }
+}
+
+/// What `cutover status` shows of it.
+pub(super) struct Shown {
+    pub(super) forwards: Vec<ForwardView>,
+    pub(super) receivers: Vec<ReceptionView>,
+    pub(super) tunnel: Option<TunnelStatus>,
+}
+
+impl Hitless {
+    /// What the engine knows, with the packets that the kernel has counted.
+    pub(super) fn show(
+        &self,
+        mut forwards: Vec<ForwardView>,
+        mut receivers: Vec<ReceptionView>,
+    ) -> Shown {
+        let Some(report) = &self.tunnels else { return Shown { forwards, receivers, tunnel: None } };
+        let tunnels = match report.read() {
+            Ok(tunnels) => tunnels,
+            Err(error) => {
+                let tunnel = TunnelStatus { error: Some(one_line(&error).to_string()), ..TunnelStatus::default() };
+                return Shown { forwards, receivers, tunnel: Some(tunnel) };
+            }
+        };
+        for forward in &mut forwards {
+            let counted = tunnels.forwards.iter().find(|it| Some(it.tunnel.id) == forward.tunnel_id);
+            forward.packets = counted.map_or(0, |it| it.traffic.packets);
+        }
+        for receiver in &mut receivers {
+            let counted = tunnels.receptions.iter().find(|it| it.tunnel.id == receiver.tunnel_id);
+            receiver.packets = counted.map_or(0, |it| it.traffic.packets);
+        }
+        let dropped = tunnels.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+        Shown { forwards, receivers, tunnel: Some(TunnelStatus { dropped, error: tunnels.error }) }
+    }
+}

@@ -1,0 +1,139 @@
+//! Two hosts with agents, and a client whose routes lead to the source for ever. Judges nothing.
+
+use cutover_tests::agent::Agent;
+use cutover_tests::frames;
+use cutover_tests::host::Host;
+use cutover_tests::scene::{Node, SOURCE, Scene, TARGET};
+use cutover_tests::stream::{DatagramStream, PERIOD};
+use cutover_tests::wait;
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// How long a forward goes on after the end of a migration, in seconds.
+pub(crate) const CONVERGENCE_S: u32 = 3;
+
+/// The scene and the client. Fields go in this order.
+pub(crate) struct Bed {
+    pub(crate) client: Host,
+    pub(crate) scene: Scene,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(configure: impl Fn(&mut Agent)) -> Self {
+        Self::of(Scene::peered(|agent| {
+            agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
+            configure(agent);
+        }))
+    }
+
+    pub(crate) fn of(scene: Scene) -> Self {
+        let client = scene.lab.host("client");
+        let bed = Self { client, scene };
+        bed.lead_client(&bed.scene.source.host);
+        bed
+    }
+
+    /// The client's routes lead there from now on.
+    pub(crate) fn lead_client(&self, to: &Host) {
+        for address in self.addresses() {
+            let via: IpAddr = if address.is_ipv4() { to.ipv4().into() } else { to.ipv6().into() };
+            self.client.namespace().ip(&format!("route replace {address} via {via}"));
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.scene.port.routed().iter().map(|net| net.addr()).collect()
+    }
+
+    /// A stream to each address.
+    pub(crate) fn streams(&self) -> Vec<DatagramStream> {
+        let start = |address| DatagramStream::start(self.client.namespace(), address, PERIOD);
+        self.addresses().into_iter().map(start).collect()
+    }
+
+    /// The driver starts the migration; returns when the target is armed, and both are ready to forward.
+    #[track_caller]
+    pub(crate) fn start_migration(&self) -> String {
+        let uid = self.scene.start_migration();
+        self.wait_ready();
+        uid
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_ready(&self) {
+        let (source, target) = (&self.scene.source, &self.scene.target);
+        wait_for(source, "forwards", "is_ready", true);
+        wait_for(target, "receivers", "is_ready", true);
+    }
+
+    /// The virtual machine runs on the target from now on, and says so.
+    pub(crate) fn arrive(&mut self) {
+        let mac = self.scene.port.mac;
+        self.scene.move_vm(|tap| tap.send(&frames::rarp(mac)));
+    }
+
+    /// The driver ends the migration as one that succeeded.
+    pub(crate) fn succeed(&self) {
+        self.scene.driver.succeed(SOURCE, TARGET);
+    }
+
+    /// Tells the source's agent that the virtual machine has stopped, or goes on.
+    #[track_caller]
+    pub(crate) fn tell(&self, step: &str) {
+        let id = self.scene.port.endpoint.clone();
+        self.scene.source.agent.run_ok(&["migrate", step, "--port", &id]);
+    }
+
+    /// Waits until nothing of what this is about is left on a host.
+    #[track_caller]
+    pub(crate) fn wait_gone(&self, host: &Host) {
+        wait::until(wait::SOON, format_args!("nothing is left on {}: {:?}", host.name(), traces(host)), || {
+            traces(host).is_empty()
+        });
+    }
+}
+
+/// Waits until the only forward or receiver of a host's agent says this of itself.
+#[track_caller]
+pub(crate) fn wait_for(node: &Node, list: &str, field: &str, expected: bool) {
+    let is_it = || shown(node, list).is_some_and(|it| it[field] == expected);
+    if !wait::holds_within(wait::SOON, is_it) {
+        let status = node.agent.status();
+        panic!(
+            "{}: not {list}.{field} = {expected}: {:#} {:#} {:#}\n{}",
+            node.host.name(),
+            status[list],
+            status["peers"],
+            status["tunnel"],
+            node.agent.log_text()
+        );
+    }
+}
+
+/// The first of them.
+pub(crate) fn shown(node: &Node, list: &str) -> Option<Value> {
+    node.agent.status()[list].as_array()?.first().cloned()
+}
+
+/// Routes, rules and the device, one line each.
+pub(crate) fn traces(host: &Host) -> Vec<String> {
+    let ip = |arguments: &str| {
+        let output = host.namespace().command("ip").args(arguments.split(' ')).output().expect("ip");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let mut found = Vec::new();
+    for family in ["-4", "-6"] {
+        for table in [7179, 7180] {
+            let routes = ip(&format!("{family} route show table {table}"));
+            found.extend(routes.lines().map(|route| format!("table {table}: {}", route.trim())));
+        }
+        let rules = ip(&format!("{family} rule show"));
+        found.extend(rules.lines().filter(|rule| rule.contains("7179") || rule.contains("7180")).map(str::to_owned));
+    }
+    found.extend(host.ifindex("cutover0").map(|_| "cutover0".to_owned()));
+    found
+}

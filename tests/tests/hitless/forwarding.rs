@@ -1,0 +1,86 @@
+//! From the announcement on.
+
+use crate::bed::*;
+use cutover_daemon::clock;
+use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
+use cutover_tests::{frames, wait};
+
+#[test]
+fn what_a_client_sends_to_the_source_reaches_the_virtual_machine_on_the_target() {
+    let mut bed = Bed::new();
+    let uid = bed.start_migration();
+    assert!(!traces(&bed.scene.source.host).iter().any(|line| line.contains("7179")), "it runs there still");
+    let streams = bed.streams();
+    wait::until(wait::SOON, "the stream goes", || streams.iter().all(|stream| stream.answered() > 10));
+    bed.arrive();
+    wait_for(&bed.scene.source, "forwards", "is_active", true);
+    let forwarded_at = clock::now();
+    wait_for(&bed.scene.target, "receivers", "is_source_forwarding", true);
+    bed.succeed();
+    bed.scene.source.unplug();
+    // Nova removes the tap; the routers are as stale as before.
+    let answered: Vec<_> = streams.iter().map(|stream| stream.answered()).collect();
+    wait::until(wait::SOON, "the stream goes on", || {
+        streams.iter().zip(&answered).all(|(stream, before)| stream.answered() > before + 100)
+    });
+    for stream in streams {
+        let record = stream.finish();
+        assert_eq!(record.lost_since(forwarded_at), 0, "of {} datagrams", record.sent());
+        assert!(record.gaps() <= 1);
+    }
+    let forward = shown(&bed.scene.source, "forwards").expect("the convergence time is not over");
+    assert!(forward["packets"].as_u64() > Some(100), "{forward:#}");
+
+    // The announcement is all that the main table ever sees of it.
+    for host in [&bed.scene.source.host, &bed.scene.target.host] {
+        bed.wait_gone(host);
+    }
+    let timeline = bed.scene.target.agent.run_ok(&["timeline", &uid]);
+    assert!(timeline.contains("forwarded"), "{timeline}");
+    bed.scene.source.agent.log().wait(wait::SOON, &["Forwarding nothing any more"]);
+}
+
+/// The way back is begun while the source still forwards.
+#[test]
+fn back_again_at_once() {
+    let mut bed = Bed::new();
+    let _uid = bed.start_migration();
+    bed.arrive();
+    wait_for(&bed.scene.source, "forwards", "is_active", true);
+    bed.scene.driver.succeed(SOURCE, TARGET);
+    bed.scene.source.unplug();
+    let port = bed.scene.port.clone();
+    bed.scene.source.plug(&port);
+    let streams = bed.streams();
+    let _back = bed.scene.driver.start(TARGET, SOURCE);
+    bed.scene.source.wait_state(&port, "Target");
+    bed.scene.source.wait_armed(&port);
+    // It runs there still, and gets what is sent here.
+    let answered: Vec<_> = streams.iter().map(|stream| stream.answered()).collect();
+    wait::until(wait::SOON, "the stream goes on", || {
+        streams.iter().zip(&answered).all(|(stream, before)| stream.answered() > before + 20)
+    });
+    let at_source = bed.scene.source.tap().open();
+    drop(bed.scene.vm.pause());
+    at_source.send(&frames::rarp(port.mac));
+    let announced_at = clock::now();
+    bed.scene.source.wait_arrived(&port);
+    bed.scene.vm.resume(at_source);
+    // With the routes of the announcement, nothing is forwarded any more: no moment later than those is lost.
+    let answered: Vec<_> = streams.iter().map(|stream| stream.answered()).collect();
+    wait::until(wait::SOON, "the stream goes on here", || {
+        streams.iter().zip(&answered).all(|(stream, before)| stream.answered() > before + 100)
+    });
+    let elevated_at = |net| {
+        bed.scene.source.watch.history().added_at(net, ELEVATED).expect("it was elevated")
+    };
+    let routed_at = port.routed().into_iter().map(elevated_at).max().expect("it has addresses");
+    for stream in streams {
+        let record = stream.finish();
+        assert_eq!(record.lost_since(routed_at.max(announced_at)), 0, "of {}", record.sent());
+    }
+    bed.scene.driver.succeed(TARGET, SOURCE);
+    for host in [&bed.scene.source.host, &bed.scene.target.host] {
+        bed.wait_gone(host);
+    }
+}

@@ -1,0 +1,8 @@
+//! Real agents that talk to each other: what is sent to a virtual machine while it moves reaches it, although the client never learns
+//! where it has gone.
+
+mod bed;
+mod forwarding;
+mod holding;
+mod lives;
+mod off;
