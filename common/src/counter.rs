@@ -5,30 +5,34 @@
 
 use crate::announcement::{AnnouncementKind, Refusal};
 
+/// An enumeration of counters, and the value of the map that has them.
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $field:ident,)+) => {
-        /// One counter. The number is its position in [`Counters`].
+    (
+        $(#[doc = $counter_doc:literal])+ $counter:ident;
+        $(#[doc = $counters_doc:literal])+ $counters:ident;
+        $($(#[doc = $doc:literal])+ $variant:ident = $field:ident,)+
+    ) => {
+        $(#[doc = $counter_doc])+
         #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        pub enum Counter {
+        pub enum $counter {
             $($(#[doc = $doc])+ $variant,)+
         }
 
-        /// Value of `COUNTERS`: every counter of one CPU. The map has a single entry, so that its dump shows
-        /// each counter by name.
+        $(#[doc = $counters_doc])+
         #[repr(C)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-        pub struct Counters {
+        pub struct $counters {
             $($(#[doc = $doc])+ pub $field: u64,)+
         }
 
-        impl Counter {
+        impl $counter {
             /// Every counter in the order of its number.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
             /// How many counters there are.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The name for people and metrics, in snake case: the field of [`Counters`].
+            /// The name for people and metrics, in snake case.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -37,19 +41,29 @@ macro_rules! counters {
             }
         }
 
-        impl Counters {
+        impl $counters {
             /// The value of one counter.
             #[must_use]
-            pub const fn value(&self, counter: Counter) -> u64 {
+            pub const fn value(&self, counter: $counter) -> u64 {
                 match counter {
-                    $(Counter::$variant => self.$field,)+
+                    $($counter::$variant => self.$field,)+
                 }
             }
         }
+
+        // INVARIANT: the programs address counters by number within the value.
+        const _: () = assert!(size_of::<$counters>() == $counter::COUNT * size_of::<u64>());
     };
 }
 
+pub(crate) use counters;
+
 counters! {
+    /// One counter. The number is its position in [`Counters`].
+    Counter;
+    /// Value of `COUNTERS`: every counter of one CPU. The map has a single entry, so that its dump shows
+    /// each counter by name.
+    Counters;
     /// A RARP was latched.
     AcceptedRarp = accepted_rarp,
     /// A gratuitous ARP request was latched.
@@ -123,9 +137,6 @@ impl Counter {
         }
     }
 }
-
-// INVARIANT: the program addresses counters by number within the value.
-const _: () = assert!(size_of::<Counters>() == Counter::COUNT * size_of::<u64>());
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! What crosses the border between the kernel program and the agent.
 //!
-//! Owns the frame classifier, the layout of every map value and ring-buffer record, and the names under
+//! Owns the frame classifier, the judgement about packets of the tunnel, the layout of every map value and ring-buffer record, and the names under
 //! which programs, maps and pins are known. It refuses to do anything else: no allocation, no I/O, no
 //! clock. The tc program, the XDP program, the agent, the tests and the fuzzers all use this one copy.
 #![cfg_attr(not(test), no_std)]
@@ -12,6 +12,7 @@ pub mod counter;
 pub mod frame;
 pub mod mac;
 pub mod names;
+pub mod tunnel;
 
 pub use announcement::{AnnouncementKind, Refusal, Verdict};
 pub use classifier::classify;

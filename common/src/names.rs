@@ -16,6 +16,27 @@ pub const MAP_SETTINGS: &str = "SETTINGS";
 /// Per-CPU counters: a single [`crate::Counters`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 
+/// The tc classifier at the egress of the tunnel's device.
+pub const PROGRAM_FORWARD: &str = "cutover_forward";
+/// The tc classifier at the ingress of the tunnel's device.
+pub const PROGRAM_RECEIVE: &str = "cutover_receive";
+
+/// Where what is sent to an address goes: [`crate::tunnel::Address`] by prefix → [`crate::tunnel::Forward`]. Written by the agent only.
+pub const MAP_FORWARDS: &str = "FORWARDS";
+/// What may come out of the tunnel: identifier → [`crate::tunnel::Reception`]. Written by the agent only.
+pub const MAP_RECEPTIONS: &str = "RECEPTIONS";
+/// To whom: [`crate::tunnel::Delivery`] by prefix. Written by the agent only.
+pub const MAP_DELIVERIES: &str = "DELIVERIES";
+/// Per-CPU: identifier of a tunnel → [`crate::tunnel::Traffic`] that went into it.
+pub const MAP_FORWARDED: &str = "FORWARDED";
+/// Per-CPU: identifier of a tunnel → [`crate::tunnel::Traffic`] that came out of it.
+pub const MAP_RECEIVED: &str = "RECEIVED";
+/// Per-CPU counters: a single [`crate::tunnel::TunnelCounters`].
+pub const MAP_TUNNEL_COUNTERS: &str = "TUNNEL_COUNTERS";
+
+/// The device of the tunnel.
+pub const DEVICE_TUNNEL: &str = "cutover0";
+
 /// Sub-folder of the pin path that holds the maps, each under its own name.
 pub const PIN_DIR_MAPS: &str = "maps";
 /// Sub-folder of the pin path that holds the programs, each under its own name.
