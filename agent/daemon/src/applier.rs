@@ -10,6 +10,7 @@ pub mod ready;
 mod recount;
 pub mod routes;
 pub mod statuses;
+pub mod tunnels;
 pub mod watches;
 
 pub use platform::{Batches, MainTable, Taps};

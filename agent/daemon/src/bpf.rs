@@ -19,6 +19,7 @@ pub mod probe;
 mod syscall;
 mod takeover;
 mod traces;
+mod tunnel;
 
 pub use attach::{Attach, Attachment};
 pub use error::is_refused;
@@ -26,6 +27,7 @@ pub use error::{ArmError, AttachError, CleanupError, DisarmError, OpenError, Rea
 pub use maps::CounterReader;
 pub use object::{KernelLog, OBJECT};
 pub use traces::{cleanup, leftovers};
+pub use tunnel::{TunnelCounts, TunnelEntries, TunnelPrograms};
 
 use attach::Attacher;
 use aya::maps::{MapData, RingBuf};

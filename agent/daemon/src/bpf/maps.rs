@@ -134,7 +134,7 @@ impl fmt::Debug for Maps {
 }
 
 /// An entry that is not there is an answer, not an error.
-fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+pub(super) fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),

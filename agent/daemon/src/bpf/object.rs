@@ -19,6 +19,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf"));
 /// The same with log lines.
 static LOGGING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf-debug"));
+/// The programs of the tunnel.
+pub(super) static TUNNEL: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf-tunnel"));
 
 pub(super) struct Object {
     ebpf: Ebpf,

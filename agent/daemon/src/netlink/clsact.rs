@@ -1,20 +1,16 @@
-//! The clsact qdisc and our filter on it, for kernels without tcx.
+//! The clsact qdisc and our filters on it: of taps on kernels without tcx, of the tunnel's device on all.
 //!
-//! A filter outlives the agent by nature, and is found again by its name at its fixed place. Only that filter
-//! is ever touched; whether a qdisc may be removed is for the caller to know. What others have attached is counted by its header
+//! A filter outlives the agent by nature, and is found again by its name at its fixed place. Only such filters
+//! are ever touched; whether a qdisc may be removed is for the caller to know. What others have attached is counted by its header
 //! and not read any further: it may be of a kind that nobody here knows.
 
-use cutover_common::names::PROGRAM_TC;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkMessage, Parseable as _,
-};
+use super::inquiry;
+use cutover_common::names::{PROGRAM_FORWARD, PROGRAM_RECEIVE, PROGRAM_TC};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Parseable as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -28,6 +24,20 @@ const QDISC_HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 const PRIORITY: u32 = 1;
 /// Our place within the priority, so that a filter of somebody else can have the same one.
 const HANDLE: u32 = 0xc7;
+
+/// Where a filter of ours is, and what it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hook {
+    class: TcHandle,
+    program: &'static str,
+}
+
+/// What comes from the guest of a tap.
+pub(crate) const TAP: Hook = Hook { class: INGRESS, program: PROGRAM_TC };
+/// What goes into the tunnel.
+pub(crate) const TUNNEL_EGRESS: Hook = Hook { class: EGRESS, program: PROGRAM_FORWARD };
+/// What comes out of the tunnel.
+pub(crate) const TUNNEL_INGRESS: Hook = Hook { class: INGRESS, program: PROGRAM_RECEIVE };
 
 /// A filter or qdisc cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -71,14 +81,19 @@ pub(crate) fn is_unused(ifindex: u32) -> Result<bool, ClsactError> {
     Ok(filters(ifindex, INGRESS, ANY)?.is_empty() && filters(ifindex, EGRESS, ANY)?.is_empty())
 }
 
-/// Whether our filter is there.
+/// Whether our filter is there on a tap.
 pub(crate) fn has_filter(ifindex: u32) -> Result<bool, ClsactError> {
-    Ok(our_filter(ifindex)?.is_some())
+    Ok(our_filter(ifindex, TAP)?.is_some())
 }
 
-/// The number of the program that our filter runs, if the filter is there: 0 if the kernel does not say.
+/// The number of the program that our filter on a tap runs, if the filter is there: 0 if the kernel does not say.
 pub(crate) fn running(ifindex: u32) -> Result<Option<u32>, ClsactError> {
-    Ok(our_filter(ifindex)?.map(|filter| options(&filter).find_map(program_id).unwrap_or(0)))
+    running_at(ifindex, TAP)
+}
+
+/// The same of one of our hooks.
+pub(crate) fn running_at(ifindex: u32, hook: Hook) -> Result<Option<u32>, ClsactError> {
+    Ok(our_filter(ifindex, hook)?.map(|filter| options(&filter).find_map(program_id).unwrap_or(0)))
 }
 
 /// Every interface that has such a qdisc, whoever made it, or one of kind `ingress`, which has the same place.
@@ -108,15 +123,20 @@ pub(crate) fn has_qdisc(ifindex: u32) -> Result<bool, ClsactError> {
     }
 }
 
-/// Puts our filter in its place with this program, instead of the program that was there.
+/// Puts our filter on a tap with this program, instead of the program that was there.
 pub(crate) fn put_filter(ifindex: u32, program: BorrowedFd<'_>) -> Result<(), ClsactError> {
-    let mut message = filter(ifindex);
+    put_filter_at(ifindex, TAP, program)
+}
+
+/// The same at one of our hooks.
+pub(crate) fn put_filter_at(ifindex: u32, hook: Hook, program: BorrowedFd<'_>) -> Result<(), ClsactError> {
+    let mut message = filter(ifindex, hook);
     let descriptor = program.as_raw_fd().cast_unsigned();
     message.attributes = vec![
         TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
         TcAttribute::Options(vec![
             TcOption::Bpf(TcFilterBpfOption::ProgFd(descriptor)),
-            TcOption::Bpf(TcFilterBpfOption::ProgName(PROGRAM_TC.to_owned())),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(hook.program.to_owned())),
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ]),
     ];
@@ -127,12 +147,12 @@ pub(crate) fn put_filter(ifindex: u32, program: BorrowedFd<'_>) -> Result<(), Cl
     Ok(())
 }
 
-/// Removes our filter, if it is there; whether it was.
+/// Removes our filter from a tap, if it is there; whether it was.
 pub(crate) fn remove_filter(ifindex: u32) -> Result<bool, ClsactError> {
     if !has_filter(ifindex)? {
         return Ok(false);
     }
-    let message = RouteNetlinkMessage::DelTrafficFilter(filter(ifindex));
+    let message = RouteNetlinkMessage::DelTrafficFilter(filter(ifindex, TAP));
     ignore_absence(transact(message, NLM_F_ACK)).map_err(|error| ClsactError {
         step: "remove the filter",
         ifindex,
@@ -154,12 +174,12 @@ fn qdisc(ifindex: u32) -> TcMessage {
 }
 
 /// Our filter, without saying what it does.
-fn filter(ifindex: u32) -> TcMessage {
+fn filter(ifindex: u32, hook: Hook) -> TcMessage {
     let mut message = TcMessage::default();
     message.header = TcHeader {
         index: ifindex.cast_signed(),
         handle: HANDLE.into(),
-        parent: INGRESS,
+        parent: hook.class,
         info: every_protocol_at(PRIORITY),
         ..TcHeader::default()
     };
@@ -182,10 +202,10 @@ fn is_at_our_place(found: &Answer) -> bool {
     u32::from(found.header.handle) == HANDLE && found.header.info >> 16 == PRIORITY
 }
 
-fn our_filter(ifindex: u32) -> Result<Option<TcMessage>, ClsactError> {
-    let found = filters(ifindex, INGRESS, every_protocol_at(PRIORITY))?.into_iter().find(is_at_our_place);
+fn our_filter(ifindex: u32, hook: Hook) -> Result<Option<TcMessage>, ClsactError> {
+    let found = filters(ifindex, hook.class, every_protocol_at(PRIORITY))?.into_iter().find(is_at_our_place);
     let read = found.and_then(|found| TcMessage::parse(&found.message).ok());
-    Ok(read.filter(|filter| options(filter).any(is_our_name)))
+    Ok(read.filter(|filter| options(filter).any(|option| is_its_name(option, hook))))
 }
 
 /// For [`filters`]: of every priority and protocol.
@@ -216,8 +236,8 @@ fn options(filter: &TcMessage) -> impl Iterator<Item = &TcFilterBpfOption> {
     })
 }
 
-fn is_our_name(option: &TcFilterBpfOption) -> bool {
-    matches!(option, TcFilterBpfOption::ProgName(name) if name == PROGRAM_TC)
+fn is_its_name(option: &TcFilterBpfOption, hook: Hook) -> bool {
+    matches!(option, TcFilterBpfOption::ProgName(name) if name == hook.program)
 }
 
 fn program_id(option: &TcFilterBpfOption) -> Option<u32> {
@@ -239,72 +259,19 @@ fn ignore_absence<T>(result: io::Result<T>) -> io::Result<()> {
     }
 }
 
-/// LIMIT: how often a dump that others disturb is begun anew.
-const DUMPS: usize = 5;
-
-/// One request in the network namespace of the calling thread, with every answer.
+/// One request in the network namespace of the calling thread, with every answer about a qdisc or filter.
 fn transact(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Answer>> {
-    for _ in 1..DUMPS {
-        let (found, is_whole) = ask(message.clone(), flags)?;
-        if is_whole {
-            return Ok(found);
+    let mut found = Vec::new();
+    for (kind, payload) in inquiry::ask(&message, flags)? {
+        if !matches!(kind, libc::RTM_NEWQDISC | libc::RTM_NEWTFILTER) {
+            continue;
         }
-    }
-    ask(message, flags).map(|(found, _)| found)
-}
-
-/// The same once, on a socket of its own; and whether the kernel does not say that something is missing.
-fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<Answer>, bool)> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    let kernel = SocketAddr::new(0, 0);
-    socket.connect(&kernel)?;
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | flags;
-    request.finalize();
-    let mut datagram = vec![0; request.buffer_len()];
-    request.serialize(&mut datagram);
-    socket.send(&datagram, 0)?;
-    let (mut found, mut is_whole) = (Vec::new(), true);
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        if collect(&datagram, &mut found, &mut is_whole)? {
-            return Ok((found, is_whole));
+        let header = TcHeader::parse(payload.as_slice()).map_err(inquiry::invalid)?;
+        let mut one = Answer { header, message: Vec::new() };
+        if is_at_our_place(&one) {
+            one.message = payload;
         }
+        found.push(one);
     }
+    Ok(found)
 }
-
-/// Takes what was found out of a datagram; whether it was the last one.
-fn collect(mut datagram: &[u8], found: &mut Vec<Answer>, is_whole: &mut bool) -> io::Result<bool> {
-    let invalid = |error: netlink_packet_core::DecodeError| {
-        io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-    };
-    while !datagram.is_empty() {
-        let message = NetlinkBuffer::new_checked(datagram).map_err(invalid)?;
-        *is_whole &= message.flags() & NLM_F_DUMP_INTR == 0;
-        match message.message_type() {
-            NLMSG_DONE | NLMSG_ERROR => {
-                // Both begin with a negative errno, or 0 for success.
-                let code = message.payload().first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(-code)) };
-            }
-            RTM_NEWQDISC | RTM_NEWTFILTER => {
-                let header = TcHeader::parse(message.payload()).map_err(invalid)?;
-                let mut one = Answer { header, message: Vec::new() };
-                if is_at_our_place(&one) {
-                    one.message = message.payload().to_vec();
-                }
-                found.push(one);
-            }
-            _ => {}
-        }
-        let aligned = (message.length() as usize).next_multiple_of(4);
-        datagram = datagram.get(aligned..).unwrap_or_default();
-    }
-    Ok(false)
-}
-
-const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
-const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
-const RTM_NEWQDISC: u16 = libc::RTM_NEWQDISC;
-const RTM_NEWTFILTER: u16 = libc::RTM_NEWTFILTER;

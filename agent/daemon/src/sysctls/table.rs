@@ -1,6 +1,6 @@
-//! Which network sysctls the agent wants, and why: those of the host as a whole, and those of each interface of a VM.
+//! Which network sysctls the agent wants, and why: those of the host as a whole, of each interface of a VM, and of the tunnel's device.
 //!
-//! The two tables are the only place that names one. The applier writes them, the doctor compares with them, `cutover
+//! The tables are the only place that names one. The applier writes them, the doctor compares with them, `cutover
 //! cleanup` sets the host's back.
 
 use cutover_engine::wanted::Ipv6;
@@ -38,6 +38,35 @@ pub const FORWARDING: &str = "1";
 pub static HOST: [HostSysctl; 2] = [
     HostSysctl { path: "ipv4/ip_forward", is_ipv6: false },
     HostSysctl { path: "ipv6/conf/all/forwarding", is_ipv6: true },
+];
+
+/// A sysctl of the tunnel's device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelSysctl {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+    /// Below `conf/<device>`.
+    pub name: &'static str,
+    /// What it is set to.
+    pub value: &'static str,
+}
+
+const fn tunnel(family: &'static str, name: &'static str, value: &'static str) -> TunnelSysctl {
+    TunnelSysctl { family, name, value }
+}
+
+/// Written while the device is still down: it is nobody's but the agent's.
+pub static TUNNEL: [TunnelSysctl; 7] = [
+    tunnel("ipv4", "forwarding", "1"),
+    // What comes out of the tunnel is answered on another way. KERNEL: the stricter value would be that of `all`, but the greater number
+    // counts, and 2 is the loose check.
+    tunnel("ipv4", "rp_filter", "2"),
+    tunnel("ipv6", "disable_ipv6", "0"),
+    tunnel("ipv6", "forwarding", "1"),
+    tunnel("ipv6", "accept_ra", "0"),
+    // No link-local address, and with it no solicitations: nobody is at the other end.
+    tunnel("ipv6", "addr_gen_mode", "1"),
+    tunnel("ipv6", "router_solicitations", "0"),
 ];
 
 /// What a sysctl of an interface is set to.

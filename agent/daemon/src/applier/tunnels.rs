@@ -1,0 +1,428 @@
+//! The tunnel applier: forwards what still comes for virtual machines that have left, and takes what is forwarded for those that arrive.
+//!
+//! Owns the device of the tunnel with its programs and sysctls, the two tables and their rules ([`plan`] says what is in them). There is nothing
+//! of it while nothing is wanted. Everything that takes time is done when a forward appears that is not active yet; to make it active is
+//! one batch of netlink requests. What the last life left goes on as it is until the first wanted set says otherwise, also if it takes
+//! long to get there.
+//!
+//! What the kernel holds is asked at the start, after a failure, and once a second while something is wanted, in case somebody else
+//! removes it. In between it is known from what the kernel confirmed.
+
+mod error;
+mod plan;
+mod plane;
+mod report;
+
+pub use report::{ForwardState, ReceptionState, TunnelReport, Tunnels};
+
+use super::{WantedReceiver, is_gone};
+use crate::bpf::TunnelEntries;
+use crate::clock;
+use crate::logging::one_line;
+use crate::netlink::RouteSocket;
+use crate::netlink::policy::{PolicyChange, SideRoute, Way};
+use crate::netlink::socket::OpenError;
+use crate::retry::BackOff;
+use cutover_common::tunnel::{Address, Traffic};
+use cutover_engine::shared::SharedMap;
+use cutover_engine::wanted::{WantedForward, WantedReception};
+use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
+use error::TunnelError;
+use ipnet::IpNet;
+use plan::{Forwards, Policy, Receptions, Target};
+use plane::{Found, Plane};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, info, warn};
+
+/// How often somebody looks whether all is still there.
+///
+/// LIMIT: a dozen netlink requests, against how long nothing is forwarded after somebody removed the device.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the tunnel puts in front of a packet over IPv6: IPv6, UDP and VXLAN.
+const IPV6_HEAD_BYTES: u32 = 40 + 8 + 8;
+
+/// What the applier has to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Table of forwarded prefixes and priority of its rule (`CutoverForwardTable`). The next table and the priority before it are for
+    /// what comes out of the tunnel.
+    pub table: u32,
+    /// UDP port (`CutoverTunnelPort`).
+    pub port: u16,
+    /// Protocol of our routes and rules (`DeviceRouteProtocol`).
+    pub protocol: u8,
+    /// This host's end of the tunnel in the underlay (`CutoverPeerAddress`), by which the other hosts know it; without it the kernel
+    /// chooses by its routes. Linux 6.0.
+    pub local: Option<IpAddr>,
+}
+
+/// What the kernel holds, as far as is known.
+#[derive(Debug, Default)]
+struct Observed {
+    device: Found,
+    policy: Policy,
+}
+
+/// The applier. Open it in the right network namespace, then [`TunnelApplier::run`] it on a thread of the same namespace.
+#[derive(Debug)]
+pub struct TunnelApplier {
+    plane: Plane,
+    local: Option<IpAddr>,
+    facts: UnboundedSender<Fact>,
+    report: TunnelReport,
+    forwards: Forwards,
+    receptions: Receptions,
+    target: Target,
+    /// Nothing while that has to be asked.
+    observed: Option<Observed>,
+    /// What the maps of this life hold.
+    written: TunnelEntries,
+    /// By peer, over IPv6: how long a packet may be that is forwarded.
+    mtus: BTreeMap<Address, u32>,
+    /// Forwards that were reported as started.
+    started: BTreeSet<(Arc<EndpointKey>, u32)>,
+    /// Receptions that were reported as ready.
+    ready: BTreeMap<Arc<EndpointKey>, u32>,
+    back_off: BackOff,
+    /// What the log has said last.
+    said: Option<String>,
+}
+
+impl TunnelApplier {
+    /// An applier that has done nothing yet.
+    ///
+    /// # Errors
+    /// When there is no netlink socket to be had.
+    pub fn open(settings: Settings, facts: UnboundedSender<Fact>) -> Result<Self, OpenError> {
+        Ok(Self {
+            plane: Plane::new(settings, RouteSocket::open()?),
+            local: settings.local,
+            facts,
+            report: TunnelReport::default(),
+            forwards: SharedMap::default(),
+            receptions: SharedMap::default(),
+            target: Target::default(),
+            observed: None,
+            written: TunnelEntries::default(),
+            mtus: BTreeMap::new(),
+            started: BTreeSet::new(),
+            ready: BTreeMap::new(),
+            back_off: BackOff::new(),
+            said: None,
+        })
+    }
+
+    /// Shows what is forwarded and received, at any time.
+    #[must_use]
+    pub fn report(&self) -> TunnelReport {
+        self.report.clone()
+    }
+
+    /// Follows the wanted sets until their sender is gone.
+    pub async fn run(mut self, mut wanted: WantedReceiver) {
+        wanted.mark_changed();
+        let mut due = None;
+        loop {
+            let is_news = tokio::select! {
+                biased;
+                changed = wanted.changed() => if changed.is_err() { return } else { true },
+                () = clock::sleep_until(due) => false,
+            };
+            if is_news {
+                let newest = wanted.borrow_and_update().clone();
+                // What is only known from memory is not for whoever takes something away.
+                let Some(newest) = newest.filter(|wanted| !wanted.is_recalled) else { continue };
+                let is_first = self.observed.is_none() && due.is_none();
+                if !self.take(&newest) && !is_first {
+                    continue;
+                }
+            } else if let Some(observed) = &mut self.observed {
+                // Not forgotten: what is not wanted any more is taken away at once, whatever the kernel says to questions.
+                match look(&mut self.plane) {
+                    Ok(now) => *observed = now,
+                    Err(error) => debug!(error = %one_line(&error), "cannot look after the tunnel"),
+                }
+            }
+            due = self.apply();
+        }
+    }
+
+    /// Takes newer wanted sets in; whether they differ.
+    fn take(&mut self, wanted: &Wanted) -> bool {
+        if self.forwards == wanted.forwards && self.receptions == wanted.receptions {
+            return false;
+        }
+        self.forwards = wanted.forwards.clone();
+        self.receptions = wanted.receptions.clone();
+        self.target = Target::of(&self.forwards, &self.receptions, self.local);
+        true
+    }
+
+    /// Closes the difference. Returns when to come back.
+    fn apply(&mut self) -> Option<BootTime> {
+        // ORDER: what was made ready takes effect before anything else, and so does what is to stop.
+        let first = if self.observed.is_some() { self.change_policy() } else { Ok(()) };
+        self.tell();
+        let result = first.and(self.bring_about());
+        self.tell();
+        self.show(result.as_ref().err());
+        self.log(result.as_ref().err());
+        let pause = match result {
+            Ok(()) => {
+                self.back_off.reset();
+                (!self.target.is_empty()).then_some(CHECK_INTERVAL)
+            }
+            Err(_) => Some(self.back_off.next_pause()),
+        };
+        pause.map(|pause| clock::now() + pause)
+    }
+
+    fn bring_about(&mut self) -> Result<(), TunnelError> {
+        if self.observed.is_none() {
+            self.observed = Some(look(&mut self.plane)?);
+        }
+        if self.target.is_empty() { self.clear() } else { self.prepare() }
+    }
+
+    /// Takes everything away.
+    fn clear(&mut self) -> Result<(), TunnelError> {
+        let device = self.observed.as_ref().and_then(|observed| observed.device.ifindex);
+        if self.written != TunnelEntries::default() {
+            self.plane.write(&TunnelEntries::default())?;
+            self.written = TunnelEntries::default();
+        }
+        // ORDER: the device before what keeps its packets from going astray.
+        if let Some(ifindex) = device {
+            self.plane.remove(ifindex)?;
+            if let Some(observed) = &mut self.observed {
+                observed.device = Found::default();
+            }
+            debug!("The tunnel's device is removed");
+        }
+        self.change_policy()
+    }
+
+    fn prepare(&mut self) -> Result<(), TunnelError> {
+        self.measure();
+        // ORDER: what comes out of the tunnel has its routes before anything comes, and the maps are full before programs read them.
+        self.change_policy()?;
+        if self.written != self.target.entries {
+            let result = self.plane.write(&self.target.entries);
+            self.written =
+                if result.is_ok() { self.target.entries.clone() } else { TunnelEntries::default() };
+            result?;
+        }
+        match self.observed.as_ref().map(|observed| observed.device) {
+            Some(Found { ifindex: Some(ifindex), is_ready: true }) => self.plane.settle(ifindex)?,
+            _ => {
+                let ifindex = self.plane.build()?;
+                if let Some(observed) = &mut self.observed {
+                    observed.device = Found { ifindex: Some(ifindex), is_ready: true };
+                }
+            }
+        }
+        self.change_policy()
+    }
+
+    /// KERNEL (6.18; ip6_fragment): what a device of VXLAN sends over IPv6 is not fragmented if it was forwarded, so it has to fit. Whoever
+    /// sends longer packets is told so by the route. Over IPv4 it is fragmented.
+    fn measure(&mut self) {
+        let peers: BTreeSet<IpAddr> = self.forwards.values().map(|wanted| wanted.tunnel.peer).collect();
+        let mut mtus = BTreeMap::new();
+        for peer in peers.into_iter().filter(IpAddr::is_ipv6) {
+            match self.plane.mtu_towards(peer) {
+                Ok(mtu) => {
+                    let mtu = mtu.map(|mtu| mtu.saturating_sub(IPV6_HEAD_BYTES));
+                    mtus.extend(mtu.map(|mtu| (peer.into(), mtu)));
+                }
+                Err(error) => debug!(%peer, error = %one_line(&error), "cannot see how long packets may be"),
+            }
+        }
+        self.mtus = mtus;
+    }
+
+    /// Makes tables and rules what they should be, as far as the device and the maps are ready for it.
+    fn change_policy(&mut self) -> Result<(), TunnelError> {
+        let Some(observed) = &mut self.observed else { return Ok(()) };
+        let numbers = self.plane.numbers();
+        let Found { ifindex, is_ready } = observed.device;
+        let full = self.target.policy(ifindex, &self.mtus, numbers);
+        let prepared = self.target.prepared(&self.written);
+        let ready = prepared.policy(ifindex.filter(|_| is_ready), &self.mtus, numbers);
+        let is_old_life = ifindex.is_some() && !is_ready;
+        let lets_in_more = is_old_life || !self.written.deliveries.is_subset(&self.target.entries.deliveries);
+        let changes = plan::changes(&observed.policy, &full, &ready, lets_in_more, numbers);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.plane.change(&changes)?;
+        let failed: BTreeMap<usize, i32> =
+            outcome.failed.iter().map(|failure| (failure.index, failure.errno)).collect();
+        let mut refused = None;
+        for (index, change) in changes.iter().enumerate() {
+            match failed.get(&index) {
+                None => observed.policy.confirmed(change),
+                Some(&errno) if is_moot(change) => {
+                    debug!(errno, "{}: the interface is gone", describe(change))
+                }
+                Some(&errno) => drop(refused.get_or_insert((*change, errno))),
+            }
+        }
+        refused.map_or(Ok(()), |(change, errno)| {
+            Err(TunnelError::Refused { what: describe(&change), error: io::Error::from_raw_os_error(errno) })
+        })
+    }
+
+    /// Whether all of these lead there.
+    fn leads(&self, table: u32, prefixes: &BTreeSet<IpNet>, to: u32) -> bool {
+        let Some(observed) = &self.observed else { return false };
+        let leads = |prefix: &IpNet| {
+            let is_it = |route: &&SideRoute| route.table == table && route.destination == prefix.trunc();
+            let route = observed.policy.routes.iter().find(is_it);
+            route.is_some_and(|route| route.way == Way::Interface(to))
+        };
+        prefixes.iter().all(leads)
+    }
+
+    fn is_forwarding(&self, wanted: &WantedForward) -> bool {
+        let device = self.observed.as_ref().map(|observed| observed.device).unwrap_or_default();
+        let has_tunnel = |prefix: &IpNet| {
+            let forward = self.written.forwards.get(&prefix.trunc());
+            forward.is_some_and(|forward| forward.tunnel_id == wanted.tunnel.id)
+        };
+        wanted.is_active
+            && device.is_ready
+            && wanted.prefixes.iter().all(has_tunnel)
+            && device
+                .ifindex
+                .is_some_and(|ifindex| self.leads(self.plane.numbers().table, &wanted.prefixes, ifindex))
+    }
+
+    fn is_receiving(&self, wanted: &WantedReception) -> bool {
+        let is_known = self
+            .written
+            .receptions
+            .get(&wanted.tunnel.id)
+            .is_some_and(|reception| reception.peer == wanted.tunnel.peer.into());
+        let table = self.plane.numbers().reception_table();
+        is_known
+            && self.observed.as_ref().is_some_and(|observed| observed.device.is_ready)
+            && self.leads(table, &wanted.prefixes, wanted.ifindex)
+    }
+
+    /// Tells the engine what has come about since it was told last.
+    fn tell(&mut self) {
+        let (forwards, receptions) = (self.forwards.clone(), self.receptions.clone());
+        let is_of = |endpoint: &Arc<EndpointKey>, tunnel_id: u32| {
+            forwards.get(endpoint).is_some_and(|wanted| wanted.is_active && wanted.tunnel.id == tunnel_id)
+        };
+        self.started.retain(|(endpoint, tunnel_id)| is_of(endpoint, *tunnel_id));
+        for (endpoint, wanted) in forwards.iter() {
+            let started = (Arc::clone(endpoint), wanted.tunnel.id);
+            if self.started.contains(&started) || !self.is_forwarding(wanted) {
+                continue;
+            }
+            let (endpoint, tunnel_id, at) = (EndpointKey::clone(endpoint), wanted.tunnel.id, clock::now());
+            info!(%endpoint, peer = %wanted.tunnel.peer, "Forwarding what still comes for a virtual machine that has left");
+            self.send(Fact::ForwardStarted { endpoint, tunnel_id, at });
+            self.started.insert(started);
+        }
+        self.ready.retain(|endpoint, _| receptions.contains_key(endpoint));
+        for (endpoint, wanted) in receptions.iter() {
+            let (tunnel_id, is_ready) = (wanted.tunnel.id, self.is_receiving(wanted));
+            if is_ready == (self.ready.get(endpoint) == Some(&tunnel_id)) {
+                continue;
+            }
+            if is_ready {
+                self.ready.insert(Arc::clone(endpoint), tunnel_id);
+            } else {
+                self.ready.remove(endpoint);
+            }
+            debug!(%endpoint, is_ready, "Reception from the tunnel");
+            self.send(Fact::ReceptionReady { endpoint: EndpointKey::clone(endpoint), tunnel_id, is_ready });
+        }
+    }
+
+    fn send(&self, fact: Fact) {
+        // The receiver is gone only while the agent stops.
+        let _: Result<(), _> = self.facts.send(fact);
+    }
+
+    fn show(&self, error: Option<&TunnelError>) {
+        let forwards = self.forwards.iter().map(|(endpoint, wanted)| ForwardState {
+            endpoint: Arc::clone(endpoint),
+            tunnel: wanted.tunnel,
+            prefixes: wanted.prefixes.clone(),
+            is_wanted: wanted.is_active,
+            is_active: self.is_forwarding(wanted),
+            traffic: Traffic::default(),
+        });
+        let receptions = self.receptions.iter().map(|(endpoint, wanted)| ReceptionState {
+            endpoint: Arc::clone(endpoint),
+            tunnel: wanted.tunnel,
+            interface: wanted.interface.clone(),
+            prefixes: wanted.prefixes.clone(),
+            is_ready: self.is_receiving(wanted),
+            traffic: Traffic::default(),
+        });
+        let (forwards, receptions) = (forwards.collect(), receptions.collect());
+        *self.report.lock() = report::State {
+            forwards,
+            receptions,
+            counts: self.plane.counts(),
+            error: error.map(|error| one_line(error).to_string()),
+        };
+    }
+
+    /// One line for each thing that goes wrong, however often it is tried again.
+    fn log(&mut self, error: Option<&TunnelError>) {
+        let text = error.map(|error| one_line(error).to_string());
+        if text == self.said {
+            return;
+        }
+        match &text {
+            Some(error) => warn!(error, "the tunnel for migrations is not as wanted; will try again"),
+            None => info!("The tunnel for migrations is as wanted again"),
+        }
+        self.said = text;
+    }
+}
+
+/// What there is of ours.
+fn look(plane: &mut Plane) -> Result<Observed, TunnelError> {
+    Ok(Observed { device: plane.device()?, policy: plane.policy()? })
+}
+
+/// Whether a change is about an interface that is gone, which its endpoint will be told soon as well.
+fn is_moot(change: &PolicyChange) -> bool {
+    match change {
+        PolicyChange::AddRoute(SideRoute { way: Way::Interface(ifindex), .. }) => is_gone(*ifindex),
+        _ => false,
+    }
+}
+
+fn describe(change: &PolicyChange) -> String {
+    match change {
+        PolicyChange::AddRoute(route) => {
+            format!("add the route to {} in table {}", route.destination, route.table)
+        }
+        PolicyChange::RemoveRoute(route) => {
+            format!("remove the route to {} from table {}", route.destination, route.table)
+        }
+        PolicyChange::AddRule(rule) => {
+            format!("add the {:?} rule with priority {} to table {}", rule.family, rule.priority, rule.table)
+        }
+        PolicyChange::RemoveRule(rule) => {
+            format!(
+                "remove the {:?} rule with priority {} to table {}",
+                rule.family, rule.priority, rule.table
+            )
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Appliers come and go, others interfere, and packets go on.
+
+use crate::bed::*;
+use cutover_engine::Wanted;
+use cutover_tests::wait;
+
+#[test]
+fn a_killed_applier_leaves_everything_at_work_and_the_next_one_takes_it_over() {
+    let bed = Bed::new();
+    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
+    target.want(&bed.reception(true));
+    target.wait_ready(true);
+    source.want(&bed.forward(true, true));
+    source.wait_started();
+    bed.expect_reaches("first life");
+    let traces = [bed.source.traces(), bed.target.traces()];
+    drop((source, target));
+    bed.expect_reaches("between two lives");
+
+    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
+    // Nothing is wanted before the datastore is known.
+    source.wanted.send_replace(None);
+    bed.expect_reaches("before anything is wanted");
+    let device = bed.source.host.ifindex("cutover0");
+    source.want(&bed.forward(true, true));
+    target.want(&bed.reception(true));
+    for number in 0..50 {
+        bed.expect_reaches(&format!("meanwhile {number}"));
+    }
+    source.wait_started();
+    target.wait_ready(true);
+    bed.expect_reaches("second life");
+    assert_eq!([bed.source.traces(), bed.target.traces()], traces);
+    assert_eq!(bed.source.host.ifindex("cutover0"), device, "the same device");
+    assert_eq!(source.report.read().unwrap().error, None);
+}
+
+#[test]
+fn what_the_last_life_left_goes_if_nothing_is_wanted() {
+    let bed = Bed::new();
+    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
+    target.want(&bed.reception(true));
+    target.wait_ready(true);
+    source.want(&bed.forward(true, true));
+    source.wait_started();
+    drop((source, target));
+    for site in [&bed.source, &bed.target] {
+        let next = Running::start(site, None);
+        assert!(!site.traces().is_empty());
+        next.want(&Wanted { is_recalled: true, ..Wanted::default() });
+        next.want(&Wanted::default());
+        wait::until(wait::SOON, "nothing is left", || site.traces().is_empty());
+    }
+}
+
+#[test]
+fn what_somebody_removes_comes_back() {
+    let bed = Bed::new();
+    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
+    target.want(&bed.reception(true));
+    target.wait_ready(true);
+    source.want(&bed.forward(true, true));
+    source.wait_started();
+    let sites = [&bed.source, &bed.target];
+    let before = sites.map(Site::traces);
+    for (what, script) in [
+        ("the device", "link del cutover0"),
+        ("it is down", "link set cutover0 down"),
+        ("rules", "rule del priority 7179\n-6 rule del priority 7179"),
+        ("routes", "route flush table 7179"),
+    ] {
+        let site = if what == "it is down" { &bed.target } else { &bed.source };
+        // `ip -batch` takes a family of its own in each line.
+        site.namespace().ip(script);
+        wait::until(wait::SOON, format_args!("{what}: all is there again"), || {
+            sites.map(Site::traces) == before
+        });
+        bed.expect_reaches(what);
+    }
+    assert!(source.facts().is_empty(), "that is no new start");
+}
+
+#[test]
+fn a_device_of_somebody_else_is_not_touched() {
+    let bed = Bed::new();
+    bed.source.namespace().ip("link add cutover0 type bridge");
+    let device = bed.source.host.ifindex("cutover0");
+    let mut source = bed.source_applier();
+    source.want(&bed.forward(true, true));
+    wait::until(wait::SOON, "it is said", || {
+        source.report.read().unwrap().error.is_some_and(|error| error.contains("not the agent's"))
+    });
+    assert_eq!(bed.source.host.ifindex("cutover0"), device);
+    assert!(source.facts().is_empty());
+    bed.source.namespace().ip("link del cutover0");
+    source.wait_started();
+    source.want(&Wanted::default());
+    wait::until(wait::SOON, "nothing is left", || bed.source.traces().is_empty());
+}
