@@ -54,6 +54,17 @@ impl Address {
         Self { family: 6, octets }
     }
 
+    /// Whether it is that of a group.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_multicast(&self) -> bool {
+        match self.family {
+            4 => self.octets[0] >> 4 == 0xe,
+            6 => self.octets[0] == 0xff,
+            _ => false,
+        }
+    }
+
     /// Of IPv4, if it is one.
     #[must_use]
     #[inline(always)]
@@ -117,6 +128,8 @@ counters! {
     ForwardNotIp = forward_not_ip,
     /// It was to go into the tunnel, and nothing is forwarded that is sent to its destination.
     ForwardUnknownAddress = forward_unknown_address,
+    /// It was to go into the tunnel, and is for a group. The kernel itself sends such packets when the device comes up.
+    ForwardMulticast = forward_multicast,
     /// It was to go into the tunnel, and the kernel did not take its head.
     ForwardRefused = forward_refused,
     /// It came to the device on another way than through a tunnel.
@@ -170,6 +183,9 @@ pub fn judge_departure<'a>(
     forward: impl FnOnce(&Address) -> Option<&'a Forward>,
 ) -> Result<&'a Forward, TunnelCounter> {
     let destination = destination.ok_or(TunnelCounter::ForwardNotIp)?;
+    if destination.is_multicast() {
+        return Err(TunnelCounter::ForwardMulticast);
+    }
     forward(&destination).ok_or(TunnelCounter::ForwardUnknownAddress)
 }
 
@@ -307,6 +323,11 @@ mod tests {
         assert_eq!(judge(Some(VM)), Ok(forward));
         assert_eq!(judge(Some(PEER)), Err(TunnelCounter::ForwardUnknownAddress));
         assert_eq!(judge(None), Err(TunnelCounter::ForwardNotIp));
+        let mut all_nodes = [0; 16];
+        (all_nodes[0], all_nodes[15]) = (0xff, 1);
+        for group in [Address::ipv4([224, 0, 0, 22]), Address::ipv6(all_nodes)] {
+            assert_eq!(judge(Some(group)), Err(TunnelCounter::ForwardMulticast));
+        }
     }
 
     #[test]

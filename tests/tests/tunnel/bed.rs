@@ -101,6 +101,7 @@ pub(crate) struct Running {
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
     pub(crate) report: TunnelReport,
     facts: mpsc::UnboundedReceiver<Fact>,
+    told: Vec<Fact>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -119,37 +120,50 @@ impl Running {
                 runtime.block_on(applier.run(receiver));
             });
         });
-        Self { wanted, report: report.recv().unwrap(), facts, thread: Some(thread) }
+        Self { wanted, report: report.recv().unwrap(), facts, told: Vec::new(), thread: Some(thread) }
     }
 
     pub(crate) fn want(&self, wanted: &Wanted) {
         self.wanted.send_replace(Some(Arc::new(wanted.clone())));
     }
 
-    /// What it told the engine.
-    pub(crate) fn facts(&mut self) -> Vec<Fact> {
-        std::iter::from_fn(|| self.facts.try_recv().ok()).collect()
+    /// What it told the engine, and nobody has waited for.
+    pub(crate) fn facts(&mut self) -> &mut Vec<Fact> {
+        self.told.extend(std::iter::from_fn(|| self.facts.try_recv().ok()));
+        &mut self.told
+    }
+
+    /// Waits for something that it tells the engine, and takes it.
+    #[track_caller]
+    fn wait_told<T>(&mut self, what: &str, matches: impl Fn(&Fact) -> Option<T>) -> T {
+        let report = self.report.clone();
+        let mut found = None;
+        let is_told = wait::holds_within(wait::SOON, || {
+            let told = self.facts();
+            found = told.iter().enumerate().find_map(|(at, fact)| Some((at, matches(fact)?)));
+            found.is_some()
+        });
+        assert!(is_told, "{what} is not told, but {:?}; {:?}", self.told, report.read());
+        let (at, found) = found.unwrap();
+        self.told.remove(at);
+        found
     }
 
     /// Waits until a reception is ready, or is no longer.
     #[track_caller]
     pub(crate) fn wait_ready(&mut self, expected: bool) {
-        wait::until(wait::SOON, format_args!("reception ready: {expected}"), || {
-            self.facts()
-                .iter()
-                .any(|fact| matches!(fact, Fact::ReceptionReady { is_ready, .. } if *is_ready == expected))
+        self.wait_told("that a reception is ready or not", |fact| match fact {
+            Fact::ReceptionReady { is_ready, .. } => (*is_ready == expected).then_some(()),
+            _ => None,
         });
     }
 
     /// Waits until a forward has started, and says when that was.
     #[track_caller]
     pub(crate) fn wait_started(&mut self) -> BootTime {
-        let report = self.report.clone();
-        wait::for_some(wait::SOON, format_args!("a forward has started: {:?}", report.read()), || {
-            self.facts().into_iter().find_map(|fact| match fact {
-                Fact::ForwardStarted { at, .. } => Some(at),
-                _ => None,
-            })
+        self.wait_told("that a forward has started", |fact| match fact {
+            Fact::ForwardStarted { at, .. } => Some(*at),
+            _ => None,
         })
     }
 
@@ -194,7 +208,6 @@ impl Bed {
     pub(crate) fn new() -> Self {
         let lab = Lab::new();
         let router = lab.host("router");
-        router.namespace().set_sysctl("net/ipv6/conf/default/dad_transmits", "0");
         let [source, target, client] = [("source", 1), ("target", 2), ("client", 3)].map(|(name, number)| {
             let site = Site { host: lab.host(name), number };
             connect(&router, &site);
@@ -312,14 +325,13 @@ impl Bed {
     }
 }
 
-/// A cable from the router in place of the lab's bridge.
+/// A cable from the router in place of the lab's bridge. Nobody has to ask for anybody, so nothing is on it but what is sent.
 fn connect(router: &Host, site: &Site) {
     let number = site.number;
-    // Addresses that are not looked for elsewhere first can be used at once.
-    site.namespace().set_sysctl("net/ipv6/conf/default/dad_transmits", "0");
     site.namespace().ip(&format!(
         "link set eth0 down\n\
-         link add up0 type veth peer name host{number} netns {router}\n\
+         link add up0 address 02:00:00:00:01:0{number} type veth \
+         peer name host{number} address 02:00:00:00:02:0{number} netns {router}\n\
          link set up0 up\n\
          addr add 10.98.{number}.2/30 dev up0\n\
          addr add fd98:{number}::2/64 dev up0 nodad\n",
@@ -328,10 +340,14 @@ fn connect(router: &Host, site: &Site) {
     router.namespace().ip(&format!(
         "link set host{number} up\n\
          addr add 10.98.{number}.1/30 dev host{number}\n\
-         addr add fd98:{number}::1/64 dev host{number} nodad"
+         addr add fd98:{number}::1/64 dev host{number} nodad\n\
+         neigh add 10.98.{number}.2 lladdr 02:00:00:00:01:0{number} dev host{number} nud permanent\n\
+         neigh add fd98:{number}::2 lladdr 02:00:00:00:01:0{number} dev host{number} nud permanent"
     ));
     site.namespace().ip(&format!(
-        "route add default via 10.98.{number}.1 dev up0\n\
+        "neigh add 10.98.{number}.1 lladdr 02:00:00:00:02:0{number} dev up0 nud permanent\n\
+         neigh add fd98:{number}::1 lladdr 02:00:00:00:02:0{number} dev up0 nud permanent\n\
+         route add default via 10.98.{number}.1 dev up0\n\
          route add default via fd98:{number}::1 dev up0"
     ));
 }

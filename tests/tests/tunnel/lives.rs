@@ -63,20 +63,36 @@ fn what_somebody_removes_comes_back() {
     source.wait_started();
     let sites = [&bed.source, &bed.target];
     let before = sites.map(Site::traces);
-    for (what, script) in [
-        ("the device", "link del cutover0"),
-        ("it is down", "link set cutover0 down"),
-        ("rules", "rule del priority 7179\n-6 rule del priority 7179"),
-        ("routes", "route flush table 7179"),
+    let is_up = |site: &&Site| site.ip("link show cutover0").contains(",UP");
+    for (what, site, commands) in [
+        ("the device", &bed.source, &["link del cutover0"][..]),
+        ("the device is down", &bed.target, &["link set cutover0 down"]),
+        ("rules", &bed.source, &["-4 rule del priority 7179", "-6 rule del priority 7179"]),
+        ("the other rules", &bed.target, &["-4 rule del priority 7178", "-6 rule del priority 7178"]),
+        ("routes", &bed.source, &["-4 route flush table 7179", "-6 route flush table 7179"]),
+        ("the other routes", &bed.target, &["-4 route flush table 7180", "-6 route flush table 7180"]),
     ] {
-        let site = if what == "it is down" { &bed.target } else { &bed.source };
-        // `ip -batch` takes a family of its own in each line.
-        site.namespace().ip(script);
+        for command in commands {
+            site.ip(command);
+        }
         wait::until(wait::SOON, format_args!("{what}: all is there again"), || {
-            sites.map(Site::traces) == before
+            sites.map(Site::traces) == before && sites.iter().all(is_up)
         });
         bed.expect_reaches(what);
     }
+    // A filter that is gone.
+    bed.target
+        .namespace()
+        .command("tc")
+        .args(["qdisc", "del", "dev", "cutover0", "clsact"])
+        .status()
+        .unwrap();
+    let is_judged = || {
+        let filters = ["filter", "show", "dev", "cutover0", "ingress"];
+        let shown = bed.target.namespace().command("tc").args(filters).output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).contains("cutover_receive")
+    };
+    wait::until(wait::SOON, "the program judges again", is_judged);
     assert!(source.facts().is_empty(), "that is no new start");
 }
 

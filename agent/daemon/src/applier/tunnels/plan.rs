@@ -239,3 +239,6 @@ fn rank(change: &PolicyChange, numbers: Numbers) -> u32 {
         PolicyChange::RemoveRoute(_) => 11,
     }
 }
+
+#[cfg(test)]
+mod tests;
