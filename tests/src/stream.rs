@@ -129,11 +129,7 @@ fn send(socket: &UdpSocket, to: SocketAddr, period: Duration, stop: &AtomicBool)
 
 /// Until the last datagram, whose number comes through `last`, is answered. All go the same way, so whatever is not
 /// answered then is lost.
-fn receive(
-    socket: &UdpSocket,
-    last: &mpsc::Receiver<usize>,
-    count: &AtomicUsize,
-) -> Vec<(usize, BootTime)> {
+fn receive(socket: &UdpSocket, last: &mpsc::Receiver<usize>, count: &AtomicUsize) -> Vec<(usize, BootTime)> {
     let mut answered = Vec::new();
     let mut highest = None;
     let mut end: Option<(usize, BootTime)> = None;

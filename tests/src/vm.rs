@@ -7,6 +7,7 @@ use crate::resources::Port;
 use crate::tap::{self, OpenTap};
 use cutover_common::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, UdpSocket};
@@ -37,6 +38,9 @@ struct Echo {
 
 /// Where every guest answers datagrams with the same datagram.
 pub const ECHO_PORT: u16 = 7;
+
+/// LIMIT: what can wait in a queue of a tap, as the kernel counts the bytes of small datagrams.
+const ECHO_BUFFER_BYTES: usize = 16 << 20;
 
 impl Vm {
     /// A guest with the addresses of `port`, whose gateway is the tap of whichever host it runs on.
@@ -142,6 +146,8 @@ impl Echo {
             .run(|| UdpSocket::bind((IpAddr::from([0_u16; 8]), ECHO_PORT)))
             .expect("the port is free in a new namespace");
         socket.set_nonblocking(true).expect("a socket");
+        // What has waited for the guest comes all at once.
+        setsockopt(&socket, sockopt::RcvBufForce, &ECHO_BUFFER_BYTES).expect("it needs root");
         let (until_closed, stop) = io::pipe().expect("a pipe");
         let thread = std::thread::spawn(move || {
             let mut buffer = [0; 2048];

@@ -177,7 +177,8 @@ fn moving(status: &Status) -> String {
         };
         let for_s = it.since_ms.map(|ms| format!(" for {} s", ms / 1000)).unwrap_or_default();
         let packets = if it.packets > 0 { format!(", {} packets", it.packets) } else { String::new() };
-        let _ = writeln!(text, "to {}: {} {state}{for_s}{packets}", printable(&it.to), it.prefixes.join(", "));
+        let _ =
+            writeln!(text, "to {}: {} {state}{for_s}{packets}", printable(&it.to), it.prefixes.join(", "));
     }
     for it in &status.receivers {
         let state = match (it.is_source_forwarding, it.is_ready) {

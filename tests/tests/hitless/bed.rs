@@ -34,7 +34,24 @@ impl Bed {
         let client = scene.lab.host("client");
         let bed = Self { client, scene };
         bed.lead_client(&bed.scene.source.host);
+        bed.introduce();
         bed
+    }
+
+    /// The hosts and the client know each other's hardware addresses, as hosts and routers that have talked before do. The first packets
+    /// would wait for that, and a request that gets lost is sent again after a second.
+    fn introduce(&self) {
+        let hosts = [&self.scene.source.host, &self.scene.target.host];
+        let know = |whose: &Host, other: &Host| {
+            let mac = hardware_address(other);
+            for address in [IpAddr::from(other.ipv4()), IpAddr::from(other.ipv6())] {
+                whose.namespace().ip(&format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"));
+            }
+        };
+        for host in hosts {
+            know(host, &self.client);
+            know(&self.client, host);
+        }
     }
 
     /// The client's routes lead there from now on.
@@ -91,9 +108,11 @@ impl Bed {
     /// Waits until nothing of what this is about is left on a host.
     #[track_caller]
     pub(crate) fn wait_gone(&self, host: &Host) {
-        wait::until(wait::SOON, format_args!("nothing is left on {}: {:?}", host.name(), traces(host)), || {
-            traces(host).is_empty()
-        });
+        wait::until(
+            wait::SOON,
+            format_args!("nothing is left on {}: {:?}", host.name(), traces(host)),
+            || traces(host).is_empty(),
+        );
     }
 }
 
@@ -114,6 +133,12 @@ pub(crate) fn wait_for(node: &Node, list: &str, field: &str, expected: bool) {
     }
 }
 
+fn hardware_address(host: &Host) -> String {
+    let output = host.namespace().command("ip").args(["-br", "link", "show", "eth0"]).output().expect("ip");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.split_whitespace().nth(2).expect("a hardware address").to_owned()
+}
+
 /// The first of them.
 pub(crate) fn shown(node: &Node, list: &str) -> Option<Value> {
     node.agent.status()[list].as_array()?.first().cloned()
@@ -132,7 +157,9 @@ pub(crate) fn traces(host: &Host) -> Vec<String> {
             found.extend(routes.lines().map(|route| format!("table {table}: {}", route.trim())));
         }
         let rules = ip(&format!("{family} rule show"));
-        found.extend(rules.lines().filter(|rule| rule.contains("7179") || rule.contains("7180")).map(str::to_owned));
+        found.extend(
+            rules.lines().filter(|rule| rule.contains("7179") || rule.contains("7180")).map(str::to_owned),
+        );
     }
     found.extend(host.ifindex("cutover0").map(|_| "cutover0".to_owned()));
     found

@@ -71,9 +71,8 @@ fn back_again_at_once() {
     wait::until(wait::SOON, "the stream goes on here", || {
         streams.iter().zip(&answered).all(|(stream, before)| stream.answered() > before + 100)
     });
-    let elevated_at = |net| {
-        bed.scene.source.watch.history().added_at(net, ELEVATED).expect("it was elevated")
-    };
+    let elevated_at =
+        |net| bed.scene.source.watch.history().added_at(net, ELEVATED).expect("it was elevated");
     let routed_at = port.routed().into_iter().map(elevated_at).max().expect("it has addresses");
     for stream in streams {
         let record = stream.finish();

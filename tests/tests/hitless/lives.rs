@@ -44,7 +44,17 @@ fn restarted(whose: Whose, at: Step) {
     wait::until(wait::SOON, "the stream goes on", || streams.iter().all(|stream| stream.answered() > 300));
     for stream in streams {
         let record = stream.finish();
-        assert_eq!(record.lost_since(begun_at), 0, "{whose:?} {at:?}: of {}", record.sent());
+        let lost: Vec<_> = record.lost().filter(|sent| *sent >= begun_at).collect();
+        assert!(
+            lost.is_empty(),
+            "{whose:?} {at:?}: {} of {} datagrams since {begun_at}, from {:?} to {:?}\nsource:\n{}\ntarget:\n{}",
+            lost.len(),
+            record.sent(),
+            lost.first(),
+            lost.last(),
+            bed.scene.source.agent.log_text(),
+            bed.scene.target.agent.log_text()
+        );
     }
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
         bed.wait_gone(host);

@@ -107,14 +107,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(site: &Site, local: Option<IpAddr>) -> Self {
-        let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL, local };
+        let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL };
+        let local = watch::channel(local.map(|address| (address, 0).into())).1;
         let (facts_in, facts) = mpsc::unbounded_channel();
         let (wanted, receiver) = watch::channel(None);
         let namespace = site.host.namespace_shared();
         let (report_in, report) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             namespace.run(|| {
-                let applier = TunnelApplier::open(settings, facts_in).unwrap();
+                let applier = TunnelApplier::open(settings, local, facts_in).unwrap();
                 report_in.send(applier.report()).unwrap();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(applier.run(receiver));

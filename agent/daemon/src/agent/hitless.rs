@@ -2,30 +2,18 @@
 //! forwards and takes what is forwarded. It says nothing itself.
 
 use super::parts::Parts;
+use super::start::RunError;
 use crate::applier::WantedReceiver;
 use crate::applier::tunnels::{self, TunnelApplier, TunnelReport};
 use crate::control::TunnelStatus;
 use crate::datastore::etcd::Cluster;
 use crate::logging::one_line;
-use crate::netlink::socket::OpenError;
 use crate::peers::{self, PeersReport};
 use crate::settings::Settings;
 use cutover_engine::Fact;
 use cutover_engine::view::{ForwardView, ReceptionView};
-use std::io;
 use std::path::Path;
 use tokio::sync::mpsc::UnboundedSender;
-
-/// Why it cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
-    /// No socket.
-    #[error(transparent)]
-    Socket(#[from] OpenError),
-    /// No thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] io::Error),
-}
 
 /// What says how it stands.
 #[derive(Debug)]
@@ -46,7 +34,7 @@ impl Hitless {
         (cluster, run_dir): (Option<&Cluster>, &Path),
         wanted: &impl Fn() -> WantedReceiver,
         facts: &UnboundedSender<Fact>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, RunError> {
         let options = match peers::Options::new(settings, cluster, run_dir) {
             Ok(options) => options,
             Err(reason) => return Ok(Self { peers: PeersReport::off(reason), tunnels: None }),
@@ -60,7 +48,10 @@ impl Hitless {
         };
         let applier = TunnelApplier::open(tunnel, peers.own_address(), facts.clone())?;
         let tunnels = Some(applier.report());
-        parts.start_apart("the tunnel applier", "cutover-tunnel", applier.run(wanted()))?;
+        let run = applier.run(wanted());
+        parts
+            .start_apart("the tunnel applier", "cutover-tunnel", run)
+            .map_err(|error| RunError::Io { step: "start a thread", error })?;
         Ok(Self { peers, tunnels })
     }
 }
@@ -74,16 +65,13 @@ pub(super) struct Shown {
 
 impl Hitless {
     /// What the engine knows, with the packets that the kernel has counted.
-    pub(super) fn show(
-        &self,
-        mut forwards: Vec<ForwardView>,
-        mut receivers: Vec<ReceptionView>,
-    ) -> Shown {
+    pub(super) fn show(&self, mut forwards: Vec<ForwardView>, mut receivers: Vec<ReceptionView>) -> Shown {
         let Some(report) = &self.tunnels else { return Shown { forwards, receivers, tunnel: None } };
         let tunnels = match report.read() {
             Ok(tunnels) => tunnels,
             Err(error) => {
-                let tunnel = TunnelStatus { error: Some(one_line(&error).to_string()), ..TunnelStatus::default() };
+                let tunnel =
+                    TunnelStatus { error: Some(one_line(&error).to_string()), ..TunnelStatus::default() };
                 return Shown { forwards, receivers, tunnel: Some(tunnel) };
             }
         };

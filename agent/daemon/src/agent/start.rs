@@ -6,7 +6,7 @@
 //! been touched by then.
 
 use super::beside::Beside;
-use super::hitless::{Hitless, StartError};
+use super::hitless::Hitless;
 use super::parts::{PartEnded, Parts};
 use super::published::Published;
 use super::recall::{self, Recall};
@@ -76,9 +76,6 @@ pub enum RunError {
     /// A part of it is gone.
     #[error(transparent)]
     Ended(#[from] PartEnded),
-    /// Nothing can be forwarded.
-    #[error(transparent)]
-    Hitless(#[from] StartError),
     /// The settings do not lead to an etcd cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterError),

@@ -33,10 +33,11 @@ use plan::{Forwards, Policy, Receptions, Target};
 use plane::{Found, Plane};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 /// How often somebody looks whether all is still there.
@@ -57,9 +58,6 @@ pub struct Settings {
     pub port: u16,
     /// Protocol of our routes and rules (`DeviceRouteProtocol`).
     pub protocol: u8,
-    /// This host's end of the tunnel in the underlay (`CutoverPeerAddress`), by which the other hosts know it; without it the kernel
-    /// chooses by its routes. Linux 6.0.
-    pub local: Option<IpAddr>,
 }
 
 /// What the kernel holds, as far as is known.
@@ -73,7 +71,9 @@ struct Observed {
 #[derive(Debug)]
 pub struct TunnelApplier {
     plane: Plane,
-    local: Option<IpAddr>,
+    /// This host's end of the tunnel in the underlay, by which the other hosts know it; until it is known the kernel chooses by its
+    /// routes. Linux 6.0.
+    local: watch::Receiver<Option<SocketAddr>>,
     facts: UnboundedSender<Fact>,
     report: TunnelReport,
     forwards: Forwards,
@@ -99,10 +99,14 @@ impl TunnelApplier {
     ///
     /// # Errors
     /// When there is no netlink socket to be had.
-    pub fn open(settings: Settings, facts: UnboundedSender<Fact>) -> Result<Self, OpenError> {
+    pub fn open(
+        settings: Settings,
+        local: watch::Receiver<Option<SocketAddr>>,
+        facts: UnboundedSender<Fact>,
+    ) -> Result<Self, OpenError> {
         Ok(Self {
             plane: Plane::new(settings, RouteSocket::open()?),
-            local: settings.local,
+            local,
             facts,
             report: TunnelReport::default(),
             forwards: SharedMap::default(),
@@ -160,7 +164,8 @@ impl TunnelApplier {
         }
         self.forwards = wanted.forwards.clone();
         self.receptions = wanted.receptions.clone();
-        self.target = Target::of(&self.forwards, &self.receptions, self.local);
+        let local = self.local.borrow().map(|address| address.ip());
+        self.target = Target::of(&self.forwards, &self.receptions, local);
         true
     }
 
@@ -329,7 +334,7 @@ impl TunnelApplier {
                 continue;
             }
             let (endpoint, tunnel_id, at) = (EndpointKey::clone(endpoint), wanted.tunnel.id, clock::now());
-            info!(%endpoint, peer = %wanted.tunnel.peer, "Forwarding what still comes for a virtual machine that has left");
+            debug!(%endpoint, peer = %wanted.tunnel.peer, "Forwarding what still comes for a virtual machine that has left");
             self.send(Fact::ForwardStarted { endpoint, tunnel_id, at });
             self.started.insert(started);
         }

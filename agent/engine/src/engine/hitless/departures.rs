@@ -109,6 +109,7 @@ impl Engine {
         peer: IpAddr,
         says: TargetSays,
     ) {
+        let is_active = self.is_forwarded(key);
         let Some(departure) = self.hitless.departures.get_mut(key).filter(|it| it.uid == uid) else { return };
         let before = departure.clone();
         if says.has_failed {
@@ -118,8 +119,11 @@ impl Engine {
                 departure.ends_at = Some(now);
             }
         } else if (1..1 << 24).contains(&says.tunnel_id) {
-            departure.tunnel = Some(Tunnel { id: says.tunnel_id, peer });
-            departure.is_ready = says.is_ready;
+            let tunnel = Tunnel { id: says.tunnel_id, peer };
+            // A target that was started anew gets ready again, and its kernel is so all the time. The virtual machine is not here anyway.
+            let stays = is_active && departure.tunnel == Some(tunnel);
+            departure.is_ready = says.is_ready || (stays && departure.is_ready);
+            departure.tunnel = Some(tunnel);
             // A target that was started anew without its memory has not heard it.
             departure.is_announced |= says.is_announced;
         }
