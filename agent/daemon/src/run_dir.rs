@@ -126,6 +126,8 @@ impl RunDir {
             "sysctls.json.new",
             migrations::CURRENT,
             migrations::ROTATED,
+            crate::peers::FILE,
+            "peer.json.new",
             crate::control::SOCKET,
             STATUSES,
             LOCK,

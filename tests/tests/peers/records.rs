@@ -132,3 +132,43 @@ fn one_tunnel_has_one_port() {
         conversation.and_then(|it| it.error.as_ref()).is_some_and(|error| error.contains(words))
     });
 }
+
+#[test]
+fn an_underlay_may_be_of_ipv6() {
+    let lab = cutover_tests::Lab::new();
+    let etcd = cutover_tests::Etcd::start(&lab);
+    let agent = |name| {
+        let host = Arc::new(lab.host(name));
+        let address = host.ipv6().into();
+        Agent::start_at(host, &etcd, TUNNEL_PORT, Some(address))
+    };
+    let (mut source, mut target) = (agent("source"), agent("target"));
+    let third = Agent::start(Arc::new(lab.host("third")), &etcd, TUNNEL_PORT);
+    source.wants("target", "u", source_says(false));
+    target.wants("source", "u", target_says(1));
+    assert_eq!(source.hears().1, std::net::IpAddr::from(target.host.ipv6()));
+    assert_eq!(target.hears().1, std::net::IpAddr::from(source.host.ipv6()));
+    third.wants("source", "u", target_says(1));
+    third.until(wait::SOON, "one family", |status| {
+        let conversation = status.conversations.first();
+        conversation.and_then(|it| it.error.as_ref()).is_some_and(|error| error.contains("of one family"))
+    });
+}
+
+/// Away from etcd for longer than its lease lasts: the record goes, and comes back with another lease.
+#[test]
+fn a_lease_that_is_lost_is_replaced() {
+    let site = Site::talking();
+    let host = site.source.host.namespace();
+    let blackhole = |verb: &str| {
+        let member = site.etcd.endpoint();
+        let address = member.trim_start_matches("http://").trim_end_matches(":2379").to_owned();
+        host.ip(&format!("route {verb} blackhole {address}/32"));
+    };
+    blackhole("add");
+    wait::until(LEASE, "no record", || site.record("source").is_none());
+    assert!(site.source.is_connected() && site.target.is_connected(), "they do without");
+    blackhole("del");
+    wait::until(RECOVERY, "the record", || site.record("source").is_some());
+    site.target.until(wait::SOON, "the host", |status| status.known_hosts == 1);
+}

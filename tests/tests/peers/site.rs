@@ -87,10 +87,15 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(host: Arc<Host>, etcd: &Etcd, tunnel_port: u16) -> Self {
+        Self::start_at(host, etcd, tunnel_port, None)
+    }
+
+    /// With `CutoverPeerAddress`.
+    pub(crate) fn start_at(host: Arc<Host>, etcd: &Etcd, tunnel_port: u16, address: Option<IpAddr>) -> Self {
         let settings = Settings { etcd_endpoints: vec![etcd.endpoint()], ..Settings::default() };
         let options = Options {
             hostname: host.name().to_owned(),
-            address: None,
+            address,
             port: PORT,
             tunnel_port,
             source: Source::Etcd(Cluster::new(&settings).expect("nothing of it is missing")),

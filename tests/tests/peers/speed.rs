@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// LIMIT: those of a host that is emptied.
 const CONVERSATIONS: u32 = 100;
 
+/// Each way; of a thousand, one in a hundred is ten.
+const CHANGES: u32 = 500;
+
 /// LIMIT: a peer is heard that often, and no oftener.
 const PACE: Duration = Duration::from_millis(11);
 
@@ -52,9 +55,9 @@ fn a_change_is_at_the_other_side_at_once() {
     }
     let Site { source, target, .. } = &mut site;
     let stopped = |number: u32| [source_says(false), source_says(number % 2 == 0)];
-    let to_target = travel((source, target), ("source", "target"), stopped, 1000);
+    let to_target = travel((source, target), ("source", "target"), stopped, CHANGES);
     let announced = |number: u32| [target_says(1), target_says(number + 2)];
-    let to_source = travel((target, source), ("target", "source"), announced, 1000);
+    let to_source = travel((target, source), ("target", "source"), announced, CHANGES);
     for (way, took) in [("source to target", to_target), ("target to source", to_source)] {
         let at = |part: usize| took[took.len() * part / 1000];
         println!("{way}: median {:?}, p99 {:?}, most {:?}", at(500), at(990), took[took.len() - 1]);

@@ -3,9 +3,10 @@
 use super::book::Book;
 use super::identity::Identity;
 use super::table::Table;
-use cutover_engine::Fact;
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use cutover_engine::{BootTime, Fact};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Copies are about the same.
@@ -18,23 +19,38 @@ pub(super) struct Context {
     pub(super) complaints: Complaints,
 }
 
-/// LIMIT: as many as an operator reads. Who is one too many is in the log at debug.
+/// LIMIT: as many lines as an operator reads. What is one too many is in the log at debug.
 const COMPLAINTS_MAX: usize = 200;
+
+/// LIMIT: what still does not work after this time may be news to whoever looks now.
+const SAID_FOR: Duration = Duration::from_secs(600);
 
 /// What the log says does not work: one line when it fails, one when it works again.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Complaints(Arc<Mutex<BTreeSet<String>>>);
+pub(super) struct Complaints(Arc<Mutex<BTreeMap<String, BootTime>>>);
 
 impl Complaints {
-    /// Whether that is news.
-    pub(super) fn begin(&self, about: &str) -> bool {
-        let mut complaints = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        complaints.len() < COMPLAINTS_MAX && complaints.insert(about.to_owned())
+    fn said(&self) -> MutexGuard<'_, BTreeMap<String, BootTime>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether that is to be said.
+    pub(super) fn begin(&self, about: &str, now: BootTime) -> bool {
+        let mut said = self.said();
+        if said.len() >= COMPLAINTS_MAX {
+            said.retain(|_, at| now.since(*at) < SAID_FOR);
+        }
+        let is_known = said.get(about).is_some_and(|at| now.since(*at) < SAID_FOR);
+        if is_known || said.len() >= COMPLAINTS_MAX {
+            return false;
+        }
+        said.insert(about.to_owned(), now);
+        true
     }
 
     /// Whether there was one.
     pub(super) fn end(&self, about: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(about)
+        self.said().remove(about).is_some()
     }
 }
 
@@ -44,10 +60,13 @@ mod tests {
 
     #[test]
     fn one_line_each_and_not_too_many() {
-        let complaints = Complaints::default();
-        assert!(complaints.begin("a") && !complaints.begin("a"));
-        assert!(complaints.end("a") && !complaints.end("a") && complaints.begin("a"));
-        let said = (0..1000).filter(|number| complaints.begin(&number.to_string())).count();
-        assert_eq!(said, COMPLAINTS_MAX - 1);
+        let (complaints, now) = (Complaints::default(), BootTime(7));
+        assert!(complaints.begin("a", now) && !complaints.begin("a", now));
+        assert!(complaints.end("a") && !complaints.end("a") && complaints.begin("a", now));
+        let said = |now| (0..1000).filter(|number: &u32| complaints.begin(&number.to_string(), now)).count();
+        assert_eq!(said(now), COMPLAINTS_MAX - 1);
+        assert_eq!(said(now), 0);
+        assert!(complaints.begin("a", now + SAID_FOR), "it has been a while");
+        assert_eq!(said(now + SAID_FOR), COMPLAINTS_MAX - 1, "those before make room");
     }
 }

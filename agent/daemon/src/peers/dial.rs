@@ -6,6 +6,7 @@ use super::message::{Hello, Inbox, Message};
 use super::record::{Peer, VERSION};
 use super::table::{Conversation, Topic};
 use super::talk::{End, Line, Trouble, within, write};
+use crate::clock;
 use crate::retry::BackOff;
 use rustls::pki_types::ServerName;
 use std::io;
@@ -90,7 +91,7 @@ async fn connection(
     let mut says = conversation.says();
     let Some(now) = *says.borrow_and_update() else { return Ok(End::UnwantedHere) };
     let Topic { endpoint, uid, peer: there, .. } = topic.clone();
-    let hello = Hello { version: VERSION, uid, from: endpoint, to: there, says: now };
+    let hello = Box::new(Hello { version: VERSION, uid, from: endpoint, to: there, says: now });
     write(&mut stream, &Message::Hello(hello)).await?;
     let mut inbox = Inbox::new();
     let answer = tokio::select! {
@@ -99,7 +100,7 @@ async fn connection(
     };
     let theirs = match answer {
         Message::Welcome { says, .. } => says,
-        Message::Refused { reason } => return Err(Trouble::Refused(reason)),
+        Message::Refused { reason } => return Err(Trouble::refused(&reason)),
         Message::Over => return Ok(End::UnwantedThere),
         other => return Err(Trouble::Unexpected(other.name())),
     };
@@ -117,9 +118,9 @@ async fn connection(
 
 /// Connects to a peer, and proves to it who is there.
 pub(super) async fn reach(context: &Context, peer: &Peer) -> Result<TlsStream<TcpStream>, Trouble> {
-    let to = peer.address;
-    let refuse = |error| Trouble::Connect { to, error };
-    let tcp = async { connect(context.book.own_address(), to).await.map_err(refuse) };
+    let (from, to) = (context.book.own_address(), peer.address);
+    let refuse = |error| Trouble::Connect { from: from.ip(), to, error };
+    let tcp = async { connect(from, to).await.map_err(refuse) };
     let tcp = within(CONNECT_WITHIN, "connection", tcp).await?;
     let connector = context.identity.connector(peer.key)?;
     let tls = connector.connect(ServerName::IpAddress(to.ip().into()), tcp);
@@ -147,7 +148,7 @@ fn complain(context: &Context, topic: &Topic, trouble: &Trouble) {
     let about =
         if trouble.is_of_conversation() { about_conversation(topic) } else { about_host(&topic.peer.host) };
     let is_usual = matches!(trouble, Trouble::NoPeer(NoPeer::NotRead));
-    if is_usual || !context.complaints.begin(&about) {
+    if is_usual || !context.complaints.begin(&about, clock::now()) {
         debug!(peer = %topic.peer.host, uid = %topic.uid, %trouble, "a peer's agent cannot be talked to");
     } else {
         warn!(

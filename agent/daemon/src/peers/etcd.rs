@@ -119,6 +119,8 @@ async fn session(
             }
             () = put => {
                 publish_at = None;
+                // It may have gone with its lease, while this process could not renew that.
+                renew(member, &mut feed, own).await?;
                 publish(member, &mut feed, own).await?;
             }
             () = sleep_until(renew_at) => {

@@ -10,6 +10,7 @@ use super::record::{Peer, VERSION};
 use super::report::PeersReport;
 use super::table::{Conversation, Unwanted};
 use super::talk::{End, Line, Trouble, part, within, write};
+use crate::clock;
 use crate::logging::printable;
 use crate::retry::BackOff;
 use std::collections::HashMap;
@@ -79,7 +80,7 @@ pub(super) async fn run(address: SocketAddr, context: Context, report: PeersRepo
                 }
                 Err(error) => {
                     // KERNEL: accept(2) also fails for one connection only, or because there are too many files.
-                    if context.complaints.begin("accept") {
+                    if context.complaints.begin("accept", clock::now()) {
                         warn!(%error, "Cannot take connections of other hosts' agents; it is tried again");
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -180,7 +181,7 @@ fn admit(context: &Context, guests: &Guests, from: IpAddr, connections: usize) -
 const REFUSED: &str = "A connection to the port for other hosts' agents is refused";
 
 fn complain(context: &Context, from: IpAddr, reason: &dyn std::fmt::Display, what: &str) {
-    if context.complaints.begin(&about(from)) {
+    if context.complaints.begin(&about(from), clock::now()) {
         warn!(%from, %reason, "{what}");
     } else {
         debug!(%from, %reason, "{what}");
@@ -293,7 +294,6 @@ async fn wait_wanted(context: &Context, hello: &Hello) -> Result<Arc<Conversatio
         changes.mark_unchanged();
         match context.table.find(hello) {
             Ok(conversation) => return Ok(conversation),
-            Err(Unwanted::Over) => return Err(Unwanted::Over.into()),
             Err(unwanted) => {
                 if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
                     return Err(unwanted.into());

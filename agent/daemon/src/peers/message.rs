@@ -20,7 +20,7 @@ const TUNNEL_ID_MAX: u32 = 0x00ff_ffff;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// The first one of who connects.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// The first one of who was connected to.
     Welcome {
         /// Of the language.
@@ -90,13 +90,15 @@ impl Message {
             let other = version_of(text).filter(|version| *version != VERSION);
             other.map_or(MessageError::Unknown(error), MessageError::OtherVersion)
         })?;
-        let says = match &message {
-            Self::Hello(Hello { version, .. }) | Self::Welcome { version, .. } if *version != VERSION => {
-                return Err(MessageError::OtherVersion(*version));
-            }
-            Self::Hello(Hello { says, .. }) | Self::Welcome { says, .. } | Self::Says(says) => Some(says),
-            Self::Ping | Self::Over | Self::Refused { .. } => None,
+        let (version, says) = match &message {
+            Self::Hello(hello) => (hello.version, Some(hello.says)),
+            Self::Welcome { version, says } => (*version, Some(*says)),
+            Self::Says(says) => (VERSION, Some(*says)),
+            Self::Ping | Self::Over | Self::Refused { .. } => (VERSION, None),
         };
+        if version != VERSION {
+            return Err(MessageError::OtherVersion(version));
+        }
         match says {
             Some(Says::Target(target)) if target.tunnel_id > TUNNEL_ID_MAX => {
                 Err(MessageError::TunnelId(target.tunnel_id))
@@ -200,7 +202,13 @@ mod tests {
         let (from, to) = (endpoint("b"), endpoint("a"));
         let source = Says::Source(SourceSays { is_stopped: true, is_forwarding: false });
         vec![
-            Message::Hello(Hello { version: VERSION, uid: "u".to_owned(), from, to, says: target(7) }),
+            Message::Hello(Box::new(Hello {
+                version: VERSION,
+                uid: "u".to_owned(),
+                from,
+                to,
+                says: target(7),
+            })),
             Message::Welcome { version: VERSION, says: source },
             Message::Says(target(TUNNEL_ID_MAX)),
             Message::Ping,

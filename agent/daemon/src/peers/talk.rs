@@ -10,7 +10,7 @@ use super::table::{Conversation, Unheard};
 use crate::logging::printable;
 use cutover_engine::conversation::Says;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
@@ -45,8 +45,8 @@ pub(super) enum End {
 pub(super) enum Trouble {
     #[error(transparent)]
     NoPeer(#[from] super::book::NoPeer),
-    #[error("cannot connect to {to}: {error}")]
-    Connect { to: SocketAddr, error: io::Error },
+    #[error("cannot connect to {to} from {from}: {error}")]
+    Connect { from: IpAddr, to: SocketAddr, error: io::Error },
     #[error("the keys do not prove who is who: {0}")]
     Tls(io::Error),
     #[error("cannot set up TLS: {0}")]
@@ -57,7 +57,7 @@ pub(super) enum Trouble {
     Message(#[from] MessageError),
     #[error("cannot be written to: {0}")]
     Write(io::Error),
-    #[error("refused there: {}", printable(.0))]
+    #[error("refused there: {0}")]
     Refused(String),
     #[error("a message that is not expected there: {0}")]
     Unexpected(&'static str),
@@ -66,6 +66,13 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// In the words of the other side, as many of them as make a line.
+    pub(super) fn refused(reason: &str) -> Self {
+        // LIMIT: some lines of a terminal; reasons of ours are shorter.
+        let words: String = reason.chars().take(300).collect();
+        Self::Refused(printable(&words).into_owned())
+    }
+
     /// Whether it is about the one conversation and not about all with that host.
     pub(super) const fn is_of_conversation(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Unheard(_))
@@ -163,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                         }
                         Message::Ping => {}
                         Message::Over => return Ok(End::UnwantedThere),
-                        Message::Refused { reason } => return Err(Trouble::Refused(reason)),
+                        Message::Refused { reason } => return Err(Trouble::refused(&reason)),
                         Message::Hello(_) | Message::Welcome { .. } => {
                             let reason = "a second hello".to_owned();
                             part(&mut stream, &Message::Refused { reason }).await;

@@ -171,7 +171,7 @@ impl Agent {
 
     fn hello(&self, to: &'static str, uid: &str, says: Says) -> Message {
         let (from, to) = (endpoint(self.host, 1), endpoint(to, 1));
-        Message::Hello(Hello { version: VERSION, uid: uid.to_owned(), from, to, says })
+        Message::Hello(Box::new(Hello { version: VERSION, uid: uid.to_owned(), from, to, says }))
     }
 
     /// Connects by hand, as this agent would.
@@ -339,12 +339,8 @@ async fn only_what_is_wanted_is_talked_about() {
     };
     let Message::Hello(right) = target.hello("here", "u", target_says(1)) else { unreachable!() };
     let of = |uid: &str, from, to| {
-        Message::Hello(Hello {
-            uid: uid.to_owned(),
-            from: endpoint("there", from),
-            to: endpoint("here", to),
-            ..right.clone()
-        })
+        let (from, to) = (endpoint("there", from), endpoint("here", to));
+        Message::Hello(Box::new(Hello { uid: uid.to_owned(), from, to, ..*right.clone() }))
     };
     // Each is held for some seconds, because the migration may be known here in a moment.
     tokio::join!(
