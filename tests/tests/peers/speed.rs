@@ -43,6 +43,7 @@ fn travel(
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what it took is worth knowing, whatever the limit says")]
 fn a_change_is_at_the_other_side_at_once() {
     let mut site = Site::new();
     site.source.wanted.send_replace(wanted("source", "target", "u", source_says(false), CONVERSATIONS));
@@ -54,7 +55,7 @@ fn a_change_is_at_the_other_side_at_once() {
         }
     }
     let Site { source, target, .. } = &mut site;
-    let stopped = |number: u32| [source_says(false), source_says(number % 2 == 0)];
+    let stopped = |number: u32| [source_says(false), source_says(number.is_multiple_of(2))];
     let to_target = travel((source, target), ("source", "target"), stopped, CHANGES);
     let announced = |number: u32| [target_says(1), target_says(number + 2)];
     let to_source = travel((target, source), ("target", "source"), announced, CHANGES);
