@@ -231,7 +231,15 @@ async fn conversation_with(
         other => return Err(Refusal::NoHello(other.name())),
     };
     let entered = match peer_of(context, &hello, key, from) {
-        Ok(peer) => wait_wanted(context, &hello).await.map(|conversation| (peer, conversation)),
+        Ok(peer) => tokio::select! {
+            // ORDER: looked at first. Who has gone while it waited must not take the place of who came after it.
+            biased;
+            more = inbox.next(&mut stream) => match more {
+                Ok(more) => Err(Trouble::Unexpected(more.name()).into()),
+                Err(_) => return Ok(End::UnwantedThere),
+            },
+            entered = wait_wanted(context, &hello) => entered.map(|conversation| (peer, conversation)),
+        },
         Err(refusal) => Err(refusal),
     };
     let (peer, conversation) = match entered {
@@ -245,6 +253,9 @@ async fn conversation_with(
             return Err(refusal);
         }
     };
+    if !context.book.still_says(&hello.from.host, &peer) {
+        return Ok(End::OtherRecord);
+    }
     let mut says = conversation.says();
     let now = *says.borrow_and_update();
     let Some(now) = now else {

@@ -367,7 +367,26 @@ async fn a_target_that_asks_before_the_source_knows_of_the_migration_waits_a_mom
     assert_eq!(source.hears().await.2, target_says(1));
 }
 
-/// The same with one that takes longer than a source waits.
+/// What it has said may not be so any more.
+#[tokio::test]
+async fn who_has_gone_while_it_waited_is_not_heard() {
+    let (mut source, target) = (Agent::new("here"), Agent::new("there"));
+    source.knows(&target);
+    source.start();
+    let mut gone = target.reaches(&source).await;
+    gone.say(&target.hello("here", "u", target_says(1))).await;
+    drop(gone);
+    let mut raw = target.reaches(&source).await;
+    raw.say(&target.hello("here", "u", target_says(2))).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    source.wants("there", "u", source_says(false));
+    raw.is_welcome().await;
+    assert_eq!(source.hears().await.2, target_says(2));
+    raw.say(&Message::Says(target_says(3))).await;
+    assert_eq!(source.hears().await.2, target_says(3));
+}
+
+/// When it takes longer than a source waits.
 #[tokio::test]
 async fn a_target_asks_again() {
     let (mut source, mut target) = pair();
