@@ -1,13 +1,14 @@
 //! `cutover cleanup`: removes everything that the agent left in the kernel and on disk.
 //!
 //! Only without a running agent: one that has the run directory, the pins, or our routes in this network namespace. What is ours is told by the same code that the agent itself uses: pins under the pin
-//! path, routes by protocol *and* interface, permanent neighbours on workload interfaces, files by name. Sysctls of the host
+//! path, routes by protocol *and* interface, the tunnel's device by its kind and its routes and rules by protocol *and* table, permanent neighbours on workload interfaces, files by name. Sysctls of the host
 //! are set back to what the agent noted before it changed them; those of taps go with the taps.
 
 use super::check_config::certain;
 use super::{ConfigFile, Failure, print};
 use cutover_daemon::agent::monitor_settings;
 use cutover_daemon::applier::pace::{PORTION, Pace};
+use cutover_daemon::applier::tunnels;
 use cutover_daemon::bpf::{self, CleanupError, OpenError};
 use cutover_daemon::netlink::{
     Family, Neighbour, NeighbourChange, Owner, PreparedBatch, RouteChange, RouteSocket, listeners, neighbour,
@@ -54,6 +55,8 @@ pub fn run(arguments: &CleanupArguments) -> Result<(), Failure> {
     // Looking is harmless while an agent runs.
     let lock = if arguments.dry_run { None } else { lock(&settings)? };
     let mut removed = bpf::cleanup(&settings.cutover_pin_path, arguments.dry_run).map_err(refused)?;
+    let of_tunnel = tunnels::cleanup(tunnels::Settings::from(&settings), arguments.dry_run);
+    removed.extend(of_tunnel.map_err(|error| Failure::other(format!("{error}; run cleanup again")))?);
     removed.extend(clean_network(&settings, arguments.dry_run)?);
     // ORDER: before the files, one of which says what they were.
     let set_back = set_back_sysctls(&settings.cutover_run_dir, arguments.dry_run)?;

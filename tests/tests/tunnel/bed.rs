@@ -198,11 +198,11 @@ pub(crate) struct Bed {
     pub(crate) source: Site,
     pub(crate) target: Site,
     pub(crate) client: Site,
-    pub(crate) router: Host,
+    _router: Host,
     pub(crate) tap: Option<Tap>,
     pub(crate) guest: OpenTap,
     // Last, because it looks for what is left.
-    pub(crate) lab: Lab,
+    _lab: Lab,
 }
 
 impl Bed {
@@ -230,7 +230,7 @@ impl Bed {
         }
         let tap = target.host.plug(TAP, TAP_MAC);
         let guest = tap.open();
-        let bed = Self { source, target, client, router, tap: Some(tap), guest, lab };
+        let bed = Self { source, target, client, _router: router, tap: Some(tap), guest, lab };
         bed.meet(&bed.target, TAP);
         bed
     }

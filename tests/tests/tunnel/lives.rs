@@ -1,6 +1,7 @@
 //! Appliers come and go, others interfere, and packets go on.
 
 use crate::bed::*;
+use cutover_daemon::applier::tunnels::{Settings, cleanup};
 use cutover_engine::Wanted;
 use cutover_tests::wait;
 
@@ -112,4 +113,30 @@ fn a_device_of_somebody_else_is_not_touched() {
     source.wait_started();
     source.want(&Wanted::default());
     wait::until(wait::SOON, "nothing is left", || bed.source.traces().is_empty());
+}
+
+#[test]
+fn cleanup_takes_everything_away_and_says_what() {
+    let bed = Bed::new();
+    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
+    target.want(&bed.reception(true));
+    target.wait_ready(true);
+    source.want(&bed.forward(true, true));
+    source.wait_started();
+    drop((source, target));
+    let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL, local: None };
+    let foreign = "7179: 10.65.0.77 dev up0 scope link";
+    bed.source.namespace().ip("route add 10.65.0.77 dev up0 table 7179");
+    for (site, lines, left) in [(&bed.source, 5, &[foreign][..]), (&bed.target, 7, &[])] {
+        let before = site.traces();
+        let clean = |dry_run| site.namespace().run(|| cleanup(settings, dry_run).unwrap());
+        let listed = clean(true);
+        assert_eq!(site.traces(), before, "listing removes nothing");
+        assert_eq!(listed.len(), lines, "{listed:#?}");
+        assert!(listed.contains(&"device cutover0".to_owned()), "{listed:#?}");
+        assert_eq!(clean(false), listed);
+        assert_eq!(site.traces(), left);
+        assert_eq!(clean(false), Vec::<String>::new());
+    }
+    bed.expect_lost("after the cleanup");
 }

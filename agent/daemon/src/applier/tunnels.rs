@@ -9,10 +9,13 @@
 //! removes it. In between it is known from what the kernel confirmed.
 
 mod error;
+mod leftovers;
 mod plan;
 mod plane;
 mod report;
 
+pub use error::TunnelError;
+pub use leftovers::cleanup;
 pub use report::{ForwardState, ReceptionState, TunnelReport, Tunnels};
 
 use super::{WantedReceiver, is_gone};
@@ -27,7 +30,6 @@ use cutover_common::tunnel::{Address, Traffic};
 use cutover_engine::shared::SharedMap;
 use cutover_engine::wanted::{WantedForward, WantedReception};
 use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
-use error::TunnelError;
 use ipnet::IpNet;
 use plan::{Forwards, Policy, Receptions, Target};
 use plane::{Found, Plane};
@@ -58,6 +60,17 @@ pub struct Settings {
     pub port: u16,
     /// Protocol of our routes and rules (`DeviceRouteProtocol`).
     pub protocol: u8,
+}
+
+impl From<&crate::settings::Settings> for Settings {
+    fn from(settings: &crate::settings::Settings) -> Self {
+        Self {
+            table: settings.cutover_forward_table,
+            port: settings.cutover_tunnel_port,
+            protocol: settings.device_route_protocol,
+            local: settings.cutover_peer_address,
+        }
+    }
 }
 
 /// What the kernel holds, as far as is known.
@@ -215,24 +228,34 @@ impl TunnelApplier {
 
     fn prepare(&mut self) -> Result<(), TunnelError> {
         self.measure();
-        // ORDER: what comes out of the tunnel has its routes before anything comes, and the maps are full before programs read them.
-        self.change_policy()?;
-        if self.written != self.target.entries {
-            let result = self.plane.write(&self.target.entries);
-            self.written =
-                if result.is_ok() { self.target.entries.clone() } else { TunnelEntries::default() };
-            result?;
+        // ORDER: what comes out of the tunnel has its routes before anything comes, and the maps are full before programs read them. What is
+        // refused here is refused once more below; it keeps nobody else waiting.
+        let _: Result<(), TunnelError> = self.change_policy();
+        let written = self.write();
+        let built = if written.is_ok() { self.build() } else { Ok(()) };
+        let changed = self.change_policy();
+        written.and(built).and(changed)
+    }
+
+    fn write(&mut self) -> Result<(), TunnelError> {
+        if self.written == self.target.entries {
+            return Ok(());
         }
-        match self.observed.as_ref().map(|observed| observed.device) {
-            Some(Found { ifindex: Some(ifindex), is_ready: true }) => self.plane.settle(ifindex)?,
+        let result = self.plane.write(&self.target.entries);
+        self.written = if result.is_ok() { self.target.entries.clone() } else { TunnelEntries::default() };
+        result
+    }
+
+    fn build(&mut self) -> Result<(), TunnelError> {
+        let Some(observed) = &mut self.observed else { return Ok(()) };
+        match observed.device {
+            Found { ifindex: Some(ifindex), is_ready: true } => self.plane.settle(ifindex),
             _ => {
-                let ifindex = self.plane.build()?;
-                if let Some(observed) = &mut self.observed {
-                    observed.device = Found { ifindex: Some(ifindex), is_ready: true };
-                }
+                let ifindex = Some(self.plane.build()?);
+                observed.device = Found { ifindex, is_ready: true };
+                Ok(())
             }
         }
-        self.change_policy()
     }
 
     /// KERNEL (6.18; ip6_fragment): what a device of VXLAN sends over IPv6 is not fragmented if it was forwarded, so it has to fit. Whoever
@@ -414,20 +437,9 @@ fn is_moot(change: &PolicyChange) -> bool {
 
 fn describe(change: &PolicyChange) -> String {
     match change {
-        PolicyChange::AddRoute(route) => {
-            format!("add the route to {} in table {}", route.destination, route.table)
-        }
-        PolicyChange::RemoveRoute(route) => {
-            format!("remove the route to {} from table {}", route.destination, route.table)
-        }
-        PolicyChange::AddRule(rule) => {
-            format!("add the {:?} rule with priority {} to table {}", rule.family, rule.priority, rule.table)
-        }
-        PolicyChange::RemoveRule(rule) => {
-            format!(
-                "remove the {:?} rule with priority {} to table {}",
-                rule.family, rule.priority, rule.table
-            )
-        }
+        PolicyChange::AddRoute(route) => format!("add the route {route}"),
+        PolicyChange::RemoveRoute(route) => format!("remove the route {route}"),
+        PolicyChange::AddRule(rule) => format!("add the rule {rule}"),
+        PolicyChange::RemoveRule(rule) => format!("remove the rule {rule}"),
     }
 }

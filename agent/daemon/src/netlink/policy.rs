@@ -16,6 +16,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -69,6 +70,26 @@ pub struct Rule {
     pub from: Option<&'static str>,
     /// As of a route.
     pub protocol: u8,
+}
+
+impl fmt::Display for SideRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { destination, table, .. } = self;
+        match self.way {
+            Way::Interface(ifindex) => write!(f, "{destination} dev #{ifindex} table {table}"),
+            Way::Nowhere => write!(f, "blackhole {destination} table {table}"),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            Family::Ipv4 => "IPv4",
+            Family::Ipv6 => "IPv6",
+        };
+        write!(f, "{family} priority {} table {}", self.priority, self.table)
+    }
 }
 
 /// One change.

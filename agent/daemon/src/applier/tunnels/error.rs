@@ -8,7 +8,7 @@ use std::io;
 
 /// The tunnel is not as wanted.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TunnelError {
+pub enum TunnelError {
     /// Somebody else has the name.
     #[error(
         "there is a device {DEVICE_TUNNEL} that is not the agent's (VXLAN, external, GPE); remove it or give it another name"
