@@ -230,7 +230,7 @@ impl Bed {
         }
         let tap = target.host.plug(TAP, TAP_MAC);
         let guest = tap.open();
-        let bed = Self { source, target, client, _router: router, tap: Some(tap), guest, lab };
+        let bed = Self { source, target, client, _router: router, tap: Some(tap), guest, _lab: lab };
         bed.meet(&bed.target, TAP);
         bed
     }
