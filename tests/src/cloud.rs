@@ -135,7 +135,10 @@ impl Cloud {
         // The agents do not look at it.
         let directory = cloud.lab.directory();
         for compute in &mut cloud.hosts {
+            let address = compute.host.ipv4();
             compute.start_agent(&cloud.lab, &directory, |agent| {
+                // Every host of the lab reaches etcd at an address of its own, which says nothing of the underlay.
+                agent.set("CutoverPeerAddress", address);
                 agent.set("DatastoreType", "etcdv3");
                 agent.set("EtcdEndpoints", etcd.endpoints());
                 agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);

@@ -2,6 +2,7 @@
 //! a [`Scene`] with their agents, a third host, and what is in the middle. For both families. Each host has BIRD or FRR,
 //! as the caller says. Judges nothing.
 
+mod hitless;
 mod in_place;
 mod middle;
 mod round_trip;
@@ -184,16 +185,37 @@ impl Fabric {
     #[must_use]
     #[track_caller]
     pub fn with(daemons: impl Into<Daemons>, shape: Shape, configure: impl Fn(&mut Agent)) -> Self {
-        let daemons = daemons.into();
+        Self::with_hosts(daemons.into(), shape, |agent, _| configure(agent))
+    }
+
+    /// As [`Self::with`], and the agents of source and target talk to each other.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[must_use]
+    #[track_caller]
+    pub fn peered(daemons: impl Into<Daemons>, shape: Shape, configure: impl Fn(&mut Agent)) -> Self {
+        Self::with_hosts(daemons.into(), shape, |agent, host| {
+            let number = if host.name() == scene::SOURCE { 1 } else { 2 };
+            agent.set_peering(match shape {
+                Shape::Tor => wiring::host_address(number, true),
+                Shape::Mesh | Shape::Reflector => host.ipv4().into(),
+            });
+            configure(agent);
+        })
+    }
+
+    #[track_caller]
+    fn with_hosts(daemons: Daemons, shape: Shape, configure: impl Fn(&mut Agent, &Host)) -> Self {
         let priorities = daemons.priorities();
-        let scene = Scene::with(|agent| {
+        let scene = Scene::with_hosts(|agent, host| {
             agent.set("CutoverEndpointGrace", GRACE_S);
             agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
             for family in ["IPv4", "IPv6"] {
                 agent.set(&format!("{family}NormalRoutePriority"), priorities.normal);
                 agent.set(&format!("{family}ElevatedRoutePriority"), priorities.elevated);
             }
-            configure(agent);
+            configure(agent, host);
         });
         let third = scene.lab.host("compute3");
         let middle = (shape != Shape::Mesh).then(|| scene.lab.host("middle"));

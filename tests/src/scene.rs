@@ -229,7 +229,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn with_hosts(configure: impl Fn(&mut Agent, &Host)) -> Self {
+    pub(crate) fn with_hosts(configure: impl Fn(&mut Agent, &Host)) -> Self {
         let lab = Lab::new();
         let directory = lab.directory();
         let port = Port::new(1);

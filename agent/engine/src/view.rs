@@ -3,6 +3,7 @@
 use crate::machine::{Machine, Phases, State, Unresolved, kind_name};
 use crate::model::EndpointKey;
 use crate::roles::Role;
+use crate::time::BootTime;
 use cutover_common::MacAddr;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -85,6 +86,9 @@ pub struct ForwardView {
     pub is_announced: bool,
     /// Packets are forwarded.
     pub is_active: bool,
+    /// Since when they have been, CLOCK_BOOTTIME in nanoseconds.
+    #[serde(default)]
+    pub started_at: Option<BootTime>,
     /// For how long they have been.
     pub since_ms: Option<u64>,
     /// How many, in the life of the agent.

@@ -2,6 +2,7 @@
 //! agents, and every router's kernel and table. docs/bgp-bird.md states what is asserted here.
 
 mod accepted;
+mod hitless;
 mod judging;
 mod many;
 mod mesh;

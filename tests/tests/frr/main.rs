@@ -6,6 +6,7 @@ mod agents;
 mod by_hand;
 mod carrier;
 mod ebgp;
+mod hitless;
 mod ibgp;
 mod mesh;
 mod mixed;

@@ -124,7 +124,7 @@ fn cleanup_takes_everything_away_and_says_what() {
     source.want(&bed.forward(true, true));
     source.wait_started();
     drop((source, target));
-    let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL, local: None };
+    let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL };
     let foreign = "7179: 10.65.0.77 dev up0 scope link";
     bed.source.namespace().ip("route add 10.65.0.77 dev up0 table 7179");
     for (site, lines, left) in [(&bed.source, 5, &[foreign][..]), (&bed.target, 7, &[])] {

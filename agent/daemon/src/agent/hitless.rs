@@ -4,7 +4,7 @@
 use super::parts::Parts;
 use super::start::RunError;
 use crate::applier::WantedReceiver;
-use crate::applier::tunnels::{self, TunnelApplier, TunnelReport};
+use crate::applier::tunnels::{TunnelApplier, TunnelReport};
 use crate::control::TunnelStatus;
 use crate::datastore::etcd::Cluster;
 use crate::logging::one_line;
@@ -41,12 +41,7 @@ impl Hitless {
         };
         let (peers, talk) = peers::peers(options, wanted(), facts.clone());
         parts.start("the conversations with other hosts' agents", talk);
-        let tunnel = tunnels::Settings {
-            table: settings.cutover_forward_table,
-            port: settings.cutover_tunnel_port,
-            protocol: settings.device_route_protocol,
-        };
-        let applier = TunnelApplier::open(tunnel, peers.own_address(), facts.clone())?;
+        let applier = TunnelApplier::open(settings.into(), peers.own_address(), facts.clone())?;
         let tunnels = Some(applier.report());
         let run = applier.run(wanted());
         parts

@@ -68,7 +68,6 @@ impl From<&crate::settings::Settings> for Settings {
             table: settings.cutover_forward_table,
             port: settings.cutover_tunnel_port,
             protocol: settings.device_route_protocol,
-            local: settings.cutover_peer_address,
         }
     }
 }

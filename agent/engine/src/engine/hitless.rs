@@ -177,6 +177,7 @@ impl Engine {
             is_announced: departure.is_announced,
             is_active: self.wanted.forwards.get(key).is_some_and(|forward| forward.is_active),
             packets: 0,
+            started_at: departure.started_at,
             since_ms: departure.started_at.map(|at| milliseconds(now.since(at))),
             ends_in_ms: departure.ends_at.map(|at| milliseconds(at.since(now))),
         };

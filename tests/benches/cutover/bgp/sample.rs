@@ -20,6 +20,8 @@ pub(super) struct Sample {
     pub(super) to_target: Duration,
     pub(super) to_last_hop: Duration,
     pub(super) to_packet: Duration,
+    /// Until the source forwards, if it does.
+    pub(super) to_forward: Option<Duration>,
     /// Datagrams sent after the announcement and before the last hop's route.
     pub(super) between: usize,
     /// Datagrams sent after the announcement that never came out on the target's tap.
@@ -30,11 +32,16 @@ pub(super) struct Sample {
 
 impl Sample {
     /// `None` when the stream has nothing to say: no datagram of a family arrived.
-    pub(super) fn of(announced_at: BootTime, followed: &[Followed], datagrams: &[Datagram]) -> Option<Self> {
+    pub(super) fn of(
+        (announced_at, forwarded_at): (BootTime, Option<BootTime>),
+        followed: &[Followed],
+        datagrams: &[Datagram],
+    ) -> Option<Self> {
         let mut sample = Self {
             to_target: Duration::ZERO,
             to_last_hop: Duration::ZERO,
             to_packet: Duration::ZERO,
+            to_forward: forwarded_at.map(|at| at.since(announced_at)),
             between: 0,
             lost: 0,
             lost_late: 0,

@@ -6,13 +6,15 @@ use super::stream::Stream;
 use anyhow::{Context as _, Result, ensure};
 use cutover_daemon::clock;
 use cutover_engine::BootTime;
+use cutover_tests::agent::Agent;
 use cutover_tests::driver::{Driver, Pace};
-use cutover_tests::fabric::{Daemon, Fabric, Leads, Place, Shape, Who, leads};
+use cutover_tests::fabric::{Daemon, Fabric, Leads, Place, Who, leads};
 use cutover_tests::namespace::Namespace;
 use cutover_tests::route_history::History;
 use cutover_tests::scene::{SOURCE, TARGET};
 use cutover_tests::{OpenTap, frames, wait};
 use ipnet::IpNet;
+use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -32,10 +34,15 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(case: Case) -> Result<Self> {
-        let mut fabric = Fabric::with(case.daemon, case.shape, |agent| {
+        let configure = |agent: &mut Agent| {
             agent.set("CutoverEndpointGrace", 0);
             agent.set("LiveMigrationRouteConvergenceTime", 0);
-        });
+        };
+        let mut fabric = if case.forwards {
+            Fabric::peered(case.daemon, case.shape, configure)
+        } else {
+            Fabric::with(case.daemon, case.shape, configure)
+        };
         // The guest has left the source; its announcement is all that there is of it.
         let at_source = fabric.scene.vm.pause().context("the guest did not run on the source")?;
         let at_target = fabric.scene.target.tap().open();
@@ -48,6 +55,14 @@ impl Stage {
         let port = self.fabric.port();
         let _uid = self.driver.start(SOURCE, TARGET);
         self.fabric.scene.target.wait_armed(port);
+        if self.case.forwards {
+            let is_ready = || self.forward()["is_ready"] == true;
+            ensure!(
+                wait::holds_within(wait::SOON, is_ready),
+                "the source cannot forward: {:#}",
+                self.forward()
+            );
+        }
         sleep(self.settling());
         ensure!(self.fabric.is_at(Place::Source), "somebody sent to the target before the announcement");
 
@@ -69,6 +84,8 @@ impl Stage {
         self.fabric.wait_at(Place::Target);
         sleep(STREAMING);
         let datagrams = stream.finish();
+        let forwarded_at = self.forward()["started_at"].as_u64().map(BootTime);
+        ensure!(forwarded_at.is_some() == self.case.forwards, "the source forwards: {:#}", self.forward());
 
         let (of_target, of_last_hop) = (target.watch.since(of_target), last_hop.watch.since(of_last_hop));
         let elevated = self.fabric.priorities.elevated;
@@ -87,7 +104,8 @@ impl Stage {
         self.driver.withdraw(TARGET);
         self.driver.unbind(TARGET);
         self.fabric.wait_at(Place::Source);
-        Sample::of(announced_at, &followed, &datagrams).context("a family's stream never arrived")
+        Sample::of((announced_at, forwarded_at), &followed, &datagrams)
+            .context("a family's stream never arrived")
     }
 
     /// When the best route to `to` first led to the target.
@@ -98,12 +116,14 @@ impl Stage {
         moments.iter().find(|moment| is_there(leads(&moment.routes))).and_then(|moment| moment.since)
     }
 
+    /// What the source's agent says of what it forwards.
+    fn forward(&self) -> Value {
+        self.fabric.scene.source.agent.status()["forwards"][0].clone()
+    }
+
     /// Where the stream comes from.
     fn client(&self) -> &Namespace {
-        match (self.case.shape, &self.fabric.behind) {
-            (Shape::Tor, Some(behind)) => behind.namespace(),
-            _ => self.fabric.router(Who::Third).host.namespace(),
-        }
+        self.fabric.client()
     }
 
     /// How long nothing changes before an announcement: longer than acknowledgements and updates are held back.

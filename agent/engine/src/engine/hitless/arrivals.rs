@@ -101,8 +101,9 @@ impl Engine {
             (Some(Course::Open { uid, from, is_here }), Some(arrival))
                 if arrival.from == from && arrival.ends_at.is_none() =>
             {
-                if arrival.uid != uid || arrival.is_announced != is_here {
-                    (arrival.uid, arrival.is_announced) = (uid, is_here);
+                let is_news = arrival.uid != uid || arrival.is_announced != is_here;
+                (arrival.uid, arrival.is_announced) = (uid, is_here);
+                if is_news {
                     self.locals.memory_changed();
                 }
             }
