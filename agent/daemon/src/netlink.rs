@@ -19,6 +19,7 @@ mod mirror;
 pub mod monitor;
 pub mod neighbour;
 pub mod policy;
+pub(crate) mod queue;
 pub mod route;
 pub mod snapshot;
 pub mod socket;

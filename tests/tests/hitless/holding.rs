@@ -6,6 +6,19 @@ use cutover_tests::scene::{SOURCE, TARGET};
 use cutover_tests::{frames, wait};
 use std::time::Duration;
 
+/// How long the virtual machine runs nowhere: 1,400 datagrams.
+const AWAY: Duration = Duration::from_millis(700);
+
+/// Of the target's tap.
+fn queue_length(bed: &Bed) -> u32 {
+    let interface = bed.scene.port.interface.as_str();
+    let mut command = bed.scene.target.host.namespace().command("ip");
+    let output = command.args(["link", "show", interface]).output().expect("ip");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let mut words = text.split_whitespace().skip_while(|word| *word != "qlen");
+    words.nth(1).expect("a length").parse().expect("a number")
+}
+
 #[test]
 fn a_virtual_machine_that_stops_finds_everything_when_it_runs_again() {
     let mut bed = Bed::new();
@@ -18,18 +31,20 @@ fn a_virtual_machine_that_stops_finds_everything_when_it_runs_again() {
     // What was in the queue of the source's tap is taken before it stops, as by a guest that is not behind.
     std::thread::sleep(Duration::from_millis(20));
     drop(bed.scene.vm.pause());
-    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(queue_length(&bed), 10_000);
+    // More than the queue of a tap holds by itself.
+    std::thread::sleep(AWAY);
     at_target.send(&frames::rarp(bed.scene.port.mac));
     bed.scene.vm.resume(at_target);
     let resumed_at = clock::now();
     wait::until(wait::SOON, "everything is answered", || {
-        streams.iter().all(|stream| stream.answered() > 300)
+        streams.iter().all(|stream| stream.answered() > 1_000)
     });
     for stream in streams {
         let record = stream.finish();
         assert_eq!(record.lost().count(), 0, "of {} datagrams", record.sent());
         assert!(record.is_in_order());
-        assert!(record.longest_silence() >= Duration::from_millis(200), "it was away");
+        assert!(record.longest_silence() >= AWAY, "it was away");
         assert!(record.first_answer_since(resumed_at).is_some());
     }
     bed.succeed();
@@ -38,6 +53,7 @@ fn a_virtual_machine_that_stops_finds_everything_when_it_runs_again() {
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
         bed.wait_gone(host);
     }
+    assert_eq!(queue_length(&bed), 1_000);
 }
 
 #[test]

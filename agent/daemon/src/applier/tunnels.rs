@@ -12,6 +12,7 @@ mod error;
 mod leftovers;
 mod plan;
 mod plane;
+mod queues;
 mod report;
 
 pub use error::TunnelError;
@@ -33,6 +34,7 @@ use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
 use ipnet::IpNet;
 use plan::{Forwards, Policy, Receptions, Target};
 use plane::{Found, Plane};
+use queues::Queues;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -101,6 +103,7 @@ pub struct TunnelApplier {
     started: BTreeSet<(Arc<EndpointKey>, u32)>,
     /// Receptions that were reported as ready.
     ready: BTreeMap<Arc<EndpointKey>, u32>,
+    queues: Queues,
     back_off: BackOff,
     /// What the log has said last.
     said: Option<String>,
@@ -129,6 +132,7 @@ impl TunnelApplier {
             mtus: BTreeMap::new(),
             started: BTreeSet::new(),
             ready: BTreeMap::new(),
+            queues: Queues::default(),
             back_off: BackOff::new(),
             said: None,
         })
@@ -185,6 +189,7 @@ impl TunnelApplier {
     fn apply(&mut self) -> Option<BootTime> {
         // ORDER: what was made ready takes effect before anything else, and so does what is to stop.
         let first = if self.observed.is_some() { self.change_policy() } else { Ok(()) };
+        self.queues.keep(&queues::Kernel, &self.receptions);
         self.tell();
         let result = first.and(self.bring_about());
         self.tell();
