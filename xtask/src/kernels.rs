@@ -24,8 +24,9 @@ struct Part {
 /// What every guest runs, in this order.
 ///
 /// LIMIT: both kernels of `cargo xtask test` together take a few minutes on two processors.
-const PLAN: [Part; 2] = [
+const PLAN: [Part; 3] = [
     Part { program: "bpf_kernel", arguments: &["--test-threads=2"] },
+    Part { program: "tunnel", arguments: &["--test-threads=2"] },
     Part { program: "scenarios", arguments: &["--test-threads=2", "kernels::"] },
 ];
 

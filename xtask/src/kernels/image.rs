@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Everything that the tests and the agent ask of a kernel and that Debian has as a module.
-const MODULES: [&str; 7] = ["tun", "veth", "bridge", "dummy", "cls_bpf", "cls_u32", "sch_ingress"];
+const MODULES: [&str; 8] = ["tun", "veth", "bridge", "dummy", "cls_bpf", "cls_u32", "sch_ingress", "vxlan"];
 
 /// Programs that tests run, in the versions of this machine.
 const PROGRAMS: [&str; 3] = ["ip", "tc", "bpftool"];
