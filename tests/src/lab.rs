@@ -40,7 +40,7 @@ impl Lab {
         let bridge = Namespace::create(&format!("{prefix}bridge"));
         bridge.ip("link add br0 type bridge\nlink set br0 up");
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary folder");
-        fs::create_dir(folder.path().join("peers")).expect("space on the disk");
+        fs::create_dir(folder.path().join("peer-records")).expect("space on the disk");
         Self { prefix, folder: Some(folder), bridge: Some(bridge), hosts: AtomicU32::new(0) }
     }
 
@@ -71,7 +71,7 @@ impl Lab {
     /// Where agents find each other's addresses and keys if they are told to.
     #[must_use]
     pub fn peers(&self) -> PathBuf {
-        self.folder().join("peers")
+        self.folder().join("peer-records")
     }
 
     /// A host with an uplink on the lab's bridge.
