@@ -33,6 +33,7 @@ use crate::run_dir::RunDir;
 use crate::settings::{self, FelixConfiguration, Loaded, Settings, Sources, Told};
 use crate::state_file::StateFile;
 use beside::Beside;
+use cutover_engine::memory::Departure;
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use hitless::Hitless;
@@ -231,7 +232,10 @@ impl Agent {
                 Vec::new()
             }
             control::Request::Stopped { which, is_stopped, reply } => {
-                let departing = self.engine.departing().filter(|departure| which.is(&departure.endpoint));
+                // What is over can be called off, and not be begun.
+                let is_meant =
+                    |it: &&Departure| which.is(&it.endpoint) && (!is_stopped || it.ends_at.is_none());
+                let departing = self.engine.departing().filter(is_meant);
                 let (departed, facts) = departing
                     .map(|departure| {
                         let departed = Departed {

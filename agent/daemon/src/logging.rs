@@ -122,6 +122,10 @@ pub fn log_notice(notice: &Notice) {
             wep = %endpoint, %to, migrationUid = %uid, held = *is_held,
             "Forwarding what still comes for a virtual machine to where it goes"
         ),
+        Notice::HoldGivenUp { endpoint, uid } => warn!(
+            wep = %endpoint, migrationUid = %uid,
+            "The virtual machine was said to have stopped, and announces itself nowhere: it is taken to run here"
+        ),
         Notice::ForwardEnded { endpoint, uid } => {
             info!(wep = %endpoint, migrationUid = %uid, "Forwarding nothing any more");
         }

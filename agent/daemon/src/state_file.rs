@@ -222,8 +222,10 @@ mod tests {
             prefixes: ["10.0.0.1/32".parse().unwrap()].into(),
             tunnel: Some(Tunnel { id: 77, peer: "192.0.2.7".parse().unwrap() }),
             is_ready: true,
+            is_unready_since: Some(BootTime(8)),
             is_announced: true,
-            is_stopped: true,
+            stopped_at: Some(BootTime(7)),
+            has_resumed: true,
             started_at: Some(BootTime(6)),
             ends_at: None,
         };

@@ -145,7 +145,11 @@ impl Engine {
             Fact::LinkRemoved { ifindex } => self.link_removed(now, ifindex),
             Fact::PolicyChanged(policy) => {
                 let is_asked = policy.ready_command == self.policy.ready_command;
+                let is_new = policy.forwards && !self.policy.forwards;
                 self.policy = *policy;
+                if is_new {
+                    self.remember_departures(now);
+                }
                 if !is_asked {
                     self.forget_answers();
                 }
@@ -178,7 +182,9 @@ impl Engine {
             Fact::ForwardStarted { endpoint, tunnel_id, at } => {
                 self.forward_started(&endpoint, tunnel_id, at)
             }
-            Fact::MachineStopped { endpoint, is_stopped } => self.machine_stopped(&endpoint, is_stopped),
+            Fact::MachineStopped { endpoint, is_stopped } => {
+                self.machine_stopped(now, &endpoint, is_stopped);
+            }
             Fact::LossConfirmed => self.loss_confirmed(now),
             Fact::DatastoreFollowed => self.followed_again(now),
             Fact::TimePassed => {}

@@ -33,6 +33,7 @@ impl Memory {
     /// Endpoints of other hosts that have to be followed from the start.
     pub fn others(&self) -> impl Iterator<Item = &EndpointKey> {
         let sources = self.endpoints.iter().filter_map(|entry| entry.machine.source.as_ref());
+        let sources = sources.chain(self.departures.iter().map(|departure| &departure.to));
         sources.chain(self.aftermaths.iter().flat_map(|aftermath| &aftermath.lives_on))
     }
 }
@@ -95,10 +96,14 @@ pub struct Departure {
     pub tunnel: Option<Tunnel>,
     /// What comes out of the tunnel there reaches the tap.
     pub is_ready: bool,
+    /// Since when the peer has said that it is not, while packets are forwarded.
+    pub is_unready_since: Option<BootTime>,
     /// It has announced itself there.
     pub is_announced: bool,
-    /// It has stopped here.
-    pub is_stopped: bool,
+    /// When it stopped here.
+    pub stopped_at: Option<BootTime>,
+    /// Somebody has said that it goes on here, whatever the peer says.
+    pub has_resumed: bool,
     /// Since when what still comes here is forwarded.
     pub started_at: Option<BootTime>,
     /// When this is over. Not before the migration is.

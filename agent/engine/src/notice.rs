@@ -128,6 +128,13 @@ pub enum Notice {
         /// It has stopped here, and not announced itself there: packets wait in the queue of its tap.
         is_held: bool,
     },
+    /// It has been held long enough that a virtual machine which has stopped announces itself somewhere: it counts as one that runs here.
+    HoldGivenUp {
+        /// The endpoint that it was to leave.
+        endpoint: EndpointKey,
+        /// The migration.
+        uid: String,
+    },
     /// Nothing is forwarded any more.
     ForwardEnded {
         /// The endpoint that it leaves.

@@ -90,7 +90,7 @@ impl Engine {
     /// Brings what is known of virtual machines that leave and arrive up to date. There are few of them, so all are looked at.
     pub(super) fn keep_hitless(&mut self, now: BootTime) {
         if !self.policy.forwards {
-            self.forget_hitless();
+            self.forget_hitless(now);
         }
         self.keep_departures(now);
         self.keep_arrivals(now);
@@ -109,14 +109,23 @@ impl Engine {
         replace(&mut self.wanted.conversations, conversations);
     }
 
-    /// An operator has switched it off.
-    fn forget_hitless(&mut self) {
-        if !self.hitless.departures.is_empty() || !self.hitless.arrivals.is_empty() {
-            for (key, _) in core::mem::take(&mut self.hitless.departures) {
-                self.locals.touch(EndpointKey::clone(&key));
-            }
-            self.hitless.arrivals.clear();
+    /// An operator has switched it off. Who forwards to here is told.
+    fn forget_hitless(&mut self, now: BootTime) {
+        for (key, _) in core::mem::take(&mut self.hitless.departures) {
+            self.locals.touch(EndpointKey::clone(&key));
             self.locals.memory_changed();
+        }
+        for arrival in self.hitless.arrivals.values_mut().filter(|arrival| !arrival.has_failed) {
+            (arrival.has_failed, arrival.ends_at) = (true, Some(now + arrivals::FAREWELL));
+            self.locals.memory_changed();
+        }
+    }
+
+    /// An operator has switched it on: migrations that are under way count as well.
+    pub(super) fn remember_departures(&mut self, now: BootTime) {
+        let migrations: Vec<_> = self.migrations.values().cloned().collect();
+        for migration in migrations {
+            self.departure_begins(now, &migration);
         }
     }
 
@@ -153,13 +162,13 @@ impl Engine {
     /// When something of this happens by itself.
     pub(super) fn hitless_deadline(&self) -> Option<BootTime> {
         let Hitless { departures, arrivals, .. } = &self.hitless;
-        let departures = departures.values().filter_map(|departure| departure.ends_at);
+        let departures = departures.values().filter_map(Departure::deadline);
         departures.chain(arrivals.values().filter_map(|arrival| arrival.ends_at)).min()
     }
 
-    /// Virtual machines whose migration from here is not over.
+    /// Virtual machines that are leaving, or have left a moment ago.
     pub fn departing(&self) -> impl Iterator<Item = &Departure> {
-        self.hitless.departures.values().filter(|departure| departure.ends_at.is_none())
+        self.hitless.departures.values()
     }
 
     /// What `cutover status` shows of what leaves; nobody here counts packets.
@@ -173,7 +182,7 @@ impl Engine {
             peer: departure.tunnel.map(|tunnel| tunnel.peer),
             prefixes: departure.prefixes.iter().map(ToString::to_string).collect(),
             is_ready: departure.is_ready,
-            is_stopped: departure.is_stopped,
+            is_stopped: departure.stopped_at.is_some(),
             is_announced: departure.is_announced,
             is_active: self.wanted.forwards.get(key).is_some_and(|forward| forward.is_active),
             packets: 0,
@@ -203,9 +212,16 @@ impl Engine {
     }
 }
 
-/// The prefixes that are routed at all.
-fn routed<'a>(policy: &'a Policy, prefixes: &'a BTreeSet<IpNet>) -> impl Iterator<Item = IpNet> + 'a {
-    prefixes.iter().map(IpNet::trunc).filter(|prefix| policy.ipv6_support || prefix.addr().is_ipv4())
+/// The addresses that are routed at all. Their table comes before all others: so no network, in which there may be others, and not
+/// the host to which they are sent.
+fn routed<'a>(
+    policy: &'a Policy,
+    prefixes: &'a BTreeSet<IpNet>,
+    peer: IpAddr,
+) -> impl Iterator<Item = IpNet> + 'a {
+    let is_host = |prefix: &IpNet| prefix.prefix_len() == prefix.max_prefix_len();
+    let is_routed = |prefix: &IpNet| policy.ipv6_support || prefix.addr().is_ipv4();
+    prefixes.iter().copied().filter(is_host).filter(is_routed).filter(move |prefix| prefix.addr() != peer)
 }
 
 /// Changes only what differs, so that the rest stays shared.

@@ -131,6 +131,8 @@ impl Engine {
                 let is_open = machine.unresolved.is_some();
                 let mut watch = wants::watch(&self.policy, endpoint, arming, is_open);
                 watch.routes.retain(|route| is_granted(route) && !taken.contains(&route.destination));
+                // What the last life forwarded, it may forward still.
+                watch.ends_forwarding = self.hitless.departures.contains_key(key);
                 wanted.watches.insert(ifindex, watch);
             }
             if !self.links[&ifindex].admin_up

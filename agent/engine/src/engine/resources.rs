@@ -140,10 +140,16 @@ impl Engine {
         self.notices.push(Notice::MigrationWritten { name: name.clone(), migration: migration.clone() });
         self.touch_ports(&migration);
         self.call_off(&migration);
+        self.departure_goes_on(&migration);
         self.departure_begins(now, &migration);
+        let uid = migration.uid.clone();
         let mut concerned = self.concerned(&migration);
         if let Some(before) = self.migrations.insert(name, migration) {
             self.touch_ports(&before);
+            if before.uid != uid {
+                // Written in place of another one, of which nothing is left.
+                self.departure_ends(now, &before);
+            }
             concerned.extend(self.concerned(&before));
         }
         self.assign_roles(now, concerned);
@@ -235,7 +241,7 @@ impl Engine {
     }
 
     /// Whether a migration is heading for an endpoint, wherever it is.
-    fn is_target(&self, key: &EndpointKey) -> bool {
+    pub(super) fn is_target(&self, key: &EndpointKey) -> bool {
         let endpoint = |target: &Option<MigrationTarget>| matches!(target, Some(MigrationTarget::Endpoint(target)) if target == key);
         self.migrations.values().any(|migration| endpoint(&migration.target))
     }

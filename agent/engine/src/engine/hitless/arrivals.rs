@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// How long the peer is told that a migration has failed.
 ///
 /// LIMIT: a peer that does not hear it by then is away, and sees the end of the migration in the datastore.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What becomes of an arrival.
 enum Course {
@@ -83,10 +83,8 @@ impl Engine {
     }
 
     pub(super) fn keep_arrivals(&mut self, now: BootTime) {
-        if !self.policy.forwards {
-            return;
-        }
         let active = self.locals.active().filter(|(_, local)| local.machine.state != State::Base);
+        let active = active.filter(|_| self.policy.forwards);
         let mut keys: BTreeSet<Arc<EndpointKey>> = active.map(|(key, _)| Arc::clone(key)).collect();
         keys.extend(self.hitless.arrivals.keys().cloned());
         for key in keys {
@@ -95,6 +93,9 @@ impl Engine {
     }
 
     fn keep_arrival(&mut self, now: BootTime, key: &Arc<EndpointKey>) {
+        if !self.policy.forwards {
+            return self.expire_arrival(now, key);
+        }
         let course = self.course(key);
         let arrival = self.hitless.arrivals.get_mut(key);
         match (course, arrival) {
@@ -190,7 +191,7 @@ impl Engine {
         }
         let is_free =
             |prefix: &ipnet::IpNet| self.prefixes.winner(prefix).is_none_or(|winner| *winner >= rank);
-        let prefixes = routed(&self.policy, &endpoint.prefixes).filter(is_free).collect();
+        let prefixes = routed(&self.policy, &endpoint.prefixes, peer).filter(is_free).collect();
         let tunnel = Tunnel { id: arrival.tunnel_id, peer };
         Some(WantedReception { tunnel, interface: endpoint.interface.clone(), ifindex, prefixes })
     }

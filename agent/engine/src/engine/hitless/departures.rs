@@ -10,12 +10,39 @@ use crate::notice::Notice;
 use crate::time::BootTime;
 use crate::wanted::{Tunnel, WantedForward};
 use core::net::IpAddr;
+use core::time::Duration;
 use std::sync::Arc;
 
+/// How long a target that says that it is not ready any more is taken to be so all the same.
+///
+/// LIMIT: an agent that is started anew is ready again within a second or two.
+const UNREADY: Duration = Duration::from_secs(5);
+
+/// How long packets are held for a virtual machine that has stopped and announces itself nowhere.
+///
+/// LIMIT: no downtime is as long; somebody who said that it has stopped and never that it goes on cuts it off for this long.
+const HOLD: Duration = Duration::from_secs(60);
+
 impl Departure {
+    /// When it counts as one that has not stopped.
+    fn hold_ends(&self) -> Option<BootTime> {
+        self.stopped_at.filter(|_| !self.is_announced).map(|at| at + HOLD)
+    }
+
+    /// When something happens by itself.
+    pub(super) fn deadline(&self) -> Option<BootTime> {
+        let is_ready_until = self.is_unready_since.map(|since| since + UNREADY);
+        self.ends_at.into_iter().chain(is_ready_until).chain(self.hold_ends()).min()
+    }
+
     /// What is said of it where the virtual machine goes.
     pub(super) const fn says(&self) -> SourceSays {
-        SourceSays { is_stopped: self.is_stopped, is_forwarding: self.started_at.is_some() }
+        SourceSays { is_stopped: self.stopped_at.is_some(), is_forwarding: self.started_at.is_some() }
+    }
+
+    /// The virtual machine is here as far as anybody has said.
+    const fn expect_news(&mut self) {
+        (self.stopped_at, self.is_announced, self.has_resumed) = (None, false, false);
     }
 
     /// What the peer said is not so any more.
@@ -40,8 +67,12 @@ impl Engine {
             && departure.to == *to
             && (departure.ends_at.is_none() || departure.is_announced)
         {
-            // A driver that puts its datastore in order deletes a migration and creates it again.
-            departure.uid.clone_from(&migration.uid);
+            // A driver that puts its datastore in order deletes a migration and creates it again. One that has rolled back begins another
+            // one, of which nothing has been heard yet: whoever knows more says so at once.
+            if departure.uid != migration.uid {
+                departure.uid.clone_from(&migration.uid);
+                departure.expect_news();
+            }
             departure.ends_at = None;
             return;
         }
@@ -53,8 +84,10 @@ impl Engine {
             prefixes: Default::default(),
             tunnel: None,
             is_ready: false,
+            is_unready_since: None,
             is_announced: false,
-            is_stopped: false,
+            stopped_at: None,
+            has_resumed: false,
             started_at: None,
             ends_at: None,
         };
@@ -72,7 +105,7 @@ impl Engine {
     fn departure_over(&mut self, now: BootTime, key: &EndpointKey) {
         let ends_at = now + self.policy.convergence;
         let Some(departure) = self.hitless.departures.get_mut(key) else { return };
-        if departure.is_announced || departure.is_stopped {
+        if departure.is_announced || departure.stopped_at.is_some() {
             departure.ends_at.get_or_insert(ends_at);
         } else {
             self.hitless.departures.remove(key);
@@ -89,15 +122,38 @@ impl Engine {
         }
     }
 
-    /// The endpoint was written: after the end of a migration whose virtual machine never announced itself, that is how a driver
-    /// brings it back.
+    /// The endpoint was written. After the end of a migration that is how a driver brings it back, unless another migration is heading
+    /// here by now.
     pub(in crate::engine) fn departure_called_off(&mut self, key: &EndpointKey) {
-        let is_back =
-            self.hitless.departures.get(key).is_some_and(|it| it.ends_at.is_some() && !it.is_announced);
-        if is_back {
-            self.hitless.departures.remove(key);
+        let is_over = self.hitless.departures.get(key).filter(|it| it.ends_at.is_some());
+        if is_over.is_some_and(|it| !it.is_announced || !self.is_target(key)) {
+            self.end_departure(key);
+        }
+    }
+
+    /// Where it has gone, it is about to go on: what comes here then leads to where it was. One that comes back is forwarded until it is here.
+    pub(in crate::engine) fn departure_goes_on(&mut self, migration: &LiveMigration) {
+        let Some(MigrationSource::Endpoint(left)) = &migration.source else { return };
+        let here = self.same_port_here(left);
+        let comes_back = matches!(&migration.target, Some(MigrationTarget::Endpoint(to)) if *to == here);
+        let is_it = |it: &Departure| it.to == *left && it.ends_at.is_some() && !comes_back;
+        if self.hitless.departures.get(&here).is_some_and(is_it) {
+            self.end_departure(&here);
+        }
+    }
+
+    fn end_departure(&mut self, key: &EndpointKey) {
+        if let Some(departure) = self.hitless.departures.remove(key) {
+            self.notices.extend(forward_ended(&departure));
+            self.locals.touch(key.clone());
             self.locals.memory_changed();
         }
+    }
+
+    /// The migration is over, and the datastore has the endpoint here and not where it went: it has not gone, or is back.
+    fn has_stayed(&self, key: &EndpointKey, departure: &Departure) -> bool {
+        let is_here = self.locals.get(key).is_some_and(|local| local.held_since.is_none() && !local.unseen);
+        departure.ends_at.is_some() && is_here && !self.endpoint_exists(&departure.to)
     }
 
     /// Where it goes, things stand like this.
@@ -120,9 +176,11 @@ impl Engine {
             }
         } else if (1..1 << 24).contains(&says.tunnel_id) {
             let tunnel = Tunnel { id: says.tunnel_id, peer };
-            // A target that was started anew gets ready again, and its kernel is so all the time. The virtual machine is not here anyway.
-            let stays = is_active && departure.tunnel == Some(tunnel);
-            departure.is_ready = says.is_ready || (stays && departure.is_ready);
+            // A target that was started anew gets ready again, and its kernel is so all the time; and the virtual machine is not here. But
+            // one that stays like this has nothing to take packets with.
+            let is_patient = is_active && departure.tunnel == Some(tunnel) && !says.is_ready;
+            departure.is_unready_since = is_patient.then(|| departure.is_unready_since.unwrap_or(now));
+            departure.is_ready = says.is_ready || is_patient;
             departure.tunnel = Some(tunnel);
             // A target that was started anew without its memory has not heard it.
             departure.is_announced |= says.is_announced;
@@ -132,17 +190,12 @@ impl Engine {
         }
     }
 
-    /// The virtual machine has stopped here, or goes on here.
-    pub(in crate::engine) fn machine_stopped(&mut self, key: &EndpointKey, is_stopped: bool) {
+    /// The virtual machine has stopped here, or goes on here. Who says that it goes on here is right, whatever was heard from where
+    /// it goes.
+    pub(in crate::engine) fn machine_stopped(&mut self, now: BootTime, key: &EndpointKey, is_stopped: bool) {
         let Some(departure) = self.hitless.departures.get_mut(key) else { return };
-        if departure.is_stopped == is_stopped {
-            return;
-        }
-        departure.is_stopped = is_stopped;
-        if !is_stopped {
-            // Whatever was heard from where it goes: it runs here.
-            departure.is_announced = false;
-        }
+        departure.stopped_at = is_stopped.then(|| departure.stopped_at.unwrap_or(now));
+        departure.has_resumed = !is_stopped;
         self.locals.memory_changed();
     }
 
@@ -176,8 +229,8 @@ impl Engine {
                 if came_back {
                     // It may be about to leave again, as long as there is a migration that says so.
                     self.notices.extend(forward_ended(departure));
-                    departure.forget_peer();
-                    departure.is_stopped = false;
+                    departure.started_at = None;
+                    departure.expect_news();
                     if departure.ends_at.is_some() {
                         return false;
                     }
@@ -188,13 +241,23 @@ impl Engine {
                     has_changed = true;
                 }
             }
-            let is_over = departure.ends_at.is_some_and(|at| at <= now);
+            let is_over = departure.ends_at.is_some_and(|at| at <= now) || self.has_stayed(key, departure);
             if is_over {
                 self.notices.extend(forward_ended(departure));
             }
             !is_over
         });
         for (key, departure) in &mut departures {
+            if departure.is_unready_since.is_some_and(|since| since + UNREADY <= now) {
+                (departure.is_ready, departure.is_unready_since) = (false, None);
+                has_changed = true;
+            }
+            if departure.hold_ends().is_some_and(|at| at <= now) {
+                departure.stopped_at = None;
+                has_changed = true;
+                let (endpoint, uid) = (EndpointKey::clone(key), departure.uid.clone());
+                self.notices.push(Notice::HoldGivenUp { endpoint, uid });
+            }
             let is_active = self.forward(key, departure).is_some_and(|forward| forward.is_active);
             if !is_active && departure.started_at.is_some() {
                 self.notices.extend(forward_ended(departure));
@@ -233,9 +296,12 @@ impl Engine {
         // What another endpoint of this host has by now stays here.
         let is_free =
             |prefix: &ipnet::IpNet| self.prefixes.winner(prefix).is_none_or(|rank| *rank.key == *key);
-        let prefixes = routed(&self.policy, &departure.prefixes).filter(is_free).collect();
-        let has_gone = departure.is_announced || (departure.is_stopped && self.policy.holds);
-        Some(WantedForward { tunnel, prefixes, is_active: has_gone && departure.is_ready })
+        let prefixes = routed(&self.policy, &departure.prefixes, tunnel.peer).filter(is_free).collect();
+        let has_gone = departure.is_announced || (departure.stopped_at.is_some() && self.policy.holds);
+        // Where it has gone it has stopped by now, and comes back here.
+        let comes_back = self.hitless.arrivals.get(key).is_some_and(|arrival| arrival.stopped_at.is_some());
+        let is_active = has_gone && departure.is_ready && !departure.has_resumed && !comes_back;
+        Some(WantedForward { tunnel, prefixes, is_active })
     }
 }
 

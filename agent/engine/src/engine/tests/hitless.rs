@@ -394,3 +394,176 @@ fn tunnels_to_here_have_different_numbers() {
     assert_eq!(ids.len(), 50);
     assert!(ids.iter().all(|id| (1..1 << 24).contains(id)));
 }
+
+#[test]
+fn who_says_that_it_goes_on_here_is_right() {
+    let mut pair = Pair::arrived();
+    assert!(is_active(&pair.a));
+    // The hypervisor failed behind the announcement, and goes on here; nobody had said that it stopped.
+    pair.stop(false);
+    assert!(!is_active(&pair.a));
+    let tunnel_id = forward(&pair.a).unwrap().tunnel.id;
+    for is_ready in [false, true] {
+        pair.b.tell(Fact::ReceptionReady { endpoint: port("b"), tunnel_id, is_ready });
+        pair.talk();
+        assert!(!is_active(&pair.a), "what the target goes on to say changes nothing");
+    }
+    pair.both(migration_removed("b"));
+    pair.stop(false);
+    assert!(!is_active(&pair.a));
+}
+
+#[test]
+fn a_rollback_behind_the_announcement_needs_no_channel() {
+    let mut pair = Pair::arrived();
+    pair.is_connected = false;
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    assert!(is_active(&pair.a));
+    pair.both(removed("b"));
+    pair.both(recreated("a", "e2"));
+    assert!(!is_active(&pair.a), "the driver has brought it back");
+    assert_eq!(pair.a.memory().departures, []);
+}
+
+#[test]
+fn a_success_with_the_gap_of_a_driver_goes_on_being_forwarded() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    pair.both(removed("b"));
+    assert!(is_active(&pair.a));
+    pair.pass(340);
+    pair.both(recreated("b", "e2"));
+    pair.pass(10_000);
+    assert!(is_active(&pair.a));
+}
+
+/// Its end and the begin of the next one come as one, when the datastore is read again after an interruption.
+#[test]
+fn another_migration_in_place_of_the_one_before_knows_nothing_of_it() {
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    assert!(is_active(&pair.a));
+    pair.is_connected = false;
+    pair.both(migration_written("u2", "a", "b"));
+    assert!(!is_active(&pair.a), "it has not stopped in this one");
+    let mut pair = Pair::arrived();
+    pair.is_connected = false;
+    pair.both(migration_written("u2", "a", "b"));
+    assert!(!is_active(&pair.a), "nor announced itself");
+    pair.is_connected = true;
+    pair.talk();
+    assert!(is_active(&pair.a), "unless the target says so");
+}
+
+#[test]
+fn a_migration_in_place_of_one_from_elsewhere_leaves_nothing_of_it() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_written("u3", "c", "b"));
+    pair.pass(31_000);
+    assert!(!is_active(&pair.a));
+    assert_eq!(pair.a.memory().departures, []);
+}
+
+#[test]
+fn what_goes_on_to_a_third_host_is_left_to_the_routers() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    assert!(is_active(&pair.a));
+    pair.both(migration_written("u2", "b", "c"));
+    assert!(!is_active(&pair.a));
+}
+
+#[test]
+fn a_target_that_takes_nothing_any_more_is_given_up() {
+    let mut pair = Pair::arrived();
+    let policy = Policy { forwards: false, holds: false, ..pair.b.engine.policy.clone() };
+    pair.b.tell(Fact::PolicyChanged(Box::new(policy)));
+    pair.talk();
+    assert!(!is_active(&pair.a), "it was switched off there");
+    pair.pass(10_000);
+    assert!(pair.b.wanted().conversations.is_empty());
+
+    let mut pair = Pair::arrived();
+    let Some(tunnel_id) = forward(&pair.a).map(|it| it.tunnel.id) else { panic!("a forward") };
+    let says = TargetSays { tunnel_id, is_ready: false, is_announced: true, has_failed: false };
+    let (endpoint, address) = (port("a"), address("b"));
+    pair.a.tell(Fact::PeerSaid { endpoint, uid: "u1".into(), address, says: Says::Target(says) });
+    assert!(is_active(&pair.a), "an agent that is started anew says so");
+    pair.a.pass(ms(5_100));
+    assert!(!is_active(&pair.a));
+}
+
+#[test]
+fn nothing_is_held_for_ever() {
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    pair.pass(59_000);
+    assert!(is_active(&pair.a));
+    pair.pass(2_000);
+    assert!(!is_active(&pair.a));
+    pair.b.announce();
+    pair.talk();
+    assert!(is_active(&pair.a));
+}
+
+#[test]
+fn on_the_way_back_nothing_is_sent_to_where_it_has_stopped() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+    pair.a.tell(Fact::LinkSeen(link(6, true)));
+    pair.both(migration_written("u2", "b", "a"));
+    pair.both(written("a"));
+    assert!(is_active(&pair.a));
+    pair.b.tell(Fact::MachineStopped { endpoint: port("b"), is_stopped: true });
+    pair.talk();
+    assert!(is_active(&pair.b) && !is_active(&pair.a));
+}
+
+#[test]
+fn networks_and_the_way_to_the_target_are_not_forwarded() {
+    let mut pair = Pair::quiet();
+    let mut wide = endpoint();
+    wide.prefixes = ["10.65.0.2/32", "10.0.0.98/32", "10.65.1.0/24"].map(|it| it.parse().unwrap()).into();
+    pair.both(Fact::EndpointWritten(port("a"), wide.clone()));
+    pair.both(migration_written("u1", "a", "b"));
+    pair.both(Fact::EndpointWritten(port("b"), wide));
+    let forwarded: Vec<_> = forward(&pair.a).unwrap().prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(forwarded, ["10.65.0.2/32"], "the target is 10.0.0.98");
+}
+
+#[test]
+fn migrations_that_are_under_way_are_forwarded_when_it_is_switched_on() {
+    let mut pair = Pair::quiet();
+    let off = Policy { forwards: false, holds: false, ..pair.a.engine.policy.clone() };
+    pair.a.tell(Fact::PolicyChanged(Box::new(off.clone())));
+    pair.both(migration_written("u1", "a", "b"));
+    pair.both(written("b"));
+    assert!(forward(&pair.a).is_none());
+    pair.a.tell(Fact::PolicyChanged(Box::new(Policy { forwards: true, holds: true, ..off })));
+    pair.talk();
+    pair.b.announce();
+    pair.talk();
+    assert!(is_active(&pair.a));
+}
+
+/// Its datastore is away; the virtual machine comes back to where it has been.
+#[test]
+fn an_announcement_ends_what_the_last_life_forwarded() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+    pair.a.tell(Fact::LinkSeen(link(6, true)));
+    pair.both(migration_written("u2", "b", "a"));
+    pair.both(written("a"));
+    let (memory, found) = (pair.a.memory(), pair.a.found());
+    let mut again = Host::restarted("a", pair.a.now, memory, found);
+    again.tell(Fact::LinkSeen(link(6, true)));
+    assert!(again.wanted().is_recalled);
+    assert!(again.watch().unwrap().ends_forwarding);
+}
