@@ -48,7 +48,7 @@ pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
         forwards: Vec::new(),
         receivers: Vec::new(),
         peers: Default::default(),
-        tunnel: None,
+        tunnel: Default::default(),
         hostname: "b".into(),
         version: "0.1.0".into(),
         pid: 1,

@@ -182,9 +182,9 @@ pub struct Status {
     /// The conversations with other hosts' agents.
     #[serde(default)]
     pub peers: PeersStatus,
-    /// The tunnel's device, where the agents talk to each other.
+    /// The tunnel's device.
     #[serde(default)]
-    pub tunnel: Option<TunnelStatus>,
+    pub tunnel: TunnelStatus,
     /// Routes of ours that the kernel has.
     pub kernel_routes: Vec<KernelRoute>,
     /// Counters of the kernel program: accepted and refused announcements by reason.

@@ -84,7 +84,7 @@ pub struct ForwardView {
     pub is_stopped: bool,
     /// It has announced itself there.
     pub is_announced: bool,
-    /// Packets are forwarded.
+    /// Packets are forwarded: the kernel has acknowledged it.
     pub is_active: bool,
     /// Since when they have been, CLOCK_BOOTTIME in nanoseconds.
     #[serde(default)]

@@ -64,7 +64,7 @@ enum MigrateStep {
     /// Tells the agent of this host that a machine that is being migrated away has stopped here
     ///
     /// From then on the agent forwards what comes for it to where it goes, where it waits in the queue of the tap. For whoever pauses the
-    /// machine (a script on QMP, an orchestrator); libvirt is listened to where it is.
+    /// machine: a script on QMP, a hook, an orchestrator. Without an announcement on the target it counts for a minute.
     Pause {
         #[command(flatten)]
         file: ConfigFile,

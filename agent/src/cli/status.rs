@@ -199,15 +199,13 @@ fn moving(status: &Status) -> String {
     for (host, reason) in &status.peers.bad_records {
         let _ = writeln!(text, "record of host {} cannot be read: {}", printable(host), printable(reason));
     }
-    if let Some(tunnel) = &status.tunnel {
-        if let Some(error) = &tunnel.error {
-            let _ = writeln!(text, "tunnel: {}", printable(error));
-        }
-        let dropped: Vec<_> = tunnel.dropped.iter().filter(|(_, count)| **count > 0).collect();
-        if !dropped.is_empty() {
-            let dropped: Vec<_> = dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-            let _ = writeln!(text, "dropped at the tunnel: {}", dropped.join(", "));
-        }
+    if let Some(error) = &status.tunnel.error {
+        let _ = writeln!(text, "tunnel: {}", printable(error));
+    }
+    let dropped: Vec<_> = status.tunnel.dropped.iter().filter(|(_, count)| **count > 0).collect();
+    if !dropped.is_empty() {
+        let dropped: Vec<_> = dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let _ = writeln!(text, "dropped at the tunnel: {}", dropped.join(", "));
     }
     text
 }

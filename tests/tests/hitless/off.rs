@@ -33,3 +33,17 @@ fn with_one_setting_the_agents_talk_and_forward_nothing() {
         assert!(traces(host).is_empty(), "{:?}", traces(host));
     }
 }
+
+/// An operator who switches it off means what is there, too.
+#[test]
+fn an_agent_that_is_started_without_it_takes_away_what_the_last_one_forwarded() {
+    let mut bed = Bed::new();
+    let _uid = bed.start_migration();
+    bed.arrive();
+    wait_for(&bed.scene.source, "forwards", "is_active", true);
+    bed.scene.source.agent.terminate();
+    assert!(!traces(&bed.scene.source.host).is_empty(), "it goes on without an agent");
+    bed.scene.source.agent.set("CutoverPeering", "off");
+    bed.scene.source.agent.start_in_sync();
+    bed.wait_gone(&bed.scene.source.host);
+}

@@ -19,8 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 #[derive(Debug)]
 pub(super) struct Hitless {
     pub(super) peers: PeersReport,
-    /// Nothing where the agents do not talk to each other.
-    pub(super) tunnels: Option<TunnelReport>,
+    tunnels: TunnelReport,
 }
 
 impl Hitless {
@@ -35,14 +34,19 @@ impl Hitless {
         wanted: &impl Fn() -> WantedReceiver,
         facts: &UnboundedSender<Fact>,
     ) -> Result<Self, RunError> {
-        let options = match peers::Options::new(settings, cluster, run_dir) {
-            Ok(options) => options,
-            Err(reason) => return Ok(Self { peers: PeersReport::off(reason), tunnels: None }),
+        let (peers, conversations) = match peers::Options::new(settings, cluster, run_dir) {
+            Ok(options) => {
+                let (peers, conversations) = peers::peers(options, wanted(), facts.clone());
+                (peers, Some(conversations))
+            }
+            Err(reason) => (PeersReport::off(reason), None),
         };
-        let (peers, talk) = peers::peers(options, wanted(), facts.clone());
-        parts.start("the conversations with other hosts' agents", talk);
+        if let Some(conversations) = conversations {
+            parts.start("the conversations with other hosts' agents", conversations);
+        }
+        // Also where nobody says what to forward: the last life may have forwarded something.
         let applier = TunnelApplier::open(settings.into(), peers.own_address(), facts.clone())?;
-        let tunnels = Some(applier.report());
+        let tunnels = applier.report();
         let run = applier.run(wanted());
         parts
             .start_apart("the tunnel applier", "cutover-tunnel", run)
@@ -55,19 +59,18 @@ impl Hitless {
 pub(super) struct Shown {
     pub(super) forwards: Vec<ForwardView>,
     pub(super) receivers: Vec<ReceptionView>,
-    pub(super) tunnel: Option<TunnelStatus>,
+    pub(super) tunnel: TunnelStatus,
 }
 
 impl Hitless {
     /// What the engine knows, with the packets that the kernel has counted.
     pub(super) fn show(&self, mut forwards: Vec<ForwardView>, mut receivers: Vec<ReceptionView>) -> Shown {
-        let Some(report) = &self.tunnels else { return Shown { forwards, receivers, tunnel: None } };
-        let tunnels = match report.read() {
+        let tunnels = match self.tunnels.read() {
             Ok(tunnels) => tunnels,
             Err(error) => {
                 let tunnel =
                     TunnelStatus { error: Some(one_line(&error).to_string()), ..TunnelStatus::default() };
-                return Shown { forwards, receivers, tunnel: Some(tunnel) };
+                return Shown { forwards, receivers, tunnel };
             }
         };
         for forward in &mut forwards {
@@ -79,6 +82,6 @@ impl Hitless {
             receiver.packets = counted.map_or(0, |it| it.traffic.packets);
         }
         let dropped = tunnels.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
-        Shown { forwards, receivers, tunnel: Some(TunnelStatus { dropped, error: tunnels.error }) }
+        Shown { forwards, receivers, tunnel: TunnelStatus { dropped, error: tunnels.error } }
     }
 }

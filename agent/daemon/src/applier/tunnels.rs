@@ -52,6 +52,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What the tunnel puts in front of a packet over IPv6: IPv6, UDP and VXLAN.
 const IPV6_HEAD_BYTES: u32 = 40 + 8 + 8;
 
+/// By which our routes and rules are known in tables that somebody else may use as well. It is nobody else's (linux/rtnetlink.h).
+const PROTOCOL: u8 = 79;
+
 /// What the applier has to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -60,17 +63,13 @@ pub struct Settings {
     pub table: u32,
     /// UDP port (`CutoverTunnelPort`).
     pub port: u16,
-    /// Protocol of our routes and rules (`DeviceRouteProtocol`).
+    /// Protocol of our routes and rules.
     pub protocol: u8,
 }
 
 impl From<&crate::settings::Settings> for Settings {
     fn from(settings: &crate::settings::Settings) -> Self {
-        Self {
-            table: settings.cutover_forward_table,
-            port: settings.cutover_tunnel_port,
-            protocol: settings.device_route_protocol,
-        }
+        Self { table: settings.cutover_forward_table, port: settings.cutover_tunnel_port, protocol: PROTOCOL }
     }
 }
 

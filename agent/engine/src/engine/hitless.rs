@@ -184,7 +184,7 @@ impl Engine {
             is_ready: departure.is_ready,
             is_stopped: departure.stopped_at.is_some(),
             is_announced: departure.is_announced,
-            is_active: self.wanted.forwards.get(key).is_some_and(|forward| forward.is_active),
+            is_active: departure.started_at.is_some(),
             packets: 0,
             started_at: departure.started_at,
             since_ms: departure.started_at.map(|at| milliseconds(now.since(at))),
