@@ -20,6 +20,7 @@ use crate::doctor::rehearsal;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use cutover_daemon::datastore::etcd::{Cluster, ClusterError};
+use cutover_daemon::libvirt;
 use cutover_daemon::settings::{DatastoreType, FelixConfiguration, Loaded, Settings, Sources, load};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -61,6 +62,12 @@ enum Command {
     /// What the doctor starts itself as
     #[command(name = rehearsal::COMMAND, hide = true)]
     Rehearse,
+    /// What the agent starts itself as to listen to libvirt
+    #[command(name = libvirt::COMMAND, hide = true)]
+    LibvirtEvents {
+        /// libvirt's name for the hypervisor
+        uri: String,
+    },
 }
 
 /// The configuration file, which every command takes.
@@ -148,6 +155,7 @@ pub fn datastore_dir(settings: &Settings) -> Result<&Path, Failure> {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let result = match Arguments::try_parse() {
+        Ok(Arguments { command: Command::LibvirtEvents { uri } }) => return libvirt::helper::run(&uri),
         Ok(arguments) => run(&arguments.command),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             print(&error.render().to_string())
@@ -177,6 +185,8 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Release(arguments) => release::run(arguments),
         Command::Cleanup(arguments) => cleanup::run(arguments),
         Command::Rehearse => rehearsal::perform().map_err(|error| Failure::other(error.to_string())),
+        // It says in its own words how it ended, and [`main`] has run it.
+        Command::LibvirtEvents { .. } => Ok(()),
     }
 }
 

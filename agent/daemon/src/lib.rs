@@ -4,8 +4,8 @@
 //! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
 //! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`migrations`]
 //! is the record of finished ones, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
-//! [`felix`] observes Felix where it runs beside the daemon, [`peers`] talks to the agents of other hosts. The command
-//! line reads files, sockets and kernel with the same modules.
+//! [`felix`] observes Felix where it runs beside the daemon, [`peers`] talks to the agents of other hosts, [`libvirt`] hears of machines that
+//! stop. The command line reads files, sockets and kernel with the same modules.
 
 pub mod agent;
 pub mod allocator;
@@ -18,6 +18,7 @@ pub mod datastore;
 pub mod fast_path;
 pub mod felix;
 pub mod heartbeat;
+pub mod libvirt;
 mod lock;
 pub mod logging;
 pub mod migrations;
