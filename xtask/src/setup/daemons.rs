@@ -1,5 +1,5 @@
-//! BGP daemons and a QEMU of other versions than those that are installed, for tests: Debian packages of other suites with the
-//! libraries that they need, unpacked below the build folder.
+//! BGP daemons, a QEMU and a libvirt of other versions than those that are installed, for tests: Debian packages of other suites with
+//! the libraries that they need, unpacked below the build folder.
 //!
 //! What cannot be had is said and left out; tests that want it say so, too.
 
@@ -29,7 +29,7 @@ const FRR: &[&str] = &["usr/lib/frr/mgmtd", "usr/lib/frr/zebra", "usr/lib/frr/bg
 
 /// LIMIT: of suites that are not released yet, such as forky, this is what they had when it was tried. A library with another name
 /// makes the release unavailable until the name is changed here.
-const RELEASES: [Release; 7] = [
+const RELEASES: [Release; 8] = [
     Release {
         name: "bird-1.6",
         suite: "bullseye",
@@ -175,6 +175,72 @@ const RELEASES: [Release; 7] = [
             "liburing2",
             "libuuid1",
             "libvdeplug2t64",
+            "libzstd1",
+            "zlib1g",
+        ],
+    },
+    // Run with this folder and that of QEMU as their root, as neither looks for its parts anywhere else.
+    Release {
+        name: "libvirt-11",
+        suite: "trixie",
+        programs: &[],
+        arguments: "",
+        packages: &[
+            "libvirt-clients",
+            "libvirt-common",
+            "libvirt-daemon",
+            "libvirt-daemon-driver-qemu",
+            "libvirt0",
+            "libacl1",
+            "libapparmor1",
+            "libatomic1",
+            "libaudit1",
+            "libblkid1",
+            "libbrotli1",
+            "libbsd0",
+            "libc6",
+            "libcap-ng0",
+            "libcom-err2",
+            "libcurl3t64-gnutls",
+            "libffi8",
+            "libgcc-s1",
+            "libglib2.0-0t64",
+            "libgmp10",
+            "libgnutls30t64",
+            "libgssapi-krb5-2",
+            "libhogweed6t64",
+            "libidn2-0",
+            "libjson-c5",
+            "libk5crypto3",
+            "libkeyutils1",
+            "libkrb5-3",
+            "libkrb5support0",
+            "libldap2",
+            "liblzma5",
+            "libmd0",
+            "libmount1",
+            "libnettle8t64",
+            "libnghttp2-14",
+            "libnghttp3-9",
+            "libngtcp2-16",
+            "libngtcp2-crypto-gnutls8",
+            "libnl-3-200",
+            "libnuma1",
+            "libp11-kit0",
+            "libpcre2-8-0",
+            "libpsl5t64",
+            "libreadline8t64",
+            "librtmp1",
+            "libsasl2-2",
+            "libselinux1",
+            "libssh-4",
+            "libssh2-1t64",
+            "libssl3t64",
+            "libtasn1-6",
+            "libtinfo6",
+            "libtirpc3t64",
+            "libunistring5",
+            "libxml2",
             "libzstd1",
             "zlib1g",
         ],
