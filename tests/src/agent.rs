@@ -447,7 +447,11 @@ fn eprint_log(agent: &Agent) {
 }
 
 /// The binary that belongs to this test executable.
-fn binary() -> PathBuf {
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn binary() -> PathBuf {
     let own = std::env::current_exe().expect("the path of this process");
     let found =
         own.ancestors().skip(1).take(2).map(|folder| folder.join("cutover")).find(|path| path.is_file());
