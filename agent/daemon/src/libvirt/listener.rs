@@ -275,3 +275,84 @@ fn say(said: &mut Said<Heard>) {
         Some(Heard::No { why, .. }) => warn!(why, "libvirt is not heard; it is tried again"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::What;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use tempfile::TempDir;
+    use tokio::sync::mpsc;
+
+    const UUID: &str = "0f4ac1d2-2b0e-4f69-9a3e-3f0c3d7f0a01";
+
+    /// A helper that is a script, beside a file in place of libvirt's socket.
+    fn listener(folder: &TempDir, script: &str) -> Listener {
+        let (program, socket) = (folder.path().join("helper"), folder.path().join("socket"));
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&socket, "").unwrap();
+        Listener::new(Place { program, uri: "test".to_owned(), sockets: vec![socket] })
+    }
+
+    /// The first attempt of a listener: how it ended, and what was told.
+    async fn attempt(listener: &Listener) -> (String, Vec<(What, u64)>) {
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let why = loop {
+            let unheard = listener.follow(&mut Domains::default(), &sender, &mut Said::default()).await;
+            // KERNEL: another test may have forked while the script was open for writing, and not executed anything yet.
+            if !matches!(&unheard, Unheard::Start(error) if error.kind() == io::ErrorKind::ExecutableFileBusy)
+            {
+                break unheard.to_string();
+            }
+            tokio::task::yield_now().await;
+        };
+        drop(sender);
+        let mut told = Vec::new();
+        while let Some(event) = events.recv().await {
+            assert_eq!(event.domain, UUID);
+            told.push((event.what, event.at.0));
+        }
+        (why, told)
+    }
+
+    #[tokio::test]
+    async fn what_a_helper_says_is_passed_on_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let word = |what, at| format!(r#"{{"domain":"{UUID}","what":"{what}","at_ns":{at}}}"#);
+        let script = format!(
+            "echo '{{\"connected\":{{\"library\":\"11.3.0\",\"daemon\":\"9.0.0\"}}}}'\n\
+             echo '{{\"found\":{}}}'\necho '\"listed\"'\necho '\"alive\"'\necho '{{\"told\":{}}}'\nexit 3",
+            word("running", 1),
+            word("stopped", 2)
+        );
+        let listener = listener(&folder, &script);
+        let (why, told) = attempt(&listener).await;
+        assert_eq!(why, "the helper ended (exit status: 3)");
+        assert_eq!(told, [(What::Running, 1), (What::Stopped, 2)]);
+        let report = listener.report();
+        assert_eq!((report.standing, report.daemon.as_deref()), (Standing::Connected, Some("9.0.0")));
+    }
+
+    #[tokio::test]
+    async fn it_says_why_nothing_is_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        for (script, expected) in [
+            ("echo '{\"missing\":\"no library\"}'; exec sleep 60", "no library"),
+            ("echo '{\"failed\":\"no daemon\"}'; exec sleep 60", "no daemon"),
+            ("echo '\"listed\"'; exec sleep 60", "a list without a connection"),
+            ("echo nonsense; exec sleep 60", "makes no sense"),
+            ("head -c 100000 /dev/zero; exec sleep 60", "cannot be read"),
+            ("exec >&-; exec sleep 60", "the helper ended (signal: 9"),
+        ] {
+            let (why, told) = attempt(&listener(&folder, script)).await;
+            assert!(why.contains(expected), "{script}: {why}");
+            assert_eq!(told, []);
+        }
+        let absent = listener(&folder, "");
+        fs::remove_file(folder.path().join("socket")).unwrap();
+        let (why, _) = attempt(&absent).await;
+        assert!(why.contains("none of its sockets is there"), "{why}");
+    }
+}
