@@ -49,6 +49,7 @@ pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
         receivers: Vec::new(),
         peers: Default::default(),
         tunnel: Default::default(),
+        libvirt: None,
         hostname: "b".into(),
         version: "0.1.0".into(),
         pid: 1,

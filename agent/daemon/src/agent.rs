@@ -23,8 +23,9 @@ use crate::applier::routes::RouteReport;
 use crate::applier::watches::Unarmed;
 use crate::bpf::{Attachment, CounterReader};
 use crate::clock;
-use crate::control::{self, Departed, KernelRoute, Losses, Released, Status, Trouble};
+use crate::control::{self, Departed, Departing, KernelRoute, Losses, Released, Status, Trouble};
 use crate::datastore::{Datastore, Event, Quarantine, Standing};
+use crate::libvirt;
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
 use crate::presence::Presence;
@@ -65,6 +66,8 @@ struct Inputs {
     datastore: Datastore,
     /// From the fast path and the watch applier.
     facts: mpsc::UnboundedReceiver<Fact>,
+    /// From libvirt. Nobody sends where it is not listened to.
+    hypervisor: mpsc::UnboundedReceiver<libvirt::Event>,
     links: mpsc::Receiver<Fact>,
     interface_facts: mpsc::Receiver<Fact>,
     requests: mpsc::Receiver<control::Request>,
@@ -163,6 +166,7 @@ impl Agent {
                 count = inputs.facts.recv_many(&mut facts, FACTS_AT_ONCE) => if count == 0 {
                     return Err(PartEnded::silent("the watch applier"));
                 },
+                Some(event) = inputs.hypervisor.recv() => facts.extend(self.heard(&event)),
                 count = inputs.links.recv_many(&mut links, FACTS_AT_ONCE) => if count == 0 {
                     return Err(PartEnded::silent("the netlink monitor"));
                 },
@@ -232,21 +236,7 @@ impl Agent {
                 Vec::new()
             }
             control::Request::Stopped { which, is_stopped, reply } => {
-                // What is over can be called off, and not be begun.
-                let is_meant =
-                    |it: &&Departure| which.is(&it.endpoint) && (!is_stopped || it.ends_at.is_none());
-                let departing = self.engine.departing().filter(is_meant);
-                let (departed, facts) = departing
-                    .map(|departure| {
-                        let departed = Departed {
-                            endpoint: departure.endpoint.to_string(),
-                            migration_uid: departure.uid.clone(),
-                            to: departure.to.to_string(),
-                            is_ready: departure.is_ready,
-                        };
-                        (departed, Fact::MachineStopped { endpoint: departure.endpoint.clone(), is_stopped })
-                    })
-                    .unzip();
+                let (departed, facts) = self.stopped(&which, is_stopped);
                 let _: Result<(), _> = reply.send(departed);
                 facts
             }
@@ -261,6 +251,32 @@ impl Agent {
                 Vec::from_iter(released.then_some(Fact::LossConfirmed))
             }
         }
+    }
+
+    /// What libvirt says, as facts. That a virtual machine is gone says nothing of where it is.
+    fn heard(&self, event: &libvirt::Event) -> Vec<Fact> {
+        let is_stopped = match event.what {
+            libvirt::What::Stopped => true,
+            libvirt::What::Running => false,
+            libvirt::What::Gone => return Vec::new(),
+        };
+        self.stopped(&Departing::Workload(event.domain.clone()), is_stopped).1
+    }
+
+    /// A virtual machine that is leaving has stopped here, or goes on here: which that is, and the facts. What is over can be called
+    /// off, and not be begun.
+    fn stopped(&self, which: &Departing, is_stopped: bool) -> (Vec<Departed>, Vec<Fact>) {
+        let is_meant = |it: &&Departure| which.is(&it.endpoint) && (!is_stopped || it.ends_at.is_none());
+        let one = |departure: &Departure| {
+            let departed = Departed {
+                endpoint: departure.endpoint.to_string(),
+                migration_uid: departure.uid.clone(),
+                to: departure.to.to_string(),
+                is_ready: departure.is_ready,
+            };
+            (departed, Fact::MachineStopped { endpoint: departure.endpoint.clone(), is_stopped })
+        };
+        self.engine.departing().filter(is_meant).map(one).unzip()
     }
 
     /// What the datastore says, as facts.
@@ -515,6 +531,7 @@ impl Agent {
             receivers: shown.receivers,
             tunnel: shown.tunnel,
             peers: self.hitless.peers.status(),
+            libvirt: self.hitless.libvirt.as_ref().map(libvirt::Listener::report),
             kernel_routes: self
                 .route_report
                 .routes()

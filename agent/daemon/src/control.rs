@@ -182,6 +182,9 @@ pub struct Status {
     /// The conversations with other hosts' agents.
     #[serde(default)]
     pub peers: PeersStatus,
+    /// Whether libvirt is heard, where it is listened to.
+    #[serde(default)]
+    pub libvirt: Option<crate::libvirt::Report>,
     /// The tunnel's device.
     #[serde(default)]
     pub tunnel: TunnelStatus,

@@ -3,6 +3,7 @@
 use super::{ConfigFile, Failure, print};
 use crate::overruns::{self, Overrun};
 use cutover_daemon::control::{self, Losses, Recall, Status};
+use cutover_daemon::libvirt::Standing;
 use cutover_daemon::logging::printable;
 use cutover_daemon::settings;
 use cutover_engine::view::{EndpointView, FelixView, RecallView};
@@ -195,6 +196,11 @@ fn moving(status: &Status) -> String {
     }
     for (part, reason) in &status.peers.troubles {
         let _ = writeln!(text, "other hosts' agents, {}: {}", printable(part), printable(reason));
+    }
+    if let Some(why) =
+        status.libvirt.as_ref().filter(|it| it.standing == Standing::Unheard).and_then(|it| it.why.as_ref())
+    {
+        let _ = writeln!(text, "libvirt is not heard: {}", printable(why));
     }
     for (host, reason) in &status.peers.bad_records {
         let _ = writeln!(text, "record of host {} cannot be read: {}", printable(host), printable(reason));

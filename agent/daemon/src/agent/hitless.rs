@@ -7,6 +7,7 @@ use crate::applier::WantedReceiver;
 use crate::applier::tunnels::{TunnelApplier, TunnelReport};
 use crate::control::TunnelStatus;
 use crate::datastore::etcd::Cluster;
+use crate::libvirt;
 use crate::logging::one_line;
 use crate::peers::{self, PeersReport};
 use crate::settings::Settings;
@@ -20,6 +21,8 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(super) struct Hitless {
     pub(super) peers: PeersReport,
     tunnels: TunnelReport,
+    /// Whether libvirt is heard; nothing where nobody listens.
+    pub(super) libvirt: Option<libvirt::Listener>,
 }
 
 impl Hitless {
@@ -33,6 +36,7 @@ impl Hitless {
         (cluster, run_dir): (Option<&Cluster>, &Path),
         wanted: &impl Fn() -> WantedReceiver,
         facts: &UnboundedSender<Fact>,
+        hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
         let (peers, conversations) = match peers::Options::new(settings, cluster, run_dir) {
             Ok(options) => {
@@ -41,8 +45,15 @@ impl Hitless {
             }
             Err(reason) => (PeersReport::off(reason), None),
         };
+        let mut libvirt = None;
         if let Some(conversations) = conversations {
             parts.start("the conversations with other hosts' agents", conversations);
+            if !settings.cutover_libvirt_uri.is_empty() {
+                let uri = settings.cutover_libvirt_uri.clone();
+                let listener = libvirt::Listener::new(libvirt::Place { uri, ..libvirt::Place::default() });
+                libvirt = Some(listener.clone());
+                parts.start("the listener to libvirt", listener.run(hypervisor));
+            }
         }
         // Also where nobody says what to forward: the last life may have forwarded something.
         let applier = TunnelApplier::open(settings.into(), peers.own_address(), facts.clone())?;
@@ -51,7 +62,7 @@ impl Hitless {
         parts
             .start_apart("the tunnel applier", "cutover-tunnel", run)
             .map_err(|error| RunError::Io { step: "start a thread", error })?;
-        Ok(Self { peers, tunnels })
+        Ok(Self { peers, tunnels, libvirt })
     }
 }
 

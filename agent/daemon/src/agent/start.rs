@@ -226,7 +226,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         felix.start(&mut parts, wanted.subscribe(), facts_in.clone());
     }
     let place = (members.as_ref(), run_dir.path());
-    let hitless = Hitless::start(&mut parts, &settings, place, &|| wanted.subscribe(), &facts_in)?;
+    let (hypervisor_in, hypervisor) = mpsc::unbounded_channel();
+    let subscribe = || wanted.subscribe();
+    let hitless = Hitless::start(&mut parts, &settings, place, &subscribe, &facts_in, hypervisor_in)?;
     let commands = Running::default();
     let ready_applier = ReadyApplier::new(commands.clone(), facts_in);
     parts.start("the ready applier", ready_applier.run(wanted.subscribe()));
@@ -280,7 +282,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     }
     agent.take(first_facts.into_iter());
     let progress = agent.progress.clone();
-    let inputs = Inputs { parts, datastore, facts, links, interface_facts, requests };
+    let inputs = Inputs { parts, datastore, facts, hypervisor, links, interface_facts, requests };
     let ended = progress.of("the loop", agent.follow(inputs, signals)).await;
     commands.stop();
     Ok(ended?)

@@ -1,6 +1,6 @@
 //! The tunnel applier: forwards what still comes for virtual machines that have left, and takes what is forwarded for those that arrive.
 //!
-//! Owns the device of the tunnel with its programs and sysctls, the two tables and their rules ([`plan`] says what is in them). There is nothing
+//! Owns the device of the tunnel with its programs and sysctls, the two tables and their rules (`plan` says what is in them). There is nothing
 //! of it while nothing is wanted. Everything that takes time is done when a forward appears that is not active yet; to make it active is
 //! one batch of netlink requests. What the last life left goes on as it is until the first wanted set says otherwise, also if it takes
 //! long to get there.

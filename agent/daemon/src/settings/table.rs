@@ -402,6 +402,8 @@ settings! {
     cutover_hold: Wish, "CutoverHold",
         Choice { words: &[("auto", Wish::Auto), ("off", Wish::Off)], none: None }, "auto",
         PLAIN, Live, "Whether that begins when the virtual machine stops here, so that what comes meanwhile waits in the queue of the target's tap; needs `CutoverForward`.";
+    cutover_libvirt_uri: String, "CutoverLibvirtURI", Text { rule: any_text, description: "a URI of libvirt's" }, "qemu:///system",
+        LOCAL, AtStart, "Where libvirt says that a virtual machine stops because it is being migrated away; none for not listening. Used where the agents talk to each other.";
     cutover_forward_table: u32, "CutoverForwardTable", FORWARD_TABLE, "7179",
         PLAIN, AtStart, "Routing table, and priority of its rule, of what is forwarded; the next table and the priority before it are for what comes out of the tunnel.";
     cutover_ready_command: Option<PathBuf>, "CutoverReadyCommand", Path, "",
