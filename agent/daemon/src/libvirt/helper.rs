@@ -1,4 +1,4 @@
-//! The helper: a process that loads libvirt's library, connects, and prints a [`Line`] for each event until the connection or the
+//! The helper: a process that loads libvirt's library, connects, and prints a line for each event until the connection or the
 //! agent ends.
 //!
 //! It decides nothing, keeps nothing and is never reused: whoever wants another try starts another one. It gives up every privilege
