@@ -15,6 +15,9 @@ pub const TCX: Version = (6, 6);
 /// Memory of maps is counted for the cgroup, and no longer as locked memory of the user.
 pub const MAPS_COUNTED_BY_CGROUP: Version = (5, 11);
 
+/// A program can say from which address a tunnel begins (`local_ipv4` of bpf_tunnel_key).
+pub const TUNNEL_FROM: Version = (6, 0);
+
 /// The kernel that this process runs on.
 ///
 /// # Panics
@@ -40,16 +43,28 @@ pub fn has(since: Version) -> bool {
 #[track_caller]
 #[must_use]
 pub fn has_tcx() -> bool {
-    let has_tcx = has(TCX);
-    if !has_tcx {
+    has_or_say(TCX, "tcx")
+}
+
+/// The same for tunnels that begin at an address of choice.
+#[track_caller]
+#[must_use]
+pub fn has_tunnel_from() -> bool {
+    has_or_say(TUNNEL_FROM, "tunnels that begin at an address of choice")
+}
+
+#[track_caller]
+fn has_or_say(since: Version, what: &str) -> bool {
+    let is_there = has(since);
+    if !is_there {
         // Nobody is left to tell if standard error is closed.
         let _ = writeln!(
             std::io::stderr(),
-            "\nSKIPPED with tcx, which this kernel does not have: {}",
+            "\nSKIPPED with {what}, which this kernel does not have: {}",
             place(Location::caller())
         );
     }
-    has_tcx
+    is_there
 }
 
 /// The test of this thread, if it has a thread of its own, and the line.
