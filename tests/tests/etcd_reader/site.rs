@@ -37,6 +37,8 @@ impl Site {
         let mut node = Node::new(&lab, HOST, &lab.directory(), &port);
         node.agent.set("DatastoreType", "etcdv3");
         node.agent.set("EtcdEndpoints", etcd.endpoints());
+        // Whoever looks for the member that is followed, or counts calls, means those of the reader.
+        node.agent.set("CutoverPeering", "off");
         node.agent.set("LiveMigrationRouteConvergenceTime", 2);
         let site = Self { node, port, etcd, lab };
         site.set_ready(true);
