@@ -236,10 +236,11 @@ impl<Kernel: Taps, FastPath: Batches> WatchApplier<Kernel, FastPath> {
         let generation = wanted.generation;
         let known = self.applied.get(&ifindex);
         let (value, left_out) = watch_value(wanted);
-        let prepared = |watch: &WantedWatch| (watch.generation, watch.routes.clone(), watch.ends_forwarding);
-        if known.is_none_or(|known| prepared(known) != prepared(wanted))
-            && !self.reported.contains(&generation)
-        {
+        let is_prepared = known.is_some_and(|known| {
+            let same_routes = known.routes == wanted.routes;
+            known.generation == generation && same_routes && known.ends_forwarding == wanted.ends_forwarding
+        });
+        if !is_prepared && !self.reported.contains(&generation) {
             // ORDER: the batch is there before the kernel can accept the announcement.
             self.fast_path.prepare(generation, &wanted.routes, wanted.ends_forwarding);
         }
