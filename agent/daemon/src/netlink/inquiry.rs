@@ -4,9 +4,11 @@
 //! the business of whoever asks. What is followed all the time is read by [`super::monitor`].
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use std::io;
@@ -16,6 +18,9 @@ pub(super) type Answer = (u16, Vec<u8>);
 
 /// LIMIT: how often a dump that others disturb is begun anew.
 const DUMPS: usize = 5;
+
+/// `struct ifinfomsg` before a link's attributes.
+pub(super) const IFINFO_BYTES: usize = 16;
 
 const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
 const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
@@ -30,6 +35,32 @@ pub(super) fn ask(message: &RouteNetlinkMessage, flags: u16) -> io::Result<Vec<A
         }
     }
     ask_once(message, flags).map(|(found, _)| found)
+}
+
+/// What the kernel says of the link that the message names; nothing if there is none.
+pub(super) fn link(message: LinkMessage) -> io::Result<Option<Vec<u8>>> {
+    match ask(&RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
+        Ok(found) => {
+            Ok(found.into_iter().find(|(kind, _)| *kind == libc::RTM_NEWLINK).map(|(_, payload)| payload))
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A change. With this error it is as it should be already.
+pub(super) fn change(message: &RouteNetlinkMessage, flags: u16, is_so_already: i32) -> io::Result<()> {
+    match ask(message, NLM_F_ACK | flags) {
+        Err(error) if error.raw_os_error() != Some(is_so_already) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// An attribute of a link with a number of 32 bits, in what the kernel says of it.
+pub(super) fn link_number(payload: &[u8], kind: u16) -> Option<u32> {
+    let attributes = payload.get(IFINFO_BYTES..)?;
+    let found = NlasIterator::new(attributes).map_while(Result::ok).find(|it| it.kind() == kind)?;
+    found.value().first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 /// The answers, and whether the kernel does not say that something is missing.

@@ -1,7 +1,7 @@
 //! How long a packet can be on its way to another host, as the routes of this one say.
 
 use super::inquiry;
-use netlink_packet_core::{NLM_F_ACK, NlasIterator, Parseable as _};
+use netlink_packet_core::{NLM_F_ACK, Parseable as _};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -9,7 +9,6 @@ use std::io;
 use std::net::IpAddr;
 
 const IFLA_MTU: u16 = 4;
-const IFINFO_BYTES: usize = 16;
 
 /// What the route to `peer` says, or else the interface that it leaves through; nothing if there is no route.
 ///
@@ -55,11 +54,8 @@ pub(crate) fn mtu_towards(peer: IpAddr) -> io::Result<Option<u32>> {
 fn of_interface(ifindex: u32) -> io::Result<Option<u32>> {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
-    let answers = inquiry::ask(&RouteNetlinkMessage::GetLink(message), NLM_F_ACK)?;
-    let link = answers.iter().find(|(kind, _)| *kind == libc::RTM_NEWLINK);
-    let attributes = link.and_then(|(_, payload)| payload.get(IFINFO_BYTES..)).unwrap_or_default();
-    let mtu = NlasIterator::new(attributes).map_while(Result::ok).find(|it| it.kind() == IFLA_MTU);
-    Ok(mtu.and_then(|mtu| mtu.value().first_chunk().map(|mtu| u32::from_ne_bytes(*mtu))))
+    let link = inquiry::link(message)?;
+    Ok(link.and_then(|link| inquiry::link_number(&link, IFLA_MTU)))
 }
 
 #[cfg(test)]

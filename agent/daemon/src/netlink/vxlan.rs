@@ -3,7 +3,7 @@
 //!
 //! Owns how it is made and what makes a device one of ours. It does not know what the device is for.
 
-use super::inquiry;
+use super::inquiry::{self, IFINFO_BYTES};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NlasIterator};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
@@ -25,7 +25,6 @@ const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 const IFLA_VXLAN_GPE: u16 = 27;
 /// The type of a nested attribute may have flags in it.
 const NLA_TYPE_MASK: u16 = 0x3fff;
-const IFINFO_BYTES: usize = 16;
 
 /// A device that has the name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,14 +39,7 @@ pub(crate) struct Device {
 pub(crate) fn find(name: &str) -> io::Result<Option<Device>> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    match inquiry::ask(&RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
-        Ok(found) => Ok(found
-            .iter()
-            .find(|(kind, _)| *kind == libc::RTM_NEWLINK)
-            .and_then(|(_, payload)| decode(payload))),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(inquiry::link(message)?.and_then(|link| decode(&link)))
 }
 
 /// Makes the device, which is down then.
@@ -84,11 +76,7 @@ pub(crate) fn add_address(ifindex: u32, address: Ipv4Addr) -> io::Result<()> {
     message.header.scope = AddressScope::Host;
     message.attributes =
         vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
-    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-    match inquiry::ask(&RouteNetlinkMessage::NewAddress(message), flags) {
-        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
-        _ => Ok(()),
-    }
+    inquiry::change(&RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, libc::EEXIST)
 }
 
 /// Sets it up.
@@ -105,10 +93,7 @@ pub(crate) fn set_up(ifindex: u32) -> io::Result<()> {
 pub(crate) fn remove(ifindex: u32) -> io::Result<()> {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
-    match inquiry::ask(&RouteNetlinkMessage::DelLink(message), NLM_F_ACK) {
-        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
-        _ => Ok(()),
-    }
+    inquiry::change(&RouteNetlinkMessage::DelLink(message), 0, libc::ENODEV)
 }
 
 /// Reads the few fields that matter, so that no attribute that somebody invents keeps the device from being seen.
