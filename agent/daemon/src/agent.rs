@@ -35,6 +35,7 @@ use crate::settings::{self, FelixConfiguration, Loaded, Settings, Sources, Told}
 use crate::state_file::StateFile;
 use beside::Beside;
 use cutover_engine::memory::Departure;
+use cutover_engine::time::milliseconds;
 use cutover_engine::wanted::WantedWatch;
 use cutover_engine::{BootTime, EndpointKey, Engine, Fact, Notice, Wanted};
 use hitless::Hitless;
@@ -485,7 +486,6 @@ impl Agent {
 
     fn stuck(&self) -> BTreeMap<String, u64> {
         let stuck = self.progress.stuck(clock::now(), self.settings.dataplane_watchdog_timeout);
-        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         stuck.into_iter().map(|it| (it.part.to_owned(), milliseconds(it.duration))).collect()
     }
 
@@ -497,10 +497,10 @@ impl Agent {
                 Default::default()
             }
         };
-        let datastore_trouble = self.standing.reason().map(|(reason, duration)| Trouble {
-            reason,
-            for_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        });
+        let datastore_trouble = self
+            .standing
+            .reason()
+            .map(|(reason, duration)| Trouble { reason, for_ms: milliseconds(duration) });
         let now = clock::now();
         let shown = self.hitless.show(self.engine.forwards(now), self.engine.receptions(now));
         let unarmed = self.unarmed.lock().unwrap_or_else(PoisonError::into_inner);

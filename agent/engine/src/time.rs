@@ -19,6 +19,12 @@ impl BootTime {
     }
 }
 
+/// A duration in full milliseconds, as reports have it.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Add<Duration> for BootTime {
     type Output = Self;
 

@@ -3,6 +3,7 @@
 use crate::control;
 use crate::settings::{self, Settings, Severity, Sources, Told};
 use cutover_engine::BootTime;
+use cutover_engine::time::milliseconds;
 use cutover_engine::view::RecallView;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -25,7 +26,7 @@ impl Recall {
 
     /// For `cutover status`.
     pub(super) fn show(&self, now: BootTime, view: Option<RecallView>) -> Option<control::Recall> {
-        let for_ms = u64::try_from(now.since(self.since).as_millis()).unwrap_or(u64::MAX);
+        let for_ms = milliseconds(now.since(self.since));
         view.map(|view| control::Recall { view, for_ms })
     }
 

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::logging::one_line;
 use crate::retry::BackOff;
 use cutover_engine::BootTime;
+use cutover_engine::time::milliseconds;
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,7 +101,7 @@ impl Listener {
     #[must_use]
     pub fn report(&self) -> Report {
         let state = self.lock();
-        let for_ms = u64::try_from(clock::now().since(state.since).as_millis()).unwrap_or(u64::MAX);
+        let for_ms = milliseconds(clock::now().since(state.since));
         match state.heard.clone() {
             Heard::Yes { library, daemon } => Report {
                 standing: Standing::Connected,

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::logging::printable;
 use cutover_engine::conversation::{Says, WantedConversation};
 use cutover_engine::shared::SharedMap;
+use cutover_engine::time::milliseconds;
 use cutover_engine::{BootTime, EndpointKey, Fact};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -170,7 +171,7 @@ impl Conversation {
             side: side.word().to_owned(),
             is_connected: inside.is_connected,
             error: inside.error.clone(),
-            for_ms: u64::try_from(clock::now().since(inside.since).as_millis()).unwrap_or(u64::MAX),
+            for_ms: milliseconds(clock::now().since(inside.since)),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::locals::Local;
 use crate::chains::{Chains, Pieces};
 use crate::model::{Endpoint, EndpointKey};
 use crate::notice::Notice;
-use crate::time::BootTime;
+use crate::time::{BootTime, milliseconds};
 use crate::view::FelixView;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,10 +120,7 @@ impl Engine {
     pub(super) fn felix_view(&self, key: &EndpointKey, local: &Local, now: BootTime) -> Option<FelixView> {
         self.policy.awaits_chains.then(|| FelixView {
             missing: self.missing(&local.endpoint).names(),
-            for_ms: self
-                .waiting
-                .get(key)
-                .map(|waiting| u64::try_from(now.since(waiting.since).as_millis()).unwrap_or(u64::MAX)),
+            for_ms: self.waiting.get(key).map(|waiting| milliseconds(now.since(waiting.since))),
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::memory::{Arrival, Departure};
 use crate::model::{EndpointKey, Policy};
 use crate::roles::Role;
 use crate::shared::SharedMap;
-use crate::time::BootTime;
+use crate::time::{BootTime, milliseconds};
 use crate::view::{ForwardView, ReceptionView};
 use core::net::IpAddr;
 use ipnet::IpNet;
@@ -238,8 +238,4 @@ fn replace<V: Clone + PartialEq>(
             wanted.insert(key, value);
         }
     }
-}
-
-fn milliseconds(duration: core::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

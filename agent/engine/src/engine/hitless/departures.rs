@@ -258,8 +258,7 @@ impl Engine {
                 let (endpoint, uid) = (EndpointKey::clone(key), departure.uid.clone());
                 self.notices.push(Notice::HoldGivenUp { endpoint, uid });
             }
-            let is_active = self.forward(key, departure).is_some_and(|forward| forward.is_active);
-            if !is_active && departure.started_at.is_some() {
+            if !self.is_active(key, departure) && departure.started_at.is_some() {
                 self.notices.extend(forward_ended(departure));
                 departure.started_at = None;
                 has_changed = true;
@@ -286,8 +285,16 @@ impl Engine {
 
     /// Whether what still comes for an endpoint is forwarded.
     pub(in crate::engine) fn is_forwarded(&self, key: &EndpointKey) -> bool {
-        let forward = |departure| self.forward(key, departure);
-        self.hitless.departures.get(key).and_then(forward).is_some_and(|forward| forward.is_active)
+        self.hitless.departures.get(key).is_some_and(|departure| self.is_active(key, departure))
+    }
+
+    /// Whether it has gone, and where it has gone takes what is forwarded.
+    fn is_active(&self, key: &EndpointKey, departure: &Departure) -> bool {
+        let has_gone = departure.is_announced || (departure.stopped_at.is_some() && self.policy.holds);
+        // Where it has gone it has stopped by now, and comes back here.
+        let comes_back = self.hitless.arrivals.get(key).is_some_and(|arrival| arrival.stopped_at.is_some());
+        let is_taken = departure.tunnel.is_some() && departure.is_ready;
+        has_gone && is_taken && !departure.has_resumed && !comes_back
     }
 
     /// What is to be forwarded of what comes for an endpoint.
@@ -297,11 +304,7 @@ impl Engine {
         let is_free =
             |prefix: &ipnet::IpNet| self.prefixes.winner(prefix).is_none_or(|rank| *rank.key == *key);
         let prefixes = routed(&self.policy, &departure.prefixes, tunnel.peer).filter(is_free).collect();
-        let has_gone = departure.is_announced || (departure.stopped_at.is_some() && self.policy.holds);
-        // Where it has gone it has stopped by now, and comes back here.
-        let comes_back = self.hitless.arrivals.get(key).is_some_and(|arrival| arrival.stopped_at.is_some());
-        let is_active = has_gone && departure.is_ready && !departure.has_resumed && !comes_back;
-        Some(WantedForward { tunnel, prefixes, is_active })
+        Some(WantedForward { tunnel, prefixes, is_active: self.is_active(key, departure) })
     }
 }
 
