@@ -8,6 +8,7 @@ pub use record::{ByteRecord, DatagramRecord};
 
 use crate::namespace::Namespace;
 use crate::vm::ECHO_PORT;
+use crate::wait;
 use cutover_daemon::clock;
 use cutover_engine::BootTime;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -108,6 +109,18 @@ impl Drop for DatagramStream {
         let _ = self.sender.take().map(JoinHandle::join);
         let _ = self.receiver.take().map(JoinHandle::join);
     }
+}
+
+/// Waits until each of these streams has so many answers more.
+///
+/// # Panics
+/// When one has not.
+#[track_caller]
+pub fn wait_answered(streams: &[DatagramStream], more: usize) {
+    let before: Vec<_> = streams.iter().map(DatagramStream::answered).collect();
+    wait::until(wait::SOON, format_args!("{more} answers more"), || {
+        streams.iter().zip(&before).all(|(stream, before)| stream.answered() >= before + more)
+    });
 }
 
 /// Sends at least one datagram.

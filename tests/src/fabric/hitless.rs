@@ -5,7 +5,7 @@ use super::{Fabric, Place, Speaker, Who};
 use crate::frames;
 use crate::namespace::Namespace;
 use crate::scene::{SOURCE, TARGET};
-use crate::stream::{DatagramStream, PERIOD};
+use crate::stream::{DatagramStream, PERIOD, wait_answered};
 use crate::wait;
 use cutover_daemon::clock;
 use ipnet::IpNet;
@@ -72,13 +72,4 @@ impl Fabric {
             panic!("{field}: {:#} {:#}\n{}", status["forwards"], status["peers"], agent.log_text());
         }
     }
-}
-
-/// Waits until each has so many answers more.
-#[track_caller]
-fn wait_answered(streams: &[DatagramStream], more: usize) {
-    let before: Vec<_> = streams.iter().map(DatagramStream::answered).collect();
-    wait::until(wait::SOON, format_args!("{more} answers"), || {
-        streams.iter().zip(&before).all(|(stream, before)| stream.answered() >= before + more)
-    });
 }

@@ -3,6 +3,7 @@
 use crate::bed::*;
 use cutover_daemon::clock;
 use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
+use cutover_tests::stream::wait_answered;
 use cutover_tests::{frames, wait};
 
 #[test]
@@ -19,10 +20,7 @@ fn what_a_client_sends_to_the_source_reaches_the_virtual_machine_on_the_target()
     bed.succeed();
     bed.scene.source.unplug();
     // Nova removes the tap; the routers are as stale as before.
-    let answered: Vec<_> = streams.iter().map(|stream| stream.answered()).collect();
-    wait::until(wait::SOON, "the stream goes on", || {
-        streams.iter().zip(&answered).all(|(stream, before)| stream.answered() > before + 100)
-    });
+    wait_answered(&streams, 101);
     for stream in streams {
         let record = stream.finish();
         assert_eq!(record.lost_since(forwarded_at), 0, "of {} datagrams", record.sent());
@@ -56,10 +54,7 @@ fn back_again_at_once() {
     bed.scene.source.wait_state(&port, "Target");
     bed.scene.source.wait_armed(&port);
     // It runs there still, and gets what is sent here.
-    let answered: Vec<_> = streams.iter().map(|stream| stream.answered()).collect();
-    wait::until(wait::SOON, "the stream goes on", || {
-        streams.iter().zip(&answered).all(|(stream, before)| stream.answered() > before + 20)
-    });
+    wait_answered(&streams, 21);
     let at_source = bed.scene.source.tap().open();
     drop(bed.scene.vm.pause());
     at_source.send(&frames::rarp(port.mac));
@@ -67,10 +62,7 @@ fn back_again_at_once() {
     bed.scene.source.wait_arrived(&port);
     bed.scene.vm.resume(at_source);
     // With the routes of the announcement, nothing is forwarded any more: no moment later than those is lost.
-    let answered: Vec<_> = streams.iter().map(|stream| stream.answered()).collect();
-    wait::until(wait::SOON, "the stream goes on here", || {
-        streams.iter().zip(&answered).all(|(stream, before)| stream.answered() > before + 100)
-    });
+    wait_answered(&streams, 101);
     let elevated_at =
         |net| bed.scene.source.watch.history().added_at(net, ELEVATED).expect("it was elevated");
     let routed_at = port.routed().into_iter().map(elevated_at).max().expect("it has addresses");
