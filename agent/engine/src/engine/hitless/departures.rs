@@ -195,7 +195,8 @@ impl Engine {
     pub(in crate::engine) fn machine_stopped(&mut self, now: BootTime, key: &EndpointKey, is_stopped: bool) {
         let Some(departure) = self.hitless.departures.get_mut(key) else { return };
         departure.stopped_at = is_stopped.then(|| departure.stopped_at.unwrap_or(now));
-        departure.has_resumed = !is_stopped;
+        // What has not been announced yet may be, later: libvirt says of each machine that it runs when it is heard for the first time.
+        departure.has_resumed = !is_stopped && departure.is_announced;
         self.locals.memory_changed();
     }
 

@@ -413,6 +413,16 @@ fn who_says_that_it_goes_on_here_is_right() {
     assert!(!is_active(&pair.a));
 }
 
+/// libvirt is heard in the middle of a migration, says that the virtual machine runs, and goes away before it stops.
+#[test]
+fn who_runs_here_before_its_announcement_there_is_forwarded_after_it() {
+    let mut pair = Pair::migrating();
+    pair.stop(false);
+    pair.b.announce();
+    pair.talk();
+    assert!(is_active(&pair.a));
+}
+
 #[test]
 fn a_rollback_behind_the_announcement_needs_no_channel() {
     let mut pair = Pair::arrived();
