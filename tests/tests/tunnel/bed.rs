@@ -268,6 +268,17 @@ impl Bed {
         Wanted { receptions: [(endpoint("target", 1), reception)].into(), ..Wanted::default() }
     }
 
+    /// Both appliers, with the source forwarding and the target receiving over IPv4.
+    #[track_caller]
+    pub(crate) fn at_work(&self) -> (Running, Running) {
+        let (mut source, mut target) = (self.source_applier(), self.target_applier());
+        target.want(&self.reception(true));
+        target.wait_ready(true);
+        source.want(&self.forward(true, true));
+        source.wait_started();
+        (source, target)
+    }
+
     /// Sends a datagram from the client that nobody may fragment. Says what the kernel of the client thinks of it.
     pub(crate) fn send(&self, to: IpAddr, payload: &[u8]) -> std::io::Result<usize> {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };

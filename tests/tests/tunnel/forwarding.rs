@@ -112,11 +112,7 @@ fn the_tunnel_begins_at_the_address_by_which_others_know_the_host() {
 #[test]
 fn what_is_forwarded_goes_round_in_no_circle() {
     let bed = Bed::new();
-    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
-    target.want(&bed.reception(true));
-    target.wait_ready(true);
-    source.want(&bed.forward(true, true));
-    source.wait_started();
+    let (_source, mut target) = bed.at_work();
     bed.expect_reaches("warm");
     // The target forwards the very same to the source, as if the virtual machine had just left it again.
     let mut both = bed.reception(true);

@@ -8,11 +8,7 @@ use cutover_tests::wait;
 #[test]
 fn a_killed_applier_leaves_everything_at_work_and_the_next_one_takes_it_over() {
     let bed = Bed::new();
-    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
-    target.want(&bed.reception(true));
-    target.wait_ready(true);
-    source.want(&bed.forward(true, true));
-    source.wait_started();
+    let (source, target) = bed.at_work();
     bed.expect_reaches("first life");
     let traces = [bed.source.traces(), bed.target.traces()];
     drop((source, target));
@@ -39,11 +35,7 @@ fn a_killed_applier_leaves_everything_at_work_and_the_next_one_takes_it_over() {
 #[test]
 fn what_the_last_life_left_goes_if_nothing_is_wanted() {
     let bed = Bed::new();
-    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
-    target.want(&bed.reception(true));
-    target.wait_ready(true);
-    source.want(&bed.forward(true, true));
-    source.wait_started();
+    let (source, target) = bed.at_work();
     drop((source, target));
     for site in [&bed.source, &bed.target] {
         let next = Running::start(site, None);
@@ -57,11 +49,7 @@ fn what_the_last_life_left_goes_if_nothing_is_wanted() {
 #[test]
 fn what_somebody_removes_comes_back() {
     let bed = Bed::new();
-    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
-    target.want(&bed.reception(true));
-    target.wait_ready(true);
-    source.want(&bed.forward(true, true));
-    source.wait_started();
+    let (mut source, _target) = bed.at_work();
     let sites = [&bed.source, &bed.target];
     let before = sites.map(Site::traces);
     let is_up = |site: &&Site| site.ip("link show cutover0").contains(",UP");
@@ -118,11 +106,7 @@ fn a_device_of_somebody_else_is_not_touched() {
 #[test]
 fn cleanup_takes_everything_away_and_says_what() {
     let bed = Bed::new();
-    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
-    target.want(&bed.reception(true));
-    target.wait_ready(true);
-    source.want(&bed.forward(true, true));
-    source.wait_started();
+    let (source, target) = bed.at_work();
     drop((source, target));
     let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL };
     let foreign = "7179: 10.65.0.77 dev up0 scope link";

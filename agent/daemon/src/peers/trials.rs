@@ -238,6 +238,18 @@ fn pair() -> (Agent, Agent) {
     (source, target)
 }
 
+/// A source, and a peer of the test's own that is welcome there.
+async fn welcomed() -> (Agent, Agent, Raw) {
+    let (mut source, target) = (Agent::new("here"), Agent::new("there"));
+    source.knows(&target);
+    source.start();
+    source.wants("there", "u", source_says(false));
+    let mut raw = target.reaches(&source).await;
+    raw.say(&target.hello("here", "u", target_says(1))).await;
+    raw.is_welcome().await;
+    (source, target, raw)
+}
+
 #[tokio::test]
 async fn each_side_hears_how_things_stand_at_the_other() {
     let (mut source, mut target) = pair();
@@ -535,13 +547,7 @@ async fn a_conversation_that_is_over_ends_quietly_at_both_ends() {
 
 #[tokio::test]
 async fn who_does_not_read_hears_the_newest_when_it_does() {
-    let (mut source, target) = (Agent::new("here"), Agent::new("there"));
-    source.knows(&target);
-    source.start();
-    source.wants("there", "u", source_says(false));
-    let mut raw = target.reaches(&source).await;
-    raw.say(&target.hello("here", "u", target_says(1))).await;
-    raw.is_welcome().await;
+    let (source, _target, mut raw) = welcomed().await;
     for number in 0..1001 {
         source.wants("there", "u", source_says(number % 2 == 0));
     }
@@ -561,13 +567,7 @@ async fn who_does_not_read_hears_the_newest_when_it_does() {
 /// A peer that says more than there is to say is heard, but not faster than the engine can bear.
 #[tokio::test]
 async fn who_says_too_much_waits() {
-    let (mut source, target) = (Agent::new("here"), Agent::new("there"));
-    source.knows(&target);
-    source.start();
-    source.wants("there", "u", source_says(false));
-    let mut raw = target.reaches(&source).await;
-    raw.say(&target.hello("here", "u", target_says(1))).await;
-    raw.is_welcome().await;
+    let (mut source, _target, mut raw) = welcomed().await;
     let began = Instant::now();
     let many: Vec<u8> =
         (0..200).flat_map(|number| Message::Says(target_says(number)).encode().unwrap()).collect();

@@ -75,6 +75,18 @@ impl Pair {
         pair
     }
 
+    /// It has been there, and is about to come back to another tap.
+    fn coming_back() -> Self {
+        let mut pair = Self::arrived();
+        pair.both(migration_removed("b"));
+        pair.both(removed("a"));
+        pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+        pair.a.tell(Fact::LinkSeen(link(6, true)));
+        pair.both(migration_written("u2", "b", "a"));
+        pair.both(written("a"));
+        pair
+    }
+
     fn both(&mut self, fact: Fact) {
         self.a.tell(fact.clone());
         self.b.tell(fact);
@@ -227,13 +239,7 @@ fn a_channel_that_is_cut_changes_nothing_of_what_is_known() {
 
 #[test]
 fn a_watch_whose_forward_ends_before_the_announcement_has_nothing_to_end() {
-    let mut pair = Pair::arrived();
-    pair.both(migration_removed("b"));
-    pair.both(removed("a"));
-    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
-    pair.a.tell(Fact::LinkSeen(link(6, true)));
-    pair.both(migration_written("u2", "b", "a"));
-    pair.both(written("a"));
+    let mut pair = Pair::coming_back();
     assert!(pair.a.watch().unwrap().ends_forwarding);
     pair.pass(31_000);
     assert!(!pair.a.watch().unwrap().ends_forwarding);
@@ -521,13 +527,7 @@ fn nothing_is_held_for_ever() {
 
 #[test]
 fn on_the_way_back_nothing_is_sent_to_where_it_has_stopped() {
-    let mut pair = Pair::arrived();
-    pair.both(migration_removed("b"));
-    pair.both(removed("a"));
-    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
-    pair.a.tell(Fact::LinkSeen(link(6, true)));
-    pair.both(migration_written("u2", "b", "a"));
-    pair.both(written("a"));
+    let mut pair = Pair::coming_back();
     assert!(is_active(&pair.a));
     pair.b.tell(Fact::MachineStopped { endpoint: port("b"), is_stopped: true });
     pair.talk();
@@ -564,13 +564,7 @@ fn migrations_that_are_under_way_are_forwarded_when_it_is_switched_on() {
 /// Its datastore is away; the virtual machine comes back to where it has been.
 #[test]
 fn an_announcement_ends_what_the_last_life_forwarded() {
-    let mut pair = Pair::arrived();
-    pair.both(migration_removed("b"));
-    pair.both(removed("a"));
-    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
-    pair.a.tell(Fact::LinkSeen(link(6, true)));
-    pair.both(migration_written("u2", "b", "a"));
-    pair.both(written("a"));
+    let pair = Pair::coming_back();
     let (memory, found) = (pair.a.memory(), pair.a.found());
     let mut again = Host::restarted("a", pair.a.now, memory, found);
     again.tell(Fact::LinkSeen(link(6, true)));
