@@ -13,6 +13,7 @@ pub mod applier;
 mod atomic_file;
 pub mod bpf;
 pub mod clock;
+pub mod conntrack;
 pub mod control;
 pub mod datastore;
 pub mod fast_path;

@@ -5,6 +5,7 @@
 //! and [`monitor`] tells them and the engine what is there.
 
 mod address;
+pub(crate) mod attributes;
 pub mod batch;
 pub(crate) mod clsact;
 mod dump;

@@ -3,7 +3,7 @@
 //! Owns the layout of a datagram with many requests in it. It does not send (that is [`super::socket`]) and
 //! does not know what a request means (that is [`super::route`] and [`super::neighbour`]).
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{Emitable as _, NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 
 /// LIMIT: far below the default send buffer of a netlink socket (212,992 bytes), which bounds a datagram, and
@@ -52,7 +52,7 @@ impl PreparedBatch {
     }
 
     /// Each datagram with the index of its last request.
-    pub(super) fn datagrams(&self) -> impl Iterator<Item = (&[u8], usize)> {
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (&[u8], usize)> {
         let mut start = 0;
         self.datagrams.iter().map(move |datagram| {
             let bytes = &self.bytes[start..datagram.bytes_end];
@@ -69,7 +69,7 @@ impl PreparedBatch {
 
 /// Puts requests together.
 #[derive(Debug, Default)]
-pub(super) struct BatchBuilder {
+pub(crate) struct BatchBuilder {
     batch: PreparedBatch,
     /// Where the last request begins.
     last_start: usize,
@@ -81,13 +81,33 @@ impl BatchBuilder {
     /// Appends a request. `flags` without NLM_F_REQUEST and NLM_F_ACK, which are taken care of here; answers
     /// with an error in `forgiven` count as success.
     pub(super) fn push(&mut self, message: RouteNetlinkMessage, flags: u16, forgiven: &'static [i32]) {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = FIRST_SEQUENCE.wrapping_add(self.batch.forgiven.len() as u32);
+        let header = self.header(flags);
         let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         message.finalize();
         let length = message.buffer_len();
+        message.serialize(self.place(length, forgiven));
+    }
 
+    /// The same for a request whose body is encoded already.
+    pub(crate) fn push_encoded(&mut self, kind: u16, flags: u16, body: &[u8], forgiven: &'static [i32]) {
+        let mut header = self.header(flags);
+        header.message_type = kind;
+        let length = header.buffer_len() + body.len();
+        header.length = u32::try_from(length).unwrap_or(u32::MAX);
+        let bytes = self.place(length, forgiven);
+        header.emit(bytes);
+        bytes[header.buffer_len()..].copy_from_slice(body);
+    }
+
+    fn header(&self, flags: u16) -> NetlinkHeader {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = FIRST_SEQUENCE.wrapping_add(self.batch.forgiven.len() as u32);
+        header
+    }
+
+    /// Room for the next request.
+    fn place(&mut self, length: usize, forgiven: &'static [i32]) -> &mut [u8] {
         let datagram_bytes = self.batch.bytes.len() - self.datagram_start;
         if self.datagram_requests == DATAGRAM_MESSAGES_MAX || datagram_bytes + length > DATAGRAM_BYTES_MAX {
             self.end_datagram();
@@ -95,12 +115,12 @@ impl BatchBuilder {
         self.last_start = self.batch.bytes.len();
         // Requests begin at multiples of four; the length in the header is without the padding.
         self.batch.bytes.resize(self.last_start + length.next_multiple_of(4), 0);
-        message.serialize(&mut self.batch.bytes[self.last_start..self.last_start + length]);
         self.batch.forgiven.push(forgiven);
         self.datagram_requests += 1;
+        &mut self.batch.bytes[self.last_start..self.last_start + length]
     }
 
-    pub(super) fn finish(mut self) -> PreparedBatch {
+    pub(crate) fn finish(mut self) -> PreparedBatch {
         self.end_datagram();
         self.batch
     }

@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 4096;
 
 /// The socket could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open a netlink socket for routes: {step}: {error}")]
+#[error("cannot open a netlink socket: {step}: {error}")]
 pub struct OpenError {
     /// What was tried.
     pub step: &'static str,
@@ -89,8 +89,13 @@ impl RouteSocket {
     /// # Errors
     /// When the process may not have another descriptor, or the kernel has no rtnetlink.
     pub fn open() -> Result<Self, OpenError> {
+        Self::open_for(NETLINK_ROUTE)
+    }
+
+    /// The same for requests of another protocol, which are answered in the same way.
+    pub(crate) fn open_for(protocol: isize) -> Result<Self, OpenError> {
         let failed = |step| move |error| OpenError { step, error };
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("socket"))?;
+        let mut socket = Socket::new(protocol).map_err(failed("socket"))?;
         socket.bind_auto().map_err(failed("bind"))?;
         socket.set_cap_ack(true).map_err(failed("NETLINK_CAP_ACK"))?;
         set_receive_buffer(&mut socket, RECEIVE_BUFFER_BYTES).map_err(failed("SO_RCVBUF"))?;
@@ -178,7 +183,7 @@ impl RouteSocket {
 }
 
 /// What the kernel may put aside for a socket until it is read.
-pub(super) fn set_receive_buffer(socket: &mut Socket, bytes: usize) -> io::Result<()> {
+pub(crate) fn set_receive_buffer(socket: &mut Socket, bytes: usize) -> io::Result<()> {
     // The forced variant ignores net.core.rmem_max but needs CAP_NET_ADMIN.
     setsockopt(socket, sockopt::RcvBufForce, &bytes)
         .map_err(io::Error::from)

@@ -3,7 +3,8 @@
 //! Pure. Only what concerns a name of Felix's becomes an [`Event`]; sets with a hundred thousand members cost a look at their names.
 
 use crate::felix::backend::{Backend, Direction, Name};
-use netlink_packet_core::{NLA_F_NESTED, NLM_F_DUMP, NLM_F_REQUEST, NlasIterator};
+use crate::netlink::attributes::{all, find};
+use netlink_packet_core::{NLA_F_NESTED, NLM_F_DUMP, NLM_F_REQUEST};
 
 /// NFNL_SUBSYS_NFTABLES.
 const SUBSYSTEM: u16 = 10;
@@ -199,21 +200,6 @@ fn elements(place: Place, attributes: &[u8], exist: bool, events: &mut Vec<Event
         let target = find(element, attribute::ELEMENT_DATA).and_then(verdict_chain).map(str::to_owned);
         Some(Event::Element { place, direction, interface, target })
     }));
-}
-
-fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    all(attributes, kind).next()
-}
-
-/// The values of all attributes of one kind, up to the first one that is malformed.
-fn all(attributes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
-    NlasIterator::new(attributes).map_while(Result::ok).filter(move |attribute| attribute.kind() == kind).map(
-        |attribute| {
-            let bytes = attribute.into_inner();
-            let length = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
-            &bytes[4..length]
-        },
-    )
 }
 
 /// Text up to its end or its first zero: a key of type `ifname` is filled up with them.

@@ -1,0 +1,355 @@
+//! Hand-over of tracked connections: what the host that a VM leaves knows of them is read there and made on the host where it goes, so that
+//! stateful rules there go on as if they had seen them begin.
+//!
+//! Owns everything that talks to the kernel's connection tracking, and the entry that travels ([`Entry`]). It does not decide when, it
+//! does not talk to the other host, and it remembers nothing: what was made here is handed to the caller, who may lose it.
+//!
+//! All calls wait for the kernel, for some ten milliseconds in a large table: not for a thread that others wait for.
+//!
+//! Why nobody follows the kernel's events for the last difference: since 5.19 the kernel makes events only of those connections that
+//! began while somebody listened (`nf_conntrack_events` = 2), so a listener that comes with a migration hears nothing of the ones that
+//! matter, not even of their end. And what it hears costs as much as the whole host is busy. So the last difference is a second reading,
+//! compared with the first ([`Entries::since`]).
+
+mod admission;
+mod dump;
+mod entry;
+mod message;
+mod protocol;
+#[cfg(test)]
+mod samples;
+mod selection;
+mod tracking;
+
+pub use admission::Refusal;
+pub use dump::ReadError;
+pub use entry::{Difference, ENTRIES_MAX, Entries, Entry, Key, Left, State, TIMEOUT_MAX, Tuple};
+pub use tracking::is_tracking;
+
+use crate::clock;
+use crate::netlink::batch::{BatchBuilder, DATAGRAM_MESSAGES_MAX};
+use crate::netlink::socket::{OpenError, RouteSocket, SendError};
+use cutover_engine::BootTime;
+use dump::{Asker, End};
+use ipnet::IpNet;
+use message::{Dumped, Position, tcp_flag};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use selection::{Selection, contain};
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// LIMIT: a table that changes all the time disturbs every dump. What was read then is used as it is.
+const ATTEMPTS_MAX: usize = 4;
+
+/// LIMIT: each address costs two walks over the kernel's table of buckets, 8 ms each with 262,144 of them (the default). From here on one walk that
+/// takes everything along is quicker, unless the table is full to the brim.
+const WALKS_MAX: usize = 16;
+/// LIMIT: so many connections are dumped in the time of one walk over empty buckets.
+const DUMPED_PER_WALK: usize = 5_000;
+
+/// LIMIT: a migration injects each entry twice, early and after the last difference, and may begin anew.
+const INJECTED_PER_SECOND: usize = ENTRIES_MAX / 8;
+const INJECTED_AT_ONCE: usize = 2 * ENTRIES_MAX;
+
+/// LIMIT: the kernel tells times in whole seconds, rounded down, and so did the entry.
+const ROUNDING: Duration = Duration::from_secs(2);
+
+/// Connection tracking of one network namespace.
+pub struct Conntrack {
+    asker: Asker,
+    writer: RouteSocket,
+    /// How many entries may be injected at once, as of then.
+    credit: (usize, BootTime),
+}
+
+/// What became of entries that were to be injected.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Injected {
+    /// Made.
+    pub done: usize,
+    /// There was one already that is not ours: it is fresher.
+    pub kept: usize,
+    /// Not made, and why.
+    pub refused: BTreeMap<Refusal, usize>,
+    /// Nothing is known: the kernel's answers did not arrive.
+    pub unknown: usize,
+    /// The ones that were made now.
+    pub ours: Vec<Ours>,
+}
+
+/// A connection that was made here for a VM that is about to arrive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ours {
+    /// Its original tuple.
+    pub original: Tuple,
+    /// Its reply tuple.
+    pub reply: Tuple,
+    /// When it ends if no packet comes.
+    pub expires_at: BootTime,
+}
+
+/// What became of connections that were to be taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Withdrawn {
+    /// Deleted.
+    pub deleted: usize,
+    /// Packets have passed since, or it is not the one that was made: left alone.
+    pub used: usize,
+    /// Not there any more.
+    pub gone: usize,
+}
+
+/// Tracked connections could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It is not known which there are.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The outcome is not known.
+    #[error("cannot delete tracked connections: {0}")]
+    Send(#[from] SendError),
+}
+
+impl std::fmt::Debug for Conntrack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conntrack").field("credit", &self.credit).finish_non_exhaustive()
+    }
+}
+
+impl Conntrack {
+    /// That of the network namespace of the calling thread. The sysctls that limit what is made are read in the namespace of the
+    /// thread that calls, so it has to be the same.
+    ///
+    /// # Errors
+    /// The kernel has no nfnetlink, or the process may not have another descriptor.
+    pub fn open() -> Result<Self, OpenError> {
+        let writer = RouteSocket::open_for(NETLINK_NETFILTER)?;
+        Ok(Self { asker: Asker::open()?, writer, credit: (INJECTED_AT_ONCE, clock::now()) })
+    }
+
+    /// The connections of the VM that has these addresses, fixed and floating ones, of both families.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn read(&mut self, addresses: &[IpNet]) -> Result<Entries, ReadError> {
+        let selection = Selection { addresses, host: tracking::host_addresses().collect() };
+        let concerns = |original: &Tuple, reply: &Tuple| selection.concerns(original, reply);
+        let (found, end) = self.collect(addresses, &Position::ENDS, concerns)?;
+        let mut entries = Entries { is_partial: end == End::Disturbed, ..Entries::default() };
+        for dumped in found {
+            let carried = match selection.carry(&dumped) {
+                Ok(_) if entries.carried.len() >= ENTRIES_MAX => Err(Left::TooMany),
+                carried => carried,
+            };
+            match carried {
+                Ok(entry) => entries.carried.push(entry),
+                Err(left) => *entries.left.entry(left).or_default() += 1,
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Makes the connections of a VM that is about to arrive, and that has these addresses.
+    ///
+    /// `ours` are original tuples of connections that an earlier call made: they are replaced, which is right as long as the VM has
+    /// not run here. Whatever else is there stays.
+    ///
+    /// # Errors
+    /// None: what failed is counted. Called again with the same, it does what was not done.
+    pub fn inject(&mut self, entries: &[Entry], allowed: &[IpNet], ours: &HashSet<Tuple>) -> Injected {
+        let mut injected = Injected::default();
+        let mut refuse = |refusal, count| *injected.refused.entry(refusal).or_default() += count;
+        let mut admitted = Vec::with_capacity(entries.len().min(ENTRIES_MAX));
+        for entry in entries {
+            match admission::admit(entry, allowed) {
+                Ok(_) if admitted.len() >= ENTRIES_MAX => refuse(Refusal::TooMany, 1),
+                Ok(entry) => admitted.push(entry),
+                Err(refusal) => refuse(refusal, 1),
+            }
+        }
+        for (limit, refusal) in
+            [(self.credit(), Refusal::TooOften), (tracking::room(), Refusal::NoRoom)]
+        {
+            if let Some(beyond @ 1..) = admitted.len().checked_sub(limit) {
+                admitted.truncate(limit);
+                refuse(refusal, beyond);
+            }
+        }
+        self.credit.0 -= admitted.len();
+        // Each may take two requests, and the requests of one chunk are one datagram.
+        for chunk in admitted.chunks(DATAGRAM_MESSAGES_MAX / 2) {
+            self.inject_chunk(chunk, ours, &mut injected);
+        }
+        injected
+    }
+
+    fn credit(&mut self) -> usize {
+        let (credit, since) = self.credit;
+        let now = clock::now();
+        let earned = now.since(since).as_millis() * INJECTED_PER_SECOND as u128 / 1000;
+        if earned > 0 {
+            let earned = usize::try_from(earned).unwrap_or(usize::MAX);
+            self.credit = (credit.saturating_add(earned).min(INJECTED_AT_ONCE), now);
+        }
+        self.credit.0
+    }
+
+    fn inject_chunk(&mut self, entries: &[Entry], ours: &HashSet<Tuple>, injected: &mut Injected) {
+        let mut batch = BatchBuilder::default();
+        let mut created = HashMap::with_capacity(entries.len());
+        let mut requests = 0;
+        for (position, entry) in entries.iter().enumerate() {
+            if ours.contains(&entry.original) {
+                // ORDER: nothing of an existing connection's translation can be changed, so it goes first.
+                batch.push_encoded(message::DELETE, 0, &message::delete(&entry.original, None), &[libc::ENOENT]);
+                requests += 1;
+            }
+            batch.push_encoded(message::NEW, NLM_F_CREATE | NLM_F_EXCL, &message::create(entry), &[]);
+            created.insert(requests, position);
+            requests += 1;
+        }
+        let now = clock::now();
+        let outcome = match self.writer.send(&batch.finish()) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::debug!("it is not known which connections were made: {error}");
+                injected.unknown += entries.len();
+                return;
+            }
+        };
+        let mut failed = BTreeSet::new();
+        for failure in outcome.failed {
+            // A deletion that fails makes the creation fail.
+            let Some(position) = created.get(&failure.index) else { continue };
+            failed.insert(*position);
+            if failure.errno == libc::EEXIST {
+                injected.kept += 1;
+            } else {
+                *injected.refused.entry(Refusal::Kernel(failure.errno)).or_default() += 1;
+            }
+        }
+        let made = entries.iter().enumerate().filter(|(position, _)| !failed.contains(position));
+        injected.ours.extend(made.map(|(_, entry)| Ours {
+            original: entry.original,
+            reply: entry.reply,
+            expires_at: now + Duration::from_secs(entry.timeout_s.into()),
+        }));
+        injected.done += entries.len() - failed.len();
+    }
+
+    /// Takes back what was made here, except where packets have passed since.
+    ///
+    /// # Errors
+    /// Some may be left. Called again with the same, it does what was not done.
+    pub fn withdraw(&mut self, ours: &[Ours]) -> Result<Withdrawn, ChangeError> {
+        let made: HashMap<Tuple, &Ours> = ours.iter().map(|ours| (ours.original, ours)).collect();
+        let tuples: Vec<Tuple> = made.keys().copied().collect();
+        let mut found = Vec::new();
+        self.asker.look_up(&tuples, |dumped| found.push(dumped))?;
+        let now = clock::now();
+        let (unused, used): (Vec<Dumped>, Vec<Dumped>) = found.into_iter().partition(|dumped| {
+            made.get(&dumped.original).is_some_and(|ours| is_as_made(ours, dumped, now))
+        });
+        let deleted = self.delete(&unused)?;
+        let gone = made.len() - deleted - used.len();
+        Ok(Withdrawn { deleted, used: used.len(), gone })
+    }
+
+    /// Deletes what is known here of the connections of a VM that has been elsewhere or has gone, whatever position its addresses
+    /// have in them, but for those whose other end is in `staying`: the addresses of endpoints that are on this host, whose packets
+    /// keep them current. Returns how many.
+    ///
+    /// To be called before a VM that was here before is injected: what is left of its last stay is not fresher than what comes.
+    ///
+    /// # Errors
+    /// Some may be left.
+    pub fn forget(&mut self, addresses: &[IpNet], staying: &[IpNet]) -> Result<usize, ChangeError> {
+        let ends = |original: &Tuple, reply: &Tuple| {
+            [original.source, original.destination, reply.source, reply.destination]
+        };
+        let concerns = |original: &Tuple, reply: &Tuple| {
+            let ends = ends(original, reply);
+            let is_current = |end| contain(staying, end) && !contain(addresses, end);
+            ends.iter().any(|end| contain(addresses, *end)) && !ends.into_iter().any(is_current)
+        };
+        let (found, _) = self.collect(addresses, &Position::ALL, concerns)?;
+        // Of a zone of somebody's own, the tuple alone would mean another one.
+        let found: Vec<Dumped> = found.into_iter().filter(|dumped| dumped.zone == 0).collect();
+        Ok(self.delete(&found)?)
+    }
+
+    /// Deletes these very ones. Returns how many were there.
+    fn delete(&mut self, connections: &[Dumped]) -> Result<usize, SendError> {
+        let mut batch = BatchBuilder::default();
+        for dumped in connections {
+            batch.push_encoded(message::DELETE, 0, &message::delete(&dumped.original, dumped.id), &[]);
+        }
+        let outcome = self.writer.send(&batch.finish())?;
+        Ok(connections.len() - outcome.failed.len())
+    }
+
+    /// What concerns somebody, each connection once.
+    fn collect(
+        &mut self,
+        addresses: &[IpNet],
+        positions: &[Position],
+        concerns: impl Fn(&Tuple, &Tuple) -> bool,
+    ) -> Result<(Vec<Dumped>, End), ReadError> {
+        let walks = walks(addresses, positions, tracking::count());
+        for attempt in 1.. {
+            let mut found: HashMap<(Tuple, u16), Dumped> = HashMap::new();
+            let mut end = End::Whole;
+            // KERNEL: a dump that goes on in a bucket whose last connection is gone begins that bucket again (`ctnetlink_dump_table`).
+            let mut take = |dumped: Dumped| match found.entry((dumped.original, dumped.zone)) {
+                Slot::Occupied(mut slot) => drop(slot.insert(dumped)),
+                Slot::Vacant(slot) => drop(slot.insert(dumped)),
+            };
+            for walk in &walks {
+                let walked = match walk {
+                    Some(walk) => self.asker.dump_of(*walk, &concerns, &mut take)?,
+                    None => self.asker.dump_all(&concerns, &mut take)?,
+                };
+                if walked == End::Disturbed {
+                    end = End::Disturbed;
+                }
+            }
+            if end == End::Whole || attempt == ATTEMPTS_MAX {
+                return Ok((found.into_values().collect(), end));
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+}
+
+/// By which addresses the kernel is asked, or once for everything.
+fn walks(addresses: &[IpNet], positions: &[Position], count: usize) -> Vec<Option<(IpAddr, Position)>> {
+    let are_hosts = addresses.iter().all(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
+    let walks = addresses.len() * positions.len();
+    if !are_hosts || walks > WALKS_MAX || count <= walks.saturating_sub(1) * DUMPED_PER_WALK {
+        return vec![None];
+    }
+    let of = |prefix: &IpNet| {
+        let address = prefix.addr();
+        positions.iter().map(move |position| Some((address, *position)))
+    };
+    addresses.iter().flat_map(of).collect()
+}
+
+/// Whether no packet has come since.
+///
+/// Every packet sets the time back to its full length, so without one the connection ends when it was going to. And the window checks of
+/// TCP are still off.
+fn is_as_made(ours: &Ours, dumped: &Dumped, now: BootTime) -> bool {
+    let ends_at = now + Duration::from_secs(dumped.timeout_s.unwrap_or(u32::MAX).into());
+    let is_liberal = match dumped.state {
+        Some(State::Tcp { flags, .. }) => flags.iter().all(|flags| flags & tcp_flag::BE_LIBERAL != 0),
+        _ => true,
+    };
+    dumped.reply == ours.reply && is_liberal && ends_at.since(ours.expires_at) < ROUNDING
+}
+
+#[cfg(test)]
+mod tests;

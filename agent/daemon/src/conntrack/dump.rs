@@ -1,0 +1,232 @@
+//! Asks the kernel which connections there are, and hands them on one by one.
+//!
+//! Owns the socket for questions. It keeps nothing of what it hands on, so the size of the table does not matter; which connections
+//! are of interest is its caller's business.
+
+use super::entry::Tuple;
+use super::message::{self, Dumped, GET, Position};
+use crate::netlink::socket::{OpenError, RECEIVE_BUFFER_BYTES, set_receive_buffer};
+use netlink_packet_core::{
+    Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkHeader,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use std::io;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+
+/// LIMIT: the kernel never puts more than 32 KiB into one part of a dump.
+const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+/// LIMIT: a dump whose next part does not come for so long is stuck.
+const TIMEOUT_S: i64 = 10;
+/// LIMIT: the answers to so many questions, some 1.5 KiB each with the kernel's bookkeeping, fit into the receive buffer.
+const QUESTIONS_MAX: usize = 128;
+
+/// The kernel did not say what there is.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read tracked connections: {step}: {error}")]
+pub struct ReadError {
+    /// What was tried.
+    pub step: &'static str,
+    /// What the kernel said.
+    #[source]
+    pub error: io::Error,
+}
+
+/// How a dump ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Whole,
+    /// Some that were there all the time may be missing.
+    Disturbed,
+}
+
+/// Asks.
+pub(super) struct Asker {
+    socket: Socket,
+    buffer: Vec<u8>,
+    sequence: u32,
+    /// Answers to the last question were lost.
+    is_overrun: bool,
+}
+
+impl Asker {
+    /// In the network namespace of the calling thread.
+    pub(super) fn open() -> Result<Self, OpenError> {
+        let failed = |step| move |error| OpenError { step, error };
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("socket"))?;
+        socket.bind_auto().map_err(failed("bind"))?;
+        set_receive_buffer(&mut socket, RECEIVE_BUFFER_BYTES).map_err(failed("SO_RCVBUF"))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_S))
+            .map_err(|error| failed("SO_RCVTIMEO")(error.into()))?;
+        Ok(Self { socket, buffer: vec![0; DATAGRAM_BYTES_MAX], sequence: 0, is_overrun: false })
+    }
+
+    /// Dumps everything, in both families.
+    pub(super) fn dump_all(
+        &mut self,
+        concerns: impl Fn(&Tuple, &Tuple) -> bool,
+        take: impl FnMut(Dumped),
+    ) -> Result<End, ReadError> {
+        self.dump(&message::dump_all(0), concerns, take)
+    }
+
+    /// Dumps those that have an address in a certain position, and on old kernels the others as well.
+    pub(super) fn dump_of(
+        &mut self,
+        (address, position): (IpAddr, Position),
+        concerns: impl Fn(&Tuple, &Tuple) -> bool,
+        take: impl FnMut(Dumped),
+    ) -> Result<End, ReadError> {
+        self.dump(&message::dump_of(address, position), concerns, take)
+    }
+
+    fn dump(
+        &mut self,
+        body: &[u8],
+        concerns: impl Fn(&Tuple, &Tuple) -> bool,
+        mut take: impl FnMut(Dumped),
+    ) -> Result<End, ReadError> {
+        let sequence = self.next_sequence();
+        let mut request = Vec::new();
+        put_request(&mut request, NLM_F_DUMP, sequence, body);
+        self.send(&request)?;
+        let mut end = End::Whole;
+        let ended = self.receive_until(|answer| {
+            if answer.sequence != sequence {
+                return ControlFlow::Continue(());
+            }
+            if answer.flags & NLM_F_DUMP_INTR != 0 {
+                end = End::Disturbed;
+            }
+            match answer.error() {
+                Some(code) => ControlFlow::Break(code),
+                None => {
+                    if let Some(dumped) = message::parse(answer.payload, &concerns) {
+                        take(dumped);
+                    }
+                    ControlFlow::Continue(())
+                }
+            }
+        });
+        match ended? {
+            0 if self.is_overrun => Ok(End::Disturbed),
+            0 => Ok(end),
+            libc::EINTR | libc::EBUSY | libc::EAGAIN => Ok(End::Disturbed),
+            code => Err(ReadError { step: "dump", error: io::Error::from_raw_os_error(code) }),
+        }
+    }
+
+    /// Looks connections up, one by one. What is not there is left out.
+    pub(super) fn look_up(&mut self, tuples: &[Tuple], mut take: impl FnMut(Dumped)) -> Result<(), ReadError> {
+        for tuples in tuples.chunks(QUESTIONS_MAX) {
+            let mut request = Vec::new();
+            let (first, mut last) = (self.sequence.wrapping_add(1), 0);
+            for (index, tuple) in tuples.iter().enumerate() {
+                // The last question is acknowledged, or refused, after all others have been answered.
+                let flags = if index + 1 == tuples.len() { NLM_F_ACK } else { 0 };
+                last = self.next_sequence();
+                put_request(&mut request, flags, last, &message::name(tuple));
+            }
+            self.send(&request)?;
+            self.receive_until(|answer| {
+                let is_ours = answer.sequence.wrapping_sub(first) < QUESTIONS_MAX as u32;
+                match answer.error() {
+                    Some(_) if answer.sequence == last => return ControlFlow::Break(()),
+                    None if is_ours => {
+                        if let Some(dumped) = message::parse(answer.payload, |_, _| true) {
+                            take(dumped);
+                        }
+                    }
+                    _ => {}
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Answers to a question that was given up have another one.
+    const fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn send(&self, datagram: &[u8]) -> Result<(), ReadError> {
+        let sent = self.socket.send_to(datagram, &SocketAddr::new(0, 0), 0);
+        sent.map(|_| ()).map_err(|error| ReadError { step: "send", error })
+    }
+
+    /// Reads messages until one of them is the last.
+    fn receive_until<T>(
+        &mut self,
+        mut take: impl FnMut(&Answer<'_>) -> ControlFlow<T>,
+    ) -> Result<T, ReadError> {
+        self.is_overrun = false;
+        loop {
+            let mut free = &mut self.buffer[..];
+            let (length, sender) = match self.socket.recv_from(&mut free, 0) {
+                Ok(received) => received,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    Some(libc::ENOBUFS) => {
+                        self.is_overrun = true;
+                        continue;
+                    }
+                    _ => return Err(ReadError { step: "recv", error }),
+                },
+            };
+            // Another process with CAP_NET_ADMIN can send to this socket, too.
+            if sender.port_number() != 0 {
+                continue;
+            }
+            let mut rest = &self.buffer[..length];
+            while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+                let answer = Answer {
+                    kind: message.message_type(),
+                    flags: message.flags(),
+                    sequence: message.sequence_number(),
+                    payload: message.payload(),
+                };
+                if let ControlFlow::Break(last) = take(&answer) {
+                    return Ok(last);
+                }
+                match rest.get((message.length() as usize).next_multiple_of(4)..) {
+                    Some(next) => rest = next,
+                    None => break,
+                }
+            }
+        }
+    }
+}
+
+/// Appends a question. Its body is a multiple of four bytes long.
+fn put_request(bytes: &mut Vec<u8>, flags: u16, sequence: u32, body: &[u8]) {
+    let mut header = NetlinkHeader::default();
+    header.length = u32::try_from(header.buffer_len() + body.len()).unwrap_or(u32::MAX);
+    header.message_type = GET;
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    let start = bytes.len();
+    bytes.resize(start + header.buffer_len(), 0);
+    header.emit(&mut bytes[start..]);
+    bytes.extend(body);
+}
+
+struct Answer<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+impl Answer<'_> {
+    /// The positive error, or 0 for the end, if this ends something.
+    fn error(&self) -> Option<i32> {
+        let code = || self.payload.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+        matches!(self.kind, NLMSG_DONE | NLMSG_ERROR).then(|| code().saturating_neg())
+    }
+}
