@@ -137,18 +137,19 @@ impl Conntrack {
     pub fn read(&mut self, addresses: &[IpNet]) -> Result<Entries, ReadError> {
         let selection = Selection { addresses, host: tracking::host_addresses().collect() };
         let concerns = |original: &Tuple, reply: &Tuple| selection.concerns(original, reply);
-        let (found, end) = self.collect(addresses, &Position::ENDS, concerns)?;
-        let mut entries = Entries { is_partial: end == End::Disturbed, ..Entries::default() };
-        for dumped in found {
-            let carried = match selection.carry(&dumped) {
-                Ok(_) if entries.carried.len() >= ENTRIES_MAX => Err(Left::TooMany),
-                carried => carried,
-            };
-            match carried {
+        let found = self.collect(addresses, &Position::ENDS, concerns)?;
+        let mut entries = Entries { is_partial: found.end == End::Disturbed, ..Entries::default() };
+        if found.beyond > 0 {
+            entries.left.insert(Left::TooMany, found.beyond);
+        }
+        for dumped in found.connections {
+            match selection.carry(&dumped) {
                 Ok(entry) => entries.carried.push(entry),
                 Err(left) => *entries.left.entry(left).or_default() += 1,
             }
         }
+        // Those that the kernel would give up last come first.
+        entries.carried.sort_unstable_by_key(|entry| (!entry.assured, entry.original));
         Ok(entries)
     }
 
@@ -170,9 +171,7 @@ impl Conntrack {
                 Err(refusal) => refuse(refusal, 1),
             }
         }
-        for (limit, refusal) in
-            [(self.credit(), Refusal::TooOften), (tracking::room(), Refusal::NoRoom)]
-        {
+        for (limit, refusal) in [(self.credit(), Refusal::TooOften), (tracking::room(), Refusal::NoRoom)] {
             if let Some(beyond @ 1..) = admitted.len().checked_sub(limit) {
                 admitted.truncate(limit);
                 refuse(refusal, beyond);
@@ -204,7 +203,12 @@ impl Conntrack {
         for (position, entry) in entries.iter().enumerate() {
             if ours.contains(&entry.original) {
                 // ORDER: nothing of an existing connection's translation can be changed, so it goes first.
-                batch.push_encoded(message::DELETE, 0, &message::delete(&entry.original, None), &[libc::ENOENT]);
+                batch.push_encoded(
+                    message::DELETE,
+                    0,
+                    &message::delete(&entry.original, None),
+                    &[libc::ENOENT],
+                );
                 requests += 1;
             }
             batch.push_encoded(message::NEW, NLM_F_CREATE | NLM_F_EXCL, &message::create(entry), &[]);
@@ -250,9 +254,9 @@ impl Conntrack {
         let mut found = Vec::new();
         self.asker.look_up(&tuples, |dumped| found.push(dumped))?;
         let now = clock::now();
-        let (unused, used): (Vec<Dumped>, Vec<Dumped>) = found.into_iter().partition(|dumped| {
-            made.get(&dumped.original).is_some_and(|ours| is_as_made(ours, dumped, now))
-        });
+        let (unused, used): (Vec<Dumped>, Vec<Dumped>) = found
+            .into_iter()
+            .partition(|dumped| made.get(&dumped.original).is_some_and(|ours| is_as_made(ours, dumped, now)));
         let deleted = self.delete(&unused)?;
         let gone = made.len() - deleted - used.len();
         Ok(Withdrawn { deleted, used: used.len(), gone })
@@ -275,16 +279,23 @@ impl Conntrack {
             let is_current = |end| contain(staying, end) && !contain(addresses, end);
             ends.iter().any(|end| contain(addresses, *end)) && !ends.into_iter().any(is_current)
         };
-        let (found, _) = self.collect(addresses, &Position::ALL, concerns)?;
-        // Of a zone of somebody's own, the tuple alone would mean another one.
-        let found: Vec<Dumped> = found.into_iter().filter(|dumped| dumped.zone == 0).collect();
-        Ok(self.delete(&found)?)
+        let mut forgotten = 0;
+        loop {
+            let Found { connections, beyond, .. } = self.collect(addresses, &Position::ALL, concerns)?;
+            let deleted = self.delete(&connections)?;
+            forgotten += deleted;
+            if beyond == 0 || deleted == 0 {
+                return Ok(forgotten);
+            }
+        }
     }
 
     /// Deletes these very ones. Returns how many were there.
     fn delete(&mut self, connections: &[Dumped]) -> Result<usize, SendError> {
         let mut batch = BatchBuilder::default();
-        for dumped in connections {
+        // Without its zone, a tuple means another connection.
+        let connections: Vec<&Dumped> = connections.iter().filter(|dumped| dumped.zone == 0).collect();
+        for dumped in &connections {
             batch.push_encoded(message::DELETE, 0, &message::delete(&dumped.original, dumped.id), &[]);
         }
         let outcome = self.writer.send(&batch.finish())?;
@@ -297,31 +308,55 @@ impl Conntrack {
         addresses: &[IpNet],
         positions: &[Position],
         concerns: impl Fn(&Tuple, &Tuple) -> bool,
-    ) -> Result<(Vec<Dumped>, End), ReadError> {
+    ) -> Result<Found, ReadError> {
         let walks = walks(addresses, positions, tracking::count());
-        for attempt in 1.. {
-            let mut found: HashMap<(Tuple, u16), Dumped> = HashMap::new();
-            let mut end = End::Whole;
-            // KERNEL: a dump that goes on in a bucket whose last connection is gone begins that bucket again (`ctnetlink_dump_table`).
-            let mut take = |dumped: Dumped| match found.entry((dumped.original, dumped.zone)) {
-                Slot::Occupied(mut slot) => drop(slot.insert(dumped)),
-                Slot::Vacant(slot) => drop(slot.insert(dumped)),
-            };
-            for walk in &walks {
-                let walked = match walk {
-                    Some(walk) => self.asker.dump_of(*walk, &concerns, &mut take)?,
-                    None => self.asker.dump_all(&concerns, &mut take)?,
-                };
-                if walked == End::Disturbed {
-                    end = End::Disturbed;
-                }
+        let mut attempt = 1;
+        loop {
+            let found = self.walk(&walks, &concerns)?;
+            if found.end == End::Whole || attempt == ATTEMPTS_MAX {
+                return Ok(found);
             }
-            if end == End::Whole || attempt == ATTEMPTS_MAX {
-                return Ok((found.into_values().collect(), end));
+            attempt += 1;
+        }
+    }
+
+    fn walk(
+        &mut self,
+        walks: &[Option<(IpAddr, Position)>],
+        concerns: impl Fn(&Tuple, &Tuple) -> bool,
+    ) -> Result<Found, ReadError> {
+        let mut connections = HashMap::new();
+        let mut beyond = 0;
+        // KERNEL: a dump that goes on in a bucket whose last connection is gone begins that bucket again (`ctnetlink_dump_table`).
+        let mut take = |dumped: Dumped| {
+            let is_full = connections.len() >= ENTRIES_MAX;
+            match connections.entry((dumped.original, dumped.zone)) {
+                Slot::Occupied(mut slot) => drop(slot.insert(dumped)),
+                Slot::Vacant(_) if is_full => beyond += 1,
+                Slot::Vacant(slot) => drop(slot.insert(dumped)),
+            }
+        };
+        let mut end = End::Whole;
+        for walk in walks {
+            let walked = match walk {
+                Some(walk) => self.asker.dump_of(*walk, &concerns, &mut take)?,
+                None => self.asker.dump_all(&concerns, &mut take)?,
+            };
+            if walked == End::Disturbed {
+                end = End::Disturbed;
             }
         }
-        unreachable!("the last attempt returns")
+        Ok(Found { connections: connections.into_values().collect(), beyond, end })
     }
+}
+
+/// What dumps have shown.
+struct Found {
+    /// At most [`ENTRIES_MAX`].
+    connections: Vec<Dumped>,
+    /// How many more there were.
+    beyond: usize,
+    end: End,
 }
 
 /// By which addresses the kernel is asked, or once for everything.

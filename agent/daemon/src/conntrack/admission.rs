@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn nothing_that_is_no_connection_reaches_the_kernel() {
         let sctp = |state| Entry { state: State::Sctp { state, tags: [1, 2] }, ..samples::sctp() };
-        let tcp = |state| Entry { state: State::Tcp { state, flags: [0; 2], scale: [0; 2] }, ..samples::tcp(1) };
+        let tcp =
+            |state| Entry { state: State::Tcp { state, flags: [0; 2], scale: [0; 2] }, ..samples::tcp(1) };
         let mixed = Tuple { source: "::1".parse().unwrap(), ..samples::tcp(1).original };
         let icmp = Tuple { key: Key::Icmp(77, 3, 4), ..samples::echo().original };
         for entry in [

@@ -7,8 +7,8 @@ use super::entry::Tuple;
 use super::message::{self, Dumped, GET, Position};
 use crate::netlink::socket::{OpenError, RECEIVE_BUFFER_BYTES, set_receive_buffer};
 use netlink_packet_core::{
-    Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-    NetlinkHeader,
+    Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -121,7 +121,11 @@ impl Asker {
     }
 
     /// Looks connections up, one by one. What is not there is left out.
-    pub(super) fn look_up(&mut self, tuples: &[Tuple], mut take: impl FnMut(Dumped)) -> Result<(), ReadError> {
+    pub(super) fn look_up(
+        &mut self,
+        tuples: &[Tuple],
+        mut take: impl FnMut(Dumped),
+    ) -> Result<(), ReadError> {
         for tuples in tuples.chunks(QUESTIONS_MAX) {
             let mut request = Vec::new();
             let (first, mut last) = (self.sequence.wrapping_add(1), 0);

@@ -257,7 +257,10 @@ mod tests {
         assert_eq!(difference.gone, [ending.original]);
 
         later.is_partial = true;
-        assert_eq!(later.since(&earlier, since), Difference { changed: vec![closing_later, new], gone: vec![] });
+        assert_eq!(
+            later.since(&earlier, since),
+            Difference { changed: vec![closing_later, new], gone: vec![] }
+        );
     }
 
     #[test]

@@ -150,8 +150,11 @@ pub(super) fn parse(payload: &[u8], concerns: impl Fn(&Tuple, &Tuple) -> bool) -
             }
             attribute::HELPER => dumped.has_helper = true,
             attribute::TUPLE_MASTER => dumped.has_master = true,
-            attribute::SEQUENCE_ORIGINAL | attribute::SEQUENCE_REPLY | attribute::SYNPROXY => {
-                dumped.is_adjusted = true;
+            attribute::SEQUENCE_ORIGINAL | attribute::SEQUENCE_REPLY => dumped.is_adjusted = true,
+            // KERNEL: every connection that was made by ctnetlink has it, filled with zeros (`ctnetlink_create_conntrack`). Where a VM
+            // moves for the second time, that is each one.
+            attribute::SYNPROXY => {
+                dumped.is_adjusted |= each(value).any(|(_, number)| number.iter().any(|byte| *byte != 0));
             }
             _ => {}
         }
@@ -188,10 +191,7 @@ fn parse_state(attributes: &[u8]) -> Option<State> {
     }
     if let Some(sctp) = find(attributes, protocol_state::SCTP) {
         let [original, reply] = protocol_state::SCTP_TAGS.map(|kind| find(sctp, kind).and_then(be32));
-        return Some(State::Sctp {
-            state: byte(sctp, protocol_state::STATE)?,
-            tags: [original?, reply?],
-        });
+        return Some(State::Sctp { state: byte(sctp, protocol_state::STATE)?, tags: [original?, reply?] });
     }
     let dccp = find(attributes, protocol_state::DCCP)?;
     let handshake = find(dccp, protocol_state::DCCP_HANDSHAKE)?.try_into().ok()?;
@@ -336,8 +336,11 @@ fn put_tuple(attributes: &mut Attributes, kind: u16, tuple: &Tuple) {
                     inner.put(tuple::PORTS[1], &destination.to_be_bytes());
                 }
                 Key::Icmp(id, kind, code) => {
-                    let kinds =
-                        if i32::from(tuple.protocol) == libc::IPPROTO_ICMPV6 { tuple::ICMPV6 } else { tuple::ICMP };
+                    let kinds = if i32::from(tuple.protocol) == libc::IPPROTO_ICMPV6 {
+                        tuple::ICMPV6
+                    } else {
+                        tuple::ICMP
+                    };
                     inner.put(kinds[0], &id.to_be_bytes());
                     inner.put(kinds[1], &[kind]);
                     inner.put(kinds[2], &[code]);

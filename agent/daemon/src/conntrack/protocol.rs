@@ -18,8 +18,8 @@ const TCP_LAST: u8 = 9;
 /// CT_DCCP_TIMEWAIT, the last state, and CT_DCCP_ROLE_SERVER, the second of two roles.
 const DCCP_LAST: u8 = 7;
 const DCCP_ROLE_LAST: u8 = 1;
-/// KERNEL: SCTP_CONNTRACK_HEARTBEAT_SENT, the last state that all kernels have. Some have one more (HEARTBEAT_ACKED). ctnetlink takes
-/// any number, and the tracking uses it as an index (`nlattr_to_sctp`): what is too large must never get there.
+/// KERNEL: SCTP_CONNTRACK_HEARTBEAT_SENT, the last state that all kernels have. Some have one more (HEARTBEAT_ACKED). ctnetlink took
+/// any number until 2026 (`nlattr_to_sctp`; 6.18.44 refuses it), and the tracking uses it as an index: what is too large must never get there.
 const SCTP_LAST: u8 = 8;
 
 /// Whether a state is one of this protocol.

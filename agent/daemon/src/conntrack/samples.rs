@@ -87,18 +87,15 @@ pub(super) fn any_entry() -> impl Strategy<Value = Entry> {
         let key = move || match protocol {
             1 | 58 => any::<(u16, u8, u8)>().prop_map(|(id, kind, code)| Key::Icmp(id, kind, code)).boxed(),
             50 => Just(Key::Nothing).boxed(),
-            _ => any::<(u16, u16)>()
-                .prop_map(|(source, destination)| Key::Ports(source, destination))
-                .boxed(),
+            _ => {
+                any::<(u16, u16)>().prop_map(|(source, destination)| Key::Ports(source, destination)).boxed()
+            }
         };
-        let tuple = move || {
-            (address(is_ipv6), address(is_ipv6), key()).prop_map(move |(source, destination, key)| Tuple {
-                source,
-                destination,
-                protocol,
-                key,
-            })
-        };
+        let tuple =
+            move || {
+                (address(is_ipv6), address(is_ipv6), key())
+                    .prop_map(move |(source, destination, key)| Tuple { source, destination, protocol, key })
+            };
         let rest = (any::<bool>(), any::<bool>(), any::<u32>(), any::<u32>(), any::<Option<[u8; 16]>>());
         (tuple(), tuple(), rest).prop_map(
             move |(original, reply, (seen_reply, assured, timeout_s, mark, labels))| Entry {

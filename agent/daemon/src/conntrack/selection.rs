@@ -45,7 +45,10 @@ impl Selection<'_> {
         if dumped.status & status::DYING != 0 {
             return Err(Left::Dying);
         }
-        if [original.source, original.destination, reply.source, reply.destination].into_iter().any(is_of_a_link) {
+        if [original.source, original.destination, reply.source, reply.destination]
+            .into_iter()
+            .any(is_of_a_link)
+        {
             return Err(Left::OfThisHost);
         }
         if dumped.has_helper {

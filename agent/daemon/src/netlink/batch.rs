@@ -3,7 +3,9 @@
 //! Owns the layout of a datagram with many requests in it. It does not send (that is [`super::socket`]) and
 //! does not know what a request means (that is [`super::route`] and [`super::neighbour`]).
 
-use netlink_packet_core::{Emitable as _, NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    Emitable as _, NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 
 /// LIMIT: far below the default send buffer of a netlink socket (212,992 bytes), which bounds a datagram, and

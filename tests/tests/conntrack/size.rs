@@ -1,0 +1,54 @@
+//! How long it takes with ten thousand connections, in a table with a hundred thousand of others.
+
+use crate::reading::{OTHER, Table, VM, connection, prefixes};
+use cutover_daemon::conntrack::Entry;
+use cutover_tests::wait;
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+/// LIMIT: 10 to 40 ms on the machine where it was written; a busy one has ten times that.
+const LIMIT: Duration = Duration::from_millis(500);
+
+#[test]
+fn ten_thousand_connections_are_read_and_made_in_time() {
+    let table = Table::new();
+    let entries: Vec<Entry> = (0..10_000).map(|number| connection(VM, number)).collect();
+    let timed = |what: &str, work: &mut dyn FnMut()| {
+        let began = Instant::now();
+        work();
+        let took = began.elapsed();
+        // Nobody is left to tell if standard error is closed.
+        let _ = writeln!(std::io::stderr(), "{what}: {took:?}");
+        assert!(took < wait::patient(LIMIT), "{what}: {took:?}");
+    };
+    table.with(|conntrack| {
+        let (vm, none) = (prefixes(VM), HashSet::new());
+        let mut ours = Vec::new();
+        timed("10,000 made", &mut || {
+            ours = conntrack.inject(&entries, &vm, &none).ours;
+            assert_eq!(ours.len(), 10_000);
+        });
+        timed("10,000 of 10,000 read", &mut || {
+            assert_eq!(conntrack.read(&vm).unwrap().carried.len(), 10_000);
+        });
+        for part in 0..2 {
+            let others: Vec<Entry> =
+                (0..50_000).map(|number| connection(OTHER, number + part * 65_536)).collect();
+            conntrack.inject(&others, &prefixes(OTHER), &none);
+        }
+        timed("10,000 among 100,000 read", &mut || {
+            assert_eq!(conntrack.read(&vm).unwrap().carried.len(), 10_000);
+        });
+        let replaced = ours.iter().map(|ours| ours.original).collect();
+        timed("10,000 replaced", &mut || {
+            assert_eq!(conntrack.inject(&entries, &vm, &replaced).done, 10_000);
+        });
+        let mut gone = 0;
+        timed("10,000 taken back", &mut || gone = conntrack.withdraw(&ours).unwrap().deleted);
+        assert_eq!(gone, 10_000);
+        timed("none among 100,000 read", &mut || {
+            assert_eq!(conntrack.read(&vm).unwrap().carried.len(), 0);
+        });
+    });
+}
