@@ -153,6 +153,24 @@ impl Conntrack {
         Ok(entries)
     }
 
+    /// Lets the packets of these TCP connections pass on this host wherever they are in their windows. Returns how many there were.
+    ///
+    /// For the source, before it forwards what still comes for the VM. It does not see any more what the VM says, so after some tenths of
+    /// a second what the other end sends is beyond every window that it knows, and invalid: rules like Felix's drop it.
+    ///
+    /// # Errors
+    /// Some may be as they were.
+    pub fn loosen(&mut self, entries: &[Entry]) -> Result<usize, SendError> {
+        let mut batch = BatchBuilder::default();
+        for entry in entries.iter().filter(|entry| matches!(entry.state, State::Tcp { .. })) {
+            // Without NLM_F_CREATE: what is gone stays gone.
+            batch.push_encoded(message::NEW, 0, &message::loosen(&entry.original), &[]);
+        }
+        let batch = batch.finish();
+        let outcome = self.writer.send(&batch)?;
+        Ok(batch.len() - outcome.failed.len())
+    }
+
     /// Makes the connections of a VM that is about to arrive, and that has these addresses.
     ///
     /// `ours` are original tuples of connections that an earlier call made: they are replaced, which is right as long as the VM has

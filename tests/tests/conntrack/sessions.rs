@@ -1,6 +1,8 @@
 //! Sessions that go on after the VM has moved.
 
-use crate::stage::{OPEN_PORT, Stage, addresses, at, counted, floating, read, retransmission_timeouts, vm};
+use crate::stage::{
+    OPEN_PORT, Stage, addresses, at, counted, floating, loosen, read, retransmission_timeouts, vm,
+};
 use cutover_daemon::conntrack::Left;
 use cutover_tests::felix::{BOTH, Family};
 use cutover_tests::namespace::Namespace;
@@ -95,46 +97,67 @@ fn without_the_hand_over_it_stalls() {
     }
 }
 
-/// A stream that never pauses, moved in the middle: the network first, the VM half a second later.
+/// A stream that never pauses, moved in the middle: first the VM, then, with some of the data on the way over the source, the network.
 #[test]
 fn a_busy_download_is_moved_without_a_retransmission_timeout() {
-    const BYTES: usize = 200_000_000;
     for family in BOTH {
         let stage = Stage::new();
-        let mut session = from_vm(&stage, family);
-        let before = retransmission_timeouts(stage.client.namespace());
-        session.vm.set_read_timeout(Some(wait::patient(wait::SOON))).unwrap();
-        let (mut vm, mut client) = (session.vm, session.client);
-        let sent = thread::spawn(move || {
-            let piece = vec![1; 100_000];
-            (0..BYTES / piece.len()).try_for_each(|_| client.write_all(&piece))
-        });
-        let (mut got, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
-        let mut moved = 0;
-        let mut buffer = vec![0; 1_000_000];
-        while got < BYTES {
-            got += vm.read(&mut buffer).unwrap_or_else(|error| panic!("after {got} bytes: {error}"));
-            if got > BYTES / 3 && moved == 0 {
-                let (entries, injected) = stage.hand_over();
-                assert_eq!(injected.done, 1, "{entries:?} {injected:?}");
-                stage.network_moves();
-                moved = 1;
-            } else if got > BYTES / 2 && moved == 1 {
-                stage.vm_moves();
-                moved = 2;
-            } else {
-                longest = longest.max(last.elapsed());
-            }
-            last = Instant::now();
+        let timeouts = || retransmission_timeouts(stage.client.namespace());
+        let before = timeouts();
+        let got = move_busy_download(&stage, family, true);
+        assert_eq!((got.ok(), timeouts()), (Some(BYTES), before), "{family:?}");
+        for host in [&stage.source, &stage.target] {
+            assert_eq!((counted(host, "denied"), counted(host, "invalid")), (0, 0));
         }
-        sent.join().unwrap().unwrap();
-        assert_eq!(
-            retransmission_timeouts(stage.client.namespace()),
-            before,
-            "{family:?}, silent for {longest:?}"
-        );
-        assert_eq!((counted(&stage.target, "denied"), counted(&stage.target, "invalid")), (0, 0));
     }
+}
+
+/// The source does not see what the VM acknowledges, and believes the client to be far ahead.
+#[test]
+fn a_source_that_forwards_and_is_not_told_drops_what_it_forwards() {
+    for family in BOTH {
+        let stage = Stage::new();
+        let before = retransmission_timeouts(stage.client.namespace());
+        let got = move_busy_download(&stage, family, false);
+        assert!(got.is_err(), "{got:?}");
+        assert!(counted(&stage.source, "invalid") > 0);
+        assert!(retransmission_timeouts(stage.client.namespace()) > before);
+    }
+}
+
+const BYTES: usize = 300_000_000;
+
+/// Returns how much the VM got, or how much it had when nothing came any more.
+fn move_busy_download(stage: &Stage, family: Family, is_loosened: bool) -> Result<usize, usize> {
+    let Session { mut vm, mut client } = from_vm(stage, family);
+    vm.set_read_timeout(Some(wait::patient(Duration::from_secs(3)))).unwrap();
+    let sender = thread::spawn(move || {
+        let piece = vec![1; 100_000];
+        // Nobody may be left to take it.
+        (0..BYTES / piece.len()).try_for_each(|_| client.write_all(&piece)).is_ok()
+    });
+    let mut buffer = vec![0; 1_000_000];
+    let mut steps = 0;
+    let mut got = 0;
+    while got < BYTES {
+        let Ok(more @ 1..) = vm.read(&mut buffer) else { break };
+        got += more;
+        if steps == 0 && got > BYTES / 3 {
+            let (entries, injected) = stage.hand_over();
+            assert_eq!(injected.done, 1, "{entries:?} {injected:?}");
+            if is_loosened {
+                assert_eq!(loosen(&stage.source, &entries), 1);
+            }
+            stage.vm_moves();
+            stage.source_forwards();
+            steps = 1;
+        } else if steps == 1 && got > 2 * (BYTES / 3) {
+            stage.network_moves();
+            steps = 2;
+        }
+    }
+    drop(vm);
+    if sender.join().unwrap() && got == BYTES { Ok(got) } else { Err(got) }
 }
 
 /// The floating address: what the VM says has to come from it, also if the VM is the first to speak after the move.

@@ -102,11 +102,21 @@ impl Stage {
             ));
             nft(namespace, RULES);
         }
+        for (host, number) in [(&client, 1), (&source, 2), (&target, 3)] {
+            // KERNEL: nobody is asked for a neighbour's address before there is a link-local one that is known to be unique
+            // (`ndisc_solicit`), which takes a second.
+            host.namespace().ip(&format!("addr add fe80::77:{number}/64 dev eth0 nodad"));
+        }
         for namespace in [client.namespace(), source.namespace(), target.namespace(), &vm] {
             for link in ["all", "default"] {
                 namespace.set_sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "0");
             }
         }
+        // The client believes what this stage says, and no router.
+        for sysctl in ["net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/eth0/accept_redirects"] {
+            client.namespace().set_sysctl(sysctl, "0");
+        }
+        client.namespace().set_sysctl("net/ipv6/conf/eth0/accept_redirects", "0");
         let stage = Self { client, source, target, vm, _lab: lab };
         stage.route_vm("eth0");
         stage.route_client(&stage.source);
@@ -123,6 +133,14 @@ impl Stage {
     /// The network sends to the target from now on.
     pub(crate) fn network_moves(&self) {
         self.route_client(&self.target);
+    }
+
+    /// The source forwards what still comes for the VM to the target.
+    pub(crate) fn source_forwards(&self) {
+        let (ipv4, ipv6) = (self.target.ipv4(), self.target.ipv6());
+        self.source
+            .namespace()
+            .ip(&format!("route replace 10.65.0.2/32 via {ipv4}\nroute replace fd00:65::2/128 via {ipv6}"));
     }
 
     /// The VM runs on the target from now on.
@@ -166,6 +184,12 @@ pub(crate) fn read(host: &Host) -> Entries {
         let mut conntrack = Conntrack::open().expect("a socket");
         conntrack.read(&addresses()).expect("the kernel says")
     })
+}
+
+/// What the source does before it forwards.
+pub(crate) fn loosen(host: &Host, entries: &Entries) -> usize {
+    host.namespace()
+        .run(|| Conntrack::open().expect("a socket").loosen(&entries.carried).expect("the kernel says"))
 }
 
 pub(crate) fn inject(host: &Host, entries: &Entries) -> Injected {

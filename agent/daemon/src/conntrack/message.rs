@@ -267,6 +267,20 @@ pub(super) fn delete(original: &Tuple, id: Option<u32>) -> Vec<u8> {
     attributes.into_bytes()
 }
 
+/// The body of a request to let packets of a TCP connection pass wherever they are in its windows.
+pub(super) fn loosen(original: &Tuple) -> Vec<u8> {
+    let mut attributes = header(family(original.source));
+    put_tuple(&mut attributes, attribute::TUPLE_ORIGINAL, original);
+    attributes.nest(attribute::PROTOCOL_STATE, |inner| {
+        inner.nest(protocol_state::TCP, |inner| {
+            for kind in protocol_state::TCP_FLAGS {
+                inner.put(kind, &[tcp_flag::BE_LIBERAL; 2]);
+            }
+        });
+    });
+    attributes.into_bytes()
+}
+
 /// The body of a request to make a connection.
 ///
 /// KERNEL: the bits that say "translated" cannot be given. The kernel sets them when it finds that a translation changes the
