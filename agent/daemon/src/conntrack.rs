@@ -83,7 +83,7 @@ pub struct Injected {
 /// A connection that was made here for a VM that is about to arrive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ours {
-    /// Its original tuple.
+    /// Its original tuple, by which it is told from others.
     pub original: Tuple,
     /// Its reply tuple.
     pub reply: Tuple,
@@ -176,8 +176,7 @@ impl Conntrack {
     /// `ours` are original tuples of connections that an earlier call made: they are replaced, which is right as long as the VM has
     /// not run here. Whatever else is there stays.
     ///
-    /// # Errors
-    /// None: what failed is counted. Called again with the same, it does what was not done.
+    /// What fails is counted. Called again with the same, it does what was not done.
     pub fn inject(&mut self, entries: &[Entry], allowed: &[IpNet], ours: &HashSet<Tuple>) -> Injected {
         let mut injected = Injected::default();
         let mut refuse = |refusal, count| *injected.refused.entry(refusal).or_default() += count;
@@ -262,7 +261,7 @@ impl Conntrack {
         injected.done += entries.len() - failed.len();
     }
 
-    /// Takes back what was made here, except where packets have passed since.
+    /// Takes back what was made here, except where packets have passed since. Of a connection that was made twice, the second time counts.
     ///
     /// # Errors
     /// Some may be left. Called again with the same, it does what was not done.

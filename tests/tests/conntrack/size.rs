@@ -7,8 +7,9 @@ use std::collections::HashSet;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-/// LIMIT: 10 to 40 ms on the machine where it was written; a busy one has ten times that.
-const LIMIT: Duration = Duration::from_millis(500);
+/// LIMIT: built for speed, on the machine where it was written with half a dozen others at work: 20 to 50 ms to make them, 50 ms to read them,
+/// 250 ms among 100,000 others. What is built for tests takes four times as long.
+const LIMIT: Duration = Duration::from_secs(5);
 
 #[test]
 fn ten_thousand_connections_are_read_and_made_in_time() {
@@ -47,7 +48,8 @@ fn ten_thousand_connections_are_read_and_made_in_time() {
         });
         let replaced = ours.iter().map(|ours| ours.original).collect();
         timed("10,000 replaced", &mut || {
-            assert_eq!(conntrack.inject(&entries, &vm, &replaced).done, 10_000);
+            ours = conntrack.inject(&entries, &vm, &replaced).ours;
+            assert_eq!(ours.len(), 10_000);
         });
         let mut gone = 0;
         timed("10,000 taken back", &mut || gone = conntrack.withdraw(&ours).unwrap().deleted);
