@@ -44,10 +44,20 @@ fn listen(namespace: &Namespace, address: SocketAddr) -> TcpListener {
     namespace.run(|| TcpListener::bind(address)).unwrap()
 }
 
-/// Whether bytes get from one to the other before a retransmission would have to help.
-fn gets_through(from: &mut TcpStream, to: &mut TcpStream, text: &[u8]) -> io::Result<()> {
+/// Bytes get from one to the other.
+#[track_caller]
+fn gets_through(from: &mut TcpStream, to: &mut TcpStream, text: &[u8]) {
+    gets_through_within(wait::patient(wait::SOON), from, to, text).unwrap();
+}
+
+fn gets_through_within(
+    limit: Duration,
+    from: &mut TcpStream,
+    to: &mut TcpStream,
+    text: &[u8],
+) -> io::Result<()> {
     from.write_all(text)?;
-    to.set_read_timeout(Some(NEVER))?;
+    to.set_read_timeout(Some(limit))?;
     let mut got = vec![0; text.len()];
     to.read_exact(&mut got)?;
     assert_eq!(got, text);
@@ -57,8 +67,8 @@ fn gets_through(from: &mut TcpStream, to: &mut TcpStream, text: &[u8]) -> io::Re
 impl Session {
     #[track_caller]
     fn exchange(&mut self) {
-        gets_through(&mut self.vm, &mut self.client, b"from the VM").unwrap();
-        gets_through(&mut self.client, &mut self.vm, b"from the client").unwrap();
+        gets_through(&mut self.vm, &mut self.client, b"from the VM");
+        gets_through(&mut self.client, &mut self.vm, b"from the client");
     }
 }
 
@@ -74,7 +84,7 @@ fn a_download_into_a_vm_without_ingress_rules_goes_on() {
         stage.network_moves();
         stage.vm_moves();
         let before = retransmission_timeouts(stage.client.namespace());
-        gets_through(&mut session.client, &mut session.vm, &[7; 4096]).unwrap();
+        gets_through(&mut session.client, &mut session.vm, &[7; 4096]);
         session.exchange();
         assert_eq!(retransmission_timeouts(stage.client.namespace()), before);
         assert_eq!((counted(&stage.target, "denied"), counted(&stage.target, "invalid")), (0, 0));
@@ -90,7 +100,7 @@ fn without_the_hand_over_it_stalls() {
         stage.network_moves();
         stage.vm_moves();
         let before = retransmission_timeouts(stage.client.namespace());
-        let error = gets_through(&mut session.client, &mut session.vm, &[7; 4096]).unwrap_err();
+        let error = gets_through_within(NEVER, &mut session.client, &mut session.vm, &[7; 4096]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert!(retransmission_timeouts(stage.client.namespace()) > before);
         assert!(counted(&stage.target, "denied") > 0);
@@ -183,9 +193,9 @@ fn a_session_to_a_floating_address_goes_on_whoever_speaks_first() {
             stage.network_moves();
             stage.vm_moves();
             if vm_is_first {
-                gets_through(&mut session.vm, &mut session.client, b"the VM is first").unwrap();
+                gets_through(&mut session.vm, &mut session.client, b"the VM is first");
             }
-            gets_through(&mut session.client, &mut session.vm, b"and the client").unwrap();
+            gets_through(&mut session.client, &mut session.vm, b"and the client");
             session.exchange();
             assert_eq!((counted(&stage.target, "denied"), counted(&stage.target, "invalid")), (0, 0));
         }
@@ -200,7 +210,8 @@ fn without_the_hand_over_the_vm_speaks_with_the_wrong_address() {
         session.exchange();
         stage.network_moves();
         stage.vm_moves();
-        let error = gets_through(&mut session.vm, &mut session.client, b"the VM is first").unwrap_err();
+        let error =
+            gets_through_within(NEVER, &mut session.vm, &mut session.client, b"the VM is first").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         // The client knows no such connection, and says so.
         session.vm.set_read_timeout(Some(wait::patient(wait::SOON))).unwrap();
@@ -230,7 +241,8 @@ fn datagrams_of_the_other_side_alone_go_on() {
             }
             stage.network_moves();
             stage.vm_moves();
-            vm.set_read_timeout(Some(NEVER)).unwrap();
+            let limit = if is_handed_over { wait::patient(wait::SOON) } else { NEVER };
+            vm.set_read_timeout(Some(limit)).unwrap();
             for _ in 0..3 {
                 client.send_to(b"22", from).unwrap();
                 let got = vm.recv(&mut [0; 16]);
@@ -289,7 +301,8 @@ fn an_echo_that_is_answered_after_the_move_arrives() {
             stage.network_moves();
             stage.vm_moves();
             send(&of_client, echo(reply), vm(family));
-            assert_eq!(receive(&of_vm, reply, NEVER).is_some(), is_handed_over);
+            let limit = if is_handed_over { wait::patient(wait::SOON) } else { NEVER };
+            assert_eq!(receive(&of_vm, reply, limit).is_some(), is_handed_over);
         }
     }
 }
