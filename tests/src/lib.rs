@@ -19,6 +19,7 @@ pub mod driver;
 pub mod etcd;
 pub mod fabric;
 pub mod felix;
+pub mod firewall;
 pub mod foreign;
 pub mod frames;
 pub mod frr;

@@ -530,6 +530,8 @@ impl Agent {
             forwards: shown.forwards,
             receivers: shown.receivers,
             tunnel: shown.tunnel,
+            handovers: shown.handovers,
+            handover_error: shown.handover_error,
             peers: self.hitless.peers.status(),
             libvirt: self.hitless.libvirt.as_ref().map(libvirt::Listener::report),
             kernel_routes: self

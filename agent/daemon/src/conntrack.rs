@@ -17,7 +17,7 @@ mod entry;
 mod message;
 mod protocol;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod selection;
 mod tracking;
 

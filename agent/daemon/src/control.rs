@@ -5,6 +5,7 @@
 //! it passes requests to the agent loop and the answers back.
 
 use crate::allocator;
+use crate::handover::HandoverStatus;
 use crate::peers::PeersStatus;
 use cutover_engine::EndpointKey;
 use cutover_engine::view::{ForwardView, ReceptionView};
@@ -179,6 +180,12 @@ pub struct Status {
     /// Virtual machines that are arriving or have arrived, and the tunnels from where they come.
     #[serde(default)]
     pub receivers: Vec<ReceptionView>,
+    /// Virtual machines that are leaving or arriving, and their tracked connections.
+    #[serde(default)]
+    pub handovers: Vec<HandoverStatus>,
+    /// Why tracked connections cannot be handed over, if they cannot.
+    #[serde(default)]
+    pub handover_error: Option<String>,
     /// The conversations with other hosts' agents.
     #[serde(default)]
     pub peers: PeersStatus,

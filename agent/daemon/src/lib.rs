@@ -18,6 +18,7 @@ pub mod control;
 pub mod datastore;
 pub mod fast_path;
 pub mod felix;
+pub mod handover;
 pub mod heartbeat;
 pub mod libvirt;
 mod lock;

@@ -12,6 +12,7 @@ mod book;
 mod context;
 mod dial;
 mod etcd;
+mod fetch;
 mod files;
 mod identity;
 mod listen;
@@ -29,6 +30,7 @@ pub use report::{ConversationStatus, PeersReport, PeersStatus};
 
 use crate::applier::WantedReceiver;
 use crate::datastore::etcd::Cluster;
+use crate::handover::Exchange;
 use crate::retry::BackOff;
 use crate::settings::{DatastoreType, Peering, Settings};
 use book::Book;
@@ -105,15 +107,16 @@ pub fn peers(
     options: Options,
     wanted: WantedReceiver,
     facts: mpsc::UnboundedSender<Fact>,
+    exchange: Exchange,
 ) -> (PeersReport, impl Future<Output = ()> + Send + 'static) {
     let report = PeersReport::default();
-    (report.clone(), run(options, wanted, facts, report))
+    (report.clone(), run(options, wanted, (facts, exchange), report))
 }
 
 async fn run(
     options: Options,
     wanted: WantedReceiver,
-    facts: mpsc::UnboundedSender<Fact>,
+    (facts, exchange): (mpsc::UnboundedSender<Fact>, Exchange),
     report: PeersReport,
 ) {
     let (address, identity) = tokio::join!(own_address(&options, &report), async { Identity::new() });
@@ -133,7 +136,7 @@ async fn run(
     report.begin(address, book.clone(), table.clone());
     info!(%address, key = %own.key, "Other hosts' agents are told where this one is");
     let complaints = Complaints::default();
-    let context = Context { identity, book: book.clone(), table: table.clone(), facts, complaints };
+    let context = Context { identity, book: book.clone(), table: table.clone(), facts, exchange, complaints };
     let records = async {
         match source {
             Source::Etcd(cluster) => {

@@ -28,7 +28,7 @@ pub use told::Told;
 pub use value::Secret;
 pub(crate) use value::parse_bool;
 
-use cutover_engine::model::{Policy, Priorities};
+use cutover_engine::model::{Handover, Policy, Priorities};
 
 impl Settings {
     /// The part that decisions depend on.
@@ -57,6 +57,7 @@ impl Settings {
             awaits_chains: self.cutover_role == Role::Routes,
             forwards: self.forwards(),
             holds: self.forwards() && self.cutover_hold == Wish::Auto,
+            handover: if self.forwards() { self.cutover_conntrack } else { Handover::Off },
         }
     }
 

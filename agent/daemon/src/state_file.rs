@@ -234,6 +234,7 @@ mod tests {
             uid: "u1".into(),
             from: elsewhere.clone(),
             began_at: BootTime(4),
+            prefixes: ["10.0.0.1/32".parse().unwrap()].into(),
             tunnel_id: 78,
             peer: Some("2001:db8::7".parse().unwrap()),
             is_ready: false,

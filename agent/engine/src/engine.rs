@@ -182,6 +182,9 @@ impl Engine {
             Fact::ForwardStarted { endpoint, tunnel_id, at } => {
                 self.forward_started(&endpoint, tunnel_id, at)
             }
+            Fact::ConnectionsMade { endpoint, uid, count, at } => {
+                self.connections_made(&endpoint, &uid, count, at);
+            }
             Fact::MachineStopped { endpoint, is_stopped } => {
                 self.machine_stopped(now, &endpoint, is_stopped);
             }

@@ -132,6 +132,17 @@ pub enum Fact {
         /// When it was done.
         at: BootTime,
     },
+    /// The tracked connections that a virtual machine has at the source were made here.
+    ConnectionsMade {
+        /// The endpoint to which it comes.
+        endpoint: EndpointKey,
+        /// The migration.
+        uid: String,
+        /// How many there are by now.
+        count: usize,
+        /// When it was done.
+        at: BootTime,
+    },
     /// Somebody who knows the hypervisor says that a virtual machine that is about to leave has stopped here, or goes on here.
     MachineStopped {
         /// Which endpoint.

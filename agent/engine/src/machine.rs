@@ -188,6 +188,12 @@ pub struct Phases {
     pub armed_at: Option<BootTime>,
     /// The orchestrator was told that everything is ready here.
     pub reported_at: Option<BootTime>,
+    /// The tracked connections that the source knows were made here for the first time.
+    #[serde(default)]
+    pub handed_over_at: Option<BootTime>,
+    /// How many of them there were when that was done last.
+    #[serde(default)]
+    pub connections: Option<u32>,
     /// This host heard that the virtual machine has stopped where it comes from.
     #[serde(default)]
     pub stopped_at: Option<BootTime>,
@@ -215,6 +221,8 @@ impl Phases {
             targeted_at,
             armed_at,
             reported_at,
+            handed_over_at,
+            connections: _,
             stopped_at,
             announced_at,
             taken_at,
@@ -224,7 +232,7 @@ impl Phases {
             ended_at,
             kind: _,
         } = *self;
-        let before = [targeted_at, armed_at, reported_at, stopped_at, announced_at];
+        let before = [targeted_at, armed_at, reported_at, handed_over_at, stopped_at, announced_at];
         let after = [taken_at, routed_at, forwarded_at, role_gone_at, ended_at];
         before.into_iter().chain(after).flatten().max()
     }

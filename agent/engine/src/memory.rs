@@ -121,6 +121,9 @@ pub struct Arrival {
     pub from: EndpointKey,
     /// When it was first expected.
     pub began_at: BootTime,
+    /// What may come out of the tunnel for it, as of when that was known last.
+    #[serde(default)]
+    pub prefixes: BTreeSet<IpNet>,
     /// Identifier of the tunnel (VNI).
     pub tunnel_id: u32,
     /// The source's end of the tunnel, once its agent has said so.

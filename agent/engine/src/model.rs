@@ -191,6 +191,19 @@ pub struct Policy {
     pub forwards: bool,
     /// That begins when it stops here (`CutoverHold`).
     pub holds: bool,
+    /// Whether tracked connections are handed over (`CutoverConntrack`).
+    pub handover: Handover,
+}
+
+/// Whether the tracked connections of a virtual machine that migrates are handed over.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Handover {
+    /// No.
+    Off,
+    /// To a target that tracks connections.
+    Auto,
+    /// Also to a target that does not track any yet.
+    Always,
 }
 
 impl Policy {
@@ -224,6 +237,7 @@ impl Default for Policy {
             awaits_chains: false,
             forwards: false,
             holds: false,
+            handover: Handover::Off,
         }
     }
 }

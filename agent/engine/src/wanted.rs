@@ -46,6 +46,8 @@ pub struct Wanted {
     pub receptions: SharedMap<Arc<EndpointKey>, WantedReception>,
     /// By the endpoint of this host: with whose agent to talk about its migration, and what to say.
     pub conversations: SharedMap<Arc<EndpointKey>, WantedConversation>,
+    /// By the endpoint of this host: what becomes of the tracked connections of the virtual machine that leaves or comes.
+    pub handovers: SharedMap<Arc<EndpointKey>, WantedHandover>,
 }
 
 /// The tunnel between the two hosts of one migration.
@@ -79,6 +81,34 @@ pub struct WantedReception {
     pub ifindex: u32,
     /// The prefixes that may be sent through the tunnel; everything else that comes out of it is dropped.
     pub prefixes: BTreeSet<IpNet>,
+}
+
+/// What is to become of the tracked connections of a virtual machine that is migrating.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedHandover {
+    /// The migration.
+    pub uid: String,
+    /// The virtual machine's addresses. A connection is its if one end is among them.
+    pub prefixes: BTreeSet<IpNet>,
+    /// Which end of the migration this host is, and how far it is.
+    pub stage: HandoverStage,
+    /// Connections are made also where none are tracked yet.
+    pub is_always: bool,
+}
+
+/// How far a migration is, as far as it matters to tracked connections.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum HandoverStage {
+    /// This is the source, and the virtual machine runs here: what is tracked here changes with every packet.
+    Leaving,
+    /// This is the source, and the virtual machine does not run here any more.
+    Left,
+    /// This is the target, and the virtual machine is not here yet: what the source knows is made here.
+    Expected,
+    /// This is the target, and the virtual machine runs here: what is tracked here is fresher than what the source knows.
+    Arrived,
+    /// This is the target, and the virtual machine did not come: what was made here for it is taken back.
+    Failed,
 }
 
 /// A unicast route of the main table, scope link, straight to an interface.

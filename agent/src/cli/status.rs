@@ -3,11 +3,13 @@
 use super::{ConfigFile, Failure, print};
 use crate::overruns::{self, Overrun};
 use cutover_daemon::control::{self, Losses, Recall, Status};
+use cutover_daemon::handover::HandoverStatus;
 use cutover_daemon::libvirt::Standing;
 use cutover_daemon::logging::printable;
 use cutover_daemon::settings;
 use cutover_engine::view::{EndpointView, FelixView, RecallView};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -167,6 +169,28 @@ fn table(Answer { status, overruns }: &Answer) -> String {
     text
 }
 
+/// The tracked connections of a virtual machine that moves: one line, if there are any.
+fn connections(it: &HandoverStatus) -> String {
+    let (endpoint, count) = (printable(&it.endpoint), it.connections);
+    let is_target = matches!(it.stage.as_str(), "expected" | "arrived" | "failed");
+    let mut text = match it.stage.as_str() {
+        "failed" => format!("{endpoint}: {} tracked connections taken back", it.withdrawn),
+        _ if is_target => format!("{endpoint}: {count} tracked connections taken over"),
+        _ => format!("{endpoint}: {count} tracked connections to be handed over"),
+    };
+    let reasons = |reasons: &BTreeMap<String, usize>| {
+        let words = reasons.iter().map(|(reason, count)| format!("{count} {}", printable(reason)));
+        words.collect::<Vec<_>>().join(", ")
+    };
+    for (word, counts) in [("refused", &it.refused), ("not carried", &it.left)] {
+        if !counts.is_empty() {
+            let _ = write!(text, "; {word}: {}", reasons(counts));
+        }
+    }
+    text.push('\n');
+    text
+}
+
 /// What comes through a tunnel because a virtual machine moves.
 fn moving(status: &Status) -> String {
     let mut text = String::new();
@@ -189,6 +213,12 @@ fn moving(status: &Status) -> String {
         };
         let packets = if it.packets > 0 { format!(", {} packets", it.packets) } else { String::new() };
         let _ = writeln!(text, "from {}: what is sent there is {state}{packets}", printable(&it.from));
+    }
+    for it in &status.handovers {
+        text.push_str(&connections(it));
+    }
+    if let Some(error) = &status.handover_error {
+        let _ = writeln!(text, "tracked connections cannot be handed over: {}", printable(error));
     }
     for it in status.peers.conversations.iter().filter(|it| !it.is_connected) {
         let reason = it.error.as_deref().unwrap_or("not connected yet");

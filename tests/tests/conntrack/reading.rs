@@ -1,10 +1,11 @@
 //! Reading, making and taking back, in one namespace without packets: the kernel's table is what is tested.
 
-use crate::stage::{Stage, at, nft, vm};
+use crate::stage::{Stage, at, vm};
 use cutover_daemon::conntrack::{
     Conntrack, Entry, Injected, Key, Refusal, State, Tuple, Withdrawn, is_tracking,
 };
 use cutover_tests::felix::Family;
+use cutover_tests::firewall::load;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::{Lab, wait};
 use ipnet::IpNet;
@@ -243,7 +244,7 @@ fn whether_anything_is_tracked_is_seen() {
     };
     talk();
     assert!(!table.namespace.run(is_tracking), "nobody wants it");
-    nft(
+    load(
         &table.namespace,
         "table inet t {\nchain c {\ntype filter hook input priority 0;\nct state invalid drop\n}\n}\n",
     );

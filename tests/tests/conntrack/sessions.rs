@@ -1,10 +1,9 @@
 //! Sessions that go on after the VM has moved.
 
-use crate::stage::{
-    OPEN_PORT, Stage, addresses, at, counted, floating, loosen, read, retransmission_timeouts, vm,
-};
+use crate::stage::{Stage, addresses, at, floating, loosen, read, vm};
 use cutover_daemon::conntrack::Left;
 use cutover_tests::felix::{BOTH, Family};
+use cutover_tests::firewall::{OPEN_PORT, counted, load, retransmission_timeouts};
 use cutover_tests::namespace::Namespace;
 use cutover_tests::wait;
 use nix::sys::socket::{
@@ -350,7 +349,7 @@ fn receive(socket: &OwnedFd, kind: u8, within: Duration) -> Option<()> {
 #[test]
 fn a_hairpin_is_carried_and_the_metadata_service_is_not() {
     let stage = Stage::new();
-    crate::stage::nft(
+    load(
         stage.source.namespace(),
         "add rule ip floating prerouting ip daddr 169.254.169.254 dnat to 192.168.77.2",
     );

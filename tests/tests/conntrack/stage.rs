@@ -3,16 +3,12 @@
 
 use cutover_daemon::conntrack::{Conntrack, Entries, Injected};
 use cutover_tests::felix::Family;
+use cutover_tests::firewall;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::{Host, Lab};
 use ipnet::IpNet;
 use std::collections::HashSet;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::process::Stdio;
-
-/// What the group of the VM lets in, and the only thing.
-pub(crate) const OPEN_PORT: u16 = 2222;
 
 pub(crate) struct Stage {
     pub(crate) client: Host,
@@ -43,20 +39,8 @@ pub(crate) fn addresses() -> Vec<IpNet> {
     [vm(Ipv4), vm(Ipv6), floating(Ipv4), floating(Ipv6)].map(IpNet::from).to_vec()
 }
 
-/// Rules as Felix's: what is established may pass, what is invalid may not, the rest by rule. What goes to a floating address goes to the VM.
-const RULES: &str = "
-table inet rules {
-    counter denied {}
-    counter invalid {}
-    chain forward {
-        type filter hook forward priority 0; policy accept;
-        ct state established,related accept
-        ct state invalid counter name invalid drop
-        iifname \"tap\" accept
-        oifname \"tap\" tcp dport 2222 accept
-        oifname \"tap\" counter name denied drop
-    }
-}
+/// What goes to a floating address goes to the VM.
+const FLOATING: &str = "
 table ip floating {
     chain prerouting {
         type nat hook prerouting priority -100;
@@ -100,7 +84,8 @@ impl Stage {
                  link set {link} up\n\
                  route replace 169.254.1.1/32 dev {link}"
             ));
-            nft(namespace, RULES);
+            firewall::filter(namespace, "tap");
+            firewall::load(namespace, FLOATING);
         }
         for (host, number) in [(&client, 1), (&source, 2), (&target, 3)] {
             // KERNEL: nobody is asked for a neighbour's address before there is a link-local one that is known to be unique
@@ -197,31 +182,6 @@ pub(crate) fn inject(host: &Host, entries: &Entries) -> Injected {
         let mut conntrack = Conntrack::open().expect("a socket");
         conntrack.inject(&entries.carried, &addresses(), &HashSet::new())
     })
-}
-
-pub(crate) fn nft(namespace: &Namespace, script: &str) {
-    let mut command = namespace.command("nft");
-    let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nftables is installed");
-    child.stdin.take().expect("it was piped").write_all(script.as_bytes()).expect("it reads");
-    assert!(child.wait().expect("it ends").success(), "{script}");
-}
-
-/// How many packets a counter of the rules has seen.
-pub(crate) fn counted(host: &Host, counter: &str) -> u64 {
-    let output = host.namespace().command("nft").args(["list", "counter", "inet", "rules", counter]).output();
-    let text = String::from_utf8(output.expect("nftables is installed").stdout).expect("text");
-    let mut words = text.split_ascii_whitespace().skip_while(|word| *word != "packets");
-    words.nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count in {text}"))
-}
-
-/// How often TCP of a namespace has waited in vain.
-pub(crate) fn retransmission_timeouts(namespace: &Namespace) -> u64 {
-    let text = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat")).expect("/proc");
-    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
-    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let mut pairs = names.split_ascii_whitespace().zip(values.split_ascii_whitespace());
-    let (_, value) = pairs.find(|(name, _)| *name == "TCPTimeouts").expect("it is counted");
-    value.parse().expect("a number")
 }
 
 pub(crate) fn at(address: IpAddr, port: u16) -> SocketAddr {

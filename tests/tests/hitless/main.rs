@@ -2,6 +2,7 @@
 //! where it has gone.
 
 mod bed;
+mod connections;
 mod forwarding;
 mod holding;
 mod lives;

@@ -1,6 +1,7 @@
 //! The part of an agent that talks, on a host of the lab, with the rest of the agent played by the test.
 
 use cutover_daemon::datastore::etcd::Cluster;
+use cutover_daemon::handover::Exchange;
 use cutover_daemon::peers::{self, Options, PeersReport, PeersStatus, Source};
 use cutover_daemon::settings::Settings;
 use cutover_engine::conversation::{Says, SourceSays, TargetSays, WantedConversation};
@@ -102,7 +103,7 @@ impl Agent {
         };
         let wanted = watch::Sender::new(None);
         let (facts, heard) = mpsc::unbounded_channel();
-        let (report, run) = peers::peers(options, wanted.subscribe(), facts);
+        let (report, run) = peers::peers(options, wanted.subscribe(), facts, Exchange::new().0);
         // KERNEL: a thread begins in the namespace of the one that makes it, as all of an agent do.
         let runtime = host.namespace().run(|| {
             let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();

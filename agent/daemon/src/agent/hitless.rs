@@ -7,12 +7,14 @@ use crate::applier::WantedReceiver;
 use crate::applier::tunnels::{TunnelApplier, TunnelReport};
 use crate::control::TunnelStatus;
 use crate::datastore::etcd::Cluster;
+use crate::handover::{Handover, HandoverReport, HandoverStatus};
 use crate::libvirt;
 use crate::logging::one_line;
 use crate::peers::{self, PeersReport};
 use crate::settings::Settings;
 use cutover_engine::Fact;
 use cutover_engine::view::{ForwardView, ReceptionView};
+use std::io;
 use std::path::Path;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -21,6 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(super) struct Hitless {
     pub(super) peers: PeersReport,
     tunnels: TunnelReport,
+    handovers: HandoverReport,
     /// Whether libvirt is heard; nothing where nobody listens.
     pub(super) libvirt: Option<libvirt::Listener>,
 }
@@ -38,9 +41,12 @@ impl Hitless {
         facts: &UnboundedSender<Fact>,
         hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
+        let handover = Handover::new(facts.clone());
+        let handovers = handover.report();
         let (peers, conversations) = match peers::Options::new(settings, cluster, run_dir) {
             Ok(options) => {
-                let (peers, conversations) = peers::peers(options, wanted(), facts.clone());
+                let (peers, conversations) =
+                    peers::peers(options, wanted(), facts.clone(), handover.exchange());
                 (peers, Some(conversations))
             }
             Err(reason) => (PeersReport::off(reason), None),
@@ -48,6 +54,8 @@ impl Hitless {
         let mut libvirt = None;
         if let Some(conversations) = conversations {
             parts.start("the conversations with other hosts' agents", conversations);
+            let run = handover.run(wanted());
+            parts.start_apart("the hand-over of connections", "cutover-conns", run).map_err(no_thread)?;
             if !settings.cutover_libvirt_uri.is_empty() {
                 let uri = settings.cutover_libvirt_uri.clone();
                 let listener = libvirt::Listener::new(libvirt::Place { uri, ..libvirt::Place::default() });
@@ -59,11 +67,13 @@ impl Hitless {
         let applier = TunnelApplier::open(settings.into(), peers.own_address(), facts.clone())?;
         let tunnels = applier.report();
         let run = applier.run(wanted());
-        parts
-            .start_apart("the tunnel applier", "cutover-tunnel", run)
-            .map_err(|error| RunError::Io { step: "start a thread", error })?;
-        Ok(Self { peers, tunnels, libvirt })
+        parts.start_apart("the tunnel applier", "cutover-tunnel", run).map_err(no_thread)?;
+        Ok(Self { peers, tunnels, handovers, libvirt })
     }
+}
+
+const fn no_thread(error: io::Error) -> RunError {
+    RunError::Io { step: "start a thread", error }
 }
 
 /// What `cutover status` shows of it.
@@ -71,17 +81,20 @@ pub(super) struct Shown {
     pub(super) forwards: Vec<ForwardView>,
     pub(super) receivers: Vec<ReceptionView>,
     pub(super) tunnel: TunnelStatus,
+    pub(super) handovers: Vec<HandoverStatus>,
+    pub(super) handover_error: Option<String>,
 }
 
 impl Hitless {
     /// What the engine knows, with the packets that the kernel has counted.
     pub(super) fn show(&self, mut forwards: Vec<ForwardView>, mut receivers: Vec<ReceptionView>) -> Shown {
+        let (handovers, handover_error) = self.handovers.read();
         let tunnels = match self.tunnels.read() {
             Ok(tunnels) => tunnels,
             Err(error) => {
                 let tunnel =
                     TunnelStatus { error: Some(one_line(&error).to_string()), ..TunnelStatus::default() };
-                return Shown { forwards, receivers, tunnel };
+                return Shown { forwards, receivers, tunnel, handovers, handover_error };
             }
         };
         for forward in &mut forwards {
@@ -93,6 +106,7 @@ impl Hitless {
             receiver.packets = counted.map_or(0, |it| it.traffic.packets);
         }
         let dropped = tunnels.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
-        Shown { forwards, receivers, tunnel: TunnelStatus { dropped, error: tunnels.error } }
+        let tunnel = TunnelStatus { dropped, error: tunnels.error };
+        Shown { forwards, receivers, tunnel, handovers, handover_error }
     }
 }

@@ -10,19 +10,25 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// Why an entry is not made.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, thiserror::Error)]
 pub enum Refusal {
     /// Neither end is an address of the VM, or an address is translated to one that is not.
+    #[error("not-allowed")]
     NotAllowed,
     /// It cannot be a connection.
+    #[error("malformed")]
     Malformed,
     /// More than [`super::ENTRIES_MAX`] at once.
+    #[error("too-many")]
     TooMany,
     /// More in a short time than a migration needs.
+    #[error("too-often")]
     TooOften,
     /// It would fill the table ([`super::Conntrack`] leaves room for others).
+    #[error("no-room")]
     NoRoom,
     /// The kernel said this (`errno`).
+    #[error("errno-{0}")]
     Kernel(i32),
 }
 

@@ -13,45 +13,45 @@ fn entry(original: Tuple, reply: Tuple, state: State) -> Entry {
 }
 
 /// From the VM 10.65.0.2 to a server, told apart by a number.
-pub(super) fn tcp(number: u16) -> Entry {
+pub(crate) fn tcp(number: u16) -> Entry {
     let original = tuple("10.65.0.2", "192.0.2.80", 6, Key::Ports(40_000 + number, 80));
     let state = State::Tcp { state: 3, flags: [0x23, 0x23], scale: [7, 7] };
     Entry { timeout_s: 431_000, ..entry(original, original.answered(&original), state) }
 }
 
 /// From a client to the VM.
-pub(super) fn udp(number: u16) -> Entry {
+pub(crate) fn udp(number: u16) -> Entry {
     let original = tuple("2001:db8::7", "fd00:65::2", 17, Key::Ports(50_000 + number, 53));
     entry(original, original.answered(&original), State::Nothing)
 }
 
 /// From a client to the floating address 203.0.113.5 of the VM.
-pub(super) fn floating() -> Entry {
+pub(crate) fn floating() -> Entry {
     let original = tuple("192.0.2.7", "203.0.113.5", 6, Key::Ports(33_000, 22));
     let reply = tuple("10.65.0.2", "192.0.2.7", 6, Key::Ports(22, 33_000));
     entry(original, reply, State::Tcp { state: 3, flags: [0x23, 0x23], scale: [7, 7] })
 }
 
 /// From the VM to its own floating address.
-pub(super) fn hairpin() -> Entry {
+pub(crate) fn hairpin() -> Entry {
     let original = tuple("10.65.0.2", "203.0.113.5", 17, Key::Ports(33_000, 53));
     let reply = tuple("10.65.0.2", "203.0.113.5", 17, Key::Ports(53, 33_000));
     entry(original, reply, State::Nothing)
 }
 
-pub(super) fn echo() -> Entry {
+pub(crate) fn echo() -> Entry {
     let original = tuple("fd00:65::2", "2001:db8::7", 58, Key::Icmp(77, 128, 0));
     let like = tuple("::", "::", 58, Key::Icmp(0, 129, 0));
     entry(original, original.answered(&like), State::Nothing)
 }
 
-pub(super) fn sctp() -> Entry {
+pub(crate) fn sctp() -> Entry {
     let original = tuple("10.65.0.2", "192.0.2.80", 132, Key::Ports(9, 3868));
     let state = State::Sctp { state: 4, tags: [0xdead_beef, 7] };
     entry(original, original.answered(&original), state)
 }
 
-pub(super) fn all() -> Vec<Entry> {
+pub(crate) fn all() -> Vec<Entry> {
     let original = tuple("10.65.0.2", "192.0.2.80", 33, Key::Ports(9, 10));
     let state = State::Dccp { state: 4, role: 0, handshake: u64::MAX / 3 };
     let dccp = entry(original, original.answered(&original), state);
@@ -71,7 +71,7 @@ fn address(is_ipv6: bool) -> BoxedStrategy<IpAddr> {
 }
 
 /// Entries that the kernel could spell, sensible or not.
-pub(super) fn any_entry() -> impl Strategy<Value = Entry> {
+pub(crate) fn any_entry() -> impl Strategy<Value = Entry> {
     let state = prop_oneof![
         Just((17, State::Nothing)),
         Just((1, State::Nothing)),

@@ -3,6 +3,7 @@
 use super::book::Book;
 use super::identity::Identity;
 use super::table::Table;
+use crate::handover::Exchange;
 use cutover_engine::{BootTime, Fact};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ pub(super) struct Context {
     pub(super) book: Book,
     pub(super) table: Table,
     pub(super) facts: mpsc::UnboundedSender<Fact>,
+    pub(super) exchange: Exchange,
     pub(super) complaints: Complaints,
 }
 

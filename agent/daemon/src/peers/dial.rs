@@ -2,6 +2,7 @@
 
 use super::book::NoPeer;
 use super::context::Context;
+use super::fetch;
 use super::message::{Hello, Inbox, Message};
 use super::record::{Peer, VERSION};
 use super::table::{Conversation, Topic};
@@ -30,6 +31,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(super) async fn run(context: Context, conversation: Arc<Conversation>) {
     tokio::select! {
         () = attempts(&context, &conversation) => {}
+        never = fetch::ask(&context, &conversation) => match never {},
         // One that is talked about says so itself, in [`Line::talk`].
         () = async {
             conversation.unwanted().await;

@@ -4,6 +4,7 @@
 
 use super::book::NoPeer;
 use super::context::Context;
+use super::fetch;
 use super::identity::key_of;
 use super::message::{Hello, Inbox, Message};
 use super::record::{Peer, VERSION};
@@ -226,8 +227,9 @@ async fn conversation_with(
     let mut stream = within(HANDSHAKE_WITHIN, "end of the handshake", handshake).await?;
     let key = key_of(stream.get_ref().1.peer_certificates()).ok_or(Refusal::NoKey)?;
     let mut inbox = Inbox::new();
-    let hello = match within(HELLO_WITHIN, "hello", inbox.next(&mut stream)).await? {
-        Message::Hello(hello) => hello,
+    let (hello, fetches) = match within(HELLO_WITHIN, "hello", inbox.next(&mut stream)).await? {
+        Message::Hello(hello) => (hello, false),
+        Message::Fetch(hello) => (hello, true),
         other => return Err(Refusal::NoHello(other.name())),
     };
     let entered = match peer_of(context, &hello, key, from) {
@@ -255,6 +257,14 @@ async fn conversation_with(
     };
     if !context.book.still_says(&hello.from.host, &peer) {
         return Ok(End::OtherRecord);
+    }
+    if fetches {
+        let ended = fetch::tell(stream, inbox, context, (&conversation, &peer)).await;
+        // The other connection is the one that is complained about.
+        return Ok(ended.unwrap_or_else(|trouble| {
+            debug!(%from, uid = %hello.uid, %trouble, "a peer does not want tracked connections any more");
+            End::UnwantedThere
+        }));
     }
     let mut says = conversation.says();
     let now = *says.borrow_and_update();

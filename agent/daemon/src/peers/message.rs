@@ -3,6 +3,7 @@
 //! Owns the form on the wire and its bounds. Who may say what, and when, is for others.
 
 use super::record::VERSION;
+use crate::handover::Part;
 use cutover_engine::EndpointKey;
 use cutover_engine::conversation::Says;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// LIMIT: a hello names two endpoints with names of at most some hundred bytes each.
 pub(super) const MESSAGE_MAX: usize = 4096;
+/// LIMIT: 128 connections of 300 bytes, and of the few that are longer as many as there may be.
+pub(super) const PART_MAX: usize = 64 * 1024;
 const LENGTH_BYTES: usize = 4;
 /// The identifier of a tunnel has 24 bits.
 const TUNNEL_ID_MAX: u32 = 0x00ff_ffff;
@@ -28,6 +31,11 @@ pub(super) enum Message {
         /// How things stand there.
         says: Says,
     },
+    /// The first one of who connects for the tracked connections of the virtual machine, instead of a hello. What it says is not
+    /// heard; parts are the answer.
+    Fetch(Box<Hello>),
+    /// A part of what the source knows of them.
+    Part(Box<Part>),
     /// How things stand now.
     Says(Says),
     /// Still there.
@@ -59,7 +67,7 @@ pub(super) struct Hello {
 /// What came is no message.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MessageError {
-    #[error("a message of {0} bytes, where {MESSAGE_MAX} is the most")]
+    #[error("a message of {0} bytes, which is too long there")]
     TooLong(usize),
     #[error("a message that cannot be understood: {0}")]
     Unknown(serde_json::Error),
@@ -77,7 +85,8 @@ impl Message {
         let mut frame = vec![0; LENGTH_BYTES];
         serde_json::to_writer(&mut frame, self).map_err(MessageError::Unknown)?;
         let length = frame.len() - LENGTH_BYTES;
-        let Some(number) = u32::try_from(length).ok().filter(|_| length <= MESSAGE_MAX) else {
+        let max = if matches!(self, Self::Part(_)) { PART_MAX } else { MESSAGE_MAX };
+        let Some(number) = u32::try_from(length).ok().filter(|_| length <= max) else {
             return Err(MessageError::TooLong(length));
         };
         frame[..LENGTH_BYTES].copy_from_slice(&number.to_be_bytes());
@@ -91,10 +100,10 @@ impl Message {
             other.map_or(MessageError::Unknown(error), MessageError::OtherVersion)
         })?;
         let (version, says) = match &message {
-            Self::Hello(hello) => (hello.version, Some(hello.says)),
+            Self::Hello(hello) | Self::Fetch(hello) => (hello.version, Some(hello.says)),
             Self::Welcome { version, says } => (*version, Some(*says)),
             Self::Says(says) => (VERSION, Some(*says)),
-            Self::Ping | Self::Over | Self::Refused { .. } => (VERSION, None),
+            Self::Part(_) | Self::Ping | Self::Over | Self::Refused { .. } => (VERSION, None),
         };
         if version != VERSION {
             return Err(MessageError::OtherVersion(version));
@@ -112,6 +121,8 @@ impl Message {
         match self {
             Self::Hello(_) => "hello",
             Self::Welcome { .. } => "welcome",
+            Self::Fetch(_) => "fetch",
+            Self::Part(_) => "part",
             Self::Says(_) => "says",
             Self::Ping => "ping",
             Self::Over => "over",
@@ -122,21 +133,27 @@ impl Message {
 
 fn version_of(text: &[u8]) -> Option<u32> {
     let value: serde_json::Value = serde_json::from_slice(text).ok()?;
-    let version = ["hello", "welcome"].iter().find_map(|name| value.get(name)?.get("version")?.as_u64());
+    let version =
+        ["hello", "welcome", "fetch"].iter().find_map(|name| value.get(name)?.get("version")?.as_u64());
     version.and_then(|version| u32::try_from(version).ok())
 }
 
 /// Messages as they come in, however the bytes are cut.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    bytes: Box<[u8; LENGTH_BYTES + MESSAGE_MAX]>,
+    bytes: Box<[u8]>,
     filled: usize,
 }
 
 impl Inbox {
     /// Nothing has come yet.
     pub(super) fn new() -> Self {
-        Self { bytes: Box::new([0; LENGTH_BYTES + MESSAGE_MAX]), filled: 0 }
+        Self::up_to(MESSAGE_MAX)
+    }
+
+    /// One for messages of that length.
+    pub(super) fn up_to(length: usize) -> Self {
+        Self { bytes: vec![0; LENGTH_BYTES + length].into(), filled: 0 }
     }
 
     /// The next message. What has come of it is kept if this is dropped while it waits.
@@ -165,7 +182,7 @@ impl Inbox {
         };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         // INVARIANT: what is longer would never fit, so that there is always room for more.
-        if length > MESSAGE_MAX {
+        if length > self.bytes.len() - LENGTH_BYTES {
             return Err(MessageError::TooLong(length));
         }
         let Some(text) = rest.get(..length) else { return Ok(None) };
@@ -180,7 +197,10 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conntrack::{Entry, Key, Left, State, Tuple};
+    use crate::handover::{ENTRIES_PER_PART, End};
     use cutover_engine::conversation::{SourceSays, TargetSays};
+    use std::net::IpAddr;
     use std::pin::Pin;
     use std::task::{Context, Poll};
     use tokio::io::ReadBuf;
@@ -297,5 +317,39 @@ mod tests {
         assert!(matches!(read(other), MessageError::OtherVersion(3)));
         let wide = String::from_utf8(Message::Says(target(TUNNEL_ID_MAX + 1)).encode().unwrap()).unwrap();
         assert!(matches!(read(&wide[LENGTH_BYTES..]), MessageError::TunnelId(_)));
+    }
+
+    /// As many of the longest connections as may be in one part.
+    #[test]
+    fn the_longest_part_fits() {
+        let address =
+            |last: u16| IpAddr::from([0xfd00, 0x1111, 0x2222, 0x3333, 0x4444, 0x5555, 0x6666, last]);
+        let tuple = |source, destination| Tuple {
+            source: address(source),
+            destination: address(destination),
+            protocol: 132,
+            key: Key::Ports(65_535, 65_534),
+        };
+        let entry = Entry {
+            original: tuple(0x7777, 0x8888),
+            reply: tuple(0x8888, 0x7777),
+            seen_reply: false,
+            assured: false,
+            timeout_s: u32::MAX,
+            state: State::Sctp { state: 255, tags: [u32::MAX; 2] },
+            mark: u32::MAX,
+            labels: Some([255; 16]),
+        };
+        let part = Part {
+            changed: vec![entry; ENTRIES_PER_PART],
+            end: Some(End {
+                number: u64::MAX,
+                is_last: false,
+                left: [(Left::TranslatedElsewhere, 9)].into(),
+            }),
+            ..Part::default()
+        };
+        let bytes = Message::Part(Box::new(part)).encode().unwrap();
+        assert!(bytes.len() < PART_MAX, "{}", bytes.len());
     }
 }

@@ -119,6 +119,11 @@ impl Conversation {
         number
     }
 
+    /// Returns when there has been a connection.
+    pub(super) async fn reached(&self) {
+        let _ = self.connection.subscribe().wait_for(|newest| *newest > 0).await;
+    }
+
     /// Returns when the connection with this number does not count any more.
     pub(super) async fn replaced(&self, number: u64) {
         let _ = self.connection.subscribe().wait_for(|newest| *newest != number).await;

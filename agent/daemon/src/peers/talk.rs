@@ -18,9 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 
 /// LIMIT: how often each side shows that it is there. That also keeps the underlay's neighbour entry, which the first forwarded packet
 /// needs.
-const PING_EVERY: Duration = Duration::from_secs(1);
+pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
 /// LIMIT: three signs of life that did not come.
-const SILENT_FOR: Duration = Duration::from_millis(3500);
+pub(super) const SILENT_FOR: Duration = Duration::from_millis(3500);
 /// LIMIT: what is written fits into the buffers of a peer that reads; one that has not read for this long does not.
 const WRITE_WITHIN: Duration = Duration::from_secs(3);
 /// LIMIT: a peer has a handful of things to say in a migration. One that says more is heard more slowly, and then says only its newest.
@@ -171,8 +171,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                         Message::Ping => {}
                         Message::Over => return Ok(End::UnwantedThere),
                         Message::Refused { reason } => return Err(Trouble::refused(&reason)),
-                        Message::Hello(_) | Message::Welcome { .. } => {
-                            let reason = "a second hello".to_owned();
+                        Message::Hello(_)
+                        | Message::Welcome { .. }
+                        | Message::Fetch(_)
+                        | Message::Part(_) => {
+                            let reason = format!("{} does not belong there", message.name());
                             part(&mut stream, &Message::Refused { reason }).await;
                             return Err(Trouble::Unexpected(message.name()));
                         }

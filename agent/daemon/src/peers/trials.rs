@@ -10,11 +10,13 @@ use super::record::{Peer, VERSION};
 use super::report::{ConversationStatus, PeersReport, PeersStatus};
 use super::table::Table;
 use super::{Options, Source, converse, listen};
+use crate::conntrack::{Entries, samples};
 use crate::datastore::etcd::Cluster;
+use crate::handover::{self, Delivery, Exchange, Reading};
 use crate::logging::warnings;
 use crate::settings::{DatastoreType, Peering, Settings};
 use cutover_engine::conversation::{Says, SourceSays, TargetSays, WantedConversation};
-use cutover_engine::{EndpointKey, Fact, Wanted};
+use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -54,6 +56,7 @@ struct Agent {
     report: PeersReport,
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     heard: mpsc::UnboundedReceiver<Fact>,
+    deliveries: mpsc::Receiver<Delivery>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -87,8 +90,9 @@ impl Agent {
         let report = PeersReport::default();
         report.begin(address, book.clone(), table.clone());
         book.replace(&std::collections::BTreeMap::new());
-        let context = Context { identity, book, table, facts, complaints: Complaints::default() };
-        Self { host, own, context, report, wanted: watch::Sender::new(None), heard, task: None }
+        let (exchange, deliveries) = Exchange::new();
+        let context = Context { identity, book, table, facts, exchange, complaints: Complaints::default() };
+        Self { host, own, context, report, wanted: watch::Sender::new(None), heard, deliveries, task: None }
     }
 
     fn start(&mut self) {
@@ -729,7 +733,7 @@ async fn records_in_files_are_found() {
             Options { hostname: host.to_owned(), address: Some(address()), port, tunnel_port, source };
         let wanted = watch::Sender::new(None);
         let (facts, heard) = mpsc::unbounded_channel();
-        let (report, run) = super::peers(options, wanted.subscribe(), facts);
+        let (report, run) = super::peers(options, wanted.subscribe(), facts, Exchange::new().0);
         agents.push((wanted, heard, report, tokio::spawn(run)));
     }
     for (position, (own, peer)) in [("here", "there"), ("there", "here")].into_iter().enumerate() {
@@ -771,9 +775,135 @@ async fn a_datastore_on_the_loopback_is_no_underlay() {
         source: Source::Etcd(cluster),
     };
     let (facts, _heard) = mpsc::unbounded_channel();
-    let (report, run) = super::peers(options, watch::Sender::new(None).subscribe(), facts);
+    let (report, run) = super::peers(options, watch::Sender::new(None).subscribe(), facts, Exchange::new().0);
     assert!(timeout(Duration::from_millis(50), run).await.is_err(), "it does not end");
     let status = report.status();
     assert!(status.troubles["address"].contains("set CutoverPeerAddress"), "{status:?}");
     assert_eq!(status.address, None);
+}
+
+impl Agent {
+    /// What the port of both is about, at this end.
+    fn topic(&self, uid: &str) -> handover::Topic {
+        handover::Topic { endpoint: endpoint(self.host, 1), uid: uid.to_owned() }
+    }
+
+    fn fetch(&self, to: &'static str, uid: &str) -> Message {
+        let Message::Hello(hello) = self.hello(to, uid, target_says(1)) else { unreachable!() };
+        Message::Fetch(hello)
+    }
+
+    /// The connections have been read, with this many of them.
+    fn publishes(&self, number: u64, count: u16) {
+        let carried = (0..count).map(samples::tcp).collect();
+        let entries = Entries { carried, ..Entries::default() };
+        let reading = Reading { number, at: BootTime(number), entries, is_last: false };
+        self.context.exchange.publish(&self.topic("u"), Arc::new(reading));
+    }
+
+    async fn is_asked(&self) {
+        let deadline = Instant::now() + SOON;
+        while !self.context.exchange.is_asked(&self.topic("u")) {
+            assert!(Instant::now() < deadline, "nobody asks");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// One transfer: whether it was whole, how many have changed and are gone, the number, and on which connection it came.
+    async fn receives(&mut self) -> (bool, usize, usize, u64, u64) {
+        let (mut whole, mut changed, mut gone) = (false, 0, 0);
+        loop {
+            let delivery = timeout(SOON, self.deliveries.recv()).await.expect("a part").unwrap();
+            assert_eq!(delivery.topic, self.topic("u"));
+            whole |= delivery.part.is_whole;
+            changed += delivery.part.changed.len();
+            gone += delivery.part.gone.len();
+            if let Some(end) = delivery.part.end {
+                return (whole, changed, gone, end.number, delivery.connection);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tracked_connections_come_whole_and_then_what_has_changed() {
+    let (source, mut target) = talking().await;
+    target.context.exchange.want([target.topic("u")].into());
+    source.is_asked().await;
+    source.publishes(1, 300);
+    assert_eq!(target.receives().await, (true, 300, 0, 1, 1));
+    source.publishes(2, 310);
+    assert_eq!(target.receives().await, (false, 10, 0, 2, 1));
+    source.publishes(3, 300);
+    assert_eq!(target.receives().await, (false, 0, 10, 3, 1));
+}
+
+#[tokio::test]
+async fn nobody_asks_for_connections_who_does_not_want_them() {
+    let (source, target) = talking().await;
+    target.context.exchange.want([target.topic("another")].into());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!source.context.exchange.is_asked(&source.topic("u")));
+}
+
+/// An agent that is started anew knows nothing, and is told everything.
+#[tokio::test]
+async fn after_a_cut_everything_comes_again() {
+    let (mut source, mut target) = talking().await;
+    target.context.exchange.want([target.topic("u")].into());
+    source.is_asked().await;
+    source.publishes(1, 3);
+    assert_eq!(target.receives().await, (true, 3, 0, 1, 1));
+    source.stop();
+    source.start();
+    target.until("a cut", |status| !status.conversations[0].is_connected).await;
+    source.wants("there", "u", source_says(false));
+    source.is_asked().await;
+    source.publishes(2, 4);
+    let (whole, changed, _, number, connection) = target.receives().await;
+    assert_eq!((whole, changed, number), (true, 4, 2));
+    assert!(connection > 1);
+}
+
+/// The source says what it knows to nobody but the target of the migration.
+#[tokio::test]
+async fn tracked_connections_are_for_the_target_only() {
+    let (mut source, target) = (Agent::new("here"), Agent::new("there"));
+    let other = Agent::new("elsewhere");
+    source.knows(&target);
+    source.knows(&other);
+    source.start();
+    source.wants("there", "u", source_says(false));
+    for (who, fetch, words) in [
+        (&other, target.fetch("here", "u"), "the key is not that of there"),
+        (&other, other.fetch("here", "u"), "goes to another one"),
+        (&target, target.fetch("here", "v"), "another one"),
+    ] {
+        let mut raw = who.reaches(&source).await;
+        raw.say(&fetch).await;
+        raw.is_refused(words).await;
+    }
+    assert!(!source.context.exchange.is_asked(&source.topic("u")));
+    let mut raw = target.reaches(&source).await;
+    raw.say(&target.fetch("here", "u")).await;
+    source.is_asked().await;
+    source.publishes(1, 1);
+    loop {
+        match raw.next().await.unwrap() {
+            Message::Ping => {}
+            Message::Part(part) => break assert_eq!(part.changed.len(), 1),
+            other => panic!("{other:?}"),
+        }
+    }
+    source.wants_nothing();
+    raw.is_cut().await;
+    assert!(!source.context.exchange.is_asked(&source.topic("u")));
+}
+
+/// Parts have no place where the agents tell each other how things stand.
+#[tokio::test]
+async fn a_part_on_the_wrong_connection_ends_it() {
+    let (_source, _target, mut raw) = welcomed().await;
+    raw.say(&Message::Part(Box::default())).await;
+    raw.is_refused("part does not belong there").await;
 }

@@ -5,7 +5,7 @@ use super::value::{
     SecretText, Text, interpret,
 };
 use cutover_engine::InterfacePrefixes;
-use cutover_engine::model::{Trigger, Validation};
+use cutover_engine::model::{Handover, Trigger, Validation};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -402,6 +402,9 @@ settings! {
     cutover_hold: Wish, "CutoverHold",
         Choice { words: &[("auto", Wish::Auto), ("off", Wish::Off)], none: None }, "auto",
         PLAIN, Live, "Whether that begins when the virtual machine stops here, so that what comes meanwhile waits in the queue of the target's tap; needs `CutoverForward`.";
+    cutover_conntrack: Handover, "CutoverConntrack",
+        Choice { words: &[("auto", Handover::Auto), ("handover", Handover::Always), ("off", Handover::Off)], none: None }, "auto",
+        PLAIN, Live, "Whether the tracked connections of a virtual machine are handed over to the target: `auto` where that one tracks connections, `handover` also where nothing is tracked yet; needs `CutoverForward`.";
     cutover_libvirt_uri: String, "CutoverLibvirtURI", Text { rule: any_text, description: "a URI of libvirt's" }, "qemu:///system",
         LOCAL, AtStart, "Where libvirt says that a virtual machine stops because it is being migrated away; none for not listening. Used where the agents talk to each other.";
     cutover_forward_table: u32, "CutoverForwardTable", FORWARD_TABLE, "7179",

@@ -11,11 +11,12 @@ mod departures;
 use super::Engine;
 use crate::conversation::{Says, WantedConversation};
 use crate::memory::{Arrival, Departure};
-use crate::model::{EndpointKey, Policy};
+use crate::model::{EndpointKey, Handover, Policy};
 use crate::roles::Role;
 use crate::shared::SharedMap;
 use crate::time::{BootTime, milliseconds};
 use crate::view::{ForwardView, ReceptionView};
+use crate::wanted::{WantedHandover, WantedReception};
 use core::net::IpAddr;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,11 +103,50 @@ impl Engine {
         let forwards = departures.iter().filter_map(|(key, it)| Some((key.clone(), self.forward(key, it)?)));
         let receptions =
             arrivals.iter().filter_map(|(key, it)| Some((key.clone(), self.reception(key, it)?)));
-        let (forwards, receptions) = (forwards.collect(), receptions.collect());
+        let (forwards, receptions) = (forwards.collect(), receptions.collect::<BTreeMap<_, _>>());
+        self.note_prefixes(&receptions);
         let conversations = self.conversations();
+        let handovers = self.handovers(&conversations);
         replace(&mut self.wanted.forwards, forwards);
         replace(&mut self.wanted.receptions, receptions);
         replace(&mut self.wanted.conversations, conversations);
+        replace(&mut self.wanted.handovers, handovers);
+    }
+
+    /// What may be made for an arrival is remembered: once its endpoint is gone, nothing else says what is to be taken back.
+    fn note_prefixes(&mut self, receptions: &BTreeMap<Arc<EndpointKey>, WantedReception>) {
+        for (key, reception) in receptions {
+            let arrival = self.hitless.arrivals.get_mut(key);
+            if let Some(arrival) = arrival.filter(|arrival| arrival.prefixes != reception.prefixes) {
+                arrival.prefixes.clone_from(&reception.prefixes);
+                self.locals.memory_changed();
+            }
+        }
+    }
+
+    /// Whose tracked connections are handed over: of those who are talked about.
+    fn handovers(
+        &self,
+        conversations: &BTreeMap<Arc<EndpointKey>, WantedConversation>,
+    ) -> BTreeMap<Arc<EndpointKey>, WantedHandover> {
+        let handover = |(key, conversation): (&Arc<EndpointKey>, &WantedConversation)| {
+            let Hitless { departures, arrivals, .. } = &self.hitless;
+            let (uid, prefixes, stage) = match conversation.says {
+                Says::Source(_) => {
+                    let departure = departures.get(key)?;
+                    (&departure.uid, &departure.prefixes, departure.handover())
+                }
+                Says::Target(_) => {
+                    let arrival = arrivals.get(key)?;
+                    (&arrival.uid, &arrival.prefixes, arrival.handover())
+                }
+            };
+            let prefixes = addresses(&self.policy, prefixes).collect();
+            let is_always = self.policy.handover == Handover::Always;
+            Some((Arc::clone(key), WantedHandover { uid: uid.clone(), prefixes, stage, is_always }))
+        };
+        let is_wanted = self.policy.handover != Handover::Off;
+        conversations.iter().filter(|_| is_wanted).filter_map(handover).collect()
     }
 
     /// An operator has switched it off. Who forwards to here is told.
@@ -219,9 +259,14 @@ fn routed<'a>(
     prefixes: &'a BTreeSet<IpNet>,
     peer: IpAddr,
 ) -> impl Iterator<Item = IpNet> + 'a {
+    addresses(policy, prefixes).filter(move |prefix| prefix.addr() != peer)
+}
+
+/// The addresses among prefixes, of the families that are routed.
+fn addresses<'a>(policy: &'a Policy, prefixes: &'a BTreeSet<IpNet>) -> impl Iterator<Item = IpNet> + 'a {
     let is_host = |prefix: &IpNet| prefix.prefix_len() == prefix.max_prefix_len();
     let is_routed = |prefix: &IpNet| policy.ipv6_support || prefix.addr().is_ipv4();
-    prefixes.iter().copied().filter(is_host).filter(is_routed).filter(move |prefix| prefix.addr() != peer)
+    prefixes.iter().copied().filter(is_host).filter(is_routed)
 }
 
 /// Changes only what differs, so that the rest stays shared.

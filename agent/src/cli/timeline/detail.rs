@@ -20,6 +20,9 @@ fn one(migration: &Migration) -> String {
     let mut text = format!("migration {uid}: {}, {announced}\n", migration.result());
     let _ = writeln!(text, "  to    {}", printable(&migration.endpoint));
     let _ = writeln!(text, "  from  {}", printable(migration.source.as_deref().unwrap_or("-")));
+    if let Some(connections) = migration.phases.connections {
+        let _ = writeln!(text, "  tracked connections taken over: {connections}");
+    }
     if let Some(boot_id) = &migration.boot_id {
         let _ = writeln!(text, "  boot  {boot_id}");
     }
@@ -51,7 +54,7 @@ fn came(migration: &Migration) -> Vec<Vec<String>> {
 
 fn missing(migration: &Migration) -> impl Iterator<Item = Vec<String>> {
     // Most migrations go without.
-    let is_usual = |phase: &Phase| !matches!(phase, Phase::Stopped | Phase::Forwarded);
+    let is_usual = |phase: &Phase| !matches!(phase, Phase::HandedOver | Phase::Stopped | Phase::Forwarded);
     let absent = Phase::ALL.into_iter().filter(is_usual).filter(|it| it.at(&migration.phases).is_none());
     let verdict = if migration.is_running() { "not yet" } else { "did not happen, or nobody saw it" };
     absent
@@ -71,6 +74,7 @@ const fn name(phase: Phase, migration: &Migration) -> &'static str {
         Phase::Targeted => "began",
         Phase::Armed => "armed",
         Phase::Reported => "reported up",
+        Phase::HandedOver => "handed over",
         Phase::Stopped => "stopped",
         Phase::Announced => "announced",
         Phase::Taken => "taken",
@@ -87,6 +91,7 @@ const fn meaning(phase: Phase, migration: &Migration) -> &'static str {
         Phase::Targeted => "the endpoint became the target: it has no route while its machine is elsewhere",
         Phase::Armed => "the kernel program listens on the tap for the machine's first announcement",
         Phase::Reported => "up was written for the orchestrator: everything is ready here",
+        Phase::HandedOver => "the connections that the source tracks were made here",
         Phase::Stopped => "this host heard that the machine has stopped where it comes from",
         Phase::Announced => "the kernel program saw the announcement: the machine runs here",
         Phase::Taken => "the fast path has the announcement from the ring buffer",
@@ -113,8 +118,8 @@ mod tests {
         assert!(text.starts_with("migration u1: arrived, announced by RARP\n  to    compute--2-"), "{text}");
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("2024-02-29T12:3")).collect();
         assert_eq!(lines.len(), Phase::ALL.len(), "{text}");
-        assert!(lines[6].starts_with("2024-02-29T12:35:00.006043Z  +4.01 s"), "{}", lines[6]);
-        assert!(lines[6].contains("  +29.0 µs") && lines[6].contains("  routed  "), "{}", lines[6]);
+        assert!(lines[7].starts_with("2024-02-29T12:35:00.006043Z  +4.01 s"), "{}", lines[7]);
+        assert!(lines[7].contains("  +29.0 µs") && lines[7].contains("  routed  "), "{}", lines[7]);
         assert!(lines[0].contains("  +0 ns") && lines[0].contains("  -  "), "{}", lines[0]);
     }
 

@@ -14,6 +14,7 @@ pub(super) enum Phase {
     Targeted,
     Armed,
     Reported,
+    HandedOver,
     Stopped,
     Announced,
     Taken,
@@ -24,10 +25,11 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Targeted,
         Self::Armed,
         Self::Reported,
+        Self::HandedOver,
         Self::Stopped,
         Self::Announced,
         Self::Taken,
@@ -43,6 +45,7 @@ impl Phase {
             Self::Targeted => phases.targeted_at,
             Self::Armed => phases.armed_at,
             Self::Reported => phases.reported_at,
+            Self::HandedOver => phases.handed_over_at,
             Self::Stopped => phases.stopped_at,
             Self::Announced => phases.announced_at,
             Self::Taken => phases.taken_at,
@@ -194,6 +197,8 @@ pub(super) mod samples {
             targeted_at: at(0),
             armed_at: at(1_500),
             reported_at: at(6_000),
+            handed_over_at: at(9_000),
+            connections: Some(12),
             stopped_at: at(4_003_000),
             announced_at: at(4_006_000),
             taken_at: at(4_006_014),
@@ -260,7 +265,7 @@ mod tests {
     fn steps_come_in_the_order_of_time() {
         let late = Phases { role_gone_at: Some(BEGAN + Duration::from_secs(1)), ..phases() };
         let order: Vec<_> = migration("u1", late).steps().into_iter().map(|(phase, _)| phase).collect();
-        assert_eq!(order[2..5], [Phase::Reported, Phase::RoleGone, Phase::Stopped]);
+        assert_eq!(order[2..5], [Phase::Reported, Phase::HandedOver, Phase::RoleGone]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::memory::Arrival;
 use crate::model::EndpointKey;
 use crate::roles::Role;
 use crate::time::BootTime;
-use crate::wanted::{Tunnel, WantedReception};
+use crate::wanted::{HandoverStage, Tunnel, WantedReception};
 use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -32,6 +32,15 @@ enum Course {
 }
 
 impl Arrival {
+    /// What becomes of tracked connections.
+    pub(super) const fn handover(&self) -> HandoverStage {
+        match self {
+            Self { has_failed: true, .. } => HandoverStage::Failed,
+            Self { is_announced: true, .. } => HandoverStage::Arrived,
+            _ => HandoverStage::Expected,
+        }
+    }
+
     /// What is said of it where the virtual machine leaves.
     pub(super) const fn says(&self) -> TargetSays {
         TargetSays {
@@ -80,6 +89,24 @@ impl Engine {
         if let Some(arrival) = self.hitless.arrivals.get_mut(key).filter(|it| it.tunnel_id == tunnel_id) {
             arrival.is_ready = is_ready;
         }
+    }
+
+    /// The tracked connections that the source knows were made here.
+    pub(in crate::engine) fn connections_made(
+        &mut self,
+        key: &EndpointKey,
+        uid: &str,
+        count: usize,
+        at: BootTime,
+    ) {
+        self.locals.change(key, |local| {
+            if local.machine.uid == uid && local.machine.phases.ended_at.is_none() {
+                let phases = &mut local.machine.phases;
+                phases.handed_over_at.get_or_insert(at);
+                phases.connections = u32::try_from(count).ok();
+            }
+        });
+        self.locals.memory_changed();
     }
 
     pub(super) fn keep_arrivals(&mut self, now: BootTime) {
@@ -150,6 +177,7 @@ impl Engine {
             uid,
             from,
             began_at: now,
+            prefixes: BTreeSet::new(),
             tunnel_id: self.draw_tunnel(),
             peer: None,
             is_ready: false,

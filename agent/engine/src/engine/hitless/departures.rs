@@ -8,7 +8,7 @@ use crate::memory::Departure;
 use crate::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use crate::notice::Notice;
 use crate::time::BootTime;
-use crate::wanted::{Tunnel, WantedForward};
+use crate::wanted::{HandoverStage, Tunnel, WantedForward};
 use core::net::IpAddr;
 use core::time::Duration;
 use std::sync::Arc;
@@ -33,6 +33,16 @@ impl Departure {
     pub(super) fn deadline(&self) -> Option<BootTime> {
         let is_ready_until = self.is_unready_since.map(|since| since + UNREADY);
         self.ends_at.into_iter().chain(is_ready_until).chain(self.hold_ends()).min()
+    }
+
+    /// What becomes of tracked connections. A virtual machine that is known to run on the target does not run here, whatever else
+    /// was said.
+    pub(super) const fn handover(&self) -> HandoverStage {
+        if !self.has_resumed && (self.is_announced || self.stopped_at.is_some()) {
+            HandoverStage::Left
+        } else {
+            HandoverStage::Leaving
+        }
     }
 
     /// What is said of it where the virtual machine goes.

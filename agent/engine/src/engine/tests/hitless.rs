@@ -5,8 +5,8 @@ use super::host::*;
 use crate::conversation::{Says, SourceSays, TargetSays};
 use crate::fact::Fact;
 use crate::machine::State;
-use crate::model::Policy;
-use crate::wanted::{WantedForward, WantedReception};
+use crate::model::{Handover, Policy};
+use crate::wanted::{HandoverStage, WantedForward, WantedReception};
 use cutover_common::MacAddr;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -85,6 +85,30 @@ impl Pair {
         pair.both(migration_written("u2", "b", "a"));
         pair.both(written("a"));
         pair
+    }
+
+    /// Both agents are killed and started again.
+    fn restart(&mut self) {
+        for host in [&mut self.a, &mut self.b] {
+            let (name, memory, found) = (host.key().host, host.memory(), host.found());
+            let links: Vec<_> = host.engine.links.values().cloned().collect();
+            let (remotes, locals) = (host.engine.remotes.clone(), host.engine.locals.keys().cloned());
+            let keys: Vec<_> = remotes.into_iter().chain(locals.map(|key| (*key).clone())).collect();
+            let migrations = host.engine.migrations.clone();
+            let mut again = Host::restarted(&name, host.now, memory, found);
+            for link in links {
+                again.tell(Fact::LinkSeen(link));
+            }
+            for key in keys {
+                again.tell(Fact::EndpointWritten(key, endpoint()));
+            }
+            for (name, migration) in migrations {
+                again.tell(Fact::MigrationWritten(name, migration));
+            }
+            again.tell(Fact::InSync { complete: true });
+            *host = again;
+        }
+        self.talk();
     }
 
     fn both(&mut self, fact: Fact) {
@@ -253,26 +277,7 @@ fn both_agents_survive_at_any_step() {
             if step != at {
                 return;
             }
-            for host in [&mut pair.a, &mut pair.b] {
-                let (name, memory, found) = (host.key().host, host.memory(), host.found());
-                let links: Vec<_> = host.engine.links.values().cloned().collect();
-                let (remotes, locals) = (host.engine.remotes.clone(), host.engine.locals.keys().cloned());
-                let keys: Vec<_> = remotes.into_iter().chain(locals.map(|key| (*key).clone())).collect();
-                let migrations = host.engine.migrations.clone();
-                let mut again = Host::restarted(&name, host.now, memory, found);
-                for link in links {
-                    again.tell(Fact::LinkSeen(link));
-                }
-                for key in keys {
-                    again.tell(Fact::EndpointWritten(key, endpoint()));
-                }
-                for (name, migration) in migrations {
-                    again.tell(Fact::MigrationWritten(name, migration));
-                }
-                again.tell(Fact::InSync { complete: true });
-                *host = again;
-            }
-            pair.talk();
+            pair.restart();
         };
         restart(&mut pair, 0);
         pair.stop(true);
@@ -570,4 +575,78 @@ fn an_announcement_ends_what_the_last_life_forwarded() {
     again.tell(Fact::LinkSeen(link(6, true)));
     assert!(again.wanted().is_recalled);
     assert!(again.watch().unwrap().ends_forwarding);
+}
+
+/// How far the hand-over of tracked connections is, as far as a host wants it.
+fn stage(host: &Host) -> Option<HandoverStage> {
+    host.wanted().handovers.get(&host.key()).map(|handover| handover.stage)
+}
+
+fn handing_over(pair: &mut Pair) {
+    for host in [&mut pair.a, &mut pair.b] {
+        let policy = Policy { handover: Handover::Auto, ..host.engine.policy.clone() };
+        host.tell(Fact::PolicyChanged(Box::new(policy)));
+    }
+    pair.talk();
+}
+
+#[test]
+fn tracked_connections_are_handed_over_from_the_role_on() {
+    use HandoverStage::{Arrived, Expected, Leaving, Left};
+    let mut pair = Pair::migrating();
+    assert_eq!((stage(&pair.a), stage(&pair.b)), (None, None), "it is off");
+    handing_over(&mut pair);
+    assert_eq!((stage(&pair.a), stage(&pair.b)), (Some(Leaving), Some(Expected)));
+    let of_b = pair.b.wanted().handovers.get(&pair.b.key()).unwrap();
+    assert_eq!(of_b.prefixes, reception(&pair.b).unwrap().prefixes, "what may come out of the tunnel");
+    pair.stop(true);
+    assert_eq!((stage(&pair.a), stage(&pair.b)), (Some(Left), Some(Expected)));
+    pair.b.announce();
+    pair.talk();
+    assert_eq!((stage(&pair.a), stage(&pair.b)), (Some(Left), Some(Arrived)));
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    assert_eq!(stage(&pair.a), Some(Left), "the endpoint is gone, and its connections are read from memory");
+    pair.pass(31_000);
+    assert_eq!((stage(&pair.a), stage(&pair.b)), (None, None));
+}
+
+#[test]
+fn a_virtual_machine_that_goes_on_is_leaving_again() {
+    let mut pair = Pair::migrating();
+    handing_over(&mut pair);
+    pair.stop(true);
+    pair.stop(false);
+    assert_eq!(stage(&pair.a), Some(HandoverStage::Leaving));
+}
+
+/// The target's endpoint is deleted in a rollback: what was made for it is known from memory.
+#[test]
+fn a_target_that_fails_takes_back_what_it_made() {
+    let mut pair = Pair::migrating();
+    handing_over(&mut pair);
+    let prefixes = reception(&pair.b).unwrap().prefixes.clone();
+    pair.restart();
+    handing_over(&mut pair);
+    pair.both(migration_removed("b"));
+    pair.both(removed("b"));
+    pair.pass(2_500);
+    let handover = pair.b.wanted().handovers.get(&pair.b.key()).expect("for a while");
+    assert_eq!((handover.stage, &handover.prefixes), (HandoverStage::Failed, &prefixes));
+    pair.pass(6_000);
+    assert_eq!(stage(&pair.b), None);
+}
+
+#[test]
+fn connections_that_were_made_are_in_the_record_of_their_migration_only() {
+    let mut pair = Pair::migrating();
+    handing_over(&mut pair);
+    let made =
+        |uid: &str, count, at| Fact::ConnectionsMade { endpoint: port("b"), uid: uid.into(), count, at };
+    let at = pair.b.now;
+    pair.b.tell(made("u0", 9, at));
+    assert_eq!(pair.b.phases().handed_over_at, None);
+    pair.b.tell(made("u1", 3, at));
+    pair.b.tell(made("u1", 4, at + ms(7)));
+    assert_eq!((pair.b.phases().handed_over_at, pair.b.phases().connections), (Some(at), Some(4)));
 }

@@ -28,6 +28,7 @@ impl Engine {
             forwards: self.wanted.forwards.clone(),
             receptions: self.wanted.receptions.clone(),
             conversations: self.wanted.conversations.clone(),
+            handovers: self.wanted.handovers.clone(),
             ..Wanted::default()
         };
         let mut taken = Taken::default();

@@ -1,0 +1,101 @@
+//! What the tests of this folder begin with.
+
+use super::table::{Table, Trouble};
+use super::transfer::Reading;
+use crate::conntrack::{Entries, Entry, Injected, Ours, Tuple, Withdrawn, samples};
+use crate::netlink::socket::OpenError;
+use cutover_engine::BootTime;
+use ipnet::IpNet;
+use std::collections::HashSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+pub(super) fn at(milliseconds: u64) -> BootTime {
+    BootTime(0) + Duration::from_millis(milliseconds)
+}
+
+/// From a VM to somebody, told apart by a number.
+pub(super) fn tcp(number: u32) -> Entry {
+    let other = Ipv4Addr::from(0xc000_0200 + number).into();
+    let mut entry = samples::tcp(0);
+    (entry.original.destination, entry.reply.source) = (other, other);
+    entry
+}
+
+pub(super) fn entries(carried: &[Entry]) -> Entries {
+    Entries { carried: carried.to_vec(), ..Entries::default() }
+}
+
+pub(super) fn reading(number: u64, carried: &[Entry]) -> Reading {
+    Reading { number, at: at(number * 1000), entries: entries(carried), is_last: false }
+}
+
+pub(super) fn trouble() -> Trouble {
+    OpenError { step: "socket", error: io::Error::from_raw_os_error(1) }.into()
+}
+
+/// A table that does what it is told.
+#[derive(Debug, Default)]
+pub(super) struct Fake {
+    pub(super) entries: Vec<Entry>,
+    pub(super) is_broken: bool,
+    pub(super) forgotten: usize,
+    pub(super) stayed: Vec<IpNet>,
+}
+
+impl Fake {
+    pub(super) fn with(entries: &[Entry]) -> Self {
+        Self { entries: entries.to_vec(), ..Self::default() }
+    }
+
+    pub(super) fn there(&self) -> Vec<Entry> {
+        let mut there = self.entries.clone();
+        there.sort_by_key(|entry| entry.original);
+        there
+    }
+
+    fn remove(&mut self, is_meant: impl Fn(&Entry) -> bool) -> usize {
+        let before = self.entries.len();
+        self.entries.retain(|entry| !is_meant(entry));
+        before - self.entries.len()
+    }
+
+    fn works(&self) -> Result<(), Trouble> {
+        if self.is_broken { Err(trouble()) } else { Ok(()) }
+    }
+}
+
+impl Table for Fake {
+    fn inject(&mut self, entries: &[Entry], _: &[IpNet], ours: &HashSet<Tuple>) -> Injected {
+        let mut injected = Injected::default();
+        for entry in entries {
+            let is_there = self.entries.iter().rev().any(|it| it.original == entry.original);
+            if is_there && !ours.contains(&entry.original) {
+                injected.kept += 1;
+                continue;
+            }
+            if is_there {
+                self.remove(|it| it.original == entry.original);
+            }
+            self.entries.push(entry.clone());
+            let Entry { original, reply, .. } = *entry;
+            injected.ours.push(Ours { original, reply, expires_at: BootTime(0) });
+            injected.done += 1;
+        }
+        injected
+    }
+
+    fn withdraw(&mut self, ours: &[Ours]) -> Result<Withdrawn, Trouble> {
+        self.works()?;
+        let deleted = self.remove(|entry| ours.iter().any(|ours| ours.original == entry.original));
+        Ok(Withdrawn { deleted, ..Withdrawn::default() })
+    }
+
+    fn forget(&mut self, addresses: &[IpNet], staying: &[IpNet]) -> Result<usize, Trouble> {
+        self.works()?;
+        self.forgotten += 1;
+        self.stayed = staying.to_vec();
+        Ok(self.remove(|entry| addresses.iter().any(|prefix| prefix.contains(&entry.original.source))))
+    }
+}
