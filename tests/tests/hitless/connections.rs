@@ -134,7 +134,7 @@ fn a_busy_download_goes_on_without_a_retransmission_timeout() {
 fn a_connection_that_begins_during_the_migration_is_taken_over() {
     let mut bed = guarded();
     let uid = bed.start_migration();
-    let address = bed.scene.port.addresses.iter().next().unwrap().addr();
+    let address = bed.scene.port.addresses.first().unwrap().addr();
     let (mut vm, mut client) = connect(&bed, address);
     wait_taken_over(&bed, 1);
     bed.arrive();
@@ -157,7 +157,7 @@ fn a_connection_that_begins_during_the_migration_is_taken_over() {
 #[test]
 fn datagrams_of_the_other_side_alone_go_on() {
     let mut bed = guarded();
-    let address: IpAddr = bed.scene.port.addresses.iter().next().unwrap().addr();
+    let address: IpAddr = bed.scene.port.addresses.first().unwrap().addr();
     let bind = |namespace: &Namespace, to: SocketAddr| namespace.run(|| UdpSocket::bind(to)).unwrap();
     let client = bind(bed.client.namespace(), (IpAddr::from(bed.client.ipv4()), 9).into());
     let vm = bind(bed.scene.vm.namespace(), (address, 0).into());
@@ -180,7 +180,7 @@ fn datagrams_of_the_other_side_alone_go_on() {
 #[test]
 fn switched_off_nothing_is_handed_over_and_the_target_drops_what_comes() {
     let mut bed = guarded_with(&[("CutoverConntrack", "off")]);
-    let address = bed.scene.port.addresses.iter().next().unwrap().addr();
+    let address = bed.scene.port.addresses.first().unwrap().addr();
     let (_vm, mut client) = connect(&bed, address);
     bed.start_migration();
     bed.arrive();
@@ -193,7 +193,7 @@ fn switched_off_nothing_is_handed_over_and_the_target_drops_what_comes() {
 #[test]
 fn what_was_taken_over_is_taken_back_when_the_migration_fails() {
     let bed = guarded();
-    let address = bed.scene.port.addresses.iter().next().unwrap().addr();
+    let address = bed.scene.port.addresses.first().unwrap().addr();
     let (mut vm, mut client) = connect(&bed, address);
     bed.start_migration();
     wait_taken_over(&bed, 1);
@@ -210,7 +210,7 @@ fn what_was_taken_over_is_taken_back_when_the_migration_fails() {
 #[test]
 fn a_target_that_is_killed_takes_over_again_and_takes_back_what_its_last_life_made() {
     let mut bed = guarded();
-    let address = bed.scene.port.addresses.iter().next().unwrap().addr();
+    let address = bed.scene.port.addresses.first().unwrap().addr();
     let (_vm, _client) = connect(&bed, address);
     bed.start_migration();
     wait_taken_over(&bed, 1);
@@ -230,7 +230,7 @@ fn a_target_that_is_killed_takes_over_again_and_takes_back_what_its_last_life_ma
 #[test]
 fn a_source_that_is_killed_costs_nothing() {
     let mut bed = guarded();
-    let address = bed.scene.port.addresses.iter().next().unwrap().addr();
+    let address = bed.scene.port.addresses.first().unwrap().addr();
     let (mut vm, mut client) = connect(&bed, address);
     bed.start_migration();
     wait_taken_over(&bed, 1);

@@ -262,10 +262,10 @@ mod tests {
     fn before_it_runs_here_the_source_knows_better_and_afterwards_the_kernel_does() {
         let (mut one, mut table) = (arriving(HandoverStage::Expected), Fake::default());
         let later = Entry { mark: 7, ..tcp(1) };
-        let (first, second) = (reading(1, &[tcp(1), tcp(2)]), reading(2, &[later.clone()]));
+        let (first, second) = (reading(1, &[tcp(1), tcp(2)]), reading(2, std::slice::from_ref(&later)));
         transfer(&mut one, &mut table, 1, (None, &first));
         transfer(&mut one, &mut table, 1, (Some(&first), &second));
-        assert_eq!(table.there(), [later.clone()], "one replaced, one withdrawn");
+        assert_eq!(table.there(), std::slice::from_ref(&later), "one replaced, one withdrawn");
         one.take(&wanted(HandoverStage::Arrived));
         let third = reading(3, &[tcp(1), tcp(3)]);
         transfer(&mut one, &mut table, 1, (Some(&second), &third));
