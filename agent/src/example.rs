@@ -47,6 +47,8 @@ pub(crate) fn status(endpoints: Vec<EndpointView>) -> Status {
         schema: 1,
         forwards: Vec::new(),
         receivers: Vec::new(),
+        handovers: Vec::new(),
+        handover_error: None,
         peers: Default::default(),
         tunnel: Default::default(),
         libvirt: None,

@@ -12,14 +12,12 @@
 
 mod batches;
 mod landing;
-mod priority;
 mod sleep;
 mod worker;
 
-pub use priority::raise_priority;
-
 use crate::netlink::socket::OpenError;
 use crate::netlink::{ByFamily, Family, PreparedBatch, RouteChange, RouteSocket, route};
+use crate::peers::Herald;
 use crate::progress::Progress;
 use aya::maps::{MapData, RingBuf};
 use batches::Batches;
@@ -40,7 +38,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 use worker::{Post, Worker};
 
-/// How many threads there are: one with a real-time priority ([`raise_priority`]), the lead, and two ordinary ones in reserve. Each
+/// How many threads there are: one with a real-time priority ([`crate::priority`]), the lead, and two ordinary ones in reserve. Each
 /// announcement wakes the lead and one of the others, and the first one acts. The third one acts if the lead cannot run and the other one
 /// waits for the kernel's lock.
 pub const THREADS: usize = 3;
@@ -101,6 +99,8 @@ struct Prepared {
 pub struct Listeners {
     /// Hear of the routes of a family once all of them are installed, before `facts` hears of the announcement.
     pub written: ByFamily<UnboundedSender<Written>>,
+    /// Hears of each announcement before anything is done about it, and keeps nobody waiting.
+    pub herald: Herald,
     /// Hears of each announcement when everything about it is done.
     pub facts: UnboundedSender<Fact>,
 }

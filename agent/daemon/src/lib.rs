@@ -30,6 +30,7 @@ mod own_namespace;
 pub mod ownership;
 pub mod peers;
 pub mod presence;
+pub mod priority;
 pub mod processes;
 pub mod progress;
 pub mod retry;

@@ -14,6 +14,7 @@ mod dial;
 mod etcd;
 mod fetch;
 mod files;
+mod herald;
 mod identity;
 mod listen;
 mod message;
@@ -26,15 +27,17 @@ mod trials;
 
 pub use etcd::PREFIX;
 pub use files::FILE;
+pub use herald::Herald;
 pub use report::{ConversationStatus, PeersReport, PeersStatus};
 
 use crate::applier::WantedReceiver;
+use crate::applier::tunnels::Start;
 use crate::datastore::etcd::Cluster;
 use crate::handover::Exchange;
 use crate::retry::BackOff;
 use crate::settings::{DatastoreType, Peering, Settings};
 use book::Book;
-use context::{Complaints, Context};
+use context::{Complaints, Context, Ears};
 use cutover_engine::Fact;
 use identity::Identity;
 use record::Peer;
@@ -101,24 +104,40 @@ impl Options {
     }
 }
 
+/// By which it hears, and says, what is not the engine's to say.
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// Hears what peers have said.
+    pub facts: mpsc::UnboundedSender<Fact>,
+    /// Readings of tracked connections.
+    pub exchange: Exchange,
+    /// Hears of announcements here, before the engine does.
+    pub herald: Herald,
+    /// Hears of announcements there, before the engine does.
+    pub starts: mpsc::UnboundedSender<Start>,
+}
+
+impl Ways {
+    /// Only the facts lead somewhere.
+    #[must_use]
+    pub fn to(facts: mpsc::UnboundedSender<Fact>) -> Self {
+        let (exchange, starts) = (Exchange::new().0, mpsc::unbounded_channel().0);
+        Self { facts, exchange, herald: Herald::default(), starts }
+    }
+}
+
 /// What is to be run for as long as the agent does, in the network namespace of the host, and what says how it stands. Nothing listens
 /// or connects before it is run, and nothing is left when it is dropped but the record, which goes with its lease.
 pub fn peers(
     options: Options,
     wanted: WantedReceiver,
-    facts: mpsc::UnboundedSender<Fact>,
-    exchange: Exchange,
+    ways: Ways,
 ) -> (PeersReport, impl Future<Output = ()> + Send + 'static) {
     let report = PeersReport::default();
-    (report.clone(), run(options, wanted, (facts, exchange), report))
+    (report.clone(), run(options, wanted, ways, report))
 }
 
-async fn run(
-    options: Options,
-    wanted: WantedReceiver,
-    (facts, exchange): (mpsc::UnboundedSender<Fact>, Exchange),
-    report: PeersReport,
-) {
+async fn run(options: Options, wanted: WantedReceiver, ways: Ways, report: PeersReport) {
     let (address, identity) = tokio::join!(own_address(&options, &report), async { Identity::new() });
     let Some(address) = address else { return std::future::pending().await };
     let identity = match identity {
@@ -132,11 +151,13 @@ async fn run(
     let Options { hostname, port, tunnel_port, source, .. } = options;
     let address = SocketAddr::new(address, port);
     let own = Peer { key: identity.public_key(), address, tunnel_port };
-    let (book, table) = (Book::new(&hostname, address.ip(), tunnel_port), Table::default());
+    let (book, table) = (Book::new(&hostname, address.ip(), tunnel_port), Table::with(ways.herald));
     report.begin(address, book.clone(), table.clone());
     info!(%address, key = %own.key, "Other hosts' agents are told where this one is");
     let complaints = Complaints::default();
-    let context = Context { identity, book: book.clone(), table: table.clone(), facts, exchange, complaints };
+    let Ways { facts, exchange, starts, .. } = ways;
+    let ears = Ears { facts, starts };
+    let context = Context { identity, book: book.clone(), table: table.clone(), ears, exchange, complaints };
     let records = async {
         match source {
             Source::Etcd(cluster) => {

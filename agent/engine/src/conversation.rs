@@ -14,6 +14,8 @@ pub struct WantedConversation {
     pub peer: EndpointKey,
     /// How things stand here. The target's agent asks the source's.
     pub says: Says,
+    /// At the target: the generation of the watch whose announcement is to be told at once, as if the engine had said it.
+    pub announced_by: Option<u64>,
 }
 
 /// How things stand at one end of a migration.

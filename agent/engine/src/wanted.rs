@@ -68,6 +68,8 @@ pub struct WantedForward {
     pub prefixes: BTreeSet<IpNet>,
     /// False while everything is only made ready: nothing is forwarded then.
     pub is_active: bool,
+    /// It is to become active at once when the target's agent says that the virtual machine has announced itself there.
+    pub awaits_word: bool,
 }
 
 /// What comes out of the tunnel for a virtual machine that is arriving, or has arrived.

@@ -483,4 +483,28 @@ mod tests {
         assert!(lines[12].ends_with("until it is restarted"), "{}", lines[12]);
         assert_eq!(lines[13], "announcements: accepted_rarp 1");
     }
+
+    #[test]
+    fn tracked_connections_of_who_moves_have_a_line() {
+        let one = |stage: &str| HandoverStatus {
+            endpoint: "b-openstack-vm-port".into(),
+            migration_uid: "u".into(),
+            stage: stage.into(),
+            connections: 12,
+            refused: BTreeMap::from([("no-room".into(), 2)]),
+            left: BTreeMap::from([("zone".into(), 3)]),
+            withdrawn: 5,
+            ..HandoverStatus::default()
+        };
+        for (stage, words) in [
+            ("leaving", "12 tracked connections to be handed over"),
+            ("left", "12 tracked connections to be handed over"),
+            ("expected", "12 tracked connections taken over"),
+            ("arrived", "12 tracked connections taken over"),
+            ("failed", "5 tracked connections taken back"),
+        ] {
+            let expected = format!("b-openstack-vm-port: {words}; refused: 2 no-room; not carried: 3 zone\n");
+            assert_eq!(connections(&one(stage)), expected);
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use crate::report::{Bound, Goal, Section};
 use anyhow::{Context as _, Result};
 use cutover_daemon::clock;
-use cutover_daemon::fast_path::raise_priority;
+use cutover_daemon::priority::raise_priority;
 use cutover_engine::BootTime;
 use cutover_tests::crowd::Crowd;
 use cutover_tests::driver::{Driver, Pace};

@@ -1,8 +1,7 @@
 //! The part of an agent that talks, on a host of the lab, with the rest of the agent played by the test.
 
 use cutover_daemon::datastore::etcd::Cluster;
-use cutover_daemon::handover::Exchange;
-use cutover_daemon::peers::{self, Options, PeersReport, PeersStatus, Source};
+use cutover_daemon::peers::{self, Options, PeersReport, PeersStatus, Source, Ways};
 use cutover_daemon::settings::Settings;
 use cutover_engine::conversation::{Says, SourceSays, TargetSays, WantedConversation};
 use cutover_engine::{EndpointKey, Fact, Wanted};
@@ -72,7 +71,12 @@ pub(crate) fn endpoint(host: &str, number: u32) -> EndpointKey {
 /// What an agent wants to say about so many of its endpoints, all the same.
 pub(crate) fn wanted(own: &str, peer: &str, uid: &str, says: Says, count: u32) -> Option<Arc<Wanted>> {
     let each = |number| {
-        let conversation = WantedConversation { uid: uid.to_owned(), peer: endpoint(peer, number), says };
+        let conversation = WantedConversation {
+            uid: uid.to_owned(),
+            peer: endpoint(peer, number),
+            says,
+            announced_by: None,
+        };
         (Arc::new(endpoint(own, number)), conversation)
     };
     Some(Arc::new(Wanted { conversations: (0..count).map(each).collect(), ..Wanted::default() }))
@@ -103,7 +107,7 @@ impl Agent {
         };
         let wanted = watch::Sender::new(None);
         let (facts, heard) = mpsc::unbounded_channel();
-        let (report, run) = peers::peers(options, wanted.subscribe(), facts, Exchange::new().0);
+        let (report, run) = peers::peers(options, wanted.subscribe(), Ways::to(facts));
         // KERNEL: a thread begins in the namespace of the one that makes it, as all of an agent do.
         let runtime = host.namespace().run(|| {
             let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -2,7 +2,7 @@
 
 use cutover_common::MacAddr;
 use cutover_common::tunnel::TunnelCounter;
-use cutover_daemon::applier::tunnels::{Settings, TunnelApplier, TunnelReport};
+use cutover_daemon::applier::tunnels::{Settings, Start, TunnelApplier, TunnelReport};
 use cutover_engine::fact::Fact;
 use cutover_engine::model::EndpointKey;
 use cutover_engine::wanted::{Tunnel, WantedForward, WantedReception};
@@ -99,6 +99,7 @@ impl Site {
 /// An applier on a thread in the namespace of a host. Dropped, it ends as if it had been killed: it cleans nothing up.
 pub(crate) struct Running {
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
+    pub(crate) starts: mpsc::UnboundedSender<Start>,
     pub(crate) report: TunnelReport,
     facts: mpsc::UnboundedReceiver<Fact>,
     told: Vec<Fact>,
@@ -110,18 +111,26 @@ impl Running {
         let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL };
         let local = watch::channel(local.map(|address| (address, 0).into())).1;
         let (facts_in, facts) = mpsc::unbounded_channel();
+        let (starts_in, starts) = mpsc::unbounded_channel();
         let (wanted, receiver) = watch::channel(None);
         let namespace = site.host.namespace_shared();
         let (report_in, report) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             namespace.run(|| {
-                let applier = TunnelApplier::open(settings, local, facts_in).unwrap();
+                let applier = TunnelApplier::open(settings, local, starts, facts_in).unwrap();
                 report_in.send(applier.report()).unwrap();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(applier.run(receiver));
             });
         });
-        Self { wanted, report: report.recv().unwrap(), facts, told: Vec::new(), thread: Some(thread) }
+        Self {
+            wanted,
+            starts: starts_in,
+            report: report.recv().unwrap(),
+            facts,
+            told: Vec::new(),
+            thread: Some(thread),
+        }
     }
 
     pub(crate) fn want(&self, wanted: &Wanted) {
@@ -253,7 +262,8 @@ impl Bed {
     /// What the source wants.
     pub(crate) fn forward(&self, is_active: bool, is_ipv4: bool) -> Wanted {
         let tunnel = Tunnel { id: ID, peer: self.target.address(is_ipv4) };
-        let forward = WantedForward { tunnel, prefixes: prefixes(&vm()), is_active };
+        let awaits_word = !is_active;
+        let forward = WantedForward { tunnel, prefixes: prefixes(&vm()), is_active, awaits_word };
         Wanted { forwards: [(endpoint("source", 1), forward)].into(), ..Wanted::default() }
     }
 

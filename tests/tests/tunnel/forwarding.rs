@@ -2,6 +2,7 @@
 
 use crate::bed::*;
 use cutover_common::tunnel::TunnelCounter;
+use cutover_daemon::applier::tunnels::Start;
 use cutover_daemon::clock;
 use cutover_engine::Wanted;
 use cutover_engine::wanted::{Tunnel, WantedForward};
@@ -12,6 +13,31 @@ use std::time::Duration;
 /// The longest payload of a datagram on a way of so many bytes.
 fn longest(mtu: usize, is_ipv4: bool) -> usize {
     mtu - 8 - if is_ipv4 { 20 } else { 40 }
+}
+
+/// The target's agent has said that the virtual machine runs there, and the engine has not heard it yet.
+#[test]
+fn the_word_of_the_target_starts_what_the_engine_has_made_ready() {
+    let bed = Bed::new();
+    let (mut source, mut target) = (bed.source_applier(), bed.target_applier());
+    target.want(&bed.reception(true));
+    target.wait_ready(true);
+    source.want(&bed.forward(false, true));
+    source.wait_prepared(&bed.source);
+    let tunnel = bed.forward(false, true).forwards.values().next().unwrap().tunnel;
+    let (endpoint, other) = (endpoint("source", 1), Tunnel { id: tunnel.id + 1, ..tunnel });
+    source.starts.send(Start { endpoint: (*endpoint).clone(), tunnel: other }).unwrap();
+    bed.expect_lost("another tunnel");
+    source.starts.send(Start { endpoint: (*endpoint).clone(), tunnel }).unwrap();
+    source.wait_started();
+    bed.expect_reaches("before the engine says so");
+    source.want(&bed.forward(true, true));
+    bed.expect_reaches("and afterwards");
+    source.want(&Wanted::default());
+    target.want(&Wanted::default());
+    wait::until(wait::SOON, "nothing is left", || {
+        [&bed.source, &bed.target].iter().all(|site| site.traces().is_empty())
+    });
 }
 
 #[test]
@@ -117,7 +143,7 @@ fn what_is_forwarded_goes_round_in_no_circle() {
     // The target forwards the very same to the source, as if the virtual machine had just left it again.
     let mut both = bed.reception(true);
     let tunnel = Tunnel { id: ID + 1, peer: bed.source.address(true) };
-    let back = WantedForward { tunnel, prefixes: prefixes(&vm()), is_active: true };
+    let back = WantedForward { tunnel, prefixes: prefixes(&vm()), is_active: true, awaits_word: false };
     both.forwards = [(endpoint("target", 1), back)].into();
     target.want(&both);
     target.wait_started();
@@ -139,7 +165,7 @@ fn a_host_that_is_source_and_target_at_once_keeps_the_two_apart() {
     let mut both = bed.reception(true);
     let other = "10.65.0.3".parse().unwrap();
     let tunnel = Tunnel { id: ID + 1, peer: bed.source.address(true) };
-    let leaving = WantedForward { tunnel, prefixes: prefixes(&[other]), is_active: true };
+    let leaving = WantedForward { tunnel, prefixes: prefixes(&[other]), is_active: true, awaits_word: false };
     both.forwards = [(endpoint("target", 2), leaving)].into();
     target.want(&both);
     target.wait_started();

@@ -10,13 +10,13 @@ use crate::datastore::etcd::Cluster;
 use crate::handover::{Handover, HandoverReport, HandoverStatus};
 use crate::libvirt;
 use crate::logging::one_line;
-use crate::peers::{self, PeersReport};
+use crate::peers::{self, Herald, PeersReport, Ways};
 use crate::settings::Settings;
 use cutover_engine::Fact;
 use cutover_engine::view::{ForwardView, ReceptionView};
 use std::io;
 use std::path::Path;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 /// What says how it stands.
 #[derive(Debug)]
@@ -38,22 +38,26 @@ impl Hitless {
         settings: &Settings,
         (cluster, run_dir): (Option<&Cluster>, &Path),
         wanted: &impl Fn() -> WantedReceiver,
-        facts: &UnboundedSender<Fact>,
+        (facts, herald): (&UnboundedSender<Fact>, Herald),
         hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
+        let (starts_in, starts) = mpsc::unbounded_channel();
         let handover = Handover::new(facts.clone());
         let handovers = handover.report();
         let (peers, conversations) = match peers::Options::new(settings, cluster, run_dir) {
             Ok(options) => {
-                let (peers, conversations) =
-                    peers::peers(options, wanted(), facts.clone(), handover.exchange());
+                let ways =
+                    Ways { facts: facts.clone(), exchange: handover.exchange(), herald, starts: starts_in };
+                let (peers, conversations) = peers::peers(options, wanted(), ways);
                 (peers, Some(conversations))
             }
             Err(reason) => (PeersReport::off(reason), None),
         };
         let mut libvirt = None;
         if let Some(conversations) = conversations {
-            parts.start("the conversations with other hosts' agents", conversations);
+            parts
+                .start_prompt("the conversations with other hosts' agents", "cutover-peers", conversations)
+                .map_err(no_thread)?;
             let run = handover.run(wanted());
             parts.start_apart("the hand-over of connections", "cutover-conns", run).map_err(no_thread)?;
             if !settings.cutover_libvirt_uri.is_empty() {
@@ -64,10 +68,10 @@ impl Hitless {
             }
         }
         // Also where nobody says what to forward: the last life may have forwarded something.
-        let applier = TunnelApplier::open(settings.into(), peers.own_address(), facts.clone())?;
+        let applier = TunnelApplier::open(settings.into(), peers.own_address(), starts, facts.clone())?;
         let tunnels = applier.report();
         let run = applier.run(wanted());
-        parts.start_apart("the tunnel applier", "cutover-tunnel", run).map_err(no_thread)?;
+        parts.start_prompt("the tunnel applier", "cutover-tunnel", run).map_err(no_thread)?;
         Ok(Self { peers, tunnels, handovers, libvirt })
     }
 }

@@ -3,11 +3,13 @@
 //! None of them ends before the loop does. One that does all the same, by a defect, would leave a daemon that looks
 //! alive and does half of its work: the loop then stops, so that the service manager starts everything anew.
 
+use crate::priority::raise_priority;
 use crate::progress::Progress;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
@@ -64,9 +66,34 @@ impl Parts {
         thread: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
+        self.start_on_thread(name, thread, || {}, task)
+    }
+
+    /// The same, for whoever has to act at once: it waits with a real-time priority, and does with an ordinary one what takes long
+    /// ([`crate::priority`]).
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(super) fn start_prompt(
+        &mut self,
+        name: &'static str,
+        thread: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        self.start_on_thread(name, thread, || raise_priority(Duration::ZERO), task)
+    }
+
+    fn start_on_thread(
+        &mut self,
+        name: &'static str,
+        thread: &'static str,
+        prepare: impl FnOnce() + Send + 'static,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
         let task = self.progress.of(name, task);
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let (ended_in, ended) = oneshot::channel();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(thread.into()).spawn(move || {
             let until_stopped = async {
                 tokio::select! {
@@ -75,8 +102,8 @@ impl Parts {
                 }
             };
             let run = || {
-                let runtime = Builder::new_current_thread().enable_time().build();
-                runtime.expect("nothing of the system is needed for it").block_on(until_stopped);
+                prepare();
+                runtime.block_on(until_stopped);
             };
             let result = catch_unwind(AssertUnwindSafe(run));
             // Nobody waits for it while the daemon stops.

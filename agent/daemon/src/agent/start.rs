@@ -26,6 +26,7 @@ use crate::fast_path::{FastPath, Listeners};
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::{Monitor, MonitorError, MonitorHandle};
 use crate::netlink::{ByFamily, MonitorSettings, RECEIVE_BUFFER_BYTES, Streams, socket};
+use crate::peers::Herald;
 use crate::presence::Presence;
 use crate::processes;
 use crate::run_dir::{RunDir, RunDirError};
@@ -208,7 +209,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let found = LeftBehind { watches: found_watches(&kernel), routes: route_report.all_routes() };
     let spin = Duration::from_micros(settings.cutover_busy_poll_micros.into());
     let written = ByFamily { ipv4: ipv4_written_in, ipv6: ipv6_written_in };
-    let listeners = Listeners { written, facts: facts_in.clone() };
+    let herald = Herald::default();
+    let listeners = Listeners { written, herald: herald.clone(), facts: facts_in.clone() };
     let sockets = FastPath::open_sockets()?;
     let mut fast_path = FastPath::start(ring, sockets, spin, &listeners, &parts.progress())
         .map_err(io_error("start the fast path"))?
@@ -228,7 +230,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let place = (members.as_ref(), run_dir.path());
     let (hypervisor_in, hypervisor) = mpsc::unbounded_channel();
     let subscribe = || wanted.subscribe();
-    let hitless = Hitless::start(&mut parts, &settings, place, &subscribe, &facts_in, hypervisor_in)?;
+    let hitless =
+        Hitless::start(&mut parts, &settings, place, &subscribe, (&facts_in, herald), hypervisor_in)?;
     let commands = Running::default();
     let ready_applier = ReadyApplier::new(commands.clone(), facts_in);
     parts.start("the ready applier", ready_applier.run(wanted.subscribe()));

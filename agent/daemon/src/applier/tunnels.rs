@@ -8,6 +8,7 @@
 //! What the kernel holds is asked at the start, after a failure, and once a second while something is wanted, in case somebody else
 //! removes it. In between it is known from what the kernel confirmed.
 
+mod early;
 mod error;
 mod leftovers;
 mod plan;
@@ -15,6 +16,7 @@ mod plane;
 mod queues;
 mod report;
 
+pub use early::Start;
 pub use error::TunnelError;
 pub use leftovers::cleanup;
 pub use report::{ForwardState, ReceptionState, TunnelReport, Tunnels};
@@ -26,11 +28,13 @@ use crate::logging::one_line;
 use crate::netlink::RouteSocket;
 use crate::netlink::policy::{PolicyChange, SideRoute, Way};
 use crate::netlink::socket::OpenError;
+use crate::priority::Priority;
 use crate::retry::BackOff;
 use cutover_common::tunnel::{Address, Traffic};
 use cutover_engine::shared::SharedMap;
 use cutover_engine::wanted::{WantedForward, WantedReception};
 use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
+use early::Early;
 use ipnet::IpNet;
 use plan::{Forwards, Policy, Receptions, Target};
 use plane::{Found, Plane};
@@ -40,7 +44,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -89,9 +93,16 @@ pub struct TunnelApplier {
     local: watch::Receiver<Option<SocketAddr>>,
     facts: UnboundedSender<Fact>,
     report: TunnelReport,
+    /// Hears of announcements before the engine does.
+    starts: UnboundedReceiver<Start>,
+    early: Early,
+    /// As the engine wants it.
+    wanted_forwards: Forwards,
+    /// With what has been started before the engine knew.
     forwards: Forwards,
     receptions: Receptions,
     target: Target,
+    priority: Priority,
     /// Nothing while that has to be asked.
     observed: Option<Observed>,
     /// What the maps of this life hold.
@@ -116,6 +127,7 @@ impl TunnelApplier {
     pub fn open(
         settings: Settings,
         local: watch::Receiver<Option<SocketAddr>>,
+        starts: UnboundedReceiver<Start>,
         facts: UnboundedSender<Fact>,
     ) -> Result<Self, OpenError> {
         Ok(Self {
@@ -123,9 +135,13 @@ impl TunnelApplier {
             local,
             facts,
             report: TunnelReport::default(),
+            starts,
+            early: Early::default(),
+            wanted_forwards: SharedMap::default(),
             forwards: SharedMap::default(),
             receptions: SharedMap::default(),
             target: Target::default(),
+            priority: Priority::default(),
             observed: None,
             written: TunnelEntries::default(),
             mtus: BTreeMap::new(),
@@ -146,10 +162,17 @@ impl TunnelApplier {
     /// Follows the wanted sets until their sender is gone.
     pub async fn run(mut self, mut wanted: WantedReceiver) {
         wanted.mark_changed();
+        self.priority = Priority::current();
         let mut due = None;
         loop {
             let is_news = tokio::select! {
                 biased;
+                Some(start) = self.starts.recv() => {
+                    if self.start(start) {
+                        due = self.apply_ordinary();
+                    }
+                    continue;
+                }
                 changed = wanted.changed() => if changed.is_err() { return } else { true },
                 () = clock::sleep_until(due) => false,
             };
@@ -168,20 +191,41 @@ impl TunnelApplier {
                     Err(error) => debug!(error = %one_line(&error), "cannot look after the tunnel"),
                 }
             }
-            due = self.apply();
+            due = self.apply_ordinary();
         }
+    }
+
+    /// A virtual machine has announced itself where it goes. Returns whether that starts something.
+    fn start(&mut self, start: Start) -> bool {
+        let is_news = self.early.start(&self.wanted_forwards, start, clock::now());
+        if is_news {
+            self.aim();
+        }
+        is_news
+    }
+
+    fn apply_ordinary(&mut self) -> Option<BootTime> {
+        let priority = std::mem::take(&mut self.priority);
+        let due = priority.while_ordinary(|| self.apply());
+        self.priority = priority;
+        due
     }
 
     /// Takes newer wanted sets in; whether they differ.
     fn take(&mut self, wanted: &Wanted) -> bool {
-        if self.forwards == wanted.forwards && self.receptions == wanted.receptions {
+        if self.wanted_forwards == wanted.forwards && self.receptions == wanted.receptions {
             return false;
         }
-        self.forwards = wanted.forwards.clone();
+        self.wanted_forwards = wanted.forwards.clone();
         self.receptions = wanted.receptions.clone();
+        self.aim();
+        true
+    }
+
+    fn aim(&mut self) {
+        self.forwards = self.early.over(&self.wanted_forwards, clock::now());
         let local = self.local.borrow().map(|address| address.ip());
         self.target = Target::of(&self.forwards, &self.receptions, local);
-        true
     }
 
     /// Closes the difference. Returns when to come back.

@@ -4,12 +4,12 @@
 //! another thread is at it ([`super::landing`]).
 
 use super::landing::Landing;
-use super::priority::Priority;
 use super::{Listeners, Prepared, Shared, Written};
 use crate::applier::is_gone;
 use crate::clock;
 use crate::netlink::socket::Outcome;
 use crate::netlink::{ByFamily, Family, RouteSocket};
+use crate::priority::Priority;
 use crate::progress::Pulse;
 use cutover_common::AnnouncementKind;
 use cutover_common::abi::Announcement;
@@ -128,6 +128,7 @@ impl Worker {
             warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
             return;
         };
+        self.listeners.herald.announced(record.generation);
         let prepared = self.shared.batches.take(record.generation);
         let mut seen = AnnouncementSeen {
             generation: record.generation,

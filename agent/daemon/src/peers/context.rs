@@ -3,6 +3,7 @@
 use super::book::Book;
 use super::identity::Identity;
 use super::table::Table;
+use crate::applier::tunnels::Start;
 use crate::handover::Exchange;
 use cutover_engine::{BootTime, Fact};
 use std::collections::BTreeMap;
@@ -16,9 +17,18 @@ pub(super) struct Context {
     pub(super) identity: Arc<Identity>,
     pub(super) book: Book,
     pub(super) table: Table,
-    pub(super) facts: mpsc::UnboundedSender<Fact>,
+    pub(super) ears: Ears,
     pub(super) exchange: Exchange,
     pub(super) complaints: Complaints,
+}
+
+/// Who is told what peers have said.
+#[derive(Clone, Debug)]
+pub(super) struct Ears {
+    /// Hears everything.
+    pub(super) facts: mpsc::UnboundedSender<Fact>,
+    /// Hears that a virtual machine has announced itself at the other end, and does not have to wait for anybody's decision.
+    pub(super) starts: mpsc::UnboundedSender<Start>,
 }
 
 /// LIMIT: as many lines as an operator reads. What is one too many is in the log at debug.

@@ -8,6 +8,7 @@ use super::record::{Peer, VERSION};
 use super::table::{Conversation, Topic};
 use super::talk::{End, Line, Trouble, within, write};
 use crate::clock;
+use crate::priority::ordinary;
 use crate::retry::BackOff;
 use rustls::pki_types::ServerName;
 use std::io;
@@ -31,7 +32,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(super) async fn run(context: Context, conversation: Arc<Conversation>) {
     tokio::select! {
         () = attempts(&context, &conversation) => {}
-        never = fetch::ask(&context, &conversation) => match never {},
+        never = ordinary(fetch::ask(&context, &conversation)) => match never {},
         // One that is talked about says so itself, in [`Line::talk`].
         () = async {
             conversation.unwanted().await;
@@ -108,7 +109,7 @@ async fn connection(
     };
     let connected = conversation.connect();
     *number = Some(connected);
-    conversation.hear(connected, peer.address.ip(), theirs, &context.facts)?;
+    conversation.hear(connected, peer.address.ip(), theirs, &context.ears)?;
     back_off.reset();
     let was_host = context.complaints.end(&about_host(&topic.peer.host));
     if context.complaints.end(&about_conversation(topic)) || was_host {
@@ -126,7 +127,8 @@ pub(super) async fn reach(context: &Context, peer: &Peer) -> Result<TlsStream<Tc
     let tcp = within(CONNECT_WITHIN, "connection", tcp).await?;
     let connector = context.identity.connector(peer.key)?;
     let tls = connector.connect(ServerName::IpAddress(to.ip().into()), tcp);
-    within(HANDSHAKE_WITHIN, "end of the handshake", async { tls.await.map_err(Trouble::Tls) }).await
+    let handshake = ordinary(async { tls.await.map_err(Trouble::Tls) });
+    within(HANDSHAKE_WITHIN, "end of the handshake", handshake).await
 }
 
 /// From the address in this host's record, by which the other one knows it as well.

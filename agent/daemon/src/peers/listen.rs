@@ -13,6 +13,7 @@ use super::table::{Conversation, Unwanted};
 use super::talk::{End, Line, Trouble, part, within, write};
 use crate::clock;
 use crate::logging::printable;
+use crate::priority::ordinary;
 use crate::retry::BackOff;
 use std::collections::HashMap;
 use std::io;
@@ -223,7 +224,7 @@ async fn conversation_with(
     (number, found): (&mut Option<u64>, &mut Option<Arc<Conversation>>),
 ) -> Result<End, Refusal> {
     stream.set_nodelay(true).map_err(|error| Trouble::Message(error.into()))?;
-    let handshake = async { acceptor.accept(stream).await.map_err(Trouble::Tls) };
+    let handshake = ordinary(async { acceptor.accept(stream).await.map_err(Trouble::Tls) });
     let mut stream = within(HANDSHAKE_WITHIN, "end of the handshake", handshake).await?;
     let key = key_of(stream.get_ref().1.peer_certificates()).ok_or(Refusal::NoKey)?;
     let mut inbox = Inbox::new();
@@ -259,7 +260,7 @@ async fn conversation_with(
         return Ok(End::OtherRecord);
     }
     if fetches {
-        let ended = fetch::tell(stream, inbox, context, (&conversation, &peer)).await;
+        let ended = ordinary(fetch::tell(stream, inbox, context, (&conversation, &peer))).await;
         // The other connection is the one that is complained about.
         return Ok(ended.unwrap_or_else(|trouble| {
             debug!(%from, uid = %hello.uid, %trouble, "a peer does not want tracked connections any more");
@@ -275,7 +276,7 @@ async fn conversation_with(
     let connected = conversation.connect();
     *number = Some(connected);
     let conversation = &*found.insert(conversation);
-    let heard = conversation.hear(connected, peer.address.ip(), hello.says, &context.facts);
+    let heard = conversation.hear(connected, peer.address.ip(), hello.says, &context.ears);
     if let Err(error) = heard {
         part(&mut stream, &Message::Refused { reason: error.to_string() }).await;
         return Err(Trouble::from(error).into());

@@ -3,19 +3,23 @@
 //! Owns what is remembered of a conversation for as long as it is wanted: what there is to say, what was heard last, and which
 //! connection counts. Connections are made, and used, by others.
 
+use super::context::Ears;
+use super::herald::Herald;
 use super::message::Hello;
 use super::report::ConversationStatus;
 use crate::applier::WantedReceiver;
+use crate::applier::tunnels::Start;
 use crate::clock;
 use crate::logging::printable;
-use cutover_engine::conversation::{Says, WantedConversation};
+use cutover_engine::conversation::{Says, TargetSays, WantedConversation};
 use cutover_engine::shared::SharedMap;
 use cutover_engine::time::milliseconds;
+use cutover_engine::wanted::Tunnel;
 use cutover_engine::{BootTime, EndpointKey, Fact};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// Which end of a migration a host is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +66,8 @@ pub(super) struct Conversation {
     pub(super) topic: Topic,
     /// How things stand here; nothing when the conversation is not wanted any more.
     says: watch::Sender<Option<Says>>,
+    /// By which watch the virtual machine is announced, and whether it has been. Held while `says` is changed.
+    announcement: Mutex<(Option<u64>, bool)>,
     /// Number of the connection that counts: the newest one.
     connection: watch::Sender<u64>,
     inside: Mutex<Inside>,
@@ -86,14 +92,52 @@ pub(super) enum Unheard {
 }
 
 impl Conversation {
-    fn new(topic: Topic, says: Says) -> Self {
+    fn new(topic: Topic, says: Says, announced_by: Option<u64>) -> Self {
         let inside = Inside { told: None, is_connected: false, since: clock::now(), error: None };
         let (says, connection) = (watch::Sender::new(Some(says)), watch::Sender::new(0));
-        Self { topic, says, connection, inside: Mutex::new(inside) }
+        Self {
+            topic,
+            says,
+            announcement: Mutex::new((announced_by, false)),
+            connection,
+            inside: Mutex::new(inside),
+        }
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announcement(&self) -> MutexGuard<'_, (Option<u64>, bool)> {
+        self.announcement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The engine says this. As long as it waits for the same announcement, it has not heard of it.
+    fn say(&self, mut says: Says, announced_by: Option<u64>) {
+        let mut announcement = self.announcement();
+        let is_ahead = *announcement == (announced_by, true) && announced_by.is_some();
+        *announcement = (announced_by, is_ahead);
+        if let Says::Target(says) = &mut says {
+            says.is_announced |= is_ahead;
+        }
+        self.says.send_if_modified(|before| before.replace(says) != Some(says));
+    }
+
+    /// The watch of this generation has seen the announcement.
+    pub(super) fn announced(&self, generation: u64) {
+        let mut announcement = self.announcement();
+        if announcement.0 != Some(generation) {
+            return;
+        }
+        announcement.1 = true;
+        self.says.send_if_modified(|says| match says {
+            Some(Says::Target(says)) => !std::mem::replace(&mut says.is_announced, true),
+            _ => false,
+        });
+    }
+
+    fn announced_by(&self) -> Option<u64> {
+        self.announcement().0
     }
 
     /// How things stand here, and the word that it has changed.
@@ -142,13 +186,7 @@ impl Conversation {
     }
 
     /// Tells the engine what the peer says, if that is news.
-    pub(super) fn hear(
-        &self,
-        number: u64,
-        address: IpAddr,
-        says: Says,
-        facts: &mpsc::UnboundedSender<Fact>,
-    ) -> Result<(), Unheard> {
+    pub(super) fn hear(&self, number: u64, address: IpAddr, says: Says, ears: &Ears) -> Result<(), Unheard> {
         if Side::of(&says) == self.topic.side {
             return Err(Unheard::WrongSide(self.topic.side));
         }
@@ -161,7 +199,11 @@ impl Conversation {
             inside.told = Some((address, says));
             let Topic { endpoint, uid, .. } = self.topic.clone();
             // Without the loop the agent is about to end.
-            let _ = facts.send(Fact::PeerSaid { endpoint, uid, address, says });
+            let _ = ears.facts.send(Fact::PeerSaid { endpoint: endpoint.clone(), uid, address, says });
+            // ORDER: the engine hears of it before it hears that it has been done.
+            if let Says::Target(TargetSays { tunnel_id: id, is_ready: true, is_announced: true, .. }) = says {
+                let _ = ears.starts.send(Start { endpoint, tunnel: Tunnel { id, peer: address } });
+            }
         }
         Ok(())
     }
@@ -191,6 +233,7 @@ struct Shared {
     /// Those that this host does not want to be asked about any more; the other one may need a while to see that.
     over: Mutex<VecDeque<Topic>>,
     changes: watch::Sender<u64>,
+    herald: Herald,
 }
 
 /// LIMIT: more than end within the seconds that another host takes to see the end of a migration. Who is forgotten is refused with a
@@ -226,7 +269,7 @@ impl Table {
         let (mut to_ask, mut is_changed) = (Vec::new(), false);
         for difference in now.differences(before) {
             let endpoint = EndpointKey::clone(difference.key);
-            let Some(WantedConversation { uid, peer, says }) = difference.now.cloned() else {
+            let Some(WantedConversation { uid, peer, says, announced_by }) = difference.now.cloned() else {
                 if let Some(gone) = self.conversations().remove(&endpoint) {
                     self.end(&gone);
                 }
@@ -235,12 +278,12 @@ impl Table {
             let topic = Topic { endpoint, uid, peer, side: Side::of(&says) };
             let known = self.conversations().get(&topic.endpoint).filter(|it| it.topic == topic).cloned();
             if let Some(known) = known {
-                known.says.send_replace(Some(says));
+                known.say(says, announced_by);
                 continue;
             }
             let (endpoint, side) = (topic.endpoint.clone(), topic.side);
             self.over().retain(|over| *over != topic);
-            let conversation = Arc::new(Conversation::new(topic, says));
+            let conversation = Arc::new(Conversation::new(topic, says, announced_by));
             if let Some(other) = self.conversations().insert(endpoint, Arc::clone(&conversation)) {
                 self.end(&other);
             }
@@ -249,10 +292,28 @@ impl Table {
             }
             is_changed = true;
         }
+        self.tell_herald();
         if is_changed {
             self.0.changes.send_modify(|number| *number += 1);
         }
         to_ask
+    }
+
+    /// By which announcements are heard of.
+    #[cfg(test)]
+    pub(super) fn herald(&self) -> Herald {
+        self.0.herald.clone()
+    }
+
+    /// With what hears of announcements.
+    pub(super) fn with(herald: Herald) -> Self {
+        Self(Arc::new(Shared { herald, ..Shared::default() }))
+    }
+
+    fn tell_herald(&self) {
+        let conversations = self.conversations();
+        let of = |it: &Arc<Conversation>| Some((it.announced_by()?, Arc::clone(it)));
+        self.0.herald.set(conversations.values().filter_map(of).collect());
     }
 
     fn over(&self) -> MutexGuard<'_, VecDeque<Topic>> {
@@ -324,11 +385,13 @@ mod tests {
     use super::super::record::VERSION;
     use super::super::trials::{endpoint, source_says, target_says};
     use super::*;
+    use tokio::sync::mpsc;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     fn wanted(uid: &str, says: Says) -> SharedMap<Arc<EndpointKey>, WantedConversation> {
-        let conversation = WantedConversation { uid: uid.to_owned(), peer: endpoint("there", 1), says };
+        let peer = endpoint("there", 1);
+        let conversation = WantedConversation { uid: uid.to_owned(), peer, says, announced_by: None };
         [(Arc::new(endpoint("here", 1)), conversation)].into()
     }
 
@@ -383,22 +446,23 @@ mod tests {
     fn the_engine_hears_what_is_news_to_it() {
         let (table, none) = (Table::default(), SharedMap::default());
         let (facts, mut heard) = mpsc::unbounded_channel();
+        let ears = Ears { facts, starts: mpsc::unbounded_channel().0 };
         table.update(&none, &wanted("u", source_says(false)));
         let conversation = table.find(&hello("u")).unwrap();
         let first = conversation.connect();
         for (says, is_news) in [(1, true), (1, false), (2, true), (1, true)] {
-            conversation.hear(first, ADDRESS, target_says(says), &facts).unwrap();
+            conversation.hear(first, ADDRESS, target_says(says), &ears).unwrap();
             assert_eq!(heard.try_recv().is_ok(), is_news, "{says}");
         }
-        let wrong = conversation.hear(first, ADDRESS, source_says(true), &facts);
+        let wrong = conversation.hear(first, ADDRESS, source_says(true), &ears);
         assert_eq!(wrong, Err(Unheard::WrongSide(Side::Source)));
         let second = conversation.connect();
-        let late = conversation.hear(first, ADDRESS, target_says(9), &facts);
+        let late = conversation.hear(first, ADDRESS, target_says(9), &ears);
         assert_eq!(late, Err(Unheard::Replaced));
-        conversation.hear(second, ADDRESS, target_says(1), &facts).unwrap();
+        conversation.hear(second, ADDRESS, target_says(1), &ears).unwrap();
         assert!(heard.try_recv().is_err(), "the same again after a new connection");
         let elsewhere = IpAddr::from([192, 0, 2, 3]);
-        conversation.hear(second, elsewhere, target_says(1), &facts).unwrap();
+        conversation.hear(second, elsewhere, target_says(1), &ears).unwrap();
         let Ok(Fact::PeerSaid { endpoint: at, uid, address, says }) = heard.try_recv() else { panic!() };
         assert_eq!((at, uid.as_str(), address, says), (endpoint("here", 1), "u", elsewhere, target_says(1)));
     }

@@ -157,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                     match message {
                         Message::Says(says) => {
                             let heard =
-                                conversation.hear(number, peer.address.ip(), says, &context.facts);
+                                conversation.hear(number, peer.address.ip(), says, &context.ears);
                             match heard {
                                 Ok(()) => {}
                                 Err(Unheard::Replaced) => return Ok(End::Replaced),

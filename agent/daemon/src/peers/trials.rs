@@ -2,20 +2,22 @@
 //! put into its book by hand.
 
 use super::book::Book;
-use super::context::{Complaints, Context};
+use super::context::{Complaints, Context, Ears};
 use super::dial::{connect, reach};
 use super::identity::Identity;
 use super::message::{Hello, Inbox, MESSAGE_MAX, Message, MessageError};
 use super::record::{Peer, VERSION};
 use super::report::{ConversationStatus, PeersReport, PeersStatus};
 use super::table::Table;
-use super::{Options, Source, converse, listen};
+use super::{Options, Source, Ways, converse, listen};
+use crate::applier::tunnels::Start;
 use crate::conntrack::{Entries, samples};
 use crate::datastore::etcd::Cluster;
 use crate::handover::{self, Delivery, Exchange, Reading};
 use crate::logging::warnings;
 use crate::settings::{DatastoreType, Peering, Settings};
 use cutover_engine::conversation::{Says, SourceSays, TargetSays, WantedConversation};
+use cutover_engine::wanted::Tunnel;
 use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -56,6 +58,7 @@ struct Agent {
     report: PeersReport,
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     heard: mpsc::UnboundedReceiver<Fact>,
+    started: mpsc::UnboundedReceiver<Start>,
     deliveries: mpsc::Receiver<Delivery>,
     task: Option<JoinHandle<()>>,
 }
@@ -86,13 +89,25 @@ impl Agent {
         let address = SocketAddr::new(address, PORT);
         let own = Peer { key: identity.public_key(), address, tunnel_port: TUNNEL_PORT };
         let (facts, heard) = mpsc::unbounded_channel();
+        let (starts, started) = mpsc::unbounded_channel();
+        let ears = Ears { facts, starts };
         let (book, table) = (Book::new(host, address.ip(), TUNNEL_PORT), Table::default());
         let report = PeersReport::default();
         report.begin(address, book.clone(), table.clone());
         book.replace(&std::collections::BTreeMap::new());
         let (exchange, deliveries) = Exchange::new();
-        let context = Context { identity, book, table, facts, exchange, complaints: Complaints::default() };
-        Self { host, own, context, report, wanted: watch::Sender::new(None), heard, deliveries, task: None }
+        let context = Context { identity, book, table, ears, exchange, complaints: Complaints::default() };
+        Self {
+            host,
+            own,
+            context,
+            report,
+            wanted: watch::Sender::new(None),
+            heard,
+            started,
+            deliveries,
+            task: None,
+        }
     }
 
     fn start(&mut self) {
@@ -124,7 +139,17 @@ impl Agent {
 
     /// Wants to talk about the first port of both.
     fn wants(&self, peer: &'static str, uid: &str, says: Says) {
-        let conversation = WantedConversation { uid: uid.to_owned(), peer: endpoint(peer, 1), says };
+        self.wants_with(peer, uid, says, None);
+    }
+
+    /// And to say at once what a watch sees.
+    fn wants_until_announced(&self, peer: &'static str, says: Says, announced_by: Option<u64>) {
+        self.wants_with(peer, "u", says, announced_by);
+    }
+
+    fn wants_with(&self, peer: &'static str, uid: &str, says: Says, announced_by: Option<u64>) {
+        let peer = endpoint(peer, 1);
+        let conversation = WantedConversation { uid: uid.to_owned(), peer, says, announced_by };
         let conversations = [(Arc::new(endpoint(self.host, 1)), conversation)].into();
         self.wanted.send_replace(Some(Arc::new(Wanted { conversations, ..Wanted::default() })));
     }
@@ -622,7 +647,7 @@ async fn a_hundred_conversations_at_once() {
     let all = |own: &'static str, peer: &'static str, says: Says| {
         let each = |number| {
             let (uid, peer) = (format!("u-{number}"), endpoint(peer, number));
-            (Arc::new(endpoint(own, number)), WantedConversation { uid, peer, says })
+            (Arc::new(endpoint(own, number)), WantedConversation { uid, peer, says, announced_by: None })
         };
         let conversations = (0..100).map(each).collect();
         Some(Arc::new(Wanted { conversations, ..Wanted::default() }))
@@ -733,12 +758,13 @@ async fn records_in_files_are_found() {
             Options { hostname: host.to_owned(), address: Some(address()), port, tunnel_port, source };
         let wanted = watch::Sender::new(None);
         let (facts, heard) = mpsc::unbounded_channel();
-        let (report, run) = super::peers(options, wanted.subscribe(), facts, Exchange::new().0);
+        let (report, run) = super::peers(options, wanted.subscribe(), Ways::to(facts));
         agents.push((wanted, heard, report, tokio::spawn(run)));
     }
     for (position, (own, peer)) in [("here", "there"), ("there", "here")].into_iter().enumerate() {
         let says = if own == "here" { source_says(false) } else { target_says(1) };
-        let conversation = WantedConversation { uid: "u".to_owned(), peer: endpoint(peer, 1), says };
+        let conversation =
+            WantedConversation { uid: "u".to_owned(), peer: endpoint(peer, 1), says, announced_by: None };
         let conversations = [(Arc::new(endpoint(own, 1)), conversation)].into();
         agents[position].0.send_replace(Some(Arc::new(Wanted { conversations, ..Wanted::default() })));
         let file = folder.path().join(own).join(super::FILE);
@@ -775,7 +801,7 @@ async fn a_datastore_on_the_loopback_is_no_underlay() {
         source: Source::Etcd(cluster),
     };
     let (facts, _heard) = mpsc::unbounded_channel();
-    let (report, run) = super::peers(options, watch::Sender::new(None).subscribe(), facts, Exchange::new().0);
+    let (report, run) = super::peers(options, watch::Sender::new(None).subscribe(), Ways::to(facts));
     assert!(timeout(Duration::from_millis(50), run).await.is_err(), "it does not end");
     let status = report.status();
     assert!(status.troubles["address"].contains("set CutoverPeerAddress"), "{status:?}");
@@ -906,4 +932,48 @@ async fn a_part_on_the_wrong_connection_ends_it() {
     let (_source, _target, mut raw) = welcomed().await;
     raw.say(&Message::Part(Box::default())).await;
     raw.is_refused("part does not belong there").await;
+}
+
+/// The word goes out, and is acted on, before either engine has heard of anything; and what an engine says that has not heard of it
+/// takes nothing back.
+#[tokio::test]
+async fn an_announcement_is_told_and_heard_at_once() {
+    let (mut source, mut target) = (Agent::new("here"), Agent::new("there"));
+    source.knows(&target);
+    target.knows(&source);
+    source.start();
+    target.start();
+    let says = |is_announced| {
+        Says::Target(TargetSays { tunnel_id: 7, is_ready: true, is_announced, has_failed: false })
+    };
+    source.wants("there", "u", source_says(false));
+    target.wants_until_announced("here", says(false), Some(5));
+    assert_eq!(source.hears().await.2, says(false));
+    target.context.table.herald().announced(4);
+    target.context.table.herald().announced(5);
+    assert_eq!(source.hears().await.2, says(true));
+    let start = timeout(SOON, source.started.recv()).await.unwrap().unwrap();
+    let tunnel = Tunnel { id: 7, peer: target.own.address.ip() };
+    assert_eq!(start, Start { endpoint: endpoint("here", 1), tunnel });
+    // For another reason; it has not heard of it yet.
+    target.wants_until_announced(
+        "here",
+        Says::Target(TargetSays { tunnel_id: 7, is_ready: false, is_announced: false, has_failed: false }),
+        Some(5),
+    );
+    let Says::Target(heard) = source.hears().await.2 else { panic!() };
+    assert!(heard.is_announced && !heard.is_ready);
+    // It has, and says so itself; and then that another watch is armed.
+    target.wants_until_announced("here", says(true), None);
+    assert_eq!(source.hears().await.2, says(true));
+    target.wants_until_announced("here", says(false), Some(6));
+    assert_eq!(source.hears().await.2, says(false));
+    target.context.table.herald().announced(5);
+    target.wants_until_announced(
+        "here",
+        Says::Target(TargetSays { tunnel_id: 8, is_ready: true, is_announced: false, has_failed: false }),
+        Some(6),
+    );
+    let Says::Target(heard) = source.hears().await.2 else { panic!() };
+    assert!(!heard.is_announced, "an old watch says nothing");
 }

@@ -179,10 +179,11 @@ impl Engine {
             }
             let says = Says::Source(departure.says());
             let (uid, peer) = (departure.uid.clone(), departure.to.clone());
-            conversations.insert(key.clone(), WantedConversation { uid, peer, says });
+            conversations.insert(key.clone(), WantedConversation { uid, peer, says, announced_by: None });
         }
         for (key, arrival) in &self.hitless.arrivals {
-            let role = self.locals.get(key).map_or(Role::None, |local| local.machine.role);
+            let machine = self.locals.get(key).map(|local| &local.machine);
+            let role = machine.map_or(Role::None, |machine| machine.role);
             let departure = self.hitless.departures.get(key);
             let leaves = departure.is_some_and(|departure| match role {
                 Role::Target => false,
@@ -194,7 +195,9 @@ impl Engine {
             }
             let says = Says::Target(arrival.says());
             let (uid, peer) = (arrival.uid.clone(), arrival.from.clone());
-            conversations.insert(key.clone(), WantedConversation { uid, peer, says });
+            let arming = machine.and_then(|machine| machine.arming.as_ref());
+            let announced_by = arming.map(|arming| arming.generation).filter(|_| !arrival.has_failed);
+            conversations.insert(key.clone(), WantedConversation { uid, peer, says, announced_by });
         }
         conversations
     }

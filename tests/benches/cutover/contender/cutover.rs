@@ -6,6 +6,7 @@ use crate::site::{Site, Watcher};
 use anyhow::{Context as _, Result, bail};
 use cutover_daemon::fast_path::{FastPath, Listeners, Written};
 use cutover_daemon::netlink::{ByFamily, RouteSocket};
+use cutover_daemon::peers::Herald;
 use cutover_daemon::progress::Progress;
 use cutover_engine::Fact;
 use std::collections::BTreeSet;
@@ -32,7 +33,8 @@ impl<'a> Cutover<'a> {
         let (facts_in, facts) = unbounded_channel();
         let [(ipv4_in, ipv4), (ipv6_in, ipv6)] = [(); 2].map(|()| unbounded_channel());
         let written = ByFamily { ipv4, ipv6 };
-        let listeners = Listeners { written: ByFamily { ipv4: ipv4_in, ipv6: ipv6_in }, facts: facts_in };
+        let written_in = ByFamily { ipv4: ipv4_in, ipv6: ipv6_in };
+        let listeners = Listeners { written: written_in, herald: Herald::default(), facts: facts_in };
         let sockets = site.host.namespace().run(FastPath::open_sockets)?;
         let fast_path =
             FastPath::start(watcher.take_ring()?, sockets, spin, &listeners, &Progress::default())?;

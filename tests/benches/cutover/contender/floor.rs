@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use cutover_common::abi::Announcement;
 use cutover_daemon::clock;
-use cutover_daemon::fast_path::raise_priority;
 use cutover_daemon::netlink::RouteSocket;
+use cutover_daemon::priority::raise_priority;
 use cutover_engine::BootTime;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,

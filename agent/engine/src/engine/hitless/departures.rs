@@ -302,10 +302,15 @@ impl Engine {
     /// Whether it has gone, and where it has gone takes what is forwarded.
     fn is_active(&self, key: &EndpointKey, departure: &Departure) -> bool {
         let has_gone = departure.is_announced || (departure.stopped_at.is_some() && self.policy.holds);
+        has_gone && self.may_be_active(key, departure)
+    }
+
+    /// Whether it would be if it had gone.
+    fn may_be_active(&self, key: &EndpointKey, departure: &Departure) -> bool {
         // Where it has gone it has stopped by now, and comes back here.
         let comes_back = self.hitless.arrivals.get(key).is_some_and(|arrival| arrival.stopped_at.is_some());
         let is_taken = departure.tunnel.is_some() && departure.is_ready;
-        has_gone && is_taken && !departure.has_resumed && !comes_back
+        is_taken && !departure.has_resumed && !comes_back
     }
 
     /// What is to be forwarded of what comes for an endpoint.
@@ -315,7 +320,9 @@ impl Engine {
         let is_free =
             |prefix: &ipnet::IpNet| self.prefixes.winner(prefix).is_none_or(|rank| *rank.key == *key);
         let prefixes = routed(&self.policy, &departure.prefixes, tunnel.peer).filter(is_free).collect();
-        Some(WantedForward { tunnel, prefixes, is_active: self.is_active(key, departure) })
+        let is_active = self.is_active(key, departure);
+        let awaits_word = !is_active && self.may_be_active(key, departure);
+        Some(WantedForward { tunnel, prefixes, is_active, awaits_word })
     }
 }
 

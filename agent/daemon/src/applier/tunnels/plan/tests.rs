@@ -29,8 +29,9 @@ fn any_prefixes() -> impl Strategy<Value = BTreeSet<IpNet>> {
 }
 
 fn any_target() -> impl Strategy<Value = Target> {
-    let forward = (0..4_u8, any_prefixes(), any::<bool>())
-        .prop_map(|(id, prefixes, is_active)| WantedForward { tunnel: tunnel(id), prefixes, is_active });
+    let forward = (0..4_u8, any_prefixes(), any::<bool>()).prop_map(|(id, prefixes, is_active)| {
+        WantedForward { tunnel: tunnel(id), prefixes, is_active, awaits_word: false }
+    });
     let reception = (0..4_u8, any_prefixes(), 20..23_u32).prop_map(|(id, prefixes, ifindex)| {
         WantedReception { tunnel: tunnel(id), interface: format!("tap{ifindex}"), ifindex, prefixes }
     });
@@ -123,8 +124,12 @@ proptest! {
 
 #[test]
 fn of_two_that_claim_a_prefix_the_active_one_has_it() {
-    let forward =
-        |id, is_active| WantedForward { tunnel: tunnel(id), prefixes: [prefix(2)].into(), is_active };
+    let forward = |id, is_active| WantedForward {
+        tunnel: tunnel(id),
+        prefixes: [prefix(2)].into(),
+        is_active,
+        awaits_word: false,
+    };
     let target = |first, second| {
         let forwards = [(endpoint(1), forward(1, first)), (endpoint(2), forward(2, second))].into();
         let target = Target::of(&forwards, &Receptions::default(), None);
@@ -137,7 +142,12 @@ fn of_two_that_claim_a_prefix_the_active_one_has_it() {
 
 #[test]
 fn the_own_end_is_said_to_a_peer_of_its_family_only() {
-    let forward = WantedForward { tunnel: tunnel(1), prefixes: [prefix(2)].into(), is_active: true };
+    let forward = WantedForward {
+        tunnel: tunnel(1),
+        prefixes: [prefix(2)].into(),
+        is_active: true,
+        awaits_word: false,
+    };
     let local = |own: &str| {
         let forwards = [(endpoint(1), forward.clone())].into();
         let target = Target::of(&forwards, &Receptions::default(), Some(own.parse().unwrap()));
