@@ -4,6 +4,7 @@
 use crate::host::Host;
 use crate::namespace::Namespace;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::Stdio;
 
 /// What the group of the VM lets in, and the only thing.
@@ -34,6 +35,27 @@ pub fn filter(namespace: &Namespace, tap: &str) {
     );
 }
 
+/// What goes to a floating address goes to the fixed one.
+///
+/// # Panics
+/// As [`filter`].
+pub fn translate(namespace: &Namespace, floating: &[(IpAddr, IpAddr)]) {
+    for (inside, outside) in floating {
+        let family = if inside.is_ipv4() { "ip" } else { "ip6" };
+        load(
+            namespace,
+            &format!(
+                "table {family} floating {{
+                    chain prerouting {{
+                        type nat hook prerouting priority -100;
+                        {family} daddr {outside} dnat to {inside}
+                    }}
+                }}"
+            ),
+        );
+    }
+}
+
 /// Loads a script into the rules of a namespace.
 ///
 /// # Panics
@@ -43,6 +65,16 @@ pub fn load(namespace: &Namespace, script: &str) {
     let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nftables is installed");
     child.stdin.take().expect("it was piped").write_all(script.as_bytes()).expect("it reads");
     assert!(child.wait().expect("it ends").success(), "{script}");
+}
+
+/// All rules of a namespace, as nft writes them.
+///
+/// # Panics
+/// Without nftables.
+#[must_use]
+pub fn rules(namespace: &Namespace) -> String {
+    let output = namespace.command("nft").args(["list", "ruleset"]).output().expect("nftables is installed");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 /// How many packets a counter of [`filter`] has seen.

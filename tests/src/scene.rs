@@ -222,7 +222,17 @@ impl Scene {
     #[track_caller]
     #[must_use]
     pub fn peered(configure: impl Fn(&mut Agent)) -> Self {
-        Self::with_hosts(|agent, host| {
+        Self::peered_as(Port::new(1), configure)
+    }
+
+    /// As [`Self::peered`], with this port.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[track_caller]
+    #[must_use]
+    pub fn peered_as(port: Port, configure: impl Fn(&mut Agent)) -> Self {
+        Self::with_hosts_as(port, |agent, host| {
             agent.set_peering(host.ipv4().into());
             configure(agent);
         })
@@ -230,9 +240,13 @@ impl Scene {
 
     #[track_caller]
     pub(crate) fn with_hosts(configure: impl Fn(&mut Agent, &Host)) -> Self {
+        Self::with_hosts_as(Port::new(1), configure)
+    }
+
+    #[track_caller]
+    fn with_hosts_as(port: Port, configure: impl Fn(&mut Agent, &Host)) -> Self {
         let lab = Lab::new();
         let directory = lab.directory();
-        let port = Port::new(1);
         let driver = Driver::new(&directory, &port);
         driver.bind(SOURCE);
         let mut vm = Vm::create(&lab, "vm", &port);

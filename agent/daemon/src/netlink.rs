@@ -19,6 +19,8 @@ pub mod listeners;
 mod mirror;
 pub mod monitor;
 pub mod neighbour;
+pub(crate) mod netfilter;
+pub(crate) mod notrack;
 pub mod policy;
 pub(crate) mod queue;
 pub mod route;

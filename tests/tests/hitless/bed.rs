@@ -3,6 +3,7 @@
 use cutover_tests::agent::Agent;
 use cutover_tests::frames;
 use cutover_tests::host::Host;
+use cutover_tests::resources::Port;
 use cutover_tests::scene::{Node, SOURCE, Scene, TARGET};
 use cutover_tests::stream::{DatagramStream, PERIOD};
 use cutover_tests::wait;
@@ -27,6 +28,14 @@ impl Bed {
         Self::of(Scene::peered(|agent| {
             agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
             configure(agent);
+        }))
+    }
+
+    /// Its port has these floating addresses, inside and outside.
+    pub(crate) fn with_floating(floating: Vec<(IpAddr, IpAddr)>) -> Self {
+        let port = Port { floating, ..Port::new(1) };
+        Self::of(Scene::peered_as(port, |agent| {
+            agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
         }))
     }
 

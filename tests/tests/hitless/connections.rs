@@ -3,7 +3,7 @@
 
 use crate::bed::*;
 use cutover_daemon::conntrack::{Conntrack, Entries};
-use cutover_tests::firewall::{self, counted, retransmission_timeouts};
+use cutover_tests::firewall::{self, OPEN_PORT, counted, retransmission_timeouts};
 use cutover_tests::host::Host;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::scene::{Node, SOURCE, TARGET};
@@ -64,6 +64,14 @@ fn wait_taken_over(bed: &Bed, count: usize) {
             target.agent.log_text()
         );
     }
+}
+
+/// Some bytes get from one to the other.
+#[track_caller]
+fn say(from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(b"some bytes").unwrap();
+    to.set_read_timeout(Some(wait::patient(wait::SOON))).unwrap();
+    to.read_exact(&mut [0; 10]).unwrap();
 }
 
 fn no_packet_was_dropped(bed: &Bed) {
@@ -139,12 +147,8 @@ fn a_connection_that_begins_during_the_migration_is_taken_over() {
     wait_taken_over(&bed, 1);
     bed.arrive();
     bed.succeed();
-    client.set_read_timeout(Some(wait::patient(wait::SOON))).unwrap();
-    vm.write_all(b"from the target").unwrap();
-    client.read_exact(&mut [0; 15]).unwrap();
-    client.write_all(b"from the client").unwrap();
-    vm.set_read_timeout(Some(wait::patient(wait::SOON))).unwrap();
-    vm.read_exact(&mut [0; 15]).unwrap();
+    say(&mut vm, &mut client);
+    say(&mut client, &mut vm);
     no_packet_was_dropped(&bed);
     let timeline = bed.scene.target.agent.run_ok(&["timeline", &uid]);
     assert!(
@@ -176,6 +180,55 @@ fn datagrams_of_the_other_side_alone_go_on() {
     bed.succeed();
 }
 
+/// Sessions to a floating address. The client's router never hears of the move, so what the client says is forwarded by a source that translates the
+/// address itself.
+#[test]
+fn sessions_to_a_floating_address_go_on_whoever_speaks_first() {
+    let floating: Vec<(IpAddr, IpAddr)> = [("10.65.0.2", "203.0.113.5"), ("2001:db8::2", "fd00:113::5")]
+        .map(|(inside, outside)| (inside.parse().unwrap(), outside.parse().unwrap()))
+        .to_vec();
+    let mut bed = Bed::with_floating(floating.clone());
+    for node in [&bed.scene.source, &bed.scene.target] {
+        firewall::filter(node.host.namespace(), &bed.scene.port.interface);
+        firewall::translate(node.host.namespace(), &floating);
+    }
+    let mut sessions = Vec::new();
+    for (inside, outside) in &floating {
+        for _ in 0..2 {
+            let at = |address: &IpAddr| SocketAddr::new(*address, OPEN_PORT);
+            let listener = bed.scene.vm.namespace().run(|| TcpListener::bind(at(inside))).unwrap();
+            let client = bed.client.namespace().run(|| TcpStream::connect(at(outside))).unwrap();
+            sessions.push((listener.accept().unwrap().0, client));
+        }
+    }
+    let before = [bed.client.namespace(), bed.scene.vm.namespace()].map(retransmission_timeouts);
+    bed.start_migration();
+    wait_taken_over(&bed, sessions.len());
+    bed.arrive();
+    wait_for(&bed.scene.source, "forwards", "is_active", true);
+    for (number, (vm, client)) in sessions.iter_mut().enumerate() {
+        let (first, second) = if number % 2 == 0 { (vm, client) } else { (client, vm) };
+        for _ in 0..3 {
+            say(first, second);
+            say(second, first);
+        }
+    }
+    let after = [bed.client.namespace(), bed.scene.vm.namespace()].map(retransmission_timeouts);
+    assert_eq!(after, before);
+    no_packet_was_dropped(&bed);
+    // One that begins now.
+    let (inside, outside) = floating[0];
+    let at = |address| SocketAddr::new(address, OPEN_PORT);
+    let listener = bed.scene.vm.namespace().run(|| TcpListener::bind(at(inside))).unwrap();
+    let mut client = bed.client.namespace().run(|| TcpStream::connect(at(outside))).unwrap();
+    say(&mut client, &mut listener.accept().unwrap().0);
+    bed.succeed();
+    for host in [&bed.scene.source.host, &bed.scene.target.host] {
+        bed.wait_gone(host);
+        assert!(!firewall::rules(host.namespace()).contains("table inet cutover"));
+    }
+}
+
 /// The counterpart: where it is off, the target knows nothing.
 #[test]
 fn switched_off_nothing_is_handed_over_and_the_target_drops_what_comes() {
@@ -201,8 +254,7 @@ fn what_was_taken_over_is_taken_back_when_the_migration_fails() {
     wait::until(wait::SOON, "nothing is left on the target", || {
         tracked(&bed, &bed.scene.target.host).carried.is_empty()
     });
-    vm.write_all(b"it goes on").unwrap();
-    client.read_exact(&mut [0; 10]).unwrap();
+    say(&mut vm, &mut client);
     no_packet_was_dropped(&bed);
 }
 
@@ -243,9 +295,7 @@ fn a_source_that_is_killed_costs_nothing() {
     bed.wait_ready();
     bed.arrive();
     wait_for(&bed.scene.source, "forwards", "is_active", true);
-    client.write_all(b"goes on").unwrap();
-    vm.set_read_timeout(Some(wait::patient(wait::SOON))).unwrap();
-    vm.read_exact(&mut [0; 7]).unwrap();
+    say(&mut client, &mut vm);
     no_packet_was_dropped(&bed);
     bed.succeed();
 }

@@ -108,7 +108,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(site: &Site, local: Option<IpAddr>) -> Self {
-        let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL };
+        let settings = Settings {
+            table: TABLE,
+            port: PORT,
+            protocol: PROTOCOL,
+            interface_prefixes: "tap".parse().unwrap(),
+        };
         let local = watch::channel(local.map(|address| (address, 0).into())).1;
         let (facts_in, facts) = mpsc::unbounded_channel();
         let (starts_in, starts) = mpsc::unbounded_channel();

@@ -108,12 +108,13 @@ fn cleanup_takes_everything_away_and_says_what() {
     let bed = Bed::new();
     let (source, target) = bed.at_work();
     drop((source, target));
-    let settings = Settings { table: TABLE, port: PORT, protocol: PROTOCOL };
+    let settings =
+        Settings { table: TABLE, port: PORT, protocol: PROTOCOL, interface_prefixes: "tap".parse().unwrap() };
     let foreign = "7179: 10.65.0.77 dev up0 scope link";
     bed.source.namespace().ip("route add 10.65.0.77 dev up0 table 7179");
     for (site, lines, left) in [(&bed.source, 5, &[foreign][..]), (&bed.target, 7, &[])] {
         let before = site.traces();
-        let clean = |dry_run| site.namespace().run(|| cleanup(settings, dry_run).unwrap());
+        let clean = |dry_run| site.namespace().run(|| cleanup(settings.clone(), dry_run).unwrap());
         let listed = clean(true);
         assert_eq!(site.traces(), before, "listing removes nothing");
         assert_eq!(listed.len(), lines, "{listed:#?}");

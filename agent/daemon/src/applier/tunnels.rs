@@ -24,6 +24,7 @@ pub use report::{ForwardState, ReceptionState, TunnelReport, Tunnels};
 use super::{WantedReceiver, is_gone};
 use crate::bpf::TunnelEntries;
 use crate::clock;
+use crate::conntrack::is_tracking;
 use crate::logging::one_line;
 use crate::netlink::RouteSocket;
 use crate::netlink::policy::{PolicyChange, SideRoute, Way};
@@ -33,7 +34,7 @@ use crate::retry::BackOff;
 use cutover_common::tunnel::{Address, Traffic};
 use cutover_engine::shared::SharedMap;
 use cutover_engine::wanted::{WantedForward, WantedReception};
-use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
+use cutover_engine::{BootTime, EndpointKey, Fact, InterfacePrefixes, Wanted};
 use early::Early;
 use ipnet::IpNet;
 use plan::{Forwards, Policy, Receptions, Target};
@@ -60,7 +61,7 @@ const IPV6_HEAD_BYTES: u32 = 40 + 8 + 8;
 const PROTOCOL: u8 = 79;
 
 /// What the applier has to know.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// Table of forwarded prefixes and priority of its rule (`CutoverForwardTable`). The next table and the priority before it are for
     /// what comes out of the tunnel.
@@ -69,11 +70,18 @@ pub struct Settings {
     pub port: u16,
     /// Protocol of our routes and rules.
     pub protocol: u8,
+    /// How the names of workload interfaces begin (`InterfacePrefix`): what comes from them is tracked in any case.
+    pub interface_prefixes: InterfacePrefixes,
 }
 
 impl From<&crate::settings::Settings> for Settings {
     fn from(settings: &crate::settings::Settings) -> Self {
-        Self { table: settings.cutover_forward_table, port: settings.cutover_tunnel_port, protocol: PROTOCOL }
+        Self {
+            table: settings.cutover_forward_table,
+            port: settings.cutover_tunnel_port,
+            protocol: PROTOCOL,
+            interface_prefixes: settings.interface_prefix.clone(),
+        }
     }
 }
 
@@ -82,6 +90,8 @@ impl From<&crate::settings::Settings> for Settings {
 struct Observed {
     device: Found,
     policy: Policy,
+    /// Connection tracking is kept away from what is forwarded.
+    is_untracked: bool,
 }
 
 /// The applier. Open it in the right network namespace, then [`TunnelApplier::run`] it on a thread of the same namespace.
@@ -103,6 +113,8 @@ pub struct TunnelApplier {
     receptions: Receptions,
     target: Target,
     priority: Priority,
+    /// Whether this life keeps connection tracking away from what is forwarded, or cannot; nothing as long as it has not had to.
+    is_untracking: Option<bool>,
     /// Nothing while that has to be asked.
     observed: Option<Observed>,
     /// What the maps of this life hold.
@@ -142,6 +154,7 @@ impl TunnelApplier {
             receptions: SharedMap::default(),
             target: Target::default(),
             priority: Priority::default(),
+            is_untracking: None,
             observed: None,
             written: TunnelEntries::default(),
             mtus: BTreeMap::new(),
@@ -270,6 +283,10 @@ impl TunnelApplier {
             }
             debug!("The tunnel's device is removed");
         }
+        if let Some(observed) = self.observed.as_mut().filter(|observed| observed.is_untracked) {
+            self.plane.track_again()?;
+            observed.is_untracked = false;
+        }
         self.change_policy()
     }
 
@@ -281,7 +298,30 @@ impl TunnelApplier {
         let written = self.write();
         let built = if written.is_ok() { self.build() } else { Ok(()) };
         let changed = self.change_policy();
-        written.and(built).and(changed)
+        written.and(built).and(changed).and(self.untrack())
+    }
+
+    /// Keeps connection tracking away from what is forwarded, where connections are tracked: what is translated before it is forwarded
+    /// would reach the target with another address than its connection has.
+    ///
+    /// KERNEL: the table looks at routes and rules, so it may be there before them, and stay after them.
+    fn untrack(&mut self) -> Result<(), TunnelError> {
+        let Some(observed) = &mut self.observed else { return Ok(()) };
+        let is_wanted = !self.forwards.is_empty() && is_tracking();
+        if !is_wanted || self.is_untracking == Some(false) {
+            return Ok(());
+        }
+        if !observed.is_untracked || self.is_untracking.is_none() {
+            let can = self.plane.untrack()?;
+            if !can {
+                info!(
+                    "The kernel has no nf_tables with fib: what goes to a floating address is translated before it is forwarded, and its \
+                     connections do not go on"
+                );
+            }
+            (observed.is_untracked, self.is_untracking) = (can, Some(can));
+        }
+        Ok(())
     }
 
     fn write(&mut self) -> Result<(), TunnelError> {
@@ -471,7 +511,8 @@ impl TunnelApplier {
 
 /// What there is of ours.
 fn look(plane: &mut Plane) -> Result<Observed, TunnelError> {
-    Ok(Observed { device: plane.device()?, policy: plane.policy()? })
+    let is_untracked = plane.is_untracked()?;
+    Ok(Observed { device: plane.device()?, policy: plane.policy()?, is_untracked })
 }
 
 /// Whether a change is about an interface that is gone, which its endpoint will be told soon as well.

@@ -5,15 +5,12 @@
 
 use super::entry::Tuple;
 use super::message::{self, Dumped, GET, Position};
-use crate::netlink::socket::{OpenError, RECEIVE_BUFFER_BYTES, set_receive_buffer};
+use crate::netlink::netfilter;
+use crate::netlink::socket::{OpenError, RECEIVE_BUFFER_BYTES};
 use netlink_packet_core::{
-    Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkBuffer, NetlinkHeader,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
 };
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike as _};
 use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -56,12 +53,7 @@ pub(super) struct Asker {
 impl Asker {
     /// In the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, OpenError> {
-        let failed = |step| move |error| OpenError { step, error };
-        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("socket"))?;
-        socket.bind_auto().map_err(failed("bind"))?;
-        set_receive_buffer(&mut socket, RECEIVE_BUFFER_BYTES).map_err(failed("SO_RCVBUF"))?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_S))
-            .map_err(|error| failed("SO_RCVTIMEO")(error.into()))?;
+        let socket = netfilter::open(RECEIVE_BUFFER_BYTES, TIMEOUT_S)?;
         Ok(Self { socket, buffer: vec![0; DATAGRAM_BYTES_MAX], sequence: 0, is_overrun: false })
     }
 
@@ -92,7 +84,7 @@ impl Asker {
     ) -> Result<End, ReadError> {
         let sequence = self.next_sequence();
         let mut request = Vec::new();
-        put_request(&mut request, NLM_F_DUMP, sequence, body);
+        netfilter::put(&mut request, GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, body);
         self.send(&request)?;
         let mut end = End::Whole;
         let ended = self.receive_until(|answer| {
@@ -133,7 +125,7 @@ impl Asker {
                 // The last question is acknowledged, or refused, after all others have been answered.
                 let flags = if index + 1 == tuples.len() { NLM_F_ACK } else { 0 };
                 last = self.next_sequence();
-                put_request(&mut request, flags, last, &message::name(tuple));
+                netfilter::put(&mut request, GET, NLM_F_REQUEST | flags, last, &message::name(tuple));
             }
             self.send(&request)?;
             self.receive_until(|answer| {
@@ -205,19 +197,6 @@ impl Asker {
             }
         }
     }
-}
-
-/// Appends a question. Its body is a multiple of four bytes long.
-fn put_request(bytes: &mut Vec<u8>, flags: u16, sequence: u32, body: &[u8]) {
-    let mut header = NetlinkHeader::default();
-    header.length = u32::try_from(header.buffer_len() + body.len()).unwrap_or(u32::MAX);
-    header.message_type = GET;
-    header.flags = NLM_F_REQUEST | flags;
-    header.sequence_number = sequence;
-    let start = bytes.len();
-    bytes.resize(start + header.buffer_len(), 0);
-    header.emit(&mut bytes[start..]);
-    bytes.extend(body);
 }
 
 struct Answer<'a> {

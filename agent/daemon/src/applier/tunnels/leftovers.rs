@@ -3,8 +3,8 @@
 use super::plan::{self, Policy};
 use super::plane::Plane;
 use super::{Settings, TunnelError};
-use crate::netlink::RouteSocket;
 use crate::netlink::policy::PolicyChange;
+use crate::netlink::{RouteSocket, notrack};
 use cutover_common::names::DEVICE_TUNNEL;
 use std::io;
 
@@ -31,6 +31,12 @@ pub fn cleanup(settings: Settings, dry_run: bool) -> Result<Vec<String>, TunnelE
         said.push(format!("device {DEVICE_TUNNEL}"));
         if !dry_run {
             plane.remove(ifindex)?;
+        }
+    }
+    if plane.is_untracked()? {
+        said.push(format!("table inet {}", notrack::TABLE));
+        if !dry_run {
+            plane.track_again()?;
         }
     }
     remove(&mut plane, &last, dry_run, &mut said)?;

@@ -7,7 +7,7 @@ use super::{Settings, TunnelError};
 use crate::bpf::{TunnelCounts, TunnelEntries, TunnelPrograms};
 use crate::netlink::policy::{self, PolicyChange};
 use crate::netlink::socket::{Outcome, SendError};
-use crate::netlink::{RouteSocket, underlay, vxlan};
+use crate::netlink::{RouteSocket, notrack, underlay, vxlan};
 use crate::sysctls::{self, Sysctls, table};
 use cutover_common::names::DEVICE_TUNNEL;
 use std::io;
@@ -56,17 +56,35 @@ impl Plane {
         Ok(Found { ifindex: Some(ifindex), is_ready })
     }
 
+    /// Whether connection tracking is kept away from what is forwarded. A kernel that has no nf_tables does not.
+    pub(super) fn is_untracked(&self) -> Result<bool, TunnelError> {
+        notrack::is_there().map_err(failed_with("look for the table of nf_tables"))
+    }
+
+    /// Keeps connection tracking away from what is forwarded; whether the kernel can.
+    pub(super) fn untrack(&self) -> Result<bool, TunnelError> {
+        match notrack::install(self.settings.interface_prefixes.iter(), DEVICE_TUNNEL) {
+            Ok(()) => Ok(true),
+            Err(error) if notrack::is_absent(&error) => Ok(false),
+            Err(error) => Err(failed_with("keep connection tracking away from what is forwarded")(error)),
+        }
+    }
+
+    /// The opposite; whether it was so.
+    pub(super) fn track_again(&self) -> Result<bool, TunnelError> {
+        notrack::remove().map_err(failed_with("remove the table of nf_tables"))
+    }
+
     /// Our routes and rules.
     pub(super) fn policy(&self) -> Result<Policy, TunnelError> {
         let numbers = self.numbers();
-        let failed = |step| move |error| TunnelError::Netlink { step, error };
         let mut policy = Policy::default();
         for table in numbers.tables() {
             let routes = policy::routes(table, numbers.protocol);
-            policy.routes.extend(routes.map_err(failed("read the routes"))?);
+            policy.routes.extend(routes.map_err(failed_with("read the routes"))?);
         }
         let rules = policy::rules(&numbers.tables(), numbers.protocol, DEVICE_TUNNEL);
-        policy.rules = rules.map_err(failed("read the rules"))?;
+        policy.rules = rules.map_err(failed_with("read the rules"))?;
         Ok(policy)
     }
 
@@ -116,8 +134,7 @@ impl Plane {
 
     /// Gives the device its address and its settings.
     pub(super) fn settle(&self, ifindex: u32) -> Result<(), TunnelError> {
-        vxlan::add_address(ifindex, ADDRESS)
-            .map_err(|error| TunnelError::Netlink { step: "give the device an address", error })?;
+        vxlan::add_address(ifindex, ADDRESS).map_err(failed_with("give the device an address"))?;
         let sysctls = Sysctls::new(Path::new(sysctls::ROOT));
         for row in &table::TUNNEL {
             let path = format!("{}/conf/{DEVICE_TUNNEL}/{}", row.family, row.name);
@@ -132,15 +149,18 @@ impl Plane {
     }
 
     pub(super) fn remove(&mut self, ifindex: u32) -> Result<(), TunnelError> {
-        vxlan::remove(ifindex).map_err(|error| TunnelError::Netlink { step: "remove the device", error })
+        vxlan::remove(ifindex).map_err(failed_with("remove the device"))
     }
 
     pub(super) fn mtu_towards(&self, peer: IpAddr) -> Result<Option<u32>, TunnelError> {
-        underlay::mtu_towards(peer)
-            .map_err(|error| TunnelError::Netlink { step: "ask for the way to the peer", error })
+        underlay::mtu_towards(peer).map_err(failed_with("ask for the way to the peer"))
     }
 }
 
 fn find() -> Result<Option<vxlan::Device>, TunnelError> {
-    vxlan::find(DEVICE_TUNNEL).map_err(|error| TunnelError::Netlink { step: "look for the device", error })
+    vxlan::find(DEVICE_TUNNEL).map_err(failed_with("look for the device"))
+}
+
+fn failed_with(step: &'static str) -> impl FnOnce(io::Error) -> TunnelError {
+    move |error| TunnelError::Netlink { step, error }
 }
