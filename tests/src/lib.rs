@@ -21,6 +21,7 @@ pub mod fabric;
 pub mod felix;
 pub mod firewall;
 pub mod foreign;
+pub mod forwarding;
 pub mod frames;
 pub mod frr;
 pub mod full_host;

@@ -1,6 +1,7 @@
 //! Two hosts with agents, and a client whose routes lead to the source for ever. Judges nothing.
 
 use cutover_tests::agent::Agent;
+pub(crate) use cutover_tests::forwarding::{traces, wait_gone};
 use cutover_tests::frames;
 use cutover_tests::host::Host;
 use cutover_tests::resources::Port;
@@ -113,16 +114,6 @@ impl Bed {
         let id = self.scene.port.endpoint.clone();
         self.scene.source.agent.run_ok(&["migrate", step, "--port", &id]);
     }
-
-    /// Waits until nothing of what this is about is left on a host.
-    #[track_caller]
-    pub(crate) fn wait_gone(&self, host: &Host) {
-        wait::until(
-            wait::SOON,
-            format_args!("nothing is left on {}: {:?}", host.name(), traces(host)),
-            || traces(host).is_empty(),
-        );
-    }
 }
 
 /// Waits until the only forward or receiver of a host's agent says this of itself.
@@ -151,25 +142,4 @@ fn hardware_address(host: &Host) -> String {
 /// The first of them.
 pub(crate) fn shown(node: &Node, list: &str) -> Option<Value> {
     node.agent.status()[list].as_array()?.first().cloned()
-}
-
-/// Routes, rules and the device, one line each.
-pub(crate) fn traces(host: &Host) -> Vec<String> {
-    let ip = |arguments: &str| {
-        let output = host.namespace().command("ip").args(arguments.split(' ')).output().expect("ip");
-        String::from_utf8(output.stdout).expect("text")
-    };
-    let mut found = Vec::new();
-    for family in ["-4", "-6"] {
-        for table in [7179, 7180] {
-            let routes = ip(&format!("{family} route show table {table}"));
-            found.extend(routes.lines().map(|route| format!("table {table}: {}", route.trim())));
-        }
-        let rules = ip(&format!("{family} rule show"));
-        found.extend(
-            rules.lines().filter(|rule| rule.contains("7179") || rule.contains("7180")).map(str::to_owned),
-        );
-    }
-    found.extend(host.ifindex("cutover0").map(|_| "cutover0".to_owned()));
-    found
 }

@@ -31,7 +31,7 @@ fn what_a_client_sends_to_the_source_reaches_the_virtual_machine_on_the_target()
 
     // The announcement is all that the main table ever sees of it.
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
-        bed.wait_gone(host);
+        wait_gone(host);
     }
     let timeline = bed.scene.target.agent.run_ok(&["timeline", &uid]);
     assert!(timeline.contains("forwarded"), "{timeline}");
@@ -72,6 +72,6 @@ fn back_again_at_once() {
     }
     bed.scene.driver.succeed(TARGET, SOURCE);
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
-        bed.wait_gone(host);
+        wait_gone(host);
     }
 }

@@ -51,7 +51,7 @@ fn a_virtual_machine_that_stops_finds_everything_when_it_runs_again() {
     let timeline = bed.scene.target.agent.run_ok(&["timeline", &uid]);
     assert!(timeline.contains("stopped"), "{timeline}");
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
-        bed.wait_gone(host);
+        wait_gone(host);
     }
     assert_eq!(queue_length(&bed), 1_000);
 }
@@ -79,7 +79,7 @@ fn a_virtual_machine_that_goes_on_at_the_source_loses_only_what_was_held() {
         assert_eq!(stream.finish().lost_since(back_at), 0);
     }
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
-        bed.wait_gone(host);
+        wait_gone(host);
     }
 }
 

@@ -57,7 +57,7 @@ fn restarted(whose: Whose, at: Step) {
         );
     }
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
-        bed.wait_gone(host);
+        wait_gone(host);
     }
 }
 

@@ -45,5 +45,5 @@ fn an_agent_that_is_started_without_it_takes_away_what_the_last_one_forwarded() 
     assert!(!traces(&bed.scene.source.host).is_empty(), "it goes on without an agent");
     bed.scene.source.agent.set("CutoverPeering", "off");
     bed.scene.source.agent.start_in_sync();
-    bed.wait_gone(&bed.scene.source.host);
+    wait_gone(&bed.scene.source.host);
 }
