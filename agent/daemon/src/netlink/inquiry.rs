@@ -58,9 +58,18 @@ pub(super) fn change(message: &RouteNetlinkMessage, flags: u16, is_so_already: i
 
 /// An attribute of a link with a number of 32 bits, in what the kernel says of it.
 pub(super) fn link_number(payload: &[u8], kind: u16) -> Option<u32> {
+    link_attribute(payload, kind)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// One with a number of 8 bits.
+pub(super) fn link_byte(payload: &[u8], kind: u16) -> Option<u8> {
+    link_attribute(payload, kind)?.first().copied()
+}
+
+fn link_attribute(payload: &[u8], kind: u16) -> Option<Vec<u8>> {
     let attributes = payload.get(IFINFO_BYTES..)?;
     let found = NlasIterator::new(attributes).map_while(Result::ok).find(|it| it.kind() == kind)?;
-    found.value().first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+    Some(found.value().to_vec())
 }
 
 /// The answers, and whether the kernel does not say that something is missing.
