@@ -149,6 +149,14 @@ impl Cloud {
         cloud
     }
 
+    /// Taps that are plugged from now on have room for as many frames as taps have anywhere, and not for more: for whoever tries what
+    /// makes that enough.
+    pub fn plug_usual_taps(&mut self) {
+        for compute in &mut self.hosts {
+            compute.tap_queue = compute::USUAL_TAP_QUEUE;
+        }
+    }
+
     /// Hosts and BIRD only: for whoever wants to do the agents' work in another way.
     ///
     /// # Panics
@@ -273,6 +281,21 @@ impl Cloud {
         }
         let arrival = self.expect_arrival(&instance.guest, to);
         Migration { to, arrival, uids, lookout }
+    }
+
+    /// Waits until the agents are ready to forward: the source's for every port that leaves, the target's for every one that arrives.
+    ///
+    /// # Panics
+    /// When they are not; the message has what they say.
+    #[track_caller]
+    pub fn wait_ready_to_forward(&self, instance: &Instance, migration: &Migration) {
+        let (source, target) = (&self.hosts[instance.at], &self.hosts[migration.to]);
+        for port in &instance.guest.ports {
+            let both = || [source.forward(port), target.reception(port)];
+            let is_ready = || both().iter().flatten().filter(|it| it["is_ready"] == true).count() == 2;
+            let in_time = wait::holds_within(wait::SOON, is_ready);
+            assert!(in_time, "{}: not ready to forward: {:#?}", port.endpoint, both());
+        }
     }
 
     /// Nova plugs the taps on the other host. Says which one that is.

@@ -12,7 +12,9 @@ pub use qmp::{Event, Qmp, QmpError};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::resources::Port;
-use crate::wait;
+use crate::{stream, wait};
+use cutover_daemon::clock;
+use cutover_engine::BootTime;
 use ipnet::IpNet;
 use program::Qemu;
 use serde_json::{Value, json};
@@ -139,7 +141,7 @@ impl Hypervisor {
         command.args(["-accel", "tcg,thread=single", "-cpu", "qemu64", "-m", qemu.memory, "-nodefaults"]);
         command.args(["-display", "none", "-no-reboot", "-kernel"]).arg(image.kernel());
         command.arg("-initrd").arg(image.initramfs());
-        command.args(["-append", &command_line(guest)]);
+        command.args(["-append", &command_line(&guest.ports)]);
         command.arg("-serial").arg(format!("file:{}", console.display()));
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
         for (number, port) in guest.ports.iter().enumerate() {
@@ -216,6 +218,40 @@ impl Hypervisor {
         self.qmp
             .must("migrate-set-parameters", json!({"max-bandwidth": bytes_per_second, "downtime-limit": 50}));
         self.qmp.must("migrate", json!({"uri": target.arrival}));
+    }
+
+    /// Makes the guest stay paused before it goes on over there, until [`Self::continue_migration`]; to be called on the source before
+    /// the migration.
+    ///
+    /// # Panics
+    /// When QEMU cannot.
+    pub fn pause_before_switchover(&self) {
+        self.qmp.must(
+            "migrate-set-capabilities",
+            json!({"capabilities": [{"capability": "pause-before-switchover", "state": true}]}),
+        );
+    }
+
+    /// Ends that pause.
+    ///
+    /// # Panics
+    /// When the migration is not paused.
+    pub fn continue_migration(&self) {
+        self.qmp.must("migrate-continue", json!({"state": "pre-switchover"}));
+    }
+
+    /// The guest stops and goes on where it is, without any migration. Says when it did, as QEMU notes it.
+    ///
+    /// # Panics
+    /// When QEMU refuses.
+    #[must_use]
+    pub fn pause_in_place(&self, pause: Duration) -> (BootTime, BootTime) {
+        let since = clock::now();
+        self.qmp.must("stop", json!({}));
+        let stopped_at = self.qmp.wait_event_since(wait::SOON, "STOP", since).at;
+        stream::sleep_until(stopped_at + pause);
+        self.qmp.must("cont", json!({}));
+        (stopped_at, self.qmp.wait_event_since(wait::SOON, "RESUME", since).at)
     }
 
     /// The guest goes on over there now, whatever has not been copied yet.
@@ -358,11 +394,11 @@ fn launch(command: &mut Command, socket: &std::path::Path) -> Child {
 }
 
 /// The kernel's command line: what `cutover-guest` reads, and what makes the boot short.
-fn command_line(guest: &Guest) -> String {
+pub(crate) fn command_line(ports: &[Port]) -> String {
     // A guest that is not scheduled while it tries out its timer finds it broken, and panics.
     let mut line =
         "console=ttyS0 quiet panic=-1 no_timer_check random.trust_cpu=on mitigations=off".to_owned();
-    for port in &guest.ports {
+    for port in ports {
         line += &format!(" cutover.port={},{}", port.mac, link_local(port));
         for address in port.routed() {
             line += &format!(",{}", address.addr());

@@ -20,9 +20,12 @@ use std::net::IpAddr;
 
 /// How many frames wait on a tap for a guest that is behind with its work.
 ///
-/// KERNEL: a tap has room for 500 (TUN_READQ_SIZE of drivers/net/tun.c) and drops what comes then. An emulated guest that has
-/// just arrived needs more than half a second for its first answer if it gets a fraction of a processor.
+/// KERNEL: a tap has room for [`USUAL_TAP_QUEUE`] and drops what comes then. An emulated guest that has just arrived needs more than
+/// half a second for its first answer if it gets a fraction of a processor.
 const TAP_QUEUE: u32 = 20_000;
+
+/// KERNEL: what a tap has room for when it is made (DEFAULT_TX_QUEUE_LEN of 6.18).
+pub(super) const USUAL_TAP_QUEUE: u32 = 1_000;
 
 /// The host. Fields go in this order.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct Compute {
     pub watch: RouteWatch,
     pub(super) bird: Option<Bird>,
     taps: BTreeMap<String, Tap>,
+    /// How many frames wait on taps that are plugged from now on.
+    pub(super) tap_queue: u32,
     /// The host.
     pub host: Host,
 }
@@ -42,7 +47,7 @@ impl Compute {
         // KERNEL: a host answers ARP requests for the guests' gateway only if it knows a way there (arp_fwd_proxy).
         host.namespace().ip("route add default via 192.168.77.254 dev eth0");
         let watch = RouteWatch::start(host.namespace());
-        Self { agent: None, watch, bird: None, taps: BTreeMap::new(), host }
+        Self { agent: None, watch, bird: None, taps: BTreeMap::new(), tap_queue: TAP_QUEUE, host }
     }
 
     pub(super) fn start_agent(
@@ -78,7 +83,8 @@ impl Compute {
     pub fn plug(&mut self, guest: &Guest) {
         for port in &guest.ports {
             let tap = self.host.plug(&port.interface, port.tap_mac());
-            self.host.namespace().ip(&format!("link set {} txqueuelen {TAP_QUEUE}", port.interface));
+            let (name, length) = (&port.interface, self.tap_queue);
+            self.host.namespace().ip(&format!("link set {name} txqueuelen {length}"));
             self.taps.insert(port.interface.clone(), tap);
         }
     }
@@ -168,6 +174,23 @@ impl Compute {
                 panic!("{name} is in {is:?}, wanted {state}:\n{}", self.agent().log_text());
             }
         }
+    }
+
+    /// What its agent says of what it forwards for a port that leaves.
+    #[must_use]
+    pub fn forward(&self, port: &Port) -> Option<Value> {
+        self.shown("forwards", port)
+    }
+
+    /// What its agent says of what it takes from the tunnel for a port that arrives.
+    #[must_use]
+    pub fn reception(&self, port: &Port) -> Option<Value> {
+        self.shown("receivers", port)
+    }
+
+    fn shown(&self, list: &str, port: &Port) -> Option<Value> {
+        let (status, name) = (self.agent().status(), port.name_on(self.host.name()));
+        status[list].as_array()?.iter().find(|it| it["endpoint"] == name.as_str()).cloned()
     }
 
     /// Waits until the metrics of the routes to a guest here are these.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,14 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Qmp {
     commands: Mutex<Commands>,
-    events: Arc<Mutex<Vec<Event>>>,
+    events: Arc<Events>,
+}
+
+/// What has happened, and who is woken when something does.
+#[derive(Debug, Default)]
+struct Events {
+    recorded: Mutex<Vec<Event>>,
+    more: Condvar,
 }
 
 #[derive(Debug)]
@@ -60,9 +67,9 @@ impl Qmp {
         stream.set_write_timeout(Some(ANSWER)).expect("a socket");
         let reader = BufReader::new(stream.try_clone().expect("a descriptor"));
         let (sender, answers) = mpsc::channel();
-        let events = Arc::default();
-        let recorded = Arc::clone(&events);
-        thread::spawn(move || read(reader, &sender, &recorded));
+        let events = Arc::<Events>::default();
+        let record = Arc::clone(&events);
+        thread::spawn(move || read(reader, &sender, &record));
         let qmp = Self { commands: Mutex::new(Commands { stream, answers, count: 0 }), events };
         qmp.must("qmp_capabilities", json!({}));
         qmp
@@ -107,13 +114,13 @@ impl Qmp {
     /// Every event since the connection.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        lock(&self.events).clone()
+        lock(&self.events.recorded).clone()
     }
 
     /// The last event with this name, if there was one.
     #[must_use]
     pub fn last(&self, name: &str) -> Option<Event> {
-        lock(&self.events).iter().rev().find(|event| event.name == name).cloned()
+        lock(&self.events.recorded).iter().rev().find(|event| event.name == name).cloned()
     }
 
     /// Waits for an event with this name and returns the last one.
@@ -124,6 +131,37 @@ impl Qmp {
     pub fn wait_event(&self, limit: Duration, name: &str) -> Event {
         wait::for_some(limit, format_args!("QEMU's event {name}"), || self.last(name))
     }
+
+    /// Waits for the first event with this name that QEMU noted at `since` or later, and returns at once when it is there: for
+    /// whoever acts on it, as a hook does.
+    ///
+    /// # Panics
+    /// When there is none within `limit`.
+    #[track_caller]
+    pub fn wait_event_since(&self, limit: Duration, name: &str, since: BootTime) -> Event {
+        self.wait_for(limit, name, |event| event.name == name && event.at >= since)
+    }
+
+    /// Waits in the same way until a migration that began at `since` or later has this status.
+    ///
+    /// # Panics
+    /// When it has not within `limit`.
+    #[track_caller]
+    pub fn wait_status_since(&self, limit: Duration, status: &str, since: BootTime) -> Event {
+        self.wait_for(limit, status, |event| {
+            event.name == "MIGRATION" && event.data["status"] == status && event.at >= since
+        })
+    }
+
+    #[track_caller]
+    fn wait_for(&self, limit: Duration, what: &str, is_it: impl Fn(&Event) -> bool) -> Event {
+        let limit = wait::patient(limit);
+        let is_absent = |events: &mut Vec<Event>| !events.iter().any(&is_it);
+        let waited = self.events.more.wait_timeout_while(lock(&self.events.recorded), limit, is_absent);
+        let (events, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let found = events.iter().find(|event| is_it(event)).cloned();
+        found.unwrap_or_else(|| panic!("not within {limit:?}: QEMU's {what}, but {events:#?}"))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,11 +169,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Until QEMU goes: sorts what comes into answers and events.
-fn read(reader: BufReader<UnixStream>, answers: &mpsc::Sender<Value>, events: &Mutex<Vec<Event>>) {
+fn read(reader: BufReader<UnixStream>, answers: &mpsc::Sender<Value>, events: &Events) {
     for line in reader.lines().map_while(Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         if let Some(event) = event(&message, Clocks::read()) {
-            lock(events).push(event);
+            lock(&events.recorded).push(event);
+            events.more.notify_all();
         } else if message.get("QMP").is_none() && answers.send(message).is_err() {
             return;
         }

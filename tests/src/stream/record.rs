@@ -7,17 +7,28 @@ use std::time::Duration;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DatagramRecord {
     datagrams: Vec<(BootTime, Option<BootTime>)>,
+    /// Answers to what had been answered.
+    repeated: usize,
+    /// First answers that came after one to a later datagram.
+    overtaken: usize,
 }
 
 impl DatagramRecord {
     pub(super) fn new(sent: Vec<BootTime>, answered: &[(usize, BootTime)]) -> Self {
         let mut datagrams: Vec<_> = sent.into_iter().map(|at| (at, None)).collect();
+        let (mut repeated, mut overtaken, mut highest) = (0, 0, None);
         for (number, at) in answered {
-            if let Some((_, first @ None)) = datagrams.get_mut(*number) {
-                *first = Some(*at);
+            match datagrams.get_mut(*number) {
+                Some((_, first @ None)) => {
+                    *first = Some(*at);
+                    overtaken += usize::from(highest > Some(*number));
+                    highest = highest.max(Some(*number));
+                }
+                Some(_) => repeated += 1,
+                None => {}
             }
         }
-        Self { datagrams }
+        Self { datagrams, repeated, overtaken }
     }
 
     /// How many were sent.
@@ -42,6 +53,18 @@ impl DatagramRecord {
     pub fn is_in_order(&self) -> bool {
         let answers: Vec<_> = self.datagrams.iter().filter_map(|(_, answer)| *answer).collect();
         answers.is_sorted()
+    }
+
+    /// How many answers came to datagrams that had been answered.
+    #[must_use]
+    pub const fn repeated(&self) -> usize {
+        self.repeated
+    }
+
+    /// How many first answers came after one to a later datagram, in the order in which the client's process had them.
+    #[must_use]
+    pub const fn overtaken(&self) -> usize {
+        self.overtaken
     }
 
     /// How many runs of lost datagrams there are, one after the other. All go the same way: a guest that stopped in one place
@@ -140,6 +163,7 @@ mod tests {
         let answered = [(0, ms(1)), (1, ms(2)), (4, ms(9)), (4, ms(10)), (5, ms(8)), (99, ms(11))];
         let record = DatagramRecord::new(sent, &answered);
         assert_eq!(record.sent(), 6);
+        assert_eq!((record.repeated(), record.overtaken()), (1, 0));
         assert_eq!(record.lost().collect::<Vec<_>>(), [ms(2), ms(3)]);
         assert_eq!((record.lost_since(ms(3)), record.lost_since(ms(4))), (1, 0));
         assert_eq!(record.gaps(), 1);
@@ -148,6 +172,19 @@ mod tests {
         assert_eq!(record.first_answer_since(ms(5)), Some(ms(8)));
         assert_eq!(record.first_answer_to_sent_since(ms(4)), Some(ms(8)));
         assert_eq!(record.first_answer_since(ms(50)), None);
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_a_later_one_is_counted_and_one_that_comes_again_is_not_late() {
+        let record = |answered: &[usize]| {
+            let answered: Vec<_> = answered.iter().map(|number| (*number, ms(100))).collect();
+            let record = DatagramRecord::new((0..6).map(ms).collect(), &answered);
+            (record.overtaken(), record.repeated())
+        };
+        assert_eq!(record(&[0, 1, 2, 5]), (0, 0));
+        assert_eq!(record(&[2, 0, 1, 3]), (2, 0));
+        assert_eq!(record(&[0, 1, 2, 0, 0, 3]), (0, 2));
+        assert_eq!(record(&[3, 3, 1, 1, 4]), (1, 2));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod announcing;
 mod failing;
+mod holding;
 mod journeys;
 mod kills;
 mod shapes;

@@ -44,6 +44,8 @@ pub(crate) struct Trip {
     pub(crate) blackouts: Vec<(IpNet, Blackout)>,
     /// QEMU's numbers.
     pub(crate) migrated: Migrated,
+    /// What became of the traffic.
+    pub(crate) heard: Heard,
 }
 
 impl Journey {
@@ -114,8 +116,8 @@ impl Journey {
             take_apart(cloud, instance, Blackout::new(paused_at, resumed_at), &lookout, &phases, &heard);
         assert_nothing_lost_but_in_the_blackout(&blackouts, &heard);
         assert_tcp_went_on(&heard, retransmission_timeout);
-        let trip = Trip { uids, phases, blackouts, migrated };
-        show(instance, &trip, &heard);
+        let trip = Trip { uids, phases, blackouts, migrated, heard };
+        show(instance, &trip);
         trip
     }
 }
@@ -243,7 +245,8 @@ impl Trip {
 }
 
 #[expect(clippy::print_stderr, reason = "what was measured is for whoever runs the test with --nocapture")]
-fn show(instance: &Instance, trip: &Trip, heard: &Heard) {
+fn show(instance: &Instance, trip: &Trip) {
+    let heard = &trip.heard;
     eprintln!(
         "{}: copied for {:?}; TCP silent for {:?}, its timeout {:?}",
         instance.guest.ports[0].workload,

@@ -20,8 +20,12 @@ const ECHO_PORT: u16 = 7;
 /// What the lab waits for on the console.
 const READY: &str = "cutover-guest: ready";
 
-/// LIMIT: some seconds of the fastest stream that the lab sends.
-const RECEIVE_BUFFER_BYTES: &str = "8388608";
+/// LIMIT: what waits in the longest queue of a tap, 10,000 small datagrams, for each of which the kernel counts the buffer that virtio
+/// has received it in, more than 2 KB.
+const RECEIVE_BUFFER_BYTES: &str = "33554432";
+
+/// LIMIT: half of the guest's memory, in pages; the kernel would allow datagrams less than that buffer otherwise.
+const DATAGRAM_PAGES: &str = "16384 16384 16384";
 
 /// LIMIT: virtio devices show up within milliseconds after their driver; slower means never.
 const DEVICE_WITHIN: Duration = Duration::from_secs(5);
@@ -59,6 +63,8 @@ fn run() -> Outcome {
         let path = format!("/proc/sys/net/core/{name}");
         fs::write(&path, RECEIVE_BUFFER_BYTES).map_err(|error| format!("{path}: {error}"))?;
     }
+    let path = "/proc/sys/net/ipv4/udp_mem";
+    fs::write(path, DATAGRAM_PAGES).map_err(|error| format!("{path}: {error}"))?;
     let line = fs::read_to_string("/proc/cmdline").map_err(|error| format!("/proc/cmdline: {error}"))?;
     for interface in command_line::interfaces(&line)? {
         bring_up(&interface)?;
