@@ -41,6 +41,8 @@ pub struct Agent {
     child: Option<Child>,
     /// RLIMIT_MEMLOCK, which it may not raise.
     locked_memory: Option<u64>,
+    /// What becomes the daemon, if that is not the binary itself.
+    daemon: Option<PathBuf>,
 }
 
 impl Agent {
@@ -85,6 +87,7 @@ impl Agent {
             log: Log::default(),
             child: None,
             locked_memory: None,
+            daemon: None,
         };
         agent.write_configuration();
         agent
@@ -129,6 +132,11 @@ impl Agent {
     /// From the next start on it may have so much locked memory, and not raise that (no CAP_SYS_RESOURCE).
     pub fn limit_locked_memory(&mut self, bytes: u64) {
         self.locked_memory = Some(bytes);
+    }
+
+    /// From the next start on the daemon is this program, which becomes the binary somewhere else. Its other commands are as they were.
+    pub fn run_daemon_by(&mut self, program: PathBuf) {
+        self.daemon = Some(program);
     }
 
     fn write_configuration(&self) {
@@ -181,7 +189,7 @@ impl Agent {
     /// When the binary has not been built, or when it runs already.
     pub fn spawn_logging_to(&mut self, stderr: impl Into<Stdio>) {
         assert!(self.child.is_none(), "the agent is running");
-        let mut command = self.command(&["agent"]);
+        let mut command = self.command_of(self.daemon.clone().unwrap_or_else(binary), &["agent"]);
         command.arg("-c").arg(&self.configuration).stdin(Stdio::null()).stdout(Stdio::null());
         command.envs(&self.environment);
         if let Some(bytes) = self.locked_memory {
@@ -386,7 +394,11 @@ impl Agent {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.namespace.command(binary());
+        self.command_of(binary(), arguments)
+    }
+
+    fn command_of(&self, program: PathBuf, arguments: &[&str]) -> Command {
+        let mut command = self.namespace.command(program);
         for (name, _) in std::env::vars_os() {
             // What the person who runs the tests has set must not change them.
             let lower = name.to_string_lossy().to_lowercase();

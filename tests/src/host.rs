@@ -92,6 +92,37 @@ impl Host {
         guest.ip("link set eth0 up");
     }
 
+    /// What QEMU sends to another host becomes so slow that the migration of a guest of 128 MiB takes ten seconds. Everything else
+    /// is as fast as before.
+    ///
+    /// # Panics
+    /// When it is so already.
+    pub fn slow_migrations_down(&self) {
+        self.shape(&[
+            "qdisc add dev eth0 root handle 1: htb",
+            "class add dev eth0 parent 1: classid 1:3 htb rate 40mbit burst 256k quantum 60000",
+            // libvirt takes ports from 49152 on for what QEMU sends.
+            "filter add dev eth0 parent 1: protocol ip u32 \
+             match ip protocol 6 0xff match ip dport 49152 0xc000 flowid 1:3",
+        ]);
+    }
+
+    /// Everything is as fast as before [`Self::slow_migrations_down`].
+    ///
+    /// # Panics
+    /// When it was not slow.
+    pub fn speed_migrations_up(&self) {
+        self.shape(&["qdisc del dev eth0 root"]);
+    }
+
+    fn shape(&self, lines: &[&str]) {
+        for line in lines {
+            let status = self.namespace.command("tc").args(line.split_whitespace()).status();
+            let status = status.expect("iproute2");
+            assert!(status.success(), "tc {line}: {status}");
+        }
+    }
+
     /// The number of a link, if there is one of this name.
     #[must_use]
     pub fn ifindex(&self, name: &str) -> Option<u32> {

@@ -1,14 +1,15 @@
 //! libvirt on lab hosts: a [`Libvirt`] is libvirtd with QEMU in namespaces of its own, so that two of them on one machine know nothing
-//! of each other and nothing outlives them. Domains boot what the lab's guests boot, have no disk and no interface, and move
-//! from one to the other as Nova moves them.
+//! of each other and nothing outlives them. Domains boot what the lab's guests boot, have no disk and only the interfaces of the ports
+//! that they are given, and move from one to the other as Nova moves them.
 //!
 //! Owns the namespaces and what is mounted there. It fetches nothing: without the packages that `cargo xtask setup` unpacks, a test
 //! says that it was skipped.
 
 use crate::host::Host;
-use crate::hypervisor::{Image, Qmp};
+use crate::hypervisor::{Image, Qmp, command_line};
 use crate::lab::Lab;
 use crate::release::build_folder;
+use crate::resources::Port;
 use crate::wait;
 use std::fs;
 use std::io::Write as _;
@@ -50,6 +51,20 @@ touch "$own/ready"
 sleep infinity
 "#;
 
+/// Becomes the agent in that root, where libvirt and its library are: the same process, in a mount namespace of its own.
+///
+/// KERNEL: a process that is not in the PID namespace of a `proc` has no `/proc/self` there, so it gets another one.
+const AGENT: &str = r#"
+set -e
+root=$1 folder=$2
+shift 2
+mount -t proc proc "$root/proc"
+mount --bind /sys/fs/bpf "$root/sys/fs/bpf"
+mkdir -p "$root$folder"
+mount --bind "$folder" "$root$folder"
+exec /usr/sbin/chroot "$root" /cutover "$@"
+"#;
+
 const PASSWD: &str = "root:x:0:0:root:/:/bin/sh\nlibvirt-qemu:x:64055:64055::/:/bin/false\n";
 const GROUP: &str = "root:x:0:\nkvm:x:104:\nlibvirt:x:105:\nlibvirt-qemu:x:64055:\n";
 /// What needs other parts of a host is off.
@@ -67,6 +82,8 @@ const MONITOR: &str = "tmp/monitor";
 pub struct Libvirt {
     host: Arc<crate::namespace::Namespace>,
     address: Ipv4Addr,
+    /// Of the lab.
+    folder: PathBuf,
     own: PathBuf,
     /// Keeps the namespaces.
     first: Child,
@@ -134,8 +151,15 @@ impl Libvirt {
         let said = fs::read_to_string(own.join("first.log")).unwrap_or_default();
         assert!(in_time, "no root for libvirt: {said}");
         let first_pid = only_child(first.id());
-        let mut libvirt =
-            Self { host: host.namespace_shared(), address: host.ipv4(), own, first, first_pid, daemon: None };
+        let mut libvirt = Self {
+            host: host.namespace_shared(),
+            address: host.ipv4(),
+            folder: lab.folder().to_owned(),
+            own,
+            first,
+            first_pid,
+            daemon: None,
+        };
         let image = Image::cached();
         for (name, file) in [("kernel", image.kernel()), ("initramfs", image.initramfs())] {
             fs::copy(file, libvirt.inside(&format!("image/{name}"))).expect("space on the disk");
@@ -247,6 +271,25 @@ impl Libvirt {
         script
     }
 
+    /// A program that is a whole agent of this host: `/cutover` in its root, where libvirt's library and sockets are, with the lab's
+    /// folder and the pins of BPF where they are for everybody else.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    #[must_use]
+    pub fn agent(&self) -> PathBuf {
+        let script = self.own.join("agent");
+        let text = format!(
+            "#!/bin/sh\nexec nsenter --target {} --mount --uts -- unshare --mount sh -c '{AGENT}' sh {} {} \"$@\"\n",
+            self.first_pid,
+            self.root().display(),
+            self.folder.display()
+        );
+        fs::write(&script, text).expect("space on the disk");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        script
+    }
+
     /// Processes that [`Self::cutover`] has become, by their numbers.
     #[must_use]
     pub fn helpers(&self) -> Vec<i32> {
@@ -287,7 +330,15 @@ impl Libvirt {
     /// # Panics
     /// When it does not.
     pub fn boot(&self, name: &str, uuid: &str) {
-        fs::write(self.inside("tmp/domain.xml"), domain(name, uuid)).expect("space on the disk");
+        self.boot_with(name, uuid, &[]);
+    }
+
+    /// As [`Self::boot`], with an interface for each of these ports, whose taps are plugged on this host.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn boot_with(&self, name: &str, uuid: &str, ports: &[Port]) {
+        fs::write(self.inside("tmp/domain.xml"), domain(name, uuid, ports)).expect("space on the disk");
         self.must(&["create", "/tmp/domain.xml"]);
         let console = || fs::read_to_string(self.inside("tmp/console")).unwrap_or_default();
         wait::until(BEGUN, "the guest has booted", || console().contains("cutover-guest: "));
@@ -354,7 +405,22 @@ fn only_child(parent: u32) -> i32 {
     children.split_whitespace().next().and_then(|child| child.parse().ok()).expect("it has a child")
 }
 
-fn domain(name: &str, uuid: &str) -> String {
+/// With interfaces as Nova describes those of Calico's ports: taps that somebody else has plugged.
+fn domain(name: &str, uuid: &str, ports: &[Port]) -> String {
+    let interface = |port: &Port| {
+        format!(
+            "<interface type='ethernet'>
+      <mac address='{}'/>
+      <target dev='{}' managed='no'/>
+      <model type='virtio'/>
+      <driver name='qemu'/>
+      <rom enabled='no'/>
+    </interface>",
+            port.mac, port.interface
+        )
+    };
+    let interfaces: String = ports.iter().map(interface).collect();
+    let line = command_line(ports);
     format!(
         "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
@@ -365,7 +431,7 @@ fn domain(name: &str, uuid: &str) -> String {
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>/image/kernel</kernel>
     <initrd>/image/initramfs</initrd>
-    <cmdline>console=ttyS0 quiet panic=-1 no_timer_check random.trust_cpu=on mitigations=off</cmdline>
+    <cmdline>{line}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
@@ -374,6 +440,7 @@ fn domain(name: &str, uuid: &str) -> String {
     <memballoon model='none'/>
     <controller type='usb' model='none'/>
     <serial type='file'><source path='/tmp/console'/></serial>
+    {interfaces}
   </devices>
   <qemu:commandline>
     <qemu:arg value='-qmp'/>

@@ -1,11 +1,11 @@
-//! What the daemon hears of two real libvirt daemons between which a real guest is moved: stops, returns and ends, how soon, and that
-//! whatever happens to a daemon or to the helper costs nothing but time.
+//! What the daemon hears of stops, returns and ends, how soon, and that whatever happens to a daemon or to the helper costs nothing
+//! but time.
 
 use cutover_daemon::clock;
 use cutover_daemon::libvirt::{Event, Listener, Place, Report, Standing, What};
 use cutover_engine::BootTime;
 use cutover_tests::libvirt::{self, Libvirt};
-use cutover_tests::{Host, Lab, agent, wait};
+use cutover_tests::{Lab, agent, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::Write as _;
@@ -83,17 +83,6 @@ fn inner(path: &Path) -> &str {
     path.to_str().and_then(|path| path.strip_prefix('/')).expect("a whole path of ours")
 }
 
-/// The way out of a host becomes so slow that a migration takes ten seconds.
-fn slow_down(host: &Host, is_slow: bool) {
-    let words = if is_slow {
-        "qdisc add dev eth0 root tbf rate 40mbit burst 256k limit 4m"
-    } else {
-        "qdisc del dev eth0 root"
-    };
-    let status = host.namespace().command("tc").args(words.split(' ')).status().expect("iproute2");
-    assert!(status.success(), "tc {words}: {status}");
-}
-
 /// For whoever looks at the output of the test.
 fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -147,7 +136,7 @@ fn a_migration_is_heard_and_nothing_else_is_taken_for_one() {
     assert_eq!(MIGRATIONS % 2, 0, "it is on the left again");
 
     // Cancelled while it is stopped: the guest goes on here. A listener that comes back meanwhile finds it stopped.
-    slow_down(&left, true);
+    left.slow_migrations_down();
     here.must(&["migrate-setmaxdowntime", NAME, "60000"]);
     let began_at = clock::now();
     let mut migration = here.begin_migration(NAME, &there, &[]);
@@ -156,7 +145,7 @@ fn a_migration_is_heard_and_nothing_else_is_taken_for_one() {
     latecomer.wait_for(began_at, What::Stopped);
     drop(latecomer);
     let mut abort = here.cancel_migration(NAME);
-    slow_down(&left, false);
+    left.speed_migrations_up();
     let aborted = abort.wait().expect("a child");
     assert!(!migration.wait().expect("a child").success() && aborted.success(), "it is cancelled");
     ears[0].wait_for(began_at, What::Running);
@@ -165,7 +154,7 @@ fn a_migration_is_heard_and_nothing_else_is_taken_for_one() {
 
     // Post-copy: the guest runs there long before it is gone here.
     here.must(&["migrate-setmaxdowntime", NAME, "300"]);
-    slow_down(&left, true);
+    left.slow_migrations_down();
     let began_at = clock::now();
     let monitor = here.monitor();
     let mut migration = here.begin_migration(NAME, &there, &["--postcopy"]);
@@ -177,7 +166,7 @@ fn a_migration_is_heard_and_nothing_else_is_taken_for_one() {
     tell(&format!("from QEMU's STOP to the event, post-copy: {:?}", heard_at.since(stopped_at)));
     ears[1].wait_for(began_at, What::Running);
     assert!(ears[0].since(began_at).iter().all(|(what, _)| *what == What::Stopped), "it is not gone yet");
-    slow_down(&left, false);
+    left.speed_migrations_up();
     assert!(migration.wait().expect("a child").success(), "post-copy succeeds");
     ears[0].wait_for(began_at, What::Gone);
 }
