@@ -1,6 +1,7 @@
-//! What there is of forwarding on a host: routes of its two tables, the rules that lead there, the device. Asks `ip`, so a bug of the
+//! What there is of forwarding on a host: routes of its two tables, the rules that lead there, the device, and the table of nf_tables. Asks `ip` and `nft`, so a bug of the
 //! agent's netlink code cannot hide itself.
 
+use crate::firewall;
 use crate::host::Host;
 use crate::wait;
 
@@ -10,7 +11,7 @@ const TABLES: [&str; 2] = ["7179", "7180"];
 /// Routes, rules and the device, one line each.
 ///
 /// # Panics
-/// Without `ip`.
+/// Without `ip` and `nft`.
 #[must_use]
 pub fn traces(host: &Host) -> Vec<String> {
     let ip = |arguments: &[&str]| {
@@ -28,6 +29,8 @@ pub fn traces(host: &Host) -> Vec<String> {
         found.extend(rules.lines().filter(leads).map(str::to_owned));
     }
     found.extend(host.ifindex("cutover0").map(|_| "cutover0".to_owned()));
+    let rules = firewall::rules(host.namespace());
+    found.extend(rules.lines().filter(|line| line.contains("table inet cutover")).map(str::to_owned));
     found
 }
 

@@ -3,6 +3,7 @@
 use crate::bed::*;
 use cutover_daemon::clock;
 use cutover_tests::firewall;
+use cutover_tests::forwarding::wait_gone;
 use cutover_tests::scene::Node;
 use cutover_tests::wait;
 
@@ -94,6 +95,6 @@ fn reaches_everything(bed: &Bed, meanwhile: impl FnOnce()) {
 
 fn ends(bed: &Bed) {
     for node in both(bed) {
-        bed.wait_gone(&node.host);
+        wait_gone(&node.host);
     }
 }

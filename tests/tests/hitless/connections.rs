@@ -4,6 +4,7 @@
 use crate::bed::*;
 use cutover_daemon::conntrack::{Conntrack, Entries};
 use cutover_tests::firewall::{self, OPEN_PORT, counted, retransmission_timeouts};
+use cutover_tests::forwarding::wait_gone;
 use cutover_tests::host::Host;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::scene::{Node, SOURCE, TARGET};
@@ -133,7 +134,7 @@ fn a_busy_download_goes_on_without_a_retransmission_timeout() {
     assert_eq!(handover(&bed.scene.source)["loosened"], count);
     bed.succeed();
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
-        bed.wait_gone(host);
+        wait_gone(host);
     }
 }
 
@@ -224,8 +225,7 @@ fn sessions_to_a_floating_address_go_on_whoever_speaks_first() {
     say(&mut client, &mut listener.accept().unwrap().0);
     bed.succeed();
     for host in [&bed.scene.source.host, &bed.scene.target.host] {
-        bed.wait_gone(host);
-        assert!(!firewall::rules(host.namespace()).contains("table inet cutover"));
+        wait_gone(host);
     }
 }
 
