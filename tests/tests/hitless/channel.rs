@@ -3,7 +3,6 @@
 use crate::bed::*;
 use cutover_daemon::clock;
 use cutover_tests::firewall;
-use cutover_tests::forwarding::wait_gone;
 use cutover_tests::scene::Node;
 use cutover_tests::wait;
 

@@ -4,7 +4,6 @@
 use crate::bed::*;
 use cutover_daemon::conntrack::{Conntrack, Entries};
 use cutover_tests::firewall::{self, OPEN_PORT, counted, retransmission_timeouts};
-use cutover_tests::forwarding::wait_gone;
 use cutover_tests::host::Host;
 use cutover_tests::namespace::Namespace;
 use cutover_tests::scene::{Node, SOURCE, TARGET};
