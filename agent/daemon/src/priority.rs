@@ -53,10 +53,8 @@ impl Priority {
     /// That of the calling thread as it is.
     pub(crate) fn current() -> Self {
         // SAFETY: no pointers; 0 means the calling thread.
-        Self {
-            is_real_time: unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK
-                == libc::SCHED_FIFO,
-        }
+        let policy = unsafe { libc::sched_getscheduler(0) };
+        Self { is_real_time: policy & !libc::SCHED_RESET_ON_FORK == libc::SCHED_FIFO }
     }
 
     /// Does something that may wait for a lock of the kernel's, or takes long.
