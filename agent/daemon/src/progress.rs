@@ -5,6 +5,7 @@
 
 use crate::clock;
 use cutover_engine::BootTime;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +61,20 @@ impl Progress {
         let stuck = |part: &Part| Some(Stuck { part: part.name, duration: duration(part)? });
         let parts = self.parts();
         parts.iter().filter_map(stuck).filter(|it| !limit.is_zero() && it.duration >= limit).collect()
+    }
+
+    /// Every part, each once, and for how long it has been busy; zero for one that waits.
+    #[must_use]
+    pub fn all(&self, now: BootTime) -> BTreeMap<&'static str, Duration> {
+        let mut all = BTreeMap::new();
+        for part in self.parts().iter() {
+            let since = part.busy_since.0.load(Ordering::Relaxed);
+            let busy_for = if since == WAITING { Duration::ZERO } else { now.since(BootTime(since)) };
+            // Of several threads, the one that is worst off.
+            let longest: &mut Duration = all.entry(part.name).or_default();
+            *longest = busy_for.max(*longest);
+        }
+        all
     }
 
     fn parts(&self) -> MutexGuard<'_, Vec<Part>> {
@@ -157,11 +172,13 @@ mod tests {
             let now = clock::now();
             assert_eq!(progress.stuck(now, LIMIT), []);
             let stuck = progress.stuck(now + LIMIT, LIMIT);
+            assert!(progress.all(now + LIMIT)["the slow one"] >= LIMIT);
             assert!(matches!(stuck[..], [Stuck { part: "the slow one", duration }] if duration >= LIMIT));
             assert_eq!(progress.stuck(now + LIMIT, Duration::ZERO), [], "nobody wants to know");
             release.send(()).unwrap();
             let _task = polled.join().unwrap();
             assert_eq!(progress.stuck(now + LIMIT, LIMIT), [], "it waits for something to do");
+            assert_eq!(progress.all(now + LIMIT), [("the slow one", Duration::ZERO)].into());
         });
     }
 }

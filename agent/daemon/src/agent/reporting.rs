@@ -6,7 +6,8 @@
 //! Starts the publishers that belong to the datastore and tells them of changed settings. It says nothing itself.
 
 use super::parts::Parts;
-use crate::applier::{WantedReceiver, statuses};
+use crate::applier::WantedReceiver;
+use crate::applier::statuses::{self, StatusCounts};
 use crate::datastore::etcd::{Cluster, Keys, OwnStatuses, Writer};
 use crate::heartbeat::{self, Cadence};
 use crate::progress;
@@ -27,6 +28,8 @@ pub(super) struct Reporting {
     cadence: Option<watch::Sender<Cadence>>,
     /// How long a part of the daemon may be busy without a pause (`DataplaneWatchdogTimeout`); zero for as long as it likes.
     silence: watch::Sender<Duration>,
+    /// What became of the writes of statuses.
+    pub(super) counts: StatusCounts,
 }
 
 impl Reporting {
@@ -37,6 +40,7 @@ impl Reporting {
             migrations_told: watch::Sender::new(0),
             cadence: (settings.cutover_role == Role::Full).then(|| watch::Sender::new(cadence(settings))),
             silence: watch::Sender::new(settings.dataplane_watchdog_timeout),
+            counts: StatusCounts::default(),
         }
     }
 
@@ -72,7 +76,7 @@ impl Reporting {
         wanted: WantedReceiver,
         facts: mpsc::UnboundedSender<Fact>,
     ) {
-        parts.start("the status publisher", statuses::dir::run(run_dir, wanted, facts));
+        parts.start("the status publisher", statuses::dir::run(run_dir, wanted, facts, self.counts.clone()));
     }
 
     /// Starts what goes with etcd.
@@ -99,6 +103,7 @@ impl Reporting {
             ready,
             migrations_told: self.migrations_told.subscribe(),
             own,
+            counts: self.counts.clone(),
         };
         let publisher = statuses::etcd::run(writer, keys, inputs, facts);
         parts.start("the status publisher", publisher);

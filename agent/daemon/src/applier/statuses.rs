@@ -4,11 +4,13 @@
 //! understands. It decides no status and writes nothing: [`dir`] has the files of the directory datastore,
 //! [`etcd`] the keys of an etcd cluster; the agent runs the one that belongs to its datastore.
 
+mod counts;
 pub mod dir;
 pub mod etcd;
 mod plan;
 mod publisher;
 
+pub use counts::StatusCounts;
 pub use publisher::{Inputs, Outcome};
 
 use serde::{Deserialize, Serialize};

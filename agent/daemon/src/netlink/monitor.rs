@@ -33,6 +33,8 @@ use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffe
 use outlet::Outlet;
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
@@ -66,6 +68,8 @@ pub struct Monitor {
     is_ignorant: bool,
     flood: Flood,
     overruns: Overruns,
+    /// How often notifications were lost.
+    overruns_told: Arc<AtomicU64>,
     /// KERNEL: from the first notification that is dropped until the buffer is empty, every one is dropped, and only the first of them is
     /// told of (`netlink_overrun`). What is asked for before that would be answered without what is dropped afterwards.
     is_congested: bool,
@@ -105,13 +109,14 @@ impl Monitor {
             is_ignorant: true,
             flood: Flood::default(),
             overruns: Overruns::default(),
+            overruns_told: Arc::default(),
             is_congested: false,
             hear_again_at: None,
             datagrams: 0,
             outlet: Outlet { facts, routes, neighbours, full_reads },
             commands,
         };
-        let handle = MonitorHandle::new(commands_in, full_reads_out);
+        let handle = MonitorHandle::new(commands_in, full_reads_out, Arc::clone(&monitor.overruns_told));
         let streams = Streams { facts: facts_out, routes: routes_out, neighbours: neighbours_out };
         Ok((monitor, handle, streams))
     }
@@ -200,6 +205,7 @@ impl Monitor {
     /// about one neighbour is dropped as notifications are, so that there may be nothing to read.
     fn overrun(&mut self) -> Result<(), MonitorError> {
         debug!("netlink notifications were lost; reading everything again");
+        self.overruns_told.fetch_add(1, Ordering::Relaxed);
         if let Some(question) = self.read.take_if(|read| matches!(read.current, Question::Neighbour { .. })) {
             self.mirror.abandon_dumps();
             self.ask_again(question);

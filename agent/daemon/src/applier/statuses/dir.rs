@@ -5,7 +5,7 @@
 //! other appliers.
 
 use super::plan::{Action, Observed, Planner, StatusWrite};
-use super::{parse, render};
+use super::{Outcome, StatusCounts, parse, render};
 use crate::applier::WantedReceiver;
 use crate::retry::BackOff;
 use crate::{atomic_file, clock};
@@ -36,8 +36,13 @@ pub struct StatusError {
 }
 
 /// Keeps the status files as wanted until the sender of the wanted sets is gone. Tells the engine of writes that were due.
-pub async fn run(run_dir: PathBuf, mut wanted: WantedReceiver, facts: mpsc::UnboundedSender<Fact>) {
-    let mut files = Files::new(run_dir.join(DIRECTORY));
+pub async fn run(
+    run_dir: PathBuf,
+    mut wanted: WantedReceiver,
+    facts: mpsc::UnboundedSender<Fact>,
+    counts: StatusCounts,
+) {
+    let mut files = Files::new(run_dir.join(DIRECTORY), counts);
     let mut back_off = BackOff::new();
     loop {
         let newest = wanted.borrow_and_update().clone();
@@ -79,11 +84,12 @@ pub fn file_name(endpoint: &EndpointKey) -> String {
 struct Files {
     directory: PathBuf,
     planner: Planner,
+    counts: StatusCounts,
 }
 
 impl Files {
-    fn new(directory: PathBuf) -> Self {
-        Self { directory, planner: Planner::new(file_name) }
+    fn new(directory: PathBuf, counts: StatusCounts) -> Self {
+        Self { directory, planner: Planner::new(file_name), counts }
     }
 
     /// Closes the difference between the files and what is wanted. Everything is attempted; the first failure is returned.
@@ -99,7 +105,9 @@ impl Files {
         self.planner.compare(wanted, &observed);
         let steps: Vec<StatusWrite> = self.planner.left().map(|left| left.to_step()).collect();
         for step in steps {
-            match carry_out(directory, &step) {
+            let carried_out = carry_out(directory, &step);
+            self.counts.note(&carried_out.as_ref().map(|()| Outcome::Done));
+            match carried_out {
                 Ok(()) => {
                     if let Some(fact) = self.planner.done(&step, clock::now(), &mut observed) {
                         // The agent is about to end if nobody listens.
@@ -169,7 +177,8 @@ mod tests {
     }
 
     fn reconcile(directory: &Path, wanted: &Wanted) -> Result<(), StatusError> {
-        Files::new(directory.to_owned()).reconcile(wanted, &mpsc::unbounded_channel().0)
+        Files::new(directory.to_owned(), StatusCounts::default())
+            .reconcile(wanted, &mpsc::unbounded_channel().0)
     }
 
     fn contents(directory: &Path) -> BTreeMap<String, String> {
@@ -241,7 +250,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt as _;
         let root = tempfile::tempdir().unwrap();
         let (sender, mut facts) = mpsc::unbounded_channel();
-        let mut files = Files::new(root.path().to_owned());
+        let mut files = Files::new(root.path().to_owned(), StatusCounts::default());
         let path = root.path().join("host--1-openstack-vm1-a.json");
         let due_since = BootTime(7);
         let due = WantedStatus { due_since: Some(due_since), ..WantedStatus::of(Status::Up) };
@@ -279,7 +288,12 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("left.json"), UP).unwrap();
         let (sender, receiver) = watch::channel(None);
-        let publisher = tokio::spawn(run(root.path().to_owned(), receiver, mpsc::unbounded_channel().0));
+        let publisher = tokio::spawn(run(
+            root.path().to_owned(),
+            receiver,
+            mpsc::unbounded_channel().0,
+            StatusCounts::default(),
+        ));
         tokio::time::sleep(COMPARE_EVERY * 2).await;
         assert_eq!(contents(&directory), expected(&[("left.json", UP)]));
 

@@ -8,6 +8,7 @@ use super::plan::{Action, Observed, Planner, StatusWrite};
 mod overtaken;
 mod paced;
 
+use super::StatusCounts;
 use super::{parse, render};
 use crate::applier::WantedReceiver;
 use crate::clock;
@@ -93,6 +94,8 @@ pub struct Inputs {
     pub migrations_told: watch::Receiver<i64>,
     /// What happens to the statuses, whoever does it.
     pub own: OwnStatuses,
+    /// Where it is counted what became of the writes.
+    pub counts: StatusCounts,
 }
 
 /// A step, the revision that was seen when it was taken, and how it ended.
@@ -183,7 +186,10 @@ impl<S: Store> Publisher<S> {
             let pause = self.pause(active, now, *inputs.delay.borrow());
             tokio::select! {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
-                    Ok((step, seen, result)) => self.finished(&step, seen, result),
+                    Ok((step, seen, result)) => {
+                        inputs.counts.note(&result);
+                        self.finished(&step, seen, result);
+                    }
                     // A defect ends the publisher, which ends the agent.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },

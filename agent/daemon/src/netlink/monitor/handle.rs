@@ -1,6 +1,8 @@
 //! The way from the agent to its running monitor.
 
 use crate::netlink::events::MonitorSettings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 
 /// Tells a running monitor what to do. The monitor ends when the last handle is gone.
@@ -8,14 +10,16 @@ use tokio::sync::{mpsc, watch};
 pub struct MonitorHandle {
     commands: mpsc::UnboundedSender<Command>,
     full_reads: watch::Receiver<u64>,
+    overruns: Arc<AtomicU64>,
 }
 
 impl MonitorHandle {
     pub(super) const fn new(
         commands: mpsc::UnboundedSender<Command>,
         full_reads: watch::Receiver<u64>,
+        overruns: Arc<AtomicU64>,
     ) -> Self {
-        Self { commands, full_reads }
+        Self { commands, full_reads, overruns }
     }
 
     /// Asks for a full read.
@@ -34,6 +38,12 @@ impl MonitorHandle {
     #[must_use]
     pub fn full_reads(&self) -> watch::Receiver<u64> {
         self.full_reads.clone()
+    }
+
+    /// How often notifications of the kernel were lost, so that everything had to be read again.
+    #[must_use]
+    pub fn overruns(&self) -> u64 {
+        self.overruns.load(Ordering::Relaxed)
     }
 }
 

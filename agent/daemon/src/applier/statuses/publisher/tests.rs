@@ -173,6 +173,7 @@ impl Bench {
             ready: is_ready,
             migrations_told: told,
             own: seen,
+            counts: StatusCounts::default(),
         }));
         Self { store, wanted, enabled, ready, delay, migrations_told, own, facts, task }
     }
