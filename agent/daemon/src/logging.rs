@@ -1,10 +1,13 @@
 //! Log lines: where they go, what they look like, and the ones that operators match.
 //!
-//! [`init`] sets up standard error as the only sink, as text or JSON. [`log_notice`] turns what the engine has
+//! [`init`] sets up standard error as the only sink, as text or JSON; where that is systemd's journal, with priorities. [`log_notice`] turns what the engine has
 //! to say into lines whose text and field order are part of the contract.
+
+mod journal;
 
 use cutover_engine::Notice;
 use cutover_engine::model::{MigrationSource, MigrationTarget};
+use journal::Prioritised;
 use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::IsTerminal as _;
@@ -35,6 +38,8 @@ impl From<crate::settings::LogFormat> for Format {
 
 /// Sends everything at `level` and above to standard error. Only the first call of a process has an effect.
 pub fn init(format: Format, level: LevelFilter) {
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    let is_for_journal = journal::is_stream(std::io::stderr(), stream.as_deref());
     let builder = tracing_subscriber::fmt()
         .fmt_fields(debug_fn(write_field).delimited(" "))
         .with_env_filter(filter(level))
@@ -45,9 +50,12 @@ pub fn init(format: Format, level: LevelFilter) {
         .log_internal_errors(false);
     // A second call fails because a subscriber exists; that one goes on.
     let _: Result<(), _> = match format {
-        Format::Text => builder.try_init(),
+        Format::Text => builder.map_event_format(|format| Prioritised { format, is_for_journal }).try_init(),
         // Its writer escapes by itself.
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Json => {
+            let builder = builder.json().flatten_event(true);
+            builder.map_event_format(|format| Prioritised { format, is_for_journal }).try_init()
+        }
     };
 }
 
@@ -265,6 +273,27 @@ mod tests {
             ours.ends_with("Text of 1 lm=m1 uid=\"u 1\" number=7 yes=true debug=Some(\"x\") type=t\n"),
             "{ours}"
         );
+    }
+
+    #[test]
+    fn a_line_for_the_journal_begins_with_its_priority() {
+        let sink = Sink::default();
+        let written = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_max_level(LevelFilter::TRACE)
+            .map_event_format(|format| Prioritised { format, is_for_journal: true })
+            .with_writer(move || sink.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            error!("e");
+            warn!("w");
+            info!("i");
+            tracing::debug!("d");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let begins: Vec<_> = text.lines().map(|line| &line[..3]).collect();
+        assert_eq!(begins, ["<3>", "<4>", "<6>", "<7>"], "{text}");
     }
 
     #[test]
