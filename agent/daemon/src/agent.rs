@@ -7,6 +7,7 @@
 mod beside;
 mod hitless;
 mod losses;
+mod observed;
 mod parts;
 mod published;
 mod recall;
@@ -28,6 +29,7 @@ use crate::datastore::{Datastore, Event, Quarantine, Standing};
 use crate::libvirt;
 use crate::logging::{self, one_line};
 use crate::netlink::monitor::MonitorHandle;
+use crate::observe::{self, Observers, Tally};
 use crate::presence::Presence;
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
@@ -99,6 +101,8 @@ struct Agent {
     /// Where Felix runs beside the agent.
     felix: Option<Beside>,
     hitless: Hitless,
+    observers: Observers,
+    tally: Tally,
     /// Where to ask whether an endpoint is there.
     questions: Option<mpsc::UnboundedSender<EndpointKey>>,
     quarantine: Quarantine,
@@ -219,6 +223,7 @@ impl Agent {
     fn obey(&mut self, signal: start::Signal, facts: &mut Vec<Fact>) -> ControlFlow<()> {
         match signal {
             start::Signal::Stop => {
+                observe::stopping();
                 info!("Stopping; routes, neighbours and armed watches stay as they are");
                 ControlFlow::Break(())
             }
@@ -234,6 +239,10 @@ impl Agent {
         match request {
             control::Request::Status(reply) => {
                 let _: Result<(), _> = reply.send(self.status());
+                Vec::new()
+            }
+            control::Request::Observe(reply) => {
+                let _: Result<(), _> = reply.send(Box::new(self.observed()));
                 Vec::new()
             }
             control::Request::Stopped { which, is_stopped, reply } => {
@@ -324,7 +333,7 @@ impl Agent {
             self.engine.handle(now, fact);
         }
         let changed = self.engine.settle(now);
-        self.publish_notices();
+        self.publish_notices(now);
         for endpoint in self.engine.take_questions() {
             // The reader is gone only while the agent stops.
             let _ = self.questions.as_ref().map(|questions| questions.send(endpoint));
@@ -384,9 +393,10 @@ impl Agent {
         }
     }
 
-    fn publish_notices(&mut self) {
+    fn publish_notices(&mut self, now: BootTime) {
         for notice in self.engine.take_notices() {
             logging::log_notice(&notice);
+            self.tally.note(now, &notice);
             if matches!(notice, Notice::LossSuspected { .. }) {
                 self.hint.look(&self.settings);
             }
@@ -439,6 +449,7 @@ impl Agent {
             self.monitor.configure(monitor_settings(&self.settings));
         }
         self.reporting.configure(&self.settings);
+        self.observers.configure(&self.settings);
         if let Some(felix) = &self.felix {
             felix.configure(&self.settings);
         }

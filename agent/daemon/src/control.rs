@@ -6,6 +6,7 @@
 
 use crate::allocator;
 use crate::handover::HandoverStatus;
+use crate::observe::Observed;
 use crate::peers::PeersStatus;
 use cutover_engine::EndpointKey;
 use cutover_engine::view::{ForwardView, ReceptionView};
@@ -41,6 +42,8 @@ const LARGE_BYTES: usize = 256 << 10;
 pub enum Request {
     /// How everything stands.
     Status(oneshot::Sender<Status>),
+    /// How everything stands, with what has been counted.
+    Observe(oneshot::Sender<Box<Observed>>),
     /// Everything that is kept although the datastore does not show it is gone.
     Release {
         /// How much of it there was when the operator looked.
@@ -206,6 +209,12 @@ pub struct Status {
 /// How the tunnel's device stands.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TunnelStatus {
+    /// Packets that went into tunnels in the life of the agent.
+    #[serde(default)]
+    pub forwarded: u64,
+    /// Packets that came out of them.
+    #[serde(default)]
+    pub received: u64,
     /// Packets that were dropped there, by reason, in the life of the agent.
     pub dropped: BTreeMap<String, u64>,
     /// Why something is not as it has to be.
@@ -341,7 +350,7 @@ async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::
 }
 
 /// Puts a request to the agent loop and waits for the answer.
-async fn put<T>(
+pub(crate) async fn put<T>(
     requests: &mpsc::Sender<Request>,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> io::Result<T> {

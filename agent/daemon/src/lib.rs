@@ -5,7 +5,8 @@
 //! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`migrations`]
 //! is the record of finished ones, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
 //! [`felix`] observes Felix where it runs beside the daemon, [`peers`] talks to the agents of other hosts, [`libvirt`] hears of machines that
-//! stop. The command line reads files, sockets and kernel with the same modules.
+//! stop, [`observe`] shows it to
+//! Prometheus, probes and systemd. The command line reads files, sockets and kernel with the same modules.
 
 pub mod agent;
 pub mod allocator;
@@ -25,6 +26,7 @@ mod lock;
 pub mod logging;
 pub mod migrations;
 pub mod netlink;
+pub mod observe;
 #[cfg(test)]
 mod own_namespace;
 pub mod ownership;

@@ -21,8 +21,8 @@ pub use load::{Loaded, Problem, Severity, load};
 pub use resource::FelixConfiguration;
 pub use sources::{DEFAULT_FILE, Origin, Sources, SourcesError};
 pub use table::{
-    Attach, DatastoreType, Effect, LogFormat, LogSeverity, Peering, Reachability, Role, Rules, Setting,
-    Settings, Spoofing, Switch, TABLE, Wish,
+    Attach, ClientAuth, DatastoreType, Effect, LogFormat, LogSeverity, Peering, Reachability, Role, Rules,
+    Setting, Settings, Spoofing, Switch, TABLE, Wish,
 };
 pub use told::Told;
 pub use value::Secret;
@@ -80,6 +80,24 @@ impl Settings {
     #[must_use]
     pub fn reports_endpoints(&self) -> bool {
         self.cutover_role == Role::Routes || self.endpoint_reporting_enabled
+    }
+
+    /// Where metrics are served. Beside Felix the usual port is Felix's, which reads the same file and the same resources.
+    #[must_use]
+    pub const fn metrics_port(&self) -> u16 {
+        match self.cutover_role {
+            Role::Full => self.prometheus_metrics_port,
+            Role::Routes => self.cutover_metrics_port,
+        }
+    }
+
+    /// Where liveness and readiness are served; as for the metrics.
+    #[must_use]
+    pub const fn health_port(&self) -> u16 {
+        match self.cutover_role {
+            Role::Full => self.health_port,
+            Role::Routes => self.cutover_health_port,
+        }
     }
 
     /// Names of the settings that differ from `self` in `new` and are only read at start.

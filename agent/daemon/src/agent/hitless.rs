@@ -110,7 +110,8 @@ impl Hitless {
             receiver.packets = counted.map_or(0, |it| it.traffic.packets);
         }
         let dropped = tunnels.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
-        let tunnel = TunnelStatus { dropped, error: tunnels.error };
+        let (forwarded, received) = (tunnels.forwarded, tunnels.received);
+        let tunnel = TunnelStatus { forwarded, received, dropped, error: tunnels.error };
         Shown { forwards, receivers, tunnel, handovers, handover_error }
     }
 }

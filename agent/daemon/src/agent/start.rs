@@ -27,6 +27,7 @@ use crate::logging::{self, one_line};
 use crate::netlink::monitor::{Monitor, MonitorError, MonitorHandle};
 use crate::netlink::{ByFamily, MonitorSettings, RECEIVE_BUFFER_BYTES, Streams, socket};
 use crate::peers::Herald;
+use crate::observe::{Observers, Tally};
 use crate::presence::Presence;
 use crate::processes;
 use crate::run_dir::{RunDir, RunDirError};
@@ -239,6 +240,10 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (server, _socket_file) =
         control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;
     let (requests_in, requests) = mpsc::channel(8);
+    let observers = Observers::new(&settings, requests_in.clone(), parts.progress());
+    parts.start("the metrics listener", observers.serve_metrics());
+    parts.start("the health listener", observers.serve_health());
+    parts.start("the word to the service manager", observers.tell_service_manager());
     parts.start("the control socket", server.serve(requests_in));
 
     let mut engine = Engine::new(settings.policy(), memory, found).drawing_lots(lots()?);
@@ -274,6 +279,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
         protocol_known,
         felix,
         hitless,
+        observers,
+        tally: Tally::default(),
         in_sync: None,
         hint: super::losses::Hint::default(),
         refused_settings: BTreeMap::new(),

@@ -176,10 +176,10 @@ impl Loader {
                 Ok(()) => {
                     if let Some(text) = self.for_felix(setting) {
                         self.problem(Severity::Notice, setting.name, &given.origin, text.to_owned());
-                    } else if setting.effect == Effect::NotYet {
+                    } else if setting.effect == Effect::Never {
                         let is_missed = !given.text.eq_ignore_ascii_case(setting.default);
                         let severity = if is_missed { Severity::Warning } else { Severity::Notice };
-                        let text = "this version has no use for it, it has no effect";
+                        let text = "it has no effect here (docs/configuration.md says why)";
                         self.problem(severity, setting.name, &given.origin, text.to_owned());
                     }
                     self.loaded.origins.insert(setting.name, given.origin);

@@ -31,9 +31,10 @@ before stay in force.
 ";
 
 const COMPATIBILITY: &str = "
-## Read and checked, without effect in this version
+## Read and checked, without effect
 
-So that a configuration of Felix can be kept as it is. Names that are not on this page are ignored with a notice.
+So that a configuration of Felix can be kept as it is. Each row says what the setting is for in Felix, and why it is for nothing here.
+Names that are not on this page are ignored with a notice.
 
 ";
 
@@ -41,14 +42,16 @@ So that a configuration of Felix can be kept as it is. Names that are not on thi
 #[must_use]
 pub fn markdown() -> String {
     let mut page = HEAD.to_owned();
-    let (unused, used): (Vec<_>, Vec<_>) = TABLE.iter().partition(|setting| setting.effect == Effect::NotYet);
+    let (unused, used): (Vec<_>, Vec<_>) = TABLE.iter().partition(|setting| setting.effect == Effect::Never);
     page.push_str("| name | values | default | local | changes | meaning |\n|---|---|---|---|---|---|\n");
     for setting in used {
         let changes = if setting.effect == Effect::Live { "at once" } else { "at start" };
         row(&mut page, setting, Some(changes));
     }
     page.push_str(COMPATIBILITY);
-    page.push_str("| name | values | default | local | meaning |\n|---|---|---|---|---|\n");
+    page.push_str(
+        "| name | values | default | local | what for, and why not here |\n|---|---|---|---|---|\n",
+    );
     for setting in unused {
         row(&mut page, setting, None);
     }

@@ -196,7 +196,7 @@ pub(super) fn resource_values(resource: &FelixConfiguration) -> Vec<Given> {
     members.chain(annotations).collect()
 }
 
-/// The text that the same value would have in the file. Lists and objects belong to settings that are not ours.
+/// The text that the same value would have in the file. Other lists and objects belong to settings that are not ours.
 fn member_text(value: &Value, is_duration: bool) -> Option<String> {
     match value {
         Value::String(text) if is_duration => {
@@ -205,8 +205,16 @@ fn member_text(value: &Value, is_duration: bool) -> Option<String> {
         }
         Value::String(text) => Some(text.clone()),
         Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Array(items) => {
+            items.iter().map(timeout_text).collect::<Option<Vec<_>>>().map(|it| it.join(","))
+        }
+        Value::Null | Value::Object(_) => None,
     }
+}
+
+/// An item of `healthTimeoutOverrides`, which the file writes as `name=timeout`.
+fn timeout_text(item: &Value) -> Option<String> {
+    Some(format!("{}={}", item.get("name")?.as_str()?, item.get("timeout")?.as_str()?))
 }
 
 /// The row of a name in any case.

@@ -2,10 +2,11 @@
 
 use super::value::{
     ADDRESS, Bool, Choice, IPV4, IPV6, Integer, Kind, List, Path, Prefixes, RequiredPath, Seconds, Secret,
-    SecretText, Text, interpret,
+    SecretText, Text, Timeouts, interpret,
 };
 use cutover_engine::InterfacePrefixes;
 use cutover_engine::model::{Handover, Trigger, Validation};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -127,6 +128,19 @@ pub enum Spoofing {
     Any,
 }
 
+/// What a client of the metrics has to show of itself, where they are served with TLS. The words are Go's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientAuth {
+    /// Nothing.
+    None,
+    /// Any certificate whose key it has, whoever has signed it.
+    RequireAny,
+    /// If it shows a certificate, one of the authorities has signed it.
+    VerifyIfGiven,
+    /// A certificate that one of the authorities has signed.
+    RequireAndVerify,
+}
+
 /// When a changed value is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
@@ -134,8 +148,8 @@ pub enum Effect {
     Live,
     /// When the agent starts.
     AtStart,
-    /// Never in this version: it is read and checked so that a configuration of Felix can be kept.
-    NotYet,
+    /// Never: it is read and checked so that a configuration of Felix can be kept, and its meaning says why.
+    Never,
 }
 
 /// How a setting may be given.
@@ -324,7 +338,7 @@ fn interface_pattern(text: &str) -> Result<String, &'static str> {
     }
 }
 
-use Effect::{AtStart, Live, NotYet};
+use Effect::{AtStart, Live, Never};
 
 settings! {
     felix_hostname: String, "FelixHostname",
@@ -418,11 +432,11 @@ settings! {
         Choice { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], none: None }, "text",
         NEEDED, AtStart, "Shape of the log lines.";
     log_severity_file: LogSeverity, "LogSeverityFile", SEVERITY, "INFO",
-        PLAIN, NotYet, "Least important line in the log file.";
+        PLAIN, Never, "Least important line in Felix's log file. The agent has none, see `LogFilePath`.";
     log_severity_sys: LogSeverity, "LogSeveritySys", SEVERITY, "INFO",
-        PLAIN, NotYet, "Least important line in syslog.";
+        PLAIN, Never, "Least important line that Felix sends to syslog. The agent does not: on standard error it gives each line its priority, from which systemd's journal, and a syslog daemon that reads that, have it; sent twice it would be there twice.";
     log_file_path: Option<PathBuf>, "LogFilePath", Path, "/var/log/calico/felix.log",
-        FATAL, NotYet, "Log file.";
+        FATAL, Never, "Felix's log file. The agent writes none: where Felix runs beside it, this file is Felix's, and a disk that is slow or full would hold up what the agent does. Whoever starts the agent keeps its standard error; systemd's journal does.";
 
     openstack_region: String, "OpenstackRegion",
         Text { rule: region, description: "a lower-case DNS label of at most 46 characters" }, "",
@@ -452,41 +466,56 @@ settings! {
     reporting_ttl: Duration, "ReportingTTLSecs", PERIOD, "90",
         PLAIN, Live, "How long a heartbeat is valid.";
     endpoint_status_path_prefix: Option<PathBuf>, "EndpointStatusPathPrefix", Path, "/var/run/calico",
-        PLAIN, NotYet, "Directory of Felix's status files for container networks.";
+        PLAIN, Never, "Directory of the status files that Felix writes for a container network's plugin. A cloud of virtual machines has no such plugin; the statuses of a `dir` datastore are in `CutoverRunDir`.";
     health_enabled: bool, "HealthEnabled", Bool, "false",
-        PLAIN, NotYet, "Whether liveness and readiness are served.";
+        PLAIN, Live, "Whether liveness and readiness are served over HTTP (docs/health.md).";
     health_host: String, "HealthHost", HOST, "localhost",
-        PLAIN, NotYet, "Where liveness and readiness are served.";
+        PLAIN, Live, "Where liveness and readiness are served; everywhere if none.";
     health_port: u16, "HealthPort", PORT, "9099",
-        PLAIN, NotYet, "Port of liveness and readiness.";
+        PLAIN, Live, "Port of liveness and readiness. With `CutoverRole = routes` it is Felix's, and `CutoverHealthPort` counts.";
+    health_timeout_overrides: BTreeMap<String, Duration>, "HealthTimeoutOverrides", Timeouts, "",
+        PLAIN, Live, "How long a part of the agent may be busy before it does not count as live, in place of `DataplaneWatchdogTimeout`; 0 for as long as it likes (docs/health.md has the names).";
+    cutover_health_port: u16, "CutoverHealthPort", PORT, "9199",
+        PLAIN, Live, "Port of liveness and readiness with `CutoverRole = routes`.";
     prometheus_metrics_enabled: bool, "PrometheusMetricsEnabled", Bool, "false",
-        PLAIN, NotYet, "Whether metrics are served.";
+        PLAIN, Live, "Whether metrics are served over HTTP, for Prometheus (docs/metrics.md).";
     prometheus_metrics_host: String, "PrometheusMetricsHost", HOST, "",
-        PLAIN, NotYet, "Where metrics are served; everywhere if empty.";
+        PLAIN, Live, "Where metrics are served; everywhere if none.";
     prometheus_metrics_port: u16, "PrometheusMetricsPort", PORT, "9091",
-        PLAIN, NotYet, "Port of the metrics.";
+        PLAIN, Live, "Port of the metrics. With `CutoverRole = routes` it is Felix's, and `CutoverMetricsPort` counts.";
+    prometheus_metrics_cert_file: Option<PathBuf>, "PrometheusMetricsCertFile", Path, "",
+        PLAIN, Live, "Certificate, with those between it and its authority, that metrics are served with: over HTTPS then, and only. Read anew for each connection.";
+    prometheus_metrics_key_file: Option<PathBuf>, "PrometheusMetricsKeyFile", Path, "",
+        PLAIN, Live, "Private key of that certificate.";
+    prometheus_metrics_ca_file: Option<PathBuf>, "PrometheusMetricsCAFile", Path, "",
+        PLAIN, Live, "Authorities that sign the certificates of clients.";
+    prometheus_metrics_client_auth: ClientAuth, "PrometheusMetricsClientAuth",
+        Choice { words: &[("RequireAndVerifyClientCert", ClientAuth::RequireAndVerify), ("RequireAnyClientCert", ClientAuth::RequireAny), ("VerifyClientCertIfGiven", ClientAuth::VerifyIfGiven), ("NoClientCert", ClientAuth::None)], none: None }, "NoClientCert",
+        NEEDED, Live, "What a client that reads metrics over HTTPS has to show of itself.";
+    cutover_metrics_port: u16, "CutoverMetricsPort", PORT, "9191",
+        PLAIN, Live, "Port of the metrics with `CutoverRole = routes`.";
     dataplane_watchdog_timeout: Duration, "DataplaneWatchdogTimeout", PERIOD, "90",
-        PLAIN, Live, "How long a part of the agent may be busy without a pause before log, `cutover status` and doctor say so and no heartbeat is sent; 0 for as long as it likes.";
+        PLAIN, Live, "How long a part of the agent may be busy without a pause before log, `cutover status`, health and doctor say so and no heartbeat is sent; 0 for as long as it likes.";
     ip_forwarding: Switch, "IPForwarding",
         Choice { words: &[("Enabled", Switch::Enabled), ("Disabled", Switch::Disabled)], none: None }, "Enabled",
         LOCAL, AtStart, "Whether the host is made to forward.";
     interface_exclude: Vec<String>, "InterfaceExclude",
         List { item: Text { rule: interface_pattern, description: "an interface name or a /regular expression/" } }, "kube-ipvs0",
-        PLAIN, NotYet, "Interfaces that are nobody's.";
+        PLAIN, Never, "Interfaces that Felix leaves alone although it looks at all others. The agent looks at none but those that `InterfacePrefix` names.";
     remove_external_routes: bool, "RemoveExternalRoutes", Bool, "true",
-        PLAIN, NotYet, "Whether Felix removes others' routes from workload interfaces; this one never does.";
+        PLAIN, Never, "Whether Felix removes others' routes from workload interfaces. The agent never touches a route that is not its own.";
     route_sync_disabled: bool, "RouteSyncDisabled", Bool, "false",
-        PLAIN, NotYet, "Whether Felix leaves routes alone, as it has to beside `CutoverRole = routes`.";
+        PLAIN, Never, "Whether Felix leaves routes alone, as it has to beside `CutoverRole = routes`, where the agent looks at it for that. An agent without routes would have nothing to do.";
     local_subnet_l2_reachability: Reachability, "LocalSubnetL2Reachability",
         Choice { words: &[("Disabled", Reachability::Disabled), ("PodsAndLoadBalancers", Reachability::PodsAndLoadBalancers)], none: None }, "Disabled",
-        PLAIN, NotYet, "Whether the host answers ARP and neighbour solicitations for workloads.";
+        PLAIN, Never, "Whether the host answers ARP and neighbour solicitations of its own subnet for workloads. Addresses of virtual machines are routed, and none is on the hosts' subnet.";
     local_subnet_l2_reachability_refresh_interval: Duration, "LocalSubnetL2ReachabilityRefreshInterval", PERIOD, "120",
-        PLAIN, NotYet, "How often that is refreshed.";
+        PLAIN, Never, "How often that is refreshed.";
     metadata_addr: String, "MetadataAddr", HOST, "127.0.0.1",
-        FATAL, NotYet, "Where Nova's metadata service is.";
+        FATAL, Never, "Where Felix's policy sends what workloads ask of the metadata service. Policy is not the agent's.";
     metadata_port: u16, "MetadataPort", PORT, "8775",
-        FATAL, NotYet, "Port of Nova's metadata service.";
+        FATAL, Never, "Port of Nova's metadata service, for the same.";
     workload_source_spoofing: Spoofing, "WorkloadSourceSpoofing",
         Choice { words: &[("Disabled", Spoofing::Disabled), ("Any", Spoofing::Any)], none: None }, "Disabled",
-        PLAIN, NotYet, "Whether workloads may ask for other source addresses.";
+        PLAIN, Never, "Whether workloads may ask Felix's policy to let them send with other source addresses. Policy is not the agent's.";
 }

@@ -164,10 +164,10 @@ fn members_of_resources_are_mapped_to_settings() {
 
 #[test]
 fn what_has_no_effect_is_a_warning_if_it_was_asked_for() {
-    let loaded = load(&sources(&[], "RouteSyncDisabled = true\nHealthEnabled = false\n"), &[]);
+    let loaded = load(&sources(&[], "RouteSyncDisabled = true\nInterfaceExclude = kube-ipvs0\n"), &[]);
     let found: Vec<_> =
         loaded.problems.iter().map(|problem| (problem.setting.as_str(), problem.severity)).collect();
-    assert_eq!(found, [("HealthEnabled", Severity::Notice), ("RouteSyncDisabled", Severity::Warning)]);
+    assert_eq!(found, [("InterfaceExclude", Severity::Notice), ("RouteSyncDisabled", Severity::Warning)]);
 }
 
 /// Felix reads the same file and the same resources.
@@ -189,6 +189,28 @@ fn what_felix_is_told_in_a_shared_place_is_said_and_does_not_stop_routes_or_repo
     let full = load(&sources(&[], shared), &[]);
     assert_eq!(warnings(&full).len(), 1, "it has no effect");
     assert!(!full.settings.reports_endpoints() && !full.settings.policy().awaits_chains);
+}
+
+/// Felix has the same file and the same resources, and listens on the ports that they name.
+#[test]
+fn beside_felix_its_ports_are_left_to_it() {
+    let shared = "PrometheusMetricsEnabled = true\nPrometheusMetricsPort = 9100\nHealthPort = 9101\n";
+    let full = load(&sources(&[], shared), &[]).settings;
+    assert_eq!((full.metrics_port(), full.health_port()), (9100, 9101));
+    let beside = load(&sources(&[("FELIX_CUTOVERROLE", "routes")], shared), &[]).settings;
+    assert!(beside.prometheus_metrics_enabled);
+    assert_eq!((beside.metrics_port(), beside.health_port()), (9191, 9199));
+}
+
+#[test]
+fn timeouts_of_parts_come_from_a_file_or_from_a_list_in_a_resource() {
+    let expected =
+        [("the loop".to_owned(), Duration::from_secs(30)), ("x".to_owned(), Duration::from_secs(90))];
+    let file = load(&sources(&[], "HealthTimeoutOverrides = the loop=30s,x=1m30s\n"), &[]).settings;
+    assert_eq!(file.health_timeout_overrides, expected.clone().into());
+    let list = serde_json::json!([{"name": "the loop", "timeout": "30s"}, {"name": "x", "timeout": "1m30s"}]);
+    let resource = configuration("default", serde_json::json!({"healthTimeoutOverrides": list}));
+    assert_eq!(load(&sources(&[], ""), &[resource]).settings.health_timeout_overrides, expected.into());
 }
 
 /// With a word that nobody knows, the agent would do everything beside a Felix that does the same.

@@ -3,8 +3,9 @@
 //! Owns the value rules of Felix (bool words, Go integers, seconds with a fraction, `none`). Refuses to know
 //! any setting by name; the table in `table.rs` says which setting is of which kind.
 
-use super::go_number::go_integer;
+use super::go_number::{go_duration_s, go_integer};
 use cutover_engine::InterfacePrefixes;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -276,6 +277,38 @@ impl Kind for List {
     }
 }
 
+/// Names with a time each, as Felix writes them: `name=90s,other=2m`.
+pub(super) struct Timeouts;
+
+impl Kind for Timeouts {
+    type Value = BTreeMap<String, Duration>;
+
+    fn parse(&self, text: &str) -> Result<Self::Value, String> {
+        let refusal = |item: &str| format!("{item:?}: write {}", self.describe());
+        let read = |item: &str| {
+            let (name, time) = item.split_once('=')?;
+            let seconds = go_duration_s(time.trim())?;
+            Some((name.trim().to_owned(), Duration::try_from_secs_f64(seconds).ok()?))
+        };
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(|item| read(item).ok_or_else(|| refusal(item))).collect()
+    }
+
+    fn none(&self) -> Option<Self::Value> {
+        Some(BTreeMap::new())
+    }
+
+    fn show(&self, value: &Self::Value) -> String {
+        let items: Vec<String> =
+            value.iter().map(|(name, time)| format!("{name}={}s", time.as_secs_f64())).collect();
+        items.join(",")
+    }
+
+    fn describe(&self) -> String {
+        "name=time, with a time such as 90s or 1m30s; several with commas between them".to_owned()
+    }
+}
+
 /// Beginnings of interface names.
 pub(super) struct Prefixes;
 
@@ -413,6 +446,17 @@ mod tests {
         }
         for word in ["", "2", "on", "truee"] {
             assert!(Bool.parse(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn timeouts_have_a_name_and_a_time_each() {
+        let read = Timeouts.parse("the loop=90s, InternalDataplaneMainLoop = 1m30s,").unwrap();
+        assert_eq!(read["the loop"], Duration::from_secs(90));
+        assert_eq!(read["InternalDataplaneMainLoop"], Duration::from_secs(90));
+        assert_eq!(Timeouts.parse(&Timeouts.show(&read)), Ok(read));
+        for bad in ["the loop", "the loop=90", "the loop=-1s", "a=1s,b"] {
+            assert!(Timeouts.parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -49,6 +49,10 @@ pub struct Tunnels {
     pub forwards: Vec<ForwardState>,
     /// In the order of their endpoints.
     pub receptions: Vec<ReceptionState>,
+    /// Packets that went into tunnels in the life of this agent.
+    pub forwarded: u64,
+    /// Packets that came out of them.
+    pub received: u64,
     /// Packets that were dropped at the tunnel's device, by reason, in the life of this agent. Empty while there has been no tunnel.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Why something is not as wanted.
@@ -82,6 +86,8 @@ impl TunnelReport {
             let tunnels = Tunnels {
                 forwards: state.forwards.clone(),
                 receptions: state.receptions.clone(),
+                forwarded: 0,
+                received: 0,
                 dropped: BTreeMap::new(),
                 error: state.error.clone(),
             };
@@ -96,10 +102,11 @@ impl TunnelReport {
             reception.traffic = received.get(&reception.tunnel.id).copied().unwrap_or_default();
         }
         let counted = counts.counters()?;
+        let count = |counter: TunnelCounter| counted.get(counter.name()).copied().unwrap_or(0);
+        (tunnels.forwarded, tunnels.received) =
+            (count(TunnelCounter::Forwarded), count(TunnelCounter::Received));
         let drops = TunnelCounter::ALL.iter().filter(|counter| counter.is_drop());
-        tunnels.dropped = drops
-            .map(|counter| (counter.name(), counted.get(counter.name()).copied().unwrap_or(0)))
-            .collect();
+        tunnels.dropped = drops.map(|counter| (counter.name(), count(*counter))).collect();
         Ok(tunnels)
     }
 }

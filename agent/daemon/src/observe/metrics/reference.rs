@@ -1,0 +1,66 @@
+//! `docs/metrics.md`, rendered from the table.
+
+use super::families::SECTIONS;
+use super::histogram::BOUNDS;
+use std::fmt::Write as _;
+
+const HEAD: &str = "\
+# Metrics
+
+Generated from `agent/daemon/src/observe/metrics/families.rs`; do not edit. A test compares it
+(`CUTOVER_REGENERATE=1 cargo test -p cutover-daemon the_committed_page` writes it).
+
+With `PrometheusMetricsEnabled = true` the agent serves its metrics at `http://<host>:9091/metrics`: in Prometheus's text format, or in
+OpenMetrics for whoever asks for that, as Prometheus does. `PrometheusMetricsHost`, `PrometheusMetricsPort` and the files and words for
+HTTPS are Felix's settings ([configuration.md](configuration.md)), and a change of them takes effect at once. With `CutoverRole = routes`
+Felix runs on the same host and has the port of the same setting, so the agent's is `CutoverMetricsPort`, 9191.
+
+A scrape asks the loop once and waits for its answer for two seconds. Without one the page has only what can be known without the loop,
+and `cutover_loop_answers` is 0. At most 16 connections are served at once, one request each, for at most ten seconds.
+
+Counters begin at 0 when the agent is started, except those of the kernel program, which go on until the host is started anew. Labels
+have few values each; only `cutover_felix_chains_wait_seconds` names endpoints, while they wait.
+
+`monitoring/` has alert rules and a dashboard that use them.
+
+";
+
+const PHASES: &str = "\
+## Phases of a migration
+
+The label `phase` of `cutover_migration_phase_seconds`, as this host saw it:
+
+| phase | from | until |
+|---|---|---|
+| `targeted_to_armed` | the endpoint became the target of a migration | the watch for the announcement is armed in the kernel |
+| `targeted_to_reported` | the same | the orchestrator is told that everything is ready here |
+| `stopped_to_announced` | this host heard that the virtual machine has stopped where it comes from | the announcement on the tap |
+| `announced_to_taken` | the kernel program saw the announcement | the fast path took its record from the ring buffer |
+| `taken_to_routed` | that | the kernel has acknowledged all elevated routes |
+| `announced_to_routed` | the kernel program saw the announcement | the same |
+| `announced_to_forwarded` | the same | this host heard that the source forwards, where that was later |
+| `forwarded_to_announced` | this host heard that the source forwards | the announcement, where that was later: packets were held |
+| `announced_to_completed` | the announcement | the orchestrator ended the migration |
+| `targeted_to_ended` | the endpoint became the target | elevated priority ended |
+
+";
+
+/// The whole page.
+#[must_use]
+pub fn markdown() -> String {
+    let mut page = HEAD.to_owned();
+    for (title, families) in SECTIONS {
+        let _ = writeln!(page, "## {title}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|");
+        for family in *families {
+            let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+            let (name, kind, labels, help) =
+                (family.name, family.kind.word(), labels.join(", "), family.help);
+            let _ = writeln!(page, "| `{name}` | {kind} | {labels} | {help} |");
+        }
+        page.push('\n');
+    }
+    page.push_str(PHASES);
+    let bounds: Vec<String> = BOUNDS.iter().map(ToString::to_string).collect();
+    let _ = writeln!(page, "Histograms have these bounds, in seconds: {}.", bounds.join(", "));
+    page
+}
