@@ -30,6 +30,7 @@ pub(crate) const FOR_TESTS: &[Needed] = &[
     ("busybox", "busybox-static"),
     ("faketime", "faketime"),
     ("vtysh", "frr"),
+    ("promtool", "prometheus"),
     ("nft", "nftables"),
     ("iptables-nft", "iptables"),
 ];

@@ -1,0 +1,14 @@
+//! Metrics, health and the word to systemd of real agents; alert rules and dashboard with a real Prometheus.
+
+mod files;
+mod health;
+mod prometheus;
+mod scrape;
+mod systemd;
+
+use std::path::{Path, PathBuf};
+
+/// Where rules and dashboard are.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../monitoring")
+}
