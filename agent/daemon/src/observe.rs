@@ -19,8 +19,10 @@ use crate::progress::Progress;
 use crate::settings::{ClientAuth, Settings};
 use http::{Listening, Tls};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::Instant;
 
 /// How everything stands, with what has been counted since the agent was started.
 #[derive(Clone, Debug)]
@@ -69,16 +71,33 @@ struct Source {
     requests: mpsc::Sender<Request>,
     progress: Progress,
     limits: watch::Receiver<Limits>,
+    /// The last answer, and when it was asked for.
+    last: Arc<Mutex<Option<(Instant, Arc<Observed>)>>>,
 }
 
 /// LIMIT: a loop that is well answers within milliseconds; who asks gives up after some seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// LIMIT: so often is the loop asked at most, however many ask. An answer costs it about a millisecond for some hundred endpoints.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 impl Source {
-    /// How everything stands; nothing if the loop does not say so in time.
-    async fn ask(&self) -> Option<Box<Observed>> {
-        let asked = control::put(&self.requests, Request::Observe);
-        tokio::time::timeout(ANSWER_WITHIN, asked).await.ok()?.ok()
+    /// How everything stands, or stood a moment ago; nothing if the loop does not say so in time.
+    async fn ask(&self) -> Option<Arc<Observed>> {
+        let asked = async {
+            // Held while the loop is asked: whoever comes meanwhile gets the same answer.
+            let mut last = self.last.lock().await;
+            let now = Instant::now();
+            if let Some((at, observed)) = &*last
+                && now.duration_since(*at) < ASK_AGAIN_AFTER
+            {
+                return Some(Arc::clone(observed));
+            }
+            *last = None;
+            let observed = Arc::from(control::put(&self.requests, Request::Observe).await.ok()?);
+            *last = Some((now, Arc::clone(&observed)));
+            Some(observed)
+        };
+        tokio::time::timeout(ANSWER_WITHIN, asked).await.ok()?
     }
 }
 
@@ -96,7 +115,7 @@ impl Observers {
     #[must_use]
     pub fn new(settings: &Settings, requests: mpsc::Sender<Request>, progress: Progress) -> Self {
         let limits = watch::Sender::new(Limits::of(settings));
-        let source = Source { requests, progress, limits: limits.subscribe() };
+        let source = Source { requests, progress, limits: limits.subscribe(), last: Arc::default() };
         Self {
             metrics: watch::Sender::new(metrics_listening(settings)),
             health: watch::Sender::new(health_listening(settings)),
@@ -157,4 +176,60 @@ fn health_listening(settings: &Settings) -> Option<Listening> {
         port: settings.health_port(),
         tls: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics::tests::observed;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_loop_is_asked_now_and_then_however_many_ask() {
+        let (requests, mut asked) = mpsc::channel(8);
+        let observers = Observers::new(&Settings::default(), requests, Progress::default());
+        let answers = tokio::spawn(async move {
+            let mut count = 0;
+            while let Ok(Some(request)) = tokio::time::timeout(Duration::from_secs(1), asked.recv()).await {
+                let Request::Observe(reply) = request else { panic!("{request:?}") };
+                count += 1;
+                drop(reply.send(Box::new(observed())));
+            }
+            count
+        });
+        for _ in 0..2 {
+            let source = || observers.source.clone();
+            let asking: Vec<_> = (0..20)
+                .map(|_| {
+                    tokio::spawn({
+                        let it = source();
+                        async move { it.ask().await }
+                    })
+                })
+                .collect();
+            for one in asking {
+                assert!(one.await.unwrap().is_some());
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
+        assert_eq!(answers.await.unwrap(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_long_for_a_loop_that_does_not_answer() {
+        let (requests, _kept) = mpsc::channel(8);
+        let observers = Observers::new(&Settings::default(), requests, Progress::default());
+        let begun = Instant::now();
+        let asking: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let it = observers.source.clone();
+                    async move { it.ask().await.is_some() }
+                })
+            })
+            .collect();
+        for one in asking {
+            assert!(!one.await.unwrap());
+        }
+        assert_eq!(begun.elapsed(), ANSWER_WITHIN);
+    }
 }

@@ -27,7 +27,12 @@ fn source(answers: bool) -> Source {
         }
     });
     let limits = Limits { silence: Duration::from_secs(90), overrides: BTreeMap::new() };
-    Source { requests, progress: Progress::default(), limits: watch::Sender::new(limits).subscribe() }
+    Source {
+        requests,
+        progress: Progress::default(),
+        limits: watch::Sender::new(limits).subscribe(),
+        last: Arc::default(),
+    }
 }
 
 async fn started(pages: Pages, tls: Option<Tls>) -> (SocketAddr, watch::Sender<Option<Listening>>) {
