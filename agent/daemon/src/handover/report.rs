@@ -33,14 +33,11 @@ pub struct HandoverStatus {
 }
 
 impl HandoverStatus {
+    /// The words for stages, in the order of [`HandoverStage`].
+    pub const STAGES: [&'static str; 5] = ["leaving", "left", "expected", "arrived", "failed"];
+
     pub(super) fn of(topic: &Topic, stage: HandoverStage) -> Self {
-        let stage = match stage {
-            HandoverStage::Leaving => "leaving",
-            HandoverStage::Left => "left",
-            HandoverStage::Expected => "expected",
-            HandoverStage::Arrived => "arrived",
-            HandoverStage::Failed => "failed",
-        };
+        let stage = Self::STAGES[stage as usize];
         let (endpoint, migration_uid) = (topic.endpoint.to_string(), topic.uid.clone());
         Self { endpoint, migration_uid, stage: stage.to_owned(), ..Self::default() }
     }

@@ -116,6 +116,8 @@ families! {
         TUNNEL_RECEIVED: Counter, "cutover_tunnel_received_packets_total", [], "Packets that came out of a tunnel for a virtual machine that arrives";
         TUNNEL_DROPPED: Counter, "cutover_tunnel_dropped_packets_total", ["reason"], "Packets that were dropped at the tunnel's device";
         TUNNEL_BROKEN: Gauge, "cutover_tunnel_broken", [], "1 if the tunnel's device, its routes or its queues are not as they have to be";
+        HANDED_OVER: Gauge, "cutover_handover_connections", ["stage"], "Tracked connections of virtual machines that are leaving (leaving, left) and that are arriving (expected, arrived, failed): those that were read there last, and those that were made here";
+        HANDOVER_BROKEN: Gauge, "cutover_handover_broken", [], "1 if tracked connections cannot be read or made";
         PEERS_KNOWN: Gauge, "cutover_peers_known", [], "Other hosts whose record can be read";
         PEERS_UNREADABLE: Gauge, "cutover_peers_unreadable", [], "Other hosts whose record cannot be read";
         CONVERSATIONS: Gauge, "cutover_peer_conversations", ["side", "state"], "Conversations about migrations with other hosts' agents, by what this host is in the migration and whether the two talk";

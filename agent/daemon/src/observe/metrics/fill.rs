@@ -5,6 +5,7 @@ use super::process;
 use super::sheet::Sheet;
 use crate::clock;
 use crate::control::Status;
+use crate::handover::HandoverStatus;
 use crate::libvirt;
 use crate::observe::Observed;
 use crate::observe::tally::{Outcome, PASSING, STRETCHES};
@@ -177,6 +178,11 @@ pub(super) fn forwarding(sheet: &mut Sheet, Observed { status, tally, .. }: &Obs
         sheet.put(&of::TUNNEL_DROPPED, [reason], total(*count));
     }
     sheet.put(&of::TUNNEL_BROKEN, [], flag(status.tunnel.error.is_some()));
+    for stage in HandoverStatus::STAGES {
+        let of_stage = status.handovers.iter().filter(|it| it.stage == stage);
+        sheet.put(&of::HANDED_OVER, [stage], number(of_stage.map(|it| it.connections).sum()));
+    }
+    sheet.put(&of::HANDOVER_BROKEN, [], flag(status.handover_error.is_some()));
     let peers = &status.peers;
     sheet.put(&of::PEERS_KNOWN, [], number(peers.known_hosts));
     sheet.put(&of::PEERS_UNREADABLE, [], number(peers.bad_records.len()));

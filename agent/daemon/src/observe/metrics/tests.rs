@@ -105,6 +105,8 @@ pub(in crate::observe) fn observed() -> Observed {
         endpoints,
         forwards: Vec::new(),
         receivers: Vec::new(),
+        handovers: Vec::new(),
+        handover_error: None,
         peers: PeersStatus { known_hosts: 3, conversations: vec![conversation], ..PeersStatus::default() },
         libvirt: Some(libvirt::Report {
             standing: libvirt::Standing::Connected,
