@@ -19,6 +19,8 @@ pub struct Blackout {
     pub announced_at: Option<BootTime>,
     /// The agent had the acknowledgements of all elevated routes.
     pub acknowledged_at: Option<BootTime>,
+    /// The source forwards to the target.
+    pub forwarded_at: Option<BootTime>,
     /// Another process on the target was told of the route.
     pub routed_at: Option<BootTime>,
     /// The client was told that its best route leads to the target.
@@ -43,6 +45,7 @@ impl Blackout {
             on_tap_at: None,
             announced_at: None,
             acknowledged_at: None,
+            forwarded_at: None,
             routed_at: None,
             client_routed_at: None,
             answered_at: None,
@@ -76,7 +79,8 @@ impl Blackout {
         Some(self.answered_at?.since(self.last_answer_at?))
     }
 
-    /// What happened when, counted from the moment when the guest ran again, in the order of a migration.
+    /// What happened when, counted from the moment when the guest ran again, in the order of a migration whose
+    /// source forwards from the announcement on.
     #[must_use]
     pub fn steps(&self) -> Vec<(&'static str, Offset)> {
         let steps = [
@@ -86,6 +90,7 @@ impl Blackout {
             ("first frame on the tap", self.on_tap_at),
             ("announcement seen by the kernel program", self.announced_at),
             ("elevated routes acknowledged", self.acknowledged_at),
+            ("source forwards", self.forwarded_at),
             ("route on the target", self.routed_at),
             ("route on the client", self.client_routed_at),
             ("first answer from the target", self.answered_at),

@@ -39,6 +39,9 @@ struct Echo {
 /// Where every guest answers datagrams with the same datagram.
 pub const ECHO_PORT: u16 = 7;
 
+/// LIMIT: as many as can wait in a queue of a tap. The guest's own interface has room for a tenth of that otherwise, and loses the newest.
+const ANSWERS: u32 = 10_000;
+
 /// LIMIT: what can wait in a queue of a tap, as the kernel counts the bytes of small datagrams.
 const ECHO_BUFFER_BYTES: usize = 16 << 20;
 
@@ -52,7 +55,9 @@ impl Vm {
         let namespace = Namespace::create(&format!("{}{name}", lab.prefix()));
         let interface = namespace.run(|| tap::open("eth0")).expect("a tap needs root");
         let gateway = port.tap_mac();
-        let mut script = format!("link set eth0 address {}\nlink set eth0 up\n", port.mac);
+        // A guest that finds a second of packets at once answers all of them.
+        let mut script =
+            format!("link set eth0 address {} txqueuelen {ANSWERS}\nlink set eth0 up\n", port.mac);
         for address in &port.addresses {
             let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
             script += &format!("addr add {address} dev eth0{nodad}\n");

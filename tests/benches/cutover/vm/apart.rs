@@ -1,27 +1,41 @@
 //! The blackout of each migration, step by step, for the contenders that have all of the steps.
 
-use super::{Seen, plot};
+use super::{ALONE, Case, FIRST_FRAME, FORWARD, HOLD, Seen, of, plot};
 use crate::report::Section;
 use cutover_tests::blackout::Offset;
 use std::time::Duration;
 
-/// The contenders with agents come first.
-const WITH_AGENTS: usize = 2;
+/// Those with agents.
+const WITH_AGENTS: [Case; 4] = [ALONE, FORWARD, HOLD, FIRST_FRAME];
+
+/// Whose steps are drawn.
+const DRAWN: usize = 1;
 
 pub(super) fn section(seen: &[Seen]) -> Section {
-    let agents = &seen[..WITH_AGENTS];
+    let agents = of(seen, &WITH_AGENTS);
     Section {
         title: "The blackout, taken apart",
         method: "The same migrations, of the contenders with agents. Times are in microseconds after QEMU's RESUME on the \
              target. QEMU notes its events in whole microseconds; the first frame has the time stamp that the kernel gave \
-             it on its way into the tap, the announcement that of the kernel program; routes are noted when another \
+             it on its way into the tap, the announcement that of the kernel program; the source forwards when its agent has \
+             the kernel's acknowledgement; routes are noted when another \
              process has the kernel's notification in its hands, so they may seem later than they were, and answers when \
              the client's process has them."
             .into(),
-        columns: &["step", "Cutover: median", "p99", "first-frame: median", "p99"],
-        rows: names(&agents[0]).into_iter().map(|name| row(name, agents)).collect(),
+        columns: &[
+            "step",
+            "agents that do not talk: median",
+            "p99",
+            "Forward: median",
+            "p99",
+            "Forward and Hold: median",
+            "p99",
+            "Forward, first-frame: median",
+            "p99",
+        ],
+        rows: names(agents[DRAWN]).into_iter().map(|name| row(name, &agents)).collect(),
         goals: Vec::new(),
-        picture: Some(plot::steps(&after_the_guest_ran(&agents[0]))),
+        picture: Some(plot::steps(&after_the_guest_ran(agents[DRAWN]))),
     }
 }
 
@@ -39,7 +53,7 @@ fn offsets(seen: &Seen, wanted: &str) -> Vec<i64> {
     offsets
 }
 
-fn row(name: &str, agents: &[Seen]) -> Vec<String> {
+fn row(name: &str, agents: &[&Seen]) -> Vec<String> {
     let cells = agents.iter().flat_map(|seen| {
         let offsets = offsets(seen, name);
         [50, 99]

@@ -1,7 +1,8 @@
 //! A cloud with one guest, and one way for the network to follow it.
 
 use super::port;
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use cutover_engine::BootTime;
 use cutover_tests::Cloud;
 use cutover_tests::blackout::Blackout;
 use cutover_tests::cloud::{Instance, Migration};
@@ -9,9 +10,6 @@ use cutover_tests::hypervisor::Guest;
 
 /// What the bench moves.
 pub(super) trait Bed {
-    /// What it is called in the results.
-    fn name(&self) -> &'static str;
-
     /// Where the guest is at home.
     fn cloud(&self) -> &Cloud;
 
@@ -31,24 +29,27 @@ pub(super) trait Bed {
 
 /// Agents on both hosts, and `cutover migrate`.
 pub(super) struct WithAgents {
-    name: &'static str,
+    /// The agents talk to each other.
+    forwards: bool,
     instance: Instance,
     cloud: Cloud,
 }
 
 impl WithAgents {
-    pub(super) fn new(name: &'static str, trigger: &str) -> Self {
-        let mut cloud = Cloud::with(|agent| agent.set("CutoverTrigger", trigger));
+    pub(super) fn new(settings: &[(&str, &str)]) -> Self {
+        let mut cloud = Cloud::with(|agent| {
+            for (name, value) in settings {
+                agent.set(name, value);
+            }
+        });
+        cloud.plug_usual_taps();
         let instance = cloud.spawn(&Guest::new(&port()));
-        Self { name, instance, cloud }
+        let forwards = !settings.contains(&("CutoverPeering", "off"));
+        Self { forwards, instance, cloud }
     }
 }
 
 impl Bed for WithAgents {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
     fn cloud(&self) -> &Cloud {
         &self.cloud
     }
@@ -58,7 +59,11 @@ impl Bed for WithAgents {
     }
 
     fn prepare(&mut self) -> Result<Migration> {
-        Ok(self.cloud.prepare(&self.instance))
+        let migration = self.cloud.prepare(&self.instance);
+        if self.forwards {
+            self.cloud.wait_ready_to_forward(&self.instance, &migration);
+        }
+        Ok(migration)
     }
 
     fn follow(&mut self, _: &Migration) -> Result<()> {
@@ -66,6 +71,9 @@ impl Bed for WithAgents {
     }
 
     fn complete(&mut self, migration: Migration, blackout: &mut Blackout) -> Result<()> {
+        let forward = self.cloud.hosts[self.instance.at].forward(&self.instance.guest.ports[0]);
+        blackout.forwarded_at = forward.and_then(|it| it["started_at"].as_u64()).map(BootTime);
+        ensure!(blackout.forwarded_at.is_some() == self.forwards, "whether the source forwards");
         let uids = migration.uids.clone();
         let _lookout = self.cloud.complete(&mut self.instance, migration);
         for uid in uids {

@@ -30,6 +30,7 @@ impl Bare {
         for compute in &cloud.hosts {
             compute.host.namespace().set_sysctl("net/ipv4/ip_forward", "1");
         }
+        cloud.plug_usual_taps();
         let instance = cloud.start(&Guest::new(&port));
         let bare = Self { port, instance, cloud };
         bare.prepare_tap(0);
@@ -84,10 +85,6 @@ impl OnCompletion {
 }
 
 impl Bed for OnCompletion {
-    fn name(&self) -> &'static str {
-        "no agent, route moved on completion"
-    }
-
     fn cloud(&self) -> &Cloud {
         &self.0.cloud
     }
@@ -133,10 +130,6 @@ impl OnAnnouncement {
 }
 
 impl Bed for OnAnnouncement {
-    fn name(&self) -> &'static str {
-        "AF_PACKET in place of the agent"
-    }
-
     fn cloud(&self) -> &Cloud {
         &self.bare.cloud
     }

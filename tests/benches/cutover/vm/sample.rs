@@ -19,8 +19,16 @@ pub(super) struct Sample {
     pub(super) lost_announced: usize,
     /// Those of them that were sent when the client's route led to the target.
     pub(super) lost_routed: usize,
+    /// Those of them that were sent when the source forwarded.
+    pub(super) lost_forwarded: Option<usize>,
+    /// Answers that came twice.
+    pub(super) repeated: usize,
+    /// Answers that came after one to a later datagram.
+    pub(super) overtaken: usize,
     /// The longest time without anything on the TCP connection.
     pub(super) tcp_silence: Duration,
+    /// The same, of the same guest, that was stopped and went on in place for as long as it had run nowhere.
+    pub(super) tcp_silence_in_place: Option<Duration>,
     retransmission_timeout: Duration,
 }
 
@@ -43,7 +51,11 @@ impl Sample {
             lost: record.lost().count(),
             lost_announced: record.lost_since(on_tap_at),
             lost_routed: record.lost_since(routed_at),
+            lost_forwarded: blackout.forwarded_at.map(|at| record.lost_since(at)),
+            repeated: record.repeated(),
+            overtaken: record.overtaken(),
             tcp_silence: heard.bytes.longest_silence(),
+            tcp_silence_in_place: None,
             retransmission_timeout,
         })
     }
@@ -52,5 +64,16 @@ impl Sample {
     pub(super) fn tcp_ratio(&self) -> f64 {
         let allowed = self.blackout.downtime() + self.retransmission_timeout;
         self.tcp_silence.as_secs_f64() / allowed.as_secs_f64()
+    }
+
+    /// How much longer TCP was silent than the guest ran nowhere and than it is silent in place, together.
+    pub(super) fn tcp_beyond(&self) -> Option<Duration> {
+        let allowed = self.blackout.downtime() + self.tcp_silence_in_place?;
+        Some(self.tcp_silence.saturating_sub(allowed))
+    }
+
+    /// From the stop of the guest until the source forwarded.
+    pub(super) fn stopped_to_forwarded(&self) -> Option<Duration> {
+        Some(self.blackout.forwarded_at?.since(self.blackout.paused_at))
     }
 }
