@@ -10,7 +10,7 @@ mod observer;
 pub(crate) mod rivalry;
 pub mod settings;
 
-pub use observer::{Observer, Report};
+pub use observer::{Observer, Report, Running};
 
 use std::time::Duration;
 

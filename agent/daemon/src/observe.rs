@@ -65,14 +65,16 @@ impl Limits {
     }
 }
 
+/// An answer of the loop, and when it was asked for.
+type Asked = (Instant, Arc<Observed>);
+
 /// Where pages get what they show. Cheap to clone.
 #[derive(Clone, Debug)]
 struct Source {
     requests: mpsc::Sender<Request>,
     progress: Progress,
     limits: watch::Receiver<Limits>,
-    /// The last answer, and when it was asked for.
-    last: Arc<Mutex<Option<(Instant, Arc<Observed>)>>>,
+    last: Arc<Mutex<Option<Asked>>>,
 }
 
 /// LIMIT: a loop that is well answers within milliseconds; who asks gives up after some seconds.

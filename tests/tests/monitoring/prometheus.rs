@@ -3,7 +3,8 @@
 use crate::{files, folder};
 use cutover_daemon::observe::metrics::families;
 use cutover_tests::prometheus::{Prometheus, promtool};
-use cutover_tests::{Scene, frames, http, wait};
+use cutover_tests::scene::{NORMAL, Node, SOURCE};
+use cutover_tests::{Lab, Port, Scene, frames, http, wait};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -54,6 +55,41 @@ fn a_migration_is_seen_by_prometheus_and_raises_no_alarm() {
     let output = promtool(&folder(), &["check", "metrics"], &page);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}\n{page}");
+}
+
+/// What an operator is told when the datastore is emptied, and how it ends.
+#[test]
+fn an_emptied_datastore_raises_an_alarm_until_it_is_confirmed() {
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    node.agent.set("CutoverEndpointGrace", 1);
+    node.agent.set("PrometheusMetricsEnabled", true);
+    let second = Port::new(2);
+    let tap = node.host.plug(&second.interface, second.tap_mac());
+    let documents = [&port, &second].map(|port| port.endpoint_on(SOURCE, "u"));
+    documents.iter().for_each(|document| directory.put(document));
+    node.agent.start_in_sync();
+    node.open();
+    let _qemu = tap.open();
+    node.wait_settled(&port);
+    node.wait_metrics(&second, &[NORMAL]);
+    let rules = folder().join("cutover.rules.yml").canonicalize().expect("the rules");
+    let targets = [format!("127.0.0.1:{PORT}")];
+    let prometheus = Prometheus::start(&lab, &node.host, &targets, &rules);
+    let alarm = "count(ALERTS{alertname=\"CutoverLossesKept\", alertstate=\"firing\", severity=\"critical\"}) or vector(0)";
+    prometheus.wait_value("sum(cutover_losses_kept)", 0.0);
+    prometheus.wait_value(alarm, 0.0);
+    for name in directory.files() {
+        directory.delete_file(&name);
+    }
+    prometheus.wait_value("sum(cutover_losses_kept)", 2.0);
+    prometheus.wait_value(alarm, 1.0);
+    prometheus.wait_value("cutover_losses_suspected_total", 1.0);
+    node.agent.run_ok(&["release", "2"]);
+    prometheus.wait_value("sum(cutover_losses_kept)", 0.0);
+    prometheus.wait_value(alarm, 0.0);
 }
 
 /// What was ingested is what the table has, but for what this host has not: a Felix, and a libvirt or none.

@@ -48,5 +48,8 @@ impl Beside {
 }
 
 const fn shared(settings: &Settings) -> Shared {
-    Shared { route_sync_disabled: settings.route_sync_disabled }
+    Shared {
+        route_sync_disabled: settings.route_sync_disabled,
+        endpoint_reporting_enabled: settings.endpoint_reporting_enabled,
+    }
 }

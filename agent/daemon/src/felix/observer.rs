@@ -27,6 +27,20 @@ pub struct Report {
     pub unreadable: Option<String>,
     /// How the two get in each other's way.
     pub conflicts: Vec<String>,
+    /// Every Felix that runs, with the settings that decide who does what.
+    #[serde(default)]
+    pub running: Vec<Running>,
+}
+
+/// A Felix that runs, as its environment and what it shares with this agent say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Running {
+    /// Its process.
+    pub pid: u32,
+    /// Its `RouteSyncDisabled`; nothing if that cannot be known.
+    pub route_sync_disabled: Option<bool>,
+    /// Its `EndpointReportingEnabled`; nothing if that cannot be known.
+    pub endpoint_reporting_enabled: Option<bool>,
 }
 
 /// The observer. Cheap to clone: a handle on what it knows.
@@ -44,6 +58,7 @@ struct State {
     legacy_trouble: Option<String>,
     conflicts: BTreeMap<rivalry::Kind, String>,
     deleted_at: Option<BootTime>,
+    running: Vec<Running>,
 }
 
 impl Observer {
@@ -66,7 +81,13 @@ impl Observer {
             backends: backends.iter().map(ToString::to_string).collect(),
             unreadable: (!troubles.is_empty()).then(|| troubles.join("; ")),
             conflicts: state.conflicts.values().cloned().collect(),
+            running: state.running.clone(),
         }
+    }
+
+    /// Notes which Felixes run. What there is to say of it is said as a conflict.
+    pub(crate) fn note_running(&self, running: Vec<Running>) {
+        self.lock().running = running;
     }
 
     /// Notes that the two get in each other's way, or do not any more. Said when it begins and when it changes.

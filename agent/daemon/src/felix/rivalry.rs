@@ -2,8 +2,8 @@
 //!
 //! Two signs: Felix runs without `RouteSyncDisabled`; a route of ours is deleted by somebody else as soon as it is there.
 
-use super::Observer;
 use super::settings::{self, Felix};
+use super::{Observer, Running};
 use cutover_engine::BootTime;
 use cutover_engine::wanted::WantedRoute;
 use std::collections::BTreeMap;
@@ -73,6 +73,8 @@ impl Deletions {
 pub(crate) struct Shared {
     /// `RouteSyncDisabled`.
     pub(crate) route_sync_disabled: bool,
+    /// `EndpointReportingEnabled`.
+    pub(crate) endpoint_reporting_enabled: bool,
 }
 
 /// Looks at what Felix runs with, again and again.
@@ -81,12 +83,21 @@ pub(crate) async fn watch_settings(observer: Observer, mut shared: watch::Receiv
         let values = *shared.borrow_and_update();
         let look = tokio::task::spawn_blocking(|| settings::running(Path::new("/proc")));
         if let Ok(running) = look.await {
+            observer.note_running(running.iter().map(|felix| settings_of(felix, values)).collect());
             let conflict = running.iter().find_map(|felix| writes_routes(felix, values));
             observer.note_conflict(Kind::Settings, conflict);
         }
         observer.forget_deletion_after(A_WHILE);
         // The sender is gone only while the agent stops.
         let _ = tokio::time::timeout(LOOK_EVERY, shared.changed()).await;
+    }
+}
+
+fn settings_of(felix: &Felix, shared: Shared) -> Running {
+    Running {
+        pid: felix.pid,
+        route_sync_disabled: felix.leaves_routes(shared.route_sync_disabled),
+        endpoint_reporting_enabled: felix.reports_endpoints(shared.endpoint_reporting_enabled),
     }
 }
 
@@ -132,7 +143,7 @@ mod tests {
     #[test]
     fn felix_has_to_leave_routes_wherever_that_is_said() {
         let felix = |environment: &str| Felix::with_environment(5, environment.as_bytes());
-        let shared = |route_sync_disabled| Shared { route_sync_disabled };
+        let shared = |route_sync_disabled| Shared { route_sync_disabled, ..Shared::default() };
         for (environment, in_file, is_conflict) in [
             ("", false, true),
             ("", true, false),
@@ -142,7 +153,12 @@ mod tests {
             let found = writes_routes(&felix(environment), shared(in_file));
             assert_eq!(found.is_some(), is_conflict, "{environment} {in_file}");
         }
+        let seen = settings_of(&felix("FELIX_RouteSyncDisabled=true\0"), shared(false));
+        let expected =
+            Running { pid: 5, route_sync_disabled: Some(true), endpoint_reporting_enabled: Some(false) };
+        assert_eq!(seen, expected);
         let unreadable = Felix { pid: 5, environment: None };
+        assert_eq!(settings_of(&unreadable, shared(true)).route_sync_disabled, None);
         assert_eq!(writes_routes(&unreadable, shared(false)), None, "nobody is accused on a guess");
     }
 }

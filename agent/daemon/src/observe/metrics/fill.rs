@@ -5,6 +5,7 @@ use super::process;
 use super::sheet::Sheet;
 use crate::clock;
 use crate::control::Status;
+use crate::felix::Running;
 use crate::handover::HandoverStatus;
 use crate::libvirt;
 use crate::observe::Observed;
@@ -210,6 +211,18 @@ pub(super) fn felix(sheet: &mut Sheet, status: &Status) {
     let Some(felix) = &status.felix else { return };
     for backend in &felix.backends {
         sheet.put(&of::FELIX_BACKENDS, [backend], 1.0);
+    }
+    sheet.put(&of::FELIX_RUNNING, [], number(felix.running.len()));
+    type OfFelix = fn(&Running) -> Option<bool>;
+    let settings: [(&str, OfFelix); 2] = [
+        ("RouteSyncDisabled", |it| it.route_sync_disabled),
+        ("EndpointReportingEnabled", |it| it.endpoint_reporting_enabled),
+    ];
+    for (setting, of_felix) in settings {
+        for (value, word) in [(Some(true), "true"), (Some(false), "false"), (None, "unknown")] {
+            let count = felix.running.iter().filter(|it| of_felix(it) == value).count();
+            sheet.put(&of::FELIX_SETTINGS, [setting, word], number(count));
+        }
     }
     sheet.put(&of::FELIX_UNREADABLE, [], flag(felix.unreadable.is_some()));
     sheet.put(&of::FELIX_CONFLICTS, [], number(felix.conflicts.len()));

@@ -15,8 +15,8 @@ OpenMetrics for whoever asks for that, as Prometheus does. `PrometheusMetricsHos
 HTTPS are Felix's settings ([configuration.md](configuration.md)), and a change of them takes effect at once. With `CutoverRole = routes`
 Felix runs on the same host and has the port of the same setting, so the agent's is `CutoverMetricsPort`, 9191.
 
-A scrape asks the loop and waits for its answer for two seconds; answers younger than 0.1 s are used again. Without one the page has only what can be known without the loop,
-and `cutover_loop_answers` is 0. At most 16 connections are served at once, one request each, for at most ten seconds.
+A scrape asks the loop, or gets what it answered less than 0.1 s ago, and waits for two seconds. Without an answer the page has only what can be
+known without the loop, and `cutover_loop_answers` is 0. At most 16 connections are served at once, one request each, for at most ten seconds.
 
 Counters begin at 0 when the agent is started, except those of the kernel program, which go on until the host is started anew. Labels
 have few values each; only `cutover_felix_chains_wait_seconds` names endpoints, while they wait.

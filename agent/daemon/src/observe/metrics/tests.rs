@@ -95,8 +95,12 @@ pub(in crate::observe) fn observed() -> Observed {
         role: "routes".into(),
         felix: Some(felix::Report {
             backends: vec!["nftables".into()],
-            unreadable: None,
-            conflicts: Vec::new(),
+            running: vec![felix::Running {
+                pid: 9,
+                route_sync_disabled: Some(true),
+                endpoint_reporting_enabled: None,
+            }],
+            ..felix::Report::default()
         }),
         unprepared: named("tap1"),
         refused_routes: BTreeMap::new(),
@@ -182,6 +186,8 @@ fn the_page_says_what_was_observed() {
         "cutover_parts_stuck 1.0",
         "cutover_losses_kept{what=\"endpoint\"} 2.0",
         "cutover_felix_chains_awaited 1.0",
+        "cutover_felix_setting_info{setting=\"RouteSyncDisabled\",value=\"true\"} 1.0",
+        "cutover_felix_setting_info{setting=\"EndpointReportingEnabled\",value=\"unknown\"} 1.0",
         "cutover_felix_chains_wait_seconds{endpoint=\"host-openstack-vm3-port3\",interface=\"tap3\"} 8.0",
         "cutover_peer_conversations{side=\"source\",state=\"connected\"} 1.0",
         "cutover_status_writes_total{result=\"failed\"} 1.0",
