@@ -60,7 +60,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(10);
 /// LIMIT: facts taken from a channel at once; the rest waits for the next round of the loop.
 const FACTS_AT_ONCE: usize = 4096;
 
-/// LIMIT: how often the datastore may be passed over because there is always something new about links.
+/// LIMIT: how often what comes later in a round may be passed over because there is always something new that comes first.
 const PASSED_OVER_MAX: u32 = 64;
 
 /// Everything that the loop listens to.
@@ -208,6 +208,12 @@ impl Agent {
         }
         while let Ok(request) = inputs.requests.try_recv() {
             facts.extend(self.answer(request));
+        }
+        while let Ok(event) = inputs.hypervisor.try_recv() {
+            facts.extend(self.heard(&event));
+        }
+        for kernel in [&mut inputs.links, &mut inputs.interface_facts] {
+            facts.extend(std::iter::from_fn(|| kernel.try_recv().ok()).take(FACTS_AT_ONCE));
         }
         if let Some(event) = at_once(inputs.datastore.next()).await {
             // ORDER: announcements and kernel facts before resources, as in `follow`.

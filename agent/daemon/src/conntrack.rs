@@ -36,7 +36,6 @@ use message::{Dumped, Position, tcp_flag};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use selection::{Selection, contain};
-use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -50,9 +49,8 @@ const WALKS_MAX: usize = 6;
 /// LIMIT: so many connections are dumped in the time in which a walk passes by empty buckets (262,144 by default).
 const DUMPED_PER_WALK: usize = 5_000;
 
-/// LIMIT: a migration injects each entry twice, early and after the last difference, and may begin anew.
-const INJECTED_PER_SECOND: usize = ENTRIES_MAX / 8;
-const INJECTED_AT_ONCE: usize = 2 * ENTRIES_MAX;
+/// LIMIT: eight VMs that take all that one may ([`Credit::of_a_vm`]): one of them does not keep the others waiting.
+const VMS: usize = 8;
 
 /// LIMIT: the kernel tells times in whole seconds, rounded down, and so did the entry.
 const ROUNDING: Duration = Duration::from_secs(2);
@@ -61,9 +59,53 @@ const ROUNDING: Duration = Duration::from_secs(2);
 pub struct Conntrack {
     asker: Asker,
     writer: RouteSocket,
-    /// How many entries may be injected at once, as of then.
-    credit: (usize, BootTime),
+    /// Of all VMs together.
+    credit: Credit,
+    /// This host's own addresses, as of then.
+    host: (BTreeSet<IpAddr>, BootTime),
 }
+
+/// How many entries may be made at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Credit {
+    left: usize,
+    since: BootTime,
+    at_once: usize,
+    per_second: usize,
+}
+
+impl Credit {
+    /// Of one VM.
+    ///
+    /// LIMIT: a migration makes each entry twice, early and after the last difference.
+    #[must_use]
+    pub const fn of_a_vm(now: BootTime) -> Self {
+        Self { left: 2 * ENTRIES_MAX, since: now, at_once: 2 * ENTRIES_MAX, per_second: ENTRIES_MAX / 8 }
+    }
+
+    const fn of_a_host(now: BootTime) -> Self {
+        let Self { left, since, at_once, per_second } = Self::of_a_vm(now);
+        Self { left: VMS * left, since, at_once: VMS * at_once, per_second: VMS * per_second }
+    }
+
+    /// What there is by now.
+    pub fn left(&mut self, now: BootTime) -> usize {
+        let earned = now.since(self.since).as_millis() * self.per_second as u128 / 1000;
+        if earned > 0 {
+            let earned = usize::try_from(earned).unwrap_or(usize::MAX);
+            (self.left, self.since) = (self.left.saturating_add(earned).min(self.at_once), now);
+        }
+        self.left
+    }
+
+    /// So much of it was used.
+    pub const fn use_up(&mut self, count: usize) {
+        self.left = self.left.saturating_sub(count);
+    }
+}
+
+/// LIMIT: addresses of hosts change seldom, and to read them costs as much as the host has interfaces.
+const HOST_FOR: Duration = Duration::from_secs(1);
 
 /// What became of entries that were to be injected.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -127,7 +169,12 @@ impl Conntrack {
     /// The kernel has no nfnetlink, or the process may not have another descriptor.
     pub fn open() -> Result<Self, OpenError> {
         let writer = RouteSocket::open_for(NETLINK_NETFILTER)?;
-        Ok(Self { asker: Asker::open()?, writer, credit: (INJECTED_AT_ONCE, clock::now()) })
+        Ok(Self {
+            asker: Asker::open()?,
+            writer,
+            credit: Credit::of_a_host(clock::now()),
+            host: Default::default(),
+        })
     }
 
     /// The connections of the VM that has these addresses, fixed and floating ones, of both families.
@@ -135,10 +182,12 @@ impl Conntrack {
     /// # Errors
     /// The kernel does not say.
     pub fn read(&mut self, addresses: &[IpNet]) -> Result<Entries, ReadError> {
-        let selection = Selection { addresses, host: tracking::host_addresses().collect() };
+        let selection = Selection { addresses, host: self.host_addresses().clone() };
         let concerns = |original: &Tuple, reply: &Tuple| selection.concerns(original, reply);
         let found = self.collect(addresses, &Position::ENDS, concerns)?;
-        let mut entries = Entries { is_partial: found.end == End::Disturbed, ..Entries::default() };
+        // What did not fit may take the place of another one next time.
+        let is_partial = found.end == End::Disturbed || found.beyond > 0;
+        let mut entries = Entries { is_partial, ..Entries::default() };
         if found.beyond > 0 {
             entries.left.insert(Left::TooMany, found.beyond);
         }
@@ -182,19 +231,20 @@ impl Conntrack {
         let mut refuse = |refusal, count| *injected.refused.entry(refusal).or_default() += count;
         let mut admitted = Vec::with_capacity(entries.len().min(ENTRIES_MAX));
         for entry in entries {
-            match admission::admit(entry, allowed) {
+            match admission::admit(entry, allowed, self.host_addresses()) {
                 Ok(_) if admitted.len() >= ENTRIES_MAX => refuse(Refusal::TooMany, 1),
                 Ok(entry) => admitted.push(entry),
                 Err(refusal) => refuse(refusal, 1),
             }
         }
-        for (limit, refusal) in [(self.credit(), Refusal::TooOften), (tracking::room(), Refusal::NoRoom)] {
+        let credit = self.credit.left(clock::now());
+        for (limit, refusal) in [(credit, Refusal::TooOften), (tracking::room(), Refusal::NoRoom)] {
             if let Some(beyond @ 1..) = admitted.len().checked_sub(limit) {
                 admitted.truncate(limit);
                 refuse(refusal, beyond);
             }
         }
-        self.credit.0 -= admitted.len();
+        self.credit.use_up(admitted.len());
         // Each may take two requests, and the requests of one chunk are one datagram.
         for chunk in admitted.chunks(DATAGRAM_MESSAGES_MAX / 2) {
             self.inject_chunk(chunk, ours, &mut injected);
@@ -202,15 +252,13 @@ impl Conntrack {
         injected
     }
 
-    fn credit(&mut self) -> usize {
-        let (credit, since) = self.credit;
+    /// This host's own addresses.
+    pub fn host_addresses(&mut self) -> &BTreeSet<IpAddr> {
         let now = clock::now();
-        let earned = now.since(since).as_millis() * INJECTED_PER_SECOND as u128 / 1000;
-        if earned > 0 {
-            let earned = usize::try_from(earned).unwrap_or(usize::MAX);
-            self.credit = (credit.saturating_add(earned).min(INJECTED_AT_ONCE), now);
+        if self.host.0.is_empty() || now.since(self.host.1) > HOST_FOR {
+            self.host = (tracking::host_addresses().collect(), now);
         }
-        self.credit.0
+        &self.host.0
     }
 
     fn inject_chunk(&mut self, entries: &[Entry], ours: &HashSet<Tuple>, injected: &mut Injected) {
@@ -344,14 +392,24 @@ impl Conntrack {
     ) -> Result<Found, ReadError> {
         let mut connections = HashMap::new();
         let mut beyond = 0;
+        // The ones that may make room for those that the kernel would give up last.
+        let mut unassured = Vec::new();
         // KERNEL: a dump that goes on in a bucket whose last connection is gone begins that bucket again (`ctnetlink_dump_table`).
         let mut take = |dumped: Dumped| {
-            let is_full = connections.len() >= ENTRIES_MAX;
-            match connections.entry((dumped.original, dumped.zone)) {
-                Slot::Occupied(mut slot) => drop(slot.insert(dumped)),
-                Slot::Vacant(_) if is_full => beyond += 1,
-                Slot::Vacant(slot) => drop(slot.insert(dumped)),
+            let key = (dumped.original, dumped.zone);
+            let is_assured = dumped.status & message::status::ASSURED != 0;
+            if !connections.contains_key(&key) && connections.len() >= ENTRIES_MAX {
+                beyond += 1;
+                if !is_assured {
+                    return;
+                }
+                let Some(other) = unassured.pop() else { return };
+                connections.remove(&other);
             }
+            if !is_assured && !connections.contains_key(&key) {
+                unassured.push(key);
+            }
+            connections.insert(key, dumped);
         };
         let mut end = End::Whole;
         for walk in walks {

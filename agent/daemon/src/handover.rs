@@ -29,12 +29,13 @@ use crate::clock;
 use crate::conntrack::{Conntrack, Entries, is_tracking};
 use crate::logging::one_line;
 use arriving::Arriving;
-use cutover_engine::shared::SharedMap;
-use cutover_engine::wanted::{HandoverStage, WantedHandover};
+use cutover_engine::shared::{SharedMap, SharedSet};
+use cutover_engine::wanted::{HandoverStage, WantedHandover, WantedRoute};
 use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
 use ipnet::IpNet;
 use leaving::{Leaving, Pace};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use table::Trouble;
@@ -60,8 +61,8 @@ pub struct Handover {
     wanted: SharedMap<Arc<EndpointKey>, WantedHandover>,
     leaving: BTreeMap<Topic, Leaving>,
     arriving: BTreeMap<Topic, Arriving>,
-    /// What is routed to virtual machines of this host.
-    staying: Vec<IpNet>,
+    /// To the virtual machines of this host.
+    routes: SharedSet<WantedRoute>,
     pace: Pace,
     /// Why the last part that came could not be used.
     delivered: Option<String>,
@@ -83,7 +84,7 @@ impl Handover {
             wanted: SharedMap::default(),
             leaving: BTreeMap::new(),
             arriving: BTreeMap::new(),
-            staying: Vec::new(),
+            routes: SharedSet::default(),
             pace: Pace::default(),
             delivered: None,
             said: None,
@@ -117,6 +118,7 @@ impl Handover {
                     let newest = wanted.borrow_and_update().clone();
                     // What is only known from memory says nothing about migrations.
                     let Some(newest) = newest.filter(|newest| !newest.is_recalled) else { continue };
+                    self.routes = newest.routes.clone();
                     if newest.handovers == self.wanted {
                         continue;
                     }
@@ -133,7 +135,6 @@ impl Handover {
 
     fn take(&mut self, wanted: &Wanted) {
         self.wanted = wanted.handovers.clone();
-        self.staying = wanted.routes.iter().map(|route| route.destination).collect();
         let (mut leaving, mut arriving) = (BTreeMap::new(), BTreeMap::new());
         for (endpoint, wanted) in self.wanted.iter() {
             let topic = Topic { endpoint: EndpointKey::clone(endpoint), uid: wanted.uid.clone() };
@@ -166,23 +167,25 @@ impl Handover {
     fn deliver(&mut self, delivery: Delivery) {
         let Delivery { topic, connection, part } = delivery;
         let Some(one) = self.arriving.get_mut(&topic) else { return };
-        let end = part.end.clone();
-        let open = open(&mut self.conntrack);
-        if let Err(error) = open.and_then(|table| one.deliver(table, connection, part, &self.staying)) {
-            self.delivered = Some(error.to_string());
+        let (end, now) = (part.end.clone(), clock::now());
+        let delivered = open(&mut self.conntrack).and_then(|table| {
+            let staying = staying(&self.routes, table.host_addresses());
+            one.deliver(table, connection, part, &staying, now)
+        });
+        self.delivered = delivered.err().map(|error| one_line(&error).to_string());
+        if self.delivered.is_some() {
             return;
         }
-        self.delivered = None;
-        let Some(end) = end else { return };
-        let (is_news, count) = one.ended(end);
-        if is_news {
+        let is_first = end.is_some_and(|end| one.ended(end));
+        let Some(count) = one.news(now) else { return };
+        if is_first {
             info!(endpoint = %topic.endpoint, uid = topic.uid, count, "Tracked connections are taken over");
         } else {
             debug!(endpoint = %topic.endpoint, uid = topic.uid, count, "tracked connections are brought up to date");
         }
         let (endpoint, uid) = (topic.endpoint, topic.uid);
         // Without the loop the agent is about to end.
-        let _ = self.facts.send(Fact::ConnectionsMade { endpoint, uid, count, at: clock::now() });
+        let _ = self.facts.send(Fact::ConnectionsMade { endpoint, uid, count, at: now });
     }
 
     /// Does what is due. Returns when to come back.
@@ -193,7 +196,9 @@ impl Handover {
         }
         let is_used = !(self.leaving.is_empty() && self.arriving.is_empty()) && is_tracking();
         let mut trouble = None;
-        let due = [self.ask(is_used), self.read(is_used, &mut trouble), self.take_back(&mut trouble)];
+        // ORDER: the last reading is waited for.
+        let due =
+            [self.read(is_used, &mut trouble), self.ask(is_used), self.take_back(is_used, &mut trouble)];
         self.log(trouble.map(|trouble| one_line(&trouble).to_string()).or_else(|| self.delivered.clone()));
         self.show();
         due.into_iter().flatten().min()
@@ -201,16 +206,20 @@ impl Handover {
 
     /// Says for which arriving machines the source is to be asked.
     fn ask(&self, is_used: bool) -> Option<BootTime> {
-        let asks = self.arriving.iter().filter(|(_, one)| one.asks());
-        let (now, later): (Vec<_>, Vec<_>) = asks.partition(|(_, one)| is_used || one.is_always());
-        self.exchange.want(now.into_iter().map(|(topic, _)| topic.clone()).collect());
-        (!later.is_empty()).then(|| clock::now() + LOOK_EVERY)
+        let now = clock::now();
+        let asks = self.arriving.iter().filter(|(_, one)| one.asks(now));
+        let (asked, later): (Vec<_>, Vec<_>) = asks.partition(|(_, one)| is_used || one.is_always());
+        self.exchange.want(asked.into_iter().map(|(topic, _)| topic.clone()).collect());
+        let look_at = (!later.is_empty()).then(|| now + LOOK_EVERY);
+        self.arriving.values().filter_map(|one| one.again_at(now)).chain(look_at).min()
     }
 
     /// Reads what is due of those that leave.
     fn read(&mut self, is_used: bool, trouble: &mut Option<Trouble>) -> Option<BootTime> {
         let mut due = None;
-        for (topic, one) in &mut self.leaving {
+        let mut leaving: Vec<_> = self.leaving.iter_mut().collect();
+        leaving.sort_by_key(|(_, one)| one.urgency());
+        for (topic, one) in leaving {
             let is_asked = self.exchange.is_asked(topic);
             if one.due(is_asked, is_used, self.pace).is_some_and(|due| due <= clock::now()) {
                 let conntrack = &mut self.conntrack;
@@ -229,17 +238,28 @@ impl Handover {
                     *trouble = Some(error);
                 }
             }
+            if let Some(last) = one.last() {
+                // Felix may have deleted them by now.
+                self.exchange.offer(topic, last);
+            }
             due = due.into_iter().chain(one.due(is_asked, is_used, self.pace)).min();
         }
         due
     }
 
     /// Takes back what was made for those that did not come.
-    fn take_back(&mut self, trouble: &mut Option<Trouble>) -> Option<BootTime> {
+    fn take_back(&mut self, is_used: bool, trouble: &mut Option<Trouble>) -> Option<BootTime> {
         let mut due = None;
         for (topic, one) in self.arriving.iter_mut().filter(|(_, one)| one.has_work()) {
-            let open = open(&mut self.conntrack);
-            match open.and_then(|table| one.take_back(table, &self.staying)) {
+            if !is_used {
+                one.let_go();
+                continue;
+            }
+            let taken_back = open(&mut self.conntrack).and_then(|table| {
+                let staying = staying(&self.routes, table.host_addresses());
+                one.take_back(table, &staying)
+            });
+            match taken_back {
                 Ok(count) => {
                     debug!(endpoint = %topic.endpoint, uid = topic.uid, count, "tracked connections are taken back");
                 }
@@ -273,6 +293,12 @@ impl Handover {
         }
         self.said = said;
     }
+}
+
+/// What has its connections on this host: the other virtual machines, and the host itself.
+fn staying(routes: &SharedSet<WantedRoute>, host: &BTreeSet<IpAddr>) -> Vec<IpNet> {
+    let routed = routes.iter().map(|route| route.destination);
+    routed.chain(host.iter().copied().map(IpNet::from)).collect()
 }
 
 fn open(conntrack: &mut Option<Conntrack>) -> Result<&mut Conntrack, Trouble> {

@@ -34,6 +34,7 @@ use crate::applier::WantedReceiver;
 use crate::applier::tunnels::Start;
 use crate::datastore::etcd::Cluster;
 use crate::handover::Exchange;
+use crate::priority::ordinary;
 use crate::retry::BackOff;
 use crate::settings::{DatastoreType, Peering, Settings};
 use book::Book;
@@ -169,7 +170,8 @@ async fn run(options: Options, wanted: WantedReceiver, ways: Ways, report: Peers
         }
     };
     let listen = listen::run(address, context.clone(), report.clone());
-    tokio::join!(converse(context, table, wanted), listen, records);
+    // Whoever is at the port, and whoever writes records, decides how often.
+    tokio::join!(converse(context, table, wanted), ordinary(listen), ordinary(records));
 }
 
 /// Has the conversations in which this host asks.

@@ -235,6 +235,7 @@ mod tests {
             from: elsewhere.clone(),
             began_at: BootTime(4),
             prefixes: ["10.0.0.1/32".parse().unwrap()].into(),
+            has_connections: true,
             tunnel_id: 78,
             peer: Some("2001:db8::7".parse().unwrap()),
             is_ready: false,

@@ -124,6 +124,9 @@ pub struct Arrival {
     /// What may come out of the tunnel for it, as of when that was known last.
     #[serde(default)]
     pub prefixes: BTreeSet<IpNet>,
+    /// Tracked connections have been made for it.
+    #[serde(default)]
+    pub has_connections: bool,
     /// Identifier of the tunnel (VNI).
     pub tunnel_id: u32,
     /// The source's end of the tunnel, once its agent has said so.

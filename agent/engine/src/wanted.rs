@@ -96,6 +96,8 @@ pub struct WantedHandover {
     pub stage: HandoverStage,
     /// Connections are made also where none are tracked yet.
     pub is_always: bool,
+    /// Some have been made here, perhaps in an earlier life of the agent.
+    pub has_made: bool,
 }
 
 /// How far a migration is, as far as it matters to tracked connections.
@@ -111,6 +113,14 @@ pub enum HandoverStage {
     Arrived,
     /// This is the target, and the virtual machine did not come: what was made here for it is taken back.
     Failed,
+}
+
+impl HandoverStage {
+    /// Whether this host is the source.
+    #[must_use]
+    pub const fn is_of_source(self) -> bool {
+        matches!(self, Self::Leaving | Self::Left)
+    }
 }
 
 /// A unicast route of the main table, scope link, straight to an interface.

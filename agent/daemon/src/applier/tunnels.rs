@@ -113,6 +113,8 @@ pub struct TunnelApplier {
     receptions: Receptions,
     target: Target,
     priority: Priority,
+    /// Tracked connections are handed over by this host, so what is forwarded is not to be tracked here.
+    is_handed_over: bool,
     /// Whether this life keeps connection tracking away from what is forwarded, or cannot; nothing as long as it has not had to.
     is_untracking: Option<bool>,
     /// Nothing while that has to be asked.
@@ -154,6 +156,7 @@ impl TunnelApplier {
             receptions: SharedMap::default(),
             target: Target::default(),
             priority: Priority::default(),
+            is_handed_over: false,
             is_untracking: None,
             observed: None,
             written: TunnelEntries::default(),
@@ -203,6 +206,10 @@ impl TunnelApplier {
                     Ok(now) => *observed = now,
                     Err(error) => debug!(error = %one_line(&error), "cannot look after the tunnel"),
                 }
+                if !self.early.is_empty() {
+                    // One that the engine does not want by now has had its time.
+                    self.aim();
+                }
             }
             due = self.apply_ordinary();
         }
@@ -226,9 +233,14 @@ impl TunnelApplier {
 
     /// Takes newer wanted sets in; whether they differ.
     fn take(&mut self, wanted: &Wanted) -> bool {
-        if self.wanted_forwards == wanted.forwards && self.receptions == wanted.receptions {
+        let is_handed_over = wanted.handovers.values().any(|handover| handover.stage.is_of_source());
+        if self.wanted_forwards == wanted.forwards
+            && self.receptions == wanted.receptions
+            && self.is_handed_over == is_handed_over
+        {
             return false;
         }
+        self.is_handed_over = is_handed_over;
         self.wanted_forwards = wanted.forwards.clone();
         self.receptions = wanted.receptions.clone();
         self.aim();
@@ -283,10 +295,7 @@ impl TunnelApplier {
             }
             debug!("The tunnel's device is removed");
         }
-        if let Some(observed) = self.observed.as_mut().filter(|observed| observed.is_untracked) {
-            self.plane.track_again()?;
-            observed.is_untracked = false;
-        }
+        self.track_again()?;
         self.change_policy()
     }
 
@@ -307,19 +316,30 @@ impl TunnelApplier {
     /// KERNEL: the table looks at routes and rules, so it may be there before them, and stay after them.
     fn untrack(&mut self) -> Result<(), TunnelError> {
         let Some(observed) = &mut self.observed else { return Ok(()) };
-        let is_wanted = !self.forwards.is_empty() && is_tracking();
-        if !is_wanted || self.is_untracking == Some(false) {
+        let is_wanted = self.is_handed_over && !self.forwards.is_empty() && is_tracking();
+        if !is_wanted {
+            return self.track_again();
+        }
+        let is_settled = observed.is_untracked && self.is_untracking.is_some();
+        if is_settled || self.is_untracking == Some(false) {
             return Ok(());
         }
-        if !observed.is_untracked || self.is_untracking.is_none() {
-            let can = self.plane.untrack()?;
-            if !can {
-                info!(
-                    "The kernel has no nf_tables with fib: what goes to a floating address is translated before it is forwarded, and its \
-                     connections do not go on"
-                );
-            }
-            (observed.is_untracked, self.is_untracking) = (can, Some(can));
+        let can = self.plane.untrack()?;
+        if !can {
+            info!(
+                "The kernel has no nf_tables with fib: what goes to a floating address is translated before it is forwarded, and its \
+                 connections do not go on"
+            );
+        }
+        (observed.is_untracked, self.is_untracking) = (can, Some(can));
+        Ok(())
+    }
+
+    /// The opposite.
+    fn track_again(&mut self) -> Result<(), TunnelError> {
+        if let Some(observed) = self.observed.as_mut().filter(|observed| observed.is_untracked) {
+            self.plane.track_again()?;
+            observed.is_untracked = false;
         }
         Ok(())
     }
@@ -511,7 +531,11 @@ impl TunnelApplier {
 
 /// What there is of ours.
 fn look(plane: &mut Plane) -> Result<Observed, TunnelError> {
-    let is_untracked = plane.is_untracked()?;
+    // Nothing of the rest depends on it. What may be there is taken away later.
+    let is_untracked = plane.is_untracked().unwrap_or_else(|error| {
+        debug!(error = %one_line(&error), "cannot look for the table of nf_tables");
+        true
+    });
     Ok(Observed { device: plane.device()?, policy: plane.policy()?, is_untracked })
 }
 

@@ -7,6 +7,7 @@ use super::entry::{Entry, State, TIMEOUT_MAX};
 use super::protocol;
 use super::selection::{contain, is_of_a_link};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Why an entry is not made.
@@ -32,11 +33,12 @@ pub enum Refusal {
     Kernel(i32),
 }
 
-/// Whether an entry may be made for the VM that has these addresses, and how.
+/// Whether an entry may be made for the VM that has these addresses, and how. What `host` says of itself it knows best: no connection with the
+/// host itself is made.
 ///
 /// # Errors
 /// Why it may not.
-pub(super) fn admit(entry: &Entry, allowed: &[IpNet]) -> Result<Entry, Refusal> {
+pub(super) fn admit(entry: &Entry, allowed: &[IpNet], host: &BTreeSet<IpAddr>) -> Result<Entry, Refusal> {
     let &Entry { original, reply, .. } = entry;
     let is_sound = protocol::are_alike(&original, &reply)
         && (protocol::remembers(original.protocol, entry.state))
@@ -50,7 +52,9 @@ pub(super) fn admit(entry: &Entry, allowed: &[IpNet]) -> Result<Entry, Refusal> 
     let is_strange = !(has(original.source) || has(reply.source))
         || is_elsewhere(original.destination, reply.source)
         || is_elsewhere(original.source, reply.destination)
-        || addresses.into_iter().any(is_of_a_link);
+        || addresses
+            .into_iter()
+            .any(|address| is_of_a_link(address) || (host.contains(&address) && !has(address)));
     if is_strange {
         return Err(Refusal::NotAllowed);
     }
@@ -81,7 +85,7 @@ mod tests {
     #[test]
     fn what_a_vm_has_is_taken_as_it_is() {
         for entry in samples::all() {
-            assert_eq!(admit(&entry, &allowed()), Ok(entry));
+            assert_eq!(admit(&entry, &allowed(), &BTreeSet::new()), Ok(entry));
         }
     }
 
@@ -106,9 +110,9 @@ mod tests {
             cases.push(entry);
         }
         for entry in cases {
-            assert_eq!(admit(&entry, &allowed()), Err(Refusal::NotAllowed), "{entry:?}");
+            assert_eq!(admit(&entry, &allowed(), &BTreeSet::new()), Err(Refusal::NotAllowed), "{entry:?}");
         }
-        assert_eq!(admit(&samples::tcp(1), &[]), Err(Refusal::NotAllowed));
+        assert_eq!(admit(&samples::tcp(1), &[], &BTreeSet::new()), Err(Refusal::NotAllowed));
     }
 
     #[test]
@@ -130,16 +134,16 @@ mod tests {
             Entry { original: icmp, ..samples::echo() },
             Entry { reply: samples::udp(1).reply, ..samples::echo() },
         ] {
-            assert_eq!(admit(&entry, &allowed()), Err(Refusal::Malformed), "{entry:?}");
+            assert_eq!(admit(&entry, &allowed(), &BTreeSet::new()), Err(Refusal::Malformed), "{entry:?}");
         }
-        assert_eq!(admit(&sctp(9), &allowed()), Ok(sctp(4)));
+        assert_eq!(admit(&sctp(9), &allowed(), &BTreeSet::new()), Ok(sctp(4)));
     }
 
     #[test]
     fn times_are_bounded() {
         for (timeout_s, expected) in [(0, 1), (1, 1), (432_000, 432_000), (u32::MAX, 432_000)] {
             let entry = Entry { timeout_s, ..samples::tcp(1) };
-            assert_eq!(admit(&entry, &allowed()).unwrap().timeout_s, expected);
+            assert_eq!(admit(&entry, &allowed(), &BTreeSet::new()).unwrap().timeout_s, expected);
         }
     }
 
@@ -151,7 +155,7 @@ mod tests {
                 .into_iter()
                 .map(|address| IpNet::new(address, length).unwrap())
                 .collect();
-            if let Ok(made) = admit(&entry, &allowed) {
+            if let Ok(made) = admit(&entry, &allowed, &BTreeSet::new()) {
                 let has = |address| contain(&allowed, address);
                 prop_assert!(has(made.original.source) || has(made.reply.source));
                 let (one, other) = (made.original.destination, made.reply.source);

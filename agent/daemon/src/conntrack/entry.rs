@@ -83,7 +83,7 @@ impl Tuple {
 }
 
 /// One connection.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Packets of the end that spoke first, as they come in.
     #[serde(rename = "o")]
@@ -112,7 +112,7 @@ pub struct Entry {
 }
 
 /// What a protocol remembers. The numbers are the kernel's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum State {
     /// Nothing.
     #[serde(rename = "n")]

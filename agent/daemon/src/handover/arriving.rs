@@ -4,10 +4,35 @@ use super::exchange::Topic;
 use super::report::{self, HandoverStatus};
 use super::table::{Table, Trouble};
 use super::transfer::{End, Part};
-use crate::conntrack::{ENTRIES_MAX, Left, Ours, Refusal, Tuple};
+use crate::clock;
+use crate::conntrack::{Credit, ENTRIES_MAX, Entry, Left, Ours, Refusal, Tuple};
+use crate::retry::BackOff;
+use cutover_engine::BootTime;
 use cutover_engine::wanted::{HandoverStage, WantedHandover};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+/// LIMIT: what could not be made is tried again less and less often: a whole reading may be some megabytes.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// LIMIT: how often the engine is told that it is one more.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// A connection that was made here.
+#[derive(Debug)]
+struct Made {
+    ours: Ours,
+    /// Of all that it was made with, but for its time.
+    content: u64,
+}
+
+fn content(entry: &Entry) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    Entry { timeout_s: 0, ..entry.clone() }.hash(&mut hasher);
+    hasher.finish()
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -19,8 +44,14 @@ pub(super) struct Arriving {
     has_ended: bool,
     /// What was left of the last stay of the virtual machine has gone.
     is_cleared: bool,
+    /// Some have been made, perhaps in an earlier life of the agent.
+    has_made: bool,
     /// What was made, and is not known to have been replaced by the kernel's own.
-    ours: HashMap<Tuple, Ours>,
+    ours: HashMap<Tuple, Made>,
+    credit: Credit,
+    /// When everything is to be asked for once more, because not all of it could be made.
+    again_at: Option<BootTime>,
+    back_off: BackOff,
     /// On which parts come.
     connection: u64,
     /// What the whole reading that is coming in has had so far.
@@ -28,6 +59,8 @@ pub(super) struct Arriving {
     /// All of what was known at the source has come once.
     is_whole: bool,
     is_last: bool,
+    /// What the engine was told last, and when.
+    told: Option<(usize, bool, BootTime)>,
     left: BTreeMap<Left, usize>,
     kept: usize,
     refused: BTreeMap<Refusal, usize>,
@@ -42,7 +75,12 @@ impl Default for Arriving {
             is_always: false,
             has_ended: false,
             is_cleared: false,
+            has_made: false,
             ours: HashMap::new(),
+            credit: Credit::of_a_vm(clock::now()),
+            again_at: None,
+            back_off: BackOff::up_to(PAUSE_MAX),
+            told: None,
             connection: 0,
             whole: None,
             is_whole: false,
@@ -59,6 +97,7 @@ impl Arriving {
     pub(super) fn take(&mut self, wanted: &WantedHandover) {
         self.prefixes = wanted.prefixes.iter().copied().collect();
         (self.stage, self.is_always, self.has_ended) = (wanted.stage, wanted.is_always, false);
+        self.has_made |= wanted.has_made;
         if self.stage == HandoverStage::Arrived {
             // The kernel has it now.
             self.is_cleared = true;
@@ -73,9 +112,19 @@ impl Arriving {
         self.has_ended = true;
     }
 
-    /// Whether it is of use to ask the source.
-    pub(super) fn asks(&self) -> bool {
+    /// Whether what the source knows is of use.
+    fn is_open(&self) -> bool {
         !self.has_ended && self.stage != HandoverStage::Failed && !self.prefixes.is_empty()
+    }
+
+    /// Whether the source is to be asked now.
+    pub(super) fn asks(&self, now: BootTime) -> bool {
+        self.is_open() && self.again_at.is_none_or(|at| at <= now)
+    }
+
+    /// When it is to be asked once more.
+    pub(super) fn again_at(&self, now: BootTime) -> Option<BootTime> {
+        self.again_at.filter(|at| self.is_open() && *at > now)
     }
 
     /// Whether connections are made also where none are tracked yet.
@@ -83,16 +132,17 @@ impl Arriving {
         self.is_always
     }
 
-    /// A part has come.
+    /// A part has come. What is not made of it is asked for once more.
     pub(super) fn deliver(
         &mut self,
         table: &mut dyn Table,
         connection: u64,
         part: Part,
         staying: &[IpNet],
+        now: BootTime,
     ) -> Result<(), Trouble> {
         // What comes late on an older connection is older as well.
-        if connection < self.connection || !self.asks() {
+        if connection < self.connection || !self.asks(now) {
             return Ok(());
         }
         if part.is_whole {
@@ -102,6 +152,24 @@ impl Arriving {
             return Ok(());
         }
         self.connection = connection;
+        let is_end = part.end.is_some();
+        let is_whole = self.use_part(table, part, staying, now);
+        match is_whole {
+            Ok(true) if is_end => self.back_off.reset(),
+            Ok(true) => {}
+            Ok(false) | Err(_) => self.again_at = Some(now + self.back_off.next_pause()),
+        }
+        is_whole.map(drop)
+    }
+
+    /// Says whether all of it that can be made has been.
+    fn use_part(
+        &mut self,
+        table: &mut dyn Table,
+        part: Part,
+        staying: &[IpNet],
+        now: BootTime,
+    ) -> Result<bool, Trouble> {
         if self.stage == HandoverStage::Expected && !self.is_cleared {
             // ORDER: what is left of its last stay is not fresher than what comes. An address that another one of this host has
             // by now is not among the prefixes.
@@ -109,31 +177,41 @@ impl Arriving {
             self.is_cleared = true;
         }
         if let Some(whole) = &mut self.whole {
-            whole.extend(
-                part.changed
-                    .iter()
-                    .take(ENTRIES_MAX - whole.len().min(ENTRIES_MAX))
-                    .map(|entry| entry.original),
-            );
+            let room = ENTRIES_MAX - whole.len().min(ENTRIES_MAX);
+            whole.extend(part.changed.iter().take(room).map(|entry| entry.original));
         }
+        let mut changed = part.changed;
+        changed.retain(|entry| self.is_news(entry, now));
         // Once it runs here, what the kernel has is fresher.
         let replaced: HashSet<Tuple> = match self.stage {
             HandoverStage::Expected => {
-                part.changed.iter().map(|it| it.original).filter(|it| self.ours.contains_key(it)).collect()
+                changed.iter().map(|it| it.original).filter(|it| self.ours.contains_key(it)).collect()
             }
             _ => HashSet::new(),
         };
+        let mut is_whole = true;
         let room = (ENTRIES_MAX + replaced.len()).saturating_sub(self.ours.len());
-        let (changed, beyond) = part.changed.split_at(part.changed.len().min(room));
-        let injected = table.inject(changed, &self.prefixes, &replaced);
-        if !beyond.is_empty() {
-            *self.refused.entry(Refusal::TooMany).or_default() += beyond.len();
+        for (limit, refusal) in [(room, Refusal::TooMany), (self.credit.left(now), Refusal::TooOften)] {
+            if let Some(beyond @ 1..) = changed.len().checked_sub(limit) {
+                changed.truncate(limit);
+                *self.refused.entry(refusal).or_default() += beyond;
+                is_whole &= refusal == Refusal::TooMany;
+            }
         }
+        self.credit.use_up(changed.len());
+        let injected = table.inject(&changed, &self.prefixes, &replaced);
+        is_whole &= injected.unknown == 0;
         self.kept += injected.kept;
         for (refusal, count) in injected.refused {
             *self.refused.entry(refusal).or_default() += count;
+            is_whole &= !matches!(refusal, Refusal::TooOften | Refusal::NoRoom);
         }
-        self.ours.extend(injected.ours.into_iter().map(|ours| (ours.original, ours)));
+        let contents: HashMap<Tuple, u64> =
+            changed.iter().map(|entry| (entry.original, content(entry))).collect();
+        for ours in injected.ours {
+            let content = contents.get(&ours.original).copied().unwrap_or_default();
+            self.ours.insert(ours.original, Made { ours, content });
+        }
         let mut gone = part.gone;
         if part.end.is_some()
             && let Some(whole) = self.whole.take()
@@ -141,25 +219,53 @@ impl Arriving {
             gone.extend(self.ours.keys().filter(|tuple| !whole.contains(tuple)));
         }
         if self.stage == HandoverStage::Expected {
-            let gone: Vec<Ours> = gone.iter().filter_map(|tuple| self.ours.remove(tuple)).collect();
+            let gone: Vec<Ours> =
+                gone.iter().filter_map(|tuple| self.ours.remove(tuple)).map(|made| made.ours).collect();
             self.withdraw(table, gone)?;
         }
-        Ok(())
+        Ok(is_whole)
     }
 
-    /// A transfer is complete. Returns whether it was the first one, and how many connections there are.
-    pub(super) fn ended(&mut self, end: End) -> (bool, usize) {
+    /// Whether making it would change anything: it is not there as it is, or would end too early.
+    fn is_news(&self, entry: &Entry, now: BootTime) -> bool {
+        let Some(Made { ours, content: of_ours }) = self.ours.get(&entry.original) else { return true };
+        let half = Duration::from_secs(u64::from(entry.timeout_s / 2));
+        let lasts = ours.expires_at.since(now) >= half;
+        self.stage == HandoverStage::Expected && !(*of_ours == content(entry) && lasts)
+    }
+
+    /// A transfer is complete. Returns whether it was the first one.
+    pub(super) fn ended(&mut self, end: End) -> bool {
         (self.left, self.is_last) = (end.left, end.is_last);
-        (!std::mem::replace(&mut self.is_whole, true), self.ours.len())
+        !std::mem::replace(&mut self.is_whole, true)
+    }
+
+    /// How many connections there are, if the engine is to be told.
+    pub(super) fn news(&mut self, now: BootTime) -> Option<usize> {
+        let count = self.ours.len();
+        let is_known = self.told.is_some_and(|(before, is_last, at)| {
+            is_last == self.is_last && (before == count || now.since(at) < TOLD_EVERY)
+        });
+        if is_known {
+            return None;
+        }
+        self.told = Some((count, self.is_last, now));
+        Some(count)
     }
 
     /// Whether something is to be taken back.
     pub(super) fn has_work(&self) -> bool {
-        self.stage == HandoverStage::Failed && (!self.ours.is_empty() || !self.is_cleared)
+        self.stage == HandoverStage::Failed && (!self.ours.is_empty() || (self.has_made && !self.is_cleared))
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.has_ended && !self.has_work()
+    }
+
+    /// Where nothing is tracked there is nothing to be taken back.
+    pub(super) fn let_go(&mut self) {
+        self.ours.clear();
+        self.is_cleared = true;
     }
 
     /// Takes back what was made for one that did not come. If an earlier life of the agent did that, everything of its addresses goes.
@@ -167,7 +273,7 @@ impl Arriving {
     pub(super) fn take_back(&mut self, table: &mut dyn Table, staying: &[IpNet]) -> Result<usize, Trouble> {
         let before = self.withdrawn;
         if self.is_cleared {
-            let ours = self.ours.drain().map(|(_, ours)| ours).collect();
+            let ours = self.ours.drain().map(|(_, made)| made.ours).collect();
             self.withdraw(table, ours)?;
         } else {
             if !self.prefixes.is_empty() {
@@ -188,7 +294,8 @@ impl Arriving {
                 Ok(())
             }
             Err(error) => {
-                self.ours.extend(ours.into_iter().map(|ours| (ours.original, ours)));
+                // What they were made with does not matter any more.
+                self.ours.extend(ours.into_iter().map(|ours| (ours.original, Made { ours, content: 0 })));
                 Err(error)
             }
         }
@@ -215,16 +322,15 @@ impl Arriving {
 #[cfg(test)]
 mod tests {
     use super::super::transfer::{Reading, parts};
-    use super::super::trials::{Fake, reading, tcp};
+    use super::super::trials::{Fake, at, reading, tcp};
     use super::*;
-    use crate::conntrack::Entry;
     use std::collections::BTreeSet;
 
     const STAYING: &str = "10.65.0.3/32";
 
     fn wanted(stage: HandoverStage) -> WantedHandover {
         let prefixes = BTreeSet::from(["10.65.0.2/32".parse().unwrap()]);
-        WantedHandover { uid: "u".to_owned(), prefixes, stage, is_always: false }
+        WantedHandover { uid: "u".to_owned(), prefixes, stage, is_always: false, has_made: true }
     }
 
     fn arriving(stage: HandoverStage) -> Arriving {
@@ -244,7 +350,7 @@ mod tests {
         (before, now): (Option<&Reading>, &Reading),
     ) {
         for part in parts(before, now) {
-            one.deliver(table, connection, part, &staying()).unwrap();
+            one.deliver(table, connection, part, &staying(), at(1)).unwrap();
         }
     }
 
@@ -272,7 +378,7 @@ mod tests {
         assert_eq!(table.there(), [later.clone(), tcp(3)]);
         transfer(&mut one, &mut table, 1, (Some(&third), &reading(4, &[])));
         assert_eq!(table.there(), [later, tcp(3)], "Felix on the source has deleted them there");
-        assert_eq!((one.kept, one.ours.len()), (1, 2));
+        assert_eq!(one.ours.len(), 2);
     }
 
     #[test]
@@ -335,9 +441,56 @@ mod tests {
             Part { is_whole, changed, ..Part::default() }
         };
         for number in 0..80 {
-            one.deliver(&mut table, 1, part(number * 1024, number == 0), &[]).unwrap();
+            one.deliver(&mut table, 1, part(number * 1024, number == 0), &[], at(1)).unwrap();
         }
         assert_eq!((one.ours.len(), one.whole.as_ref().unwrap().len()), (ENTRIES_MAX, ENTRIES_MAX));
         assert_eq!(one.refused[&Refusal::TooMany], 80 * 1024 - ENTRIES_MAX);
+        assert!(one.asks(at(1)), "there will never be more");
+    }
+
+    /// What did not work comes again with a whole reading, in which only what is missing is made.
+    #[test]
+    fn what_could_not_be_made_is_asked_for_again() {
+        let (mut one, mut table) = (arriving(HandoverStage::Expected), Fake::default());
+        table.is_broken = true;
+        let first = reading(1, &[tcp(1), tcp(2)]);
+        let failed = one.deliver(&mut table, 1, parts(None, &first).remove(0), &staying(), at(0));
+        assert!(failed.is_err() && !one.asks(at(0)));
+        let again_at = one.again_at(at(0)).unwrap();
+        assert!(one.asks(again_at) && one.again_at(again_at).is_none());
+        table.is_broken = false;
+        table.refuses = 1;
+        let mut next = |connection, table: &mut Fake, at| {
+            one.deliver(table, connection, parts(None, &first).remove(0), &staying(), at).unwrap();
+            one.again_at(at)
+        };
+        let again_at = next(2, &mut table, again_at).expect("one is missing");
+        table.made = 0;
+        assert_eq!(next(3, &mut table, again_at), None);
+        assert_eq!((table.there(), table.made), (vec![tcp(1), tcp(2)], 1), "only the one that was missing");
+    }
+
+    #[test]
+    fn where_nothing_was_made_nothing_is_taken_back() {
+        let mut one = Arriving::default();
+        one.take(&WantedHandover { has_made: false, ..wanted(HandoverStage::Failed) });
+        assert!(!one.has_work());
+        let mut one = arriving(HandoverStage::Failed);
+        assert!(one.has_work(), "an earlier life may have");
+        one.let_go();
+        assert!(!one.has_work(), "nothing is tracked any more");
+    }
+
+    #[test]
+    fn the_engine_is_told_of_what_is_new_and_not_too_often() {
+        let (mut one, mut table) = (arriving(HandoverStage::Expected), Fake::default());
+        transfer(&mut one, &mut table, 1, (None, &reading(1, &[tcp(1)])));
+        let end = |is_last| End { number: 1, is_last, left: BTreeMap::new() };
+        assert!(one.ended(end(false)) && !one.ended(end(false)));
+        assert_eq!((one.news(at(0)), one.news(at(9000))), (Some(1), None));
+        transfer(&mut one, &mut table, 1, (Some(&reading(1, &[tcp(1)])), &reading(2, &[tcp(1), tcp(2)])));
+        assert_eq!((one.news(at(500)), one.news(at(1500))), (None, Some(2)));
+        one.ended(end(true));
+        assert_eq!(one.news(at(1501)), Some(2), "the last one at once");
     }
 }

@@ -130,6 +130,22 @@ impl Exchange {
         }
     }
 
+    /// There is this reading, for whoever has none: he came after it was made.
+    pub(super) fn offer(&self, topic: &Topic, reading: &Arc<Reading>) {
+        if let Some(offer) = self.offers().get(topic) {
+            offer.reading.send_if_modified(|newest| {
+                let is_news = newest.is_none();
+                newest.get_or_insert_with(|| Arc::clone(reading));
+                is_news
+            });
+        }
+    }
+
+    /// Returns when they are not wanted any more, or are to be asked for anew.
+    pub async fn unwanted(&self, topic: &Topic) {
+        let _ = self.0.wanted.subscribe().wait_for(|wanted| !wanted.contains(topic)).await;
+    }
+
     /// These are to be asked for.
     pub fn want(&self, topics: BTreeSet<Topic>) {
         self.0.wanted.send_if_modified(|wanted| {

@@ -72,6 +72,16 @@ impl Leaving {
         }
     }
 
+    /// Which of several that are due comes first: one that has left, then the one that has waited for longest.
+    pub(super) fn urgency(&self) -> (bool, BootTime) {
+        (self.stage != HandoverStage::Left, self.due)
+    }
+
+    /// What was read last, once there will be nothing more.
+    pub(super) fn last(&self) -> Option<&Arc<Reading>> {
+        self.newest.as_ref().filter(|_| self.is_finished)
+    }
+
     /// Reads them.
     pub(super) fn read(
         &mut self,
@@ -127,7 +137,7 @@ mod tests {
 
     fn wanted(stage: HandoverStage) -> WantedHandover {
         let prefixes = BTreeSet::from(["10.65.0.2/32".parse().unwrap()]);
-        WantedHandover { uid: "u".to_owned(), prefixes, stage, is_always: false }
+        WantedHandover { uid: "u".to_owned(), prefixes, stage, is_always: false, has_made: false }
     }
 
     fn leaving(stage: HandoverStage) -> Leaving {
@@ -157,6 +167,14 @@ mod tests {
     }
 
     #[test]
+    fn who_has_left_comes_first_and_then_who_has_waited_for_longest() {
+        let (mut one, other, left) =
+            (leaving(HandoverStage::Leaving), leaving(HandoverStage::Leaving), leaving(HandoverStage::Left));
+        one.read(|| at(1), &mut Pace::default(), |_| Ok(entries(&[]))).unwrap();
+        assert!(left.urgency() < other.urgency() && other.urgency() < one.urgency());
+    }
+
+    #[test]
     fn one_that_has_left_is_read_at_once_and_once() {
         let (mut one, mut pace) = (leaving(HandoverStage::Leaving), Pace { rest_until: Some(at(9000)) });
         one.read(|| at(1), &mut pace, |_| Ok(entries(&[tcp(1)]))).unwrap();
@@ -171,9 +189,10 @@ mod tests {
         assert_eq!((last.number, last.is_last), (2, true));
         one.finish(|entries| Ok(entries.len())).unwrap();
         assert_eq!((one.due(true, true, pace), one.loosened), (None, 2));
+        assert_eq!(one.last().map(|last| last.number), Some(2), "for whoever asks later");
         one.take(&wanted(HandoverStage::Left));
         assert_eq!(one.due(true, true, pace), None, "the same again");
         one.take(&wanted(HandoverStage::Leaving));
-        assert!(one.due(true, true, pace).is_some(), "it goes on here");
+        assert!(one.due(true, true, pace).is_some() && one.last().is_none(), "it goes on here");
     }
 }

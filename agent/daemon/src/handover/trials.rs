@@ -2,7 +2,7 @@
 
 use super::table::{Table, Trouble};
 use super::transfer::Reading;
-use crate::conntrack::{Entries, Entry, Injected, Ours, Tuple, Withdrawn, samples};
+use crate::conntrack::{Entries, Entry, Injected, Ours, Refusal, Tuple, Withdrawn, samples};
 use crate::netlink::socket::OpenError;
 use cutover_engine::BootTime;
 use ipnet::IpNet;
@@ -41,6 +41,9 @@ pub(super) struct Fake {
     pub(super) entries: Vec<Entry>,
     pub(super) is_broken: bool,
     pub(super) forgotten: usize,
+    /// So many of the next ones find no room.
+    pub(super) refuses: usize,
+    pub(super) made: usize,
     pub(super) stayed: Vec<IpNet>,
 }
 
@@ -75,12 +78,18 @@ impl Table for Fake {
                 injected.kept += 1;
                 continue;
             }
+            if self.refuses > 0 {
+                self.refuses -= 1;
+                *injected.refused.entry(Refusal::NoRoom).or_default() += 1;
+                continue;
+            }
+            self.made += 1;
             if is_there {
                 self.remove(|it| it.original == entry.original);
             }
             self.entries.push(entry.clone());
             let Entry { original, reply, .. } = *entry;
-            injected.ours.push(Ours { original, reply, expires_at: BootTime(0) });
+            injected.ours.push(Ours { original, reply, expires_at: at(3_600_000_000) });
             injected.done += 1;
         }
         injected

@@ -127,12 +127,11 @@ pub(crate) fn is_there() -> io::Result<bool> {
     }
 }
 
-/// Whether there is none, or a kernel that has no such thing.
+/// Whether there is none, or a kernel that has no such thing: no nfnetlink at all, no nf_tables, or not all of its expressions.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EINVAL)
-    )
+    const ABSENT: [i32; 5] =
+        [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::EINVAL];
+    error.raw_os_error().is_some_and(|code| ABSENT.contains(&code))
 }
 
 fn header(family: u8, resource: u16) -> [u8; 4] {
@@ -243,7 +242,7 @@ impl Batch {
 
 /// Sends requests, and waits for the answer to the one with this number, or the first error.
 fn converse(datagram: &[u8], last: u32) -> io::Result<()> {
-    let socket = netfilter::open(RECEIVE_BUFFER_BYTES, TIMEOUT_S).map_err(io::Error::other)?;
+    let socket = netfilter::open(RECEIVE_BUFFER_BYTES, TIMEOUT_S).map_err(|error| error.error)?;
     socket.send_to(datagram, &SocketAddr::new(0, 0), 0)?;
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     loop {
@@ -289,5 +288,15 @@ mod tests {
             }
             assert!(remove().unwrap() && !is_there().unwrap());
         });
+    }
+
+    #[test]
+    fn a_kernel_without_it_is_told_from_one_that_refuses() {
+        for (code, expected) in
+            [(libc::EPROTONOSUPPORT, true), (libc::EOPNOTSUPP, true), (libc::EPERM, false)]
+        {
+            assert_eq!(is_absent(&io::Error::from_raw_os_error(code)), expected, "{code}");
+        }
+        assert!(!is_absent(&io::Error::other("anything else")));
     }
 }

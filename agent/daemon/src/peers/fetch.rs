@@ -65,6 +65,8 @@ async fn connection(
     let mut ping = ping();
     let mut records = context.book.changes();
     let mut heard_at = Instant::now();
+    let unwanted = context.exchange.unwanted(topic);
+    let mut unwanted = std::pin::pin!(unwanted);
     loop {
         let message = match first.take() {
             Some(first) => Some(first),
@@ -75,6 +77,10 @@ async fn connection(
                     None
                 }
                 _ = records.changed() => None,
+                () = &mut unwanted => {
+                    part(&mut stream, &Message::Over).await;
+                    return Ok(End::UnwantedHere);
+                }
                 () = sleep_until(heard_at + SILENT_FOR) => {
                     return Err(Trouble::Late { step: "sign of life", within: SILENT_FOR });
                 }

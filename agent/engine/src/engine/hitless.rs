@@ -131,19 +131,19 @@ impl Engine {
     ) -> BTreeMap<Arc<EndpointKey>, WantedHandover> {
         let handover = |(key, conversation): (&Arc<EndpointKey>, &WantedConversation)| {
             let Hitless { departures, arrivals, .. } = &self.hitless;
-            let (uid, prefixes, stage) = match conversation.says {
+            let (uid, prefixes, stage, has_made) = match conversation.says {
                 Says::Source(_) => {
                     let departure = departures.get(key)?;
-                    (&departure.uid, &departure.prefixes, departure.handover())
+                    (&departure.uid, &departure.prefixes, departure.handover(), false)
                 }
                 Says::Target(_) => {
                     let arrival = arrivals.get(key)?;
-                    (&arrival.uid, &arrival.prefixes, arrival.handover())
+                    (&arrival.uid, &arrival.prefixes, arrival.handover(), arrival.has_connections)
                 }
             };
             let prefixes = addresses(&self.policy, prefixes).collect();
             let is_always = self.policy.handover == Handover::Always;
-            Some((Arc::clone(key), WantedHandover { uid: uid.clone(), prefixes, stage, is_always }))
+            Some((Arc::clone(key), WantedHandover { uid: uid.clone(), prefixes, stage, is_always, has_made }))
         };
         let is_wanted = self.policy.handover != Handover::Off;
         conversations.iter().filter(|_| is_wanted).filter_map(handover).collect()

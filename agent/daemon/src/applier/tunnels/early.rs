@@ -37,6 +37,11 @@ impl Early {
         waits
     }
 
+    /// Whether nothing has been started that the engine does not know yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What is wanted, with what has been started. What the engine has heard of by now is its own again.
     pub(super) fn over(&mut self, wanted: &Forwards, now: BootTime) -> Forwards {
         self.0.retain(|endpoint, (tunnel, at)| {

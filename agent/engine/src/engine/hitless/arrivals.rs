@@ -99,14 +99,20 @@ impl Engine {
         count: usize,
         at: BootTime,
     ) {
+        let arrival = self.hitless.arrivals.get_mut(key).filter(|it| it.uid == uid);
+        let mut is_news = arrival.is_some_and(|it| !std::mem::replace(&mut it.has_connections, true));
         self.locals.change(key, |local| {
             if local.machine.uid == uid && local.machine.phases.ended_at.is_none() {
                 let phases = &mut local.machine.phases;
+                let before = *phases;
                 phases.handed_over_at.get_or_insert(at);
                 phases.connections = u32::try_from(count).ok();
+                is_news |= *phases != before;
             }
         });
-        self.locals.memory_changed();
+        if is_news {
+            self.locals.memory_changed();
+        }
     }
 
     pub(super) fn keep_arrivals(&mut self, now: BootTime) {
@@ -178,6 +184,7 @@ impl Engine {
             from,
             began_at: now,
             prefixes: BTreeSet::new(),
+            has_connections: false,
             tunnel_id: self.draw_tunnel(),
             peer: None,
             is_ready: false,
