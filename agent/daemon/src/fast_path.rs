@@ -99,7 +99,7 @@ struct Prepared {
 pub struct Listeners {
     /// Hear of the routes of a family once all of them are installed, before `facts` hears of the announcement.
     pub written: ByFamily<UnboundedSender<Written>>,
-    /// Hears of each announcement before anything is done about it, and keeps nobody waiting.
+    /// Hears of each announcement when its routes are written, before `facts` does, and keeps nobody waiting.
     pub herald: Herald,
     /// Hears of each announcement when everything about it is done.
     pub facts: UnboundedSender<Fact>,

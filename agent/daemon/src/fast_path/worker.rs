@@ -128,7 +128,6 @@ impl Worker {
             warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
             return;
         };
-        self.listeners.herald.announced(record.generation);
         let prepared = self.shared.batches.take(record.generation);
         let mut seen = AnnouncementSeen {
             generation: record.generation,
@@ -168,6 +167,8 @@ impl Worker {
 }
 
 fn tell(listeners: &Listeners, seen: AnnouncementSeen) {
+    // ORDER: after the routes. Whoever it wakes has a real-time priority, too, and would take the processor from who writes them.
+    listeners.herald.announced(seen.generation);
     // The receiver is gone only while the agent stops.
     let _: Result<(), _> = listeners.facts.send(Fact::AnnouncementSeen(seen));
 }
