@@ -399,7 +399,7 @@ mod tests {
         for ends in [false, true] {
             let (mut one, mut table) = (arriving(HandoverStage::Expected), Fake::default());
             transfer(&mut one, &mut table, 1, (None, &reading(1, &[tcp(1), tcp(2)])));
-            table.entries.push(tcp(5));
+            table.add(tcp(5));
             if ends {
                 one.end()
             } else {

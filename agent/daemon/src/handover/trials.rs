@@ -6,7 +6,7 @@ use crate::conntrack::{Entries, Entry, Injected, Ours, Refusal, Tuple, Withdrawn
 use crate::netlink::socket::OpenError;
 use cutover_engine::BootTime;
 use ipnet::IpNet;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) fn trouble() -> Trouble {
 /// A table that does what it is told.
 #[derive(Debug, Default)]
 pub(super) struct Fake {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: BTreeMap<Tuple, Entry>,
     pub(super) is_broken: bool,
     pub(super) forgotten: usize,
     /// So many of the next ones find no room.
@@ -49,19 +49,17 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn with(entries: &[Entry]) -> Self {
-        Self { entries: entries.to_vec(), ..Self::default() }
+        let mut fake = Self::default();
+        entries.iter().for_each(|entry| fake.add(entry.clone()));
+        fake
+    }
+
+    pub(super) fn add(&mut self, entry: Entry) {
+        self.entries.insert(entry.original, entry);
     }
 
     pub(super) fn there(&self) -> Vec<Entry> {
-        let mut there = self.entries.clone();
-        there.sort_by_key(|entry| entry.original);
-        there
-    }
-
-    fn remove(&mut self, is_meant: impl Fn(&Entry) -> bool) -> usize {
-        let before = self.entries.len();
-        self.entries.retain(|entry| !is_meant(entry));
-        before - self.entries.len()
+        self.entries.values().cloned().collect()
     }
 
     fn works(&self) -> Result<(), Trouble> {
@@ -73,8 +71,7 @@ impl Table for Fake {
     fn inject(&mut self, entries: &[Entry], _: &[IpNet], ours: &HashSet<Tuple>) -> Injected {
         let mut injected = Injected::default();
         for entry in entries {
-            let is_there = self.entries.iter().rev().any(|it| it.original == entry.original);
-            if is_there && !ours.contains(&entry.original) {
+            if self.entries.contains_key(&entry.original) && !ours.contains(&entry.original) {
                 injected.kept += 1;
                 continue;
             }
@@ -84,10 +81,7 @@ impl Table for Fake {
                 continue;
             }
             self.made += 1;
-            if is_there {
-                self.remove(|it| it.original == entry.original);
-            }
-            self.entries.push(entry.clone());
+            self.add(entry.clone());
             let Entry { original, reply, .. } = *entry;
             injected.ours.push(Ours { original, reply, expires_at: at(3_600_000_000) });
             injected.done += 1;
@@ -97,7 +91,7 @@ impl Table for Fake {
 
     fn withdraw(&mut self, ours: &[Ours]) -> Result<Withdrawn, Trouble> {
         self.works()?;
-        let deleted = self.remove(|entry| ours.iter().any(|ours| ours.original == entry.original));
+        let deleted = ours.iter().filter(|ours| self.entries.remove(&ours.original).is_some()).count();
         Ok(Withdrawn { deleted, ..Withdrawn::default() })
     }
 
@@ -105,6 +99,8 @@ impl Table for Fake {
         self.works()?;
         self.forgotten += 1;
         self.stayed = staying.to_vec();
-        Ok(self.remove(|entry| addresses.iter().any(|prefix| prefix.contains(&entry.original.source))))
+        let before = self.entries.len();
+        self.entries.retain(|tuple, _| !addresses.iter().any(|prefix| prefix.contains(&tuple.source)));
+        Ok(before - self.entries.len())
     }
 }
