@@ -47,3 +47,20 @@ fn what_has_had_a_packet_is_told_from_what_has_not() {
     assert!(!is_as_made(&ours, &dumped(239, 0x03, entry.reply), later), "it began here");
     assert!(!is_as_made(&ours, &dumped(239, 0x0b, entry.original), later), "another one");
 }
+
+/// A peer that sends without end gets what a migration needs, and a VM leaves something for others.
+#[test]
+fn there_is_a_limit_to_how_much_is_made() {
+    let now = BootTime(1_000_000_000);
+    let (mut of_a_vm, mut of_a_host) = (Credit::of_a_vm(now), Credit::of_a_host(now));
+    for credit in [&mut of_a_vm, &mut of_a_host] {
+        assert!(credit.left(now) >= 2 * ENTRIES_MAX);
+        credit.use_up(2 * ENTRIES_MAX);
+    }
+    assert_eq!(of_a_vm.left(now), 0);
+    assert!(of_a_host.left(now) >= 2 * ENTRIES_MAX, "for another one");
+    of_a_vm.use_up(1);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(of_a_vm.left(later), ENTRIES_MAX / 8);
+    assert_eq!(of_a_vm.left(later + Duration::from_secs(3600)), 2 * ENTRIES_MAX, "it does not pile up");
+}
