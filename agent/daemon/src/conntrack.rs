@@ -253,7 +253,7 @@ impl Conntrack {
     }
 
     /// This host's own addresses.
-    pub fn host_addresses(&mut self) -> &BTreeSet<IpAddr> {
+    fn host_addresses(&mut self) -> &BTreeSet<IpAddr> {
         let now = clock::now();
         if self.host.0.is_empty() || now.since(self.host.1) > HOST_FOR {
             self.host = (tracking::host_addresses().collect(), now);
@@ -328,8 +328,8 @@ impl Conntrack {
     }
 
     /// Deletes what is known here of the connections of a VM that has been elsewhere or has gone, whatever position its addresses
-    /// have in them, but for those whose other end is in `staying`: the addresses of endpoints that are on this host, whose packets
-    /// keep them current. Returns how many.
+    /// have in them, but for those whose other end is this host, or is in `staying`: the addresses of endpoints that are on this host, whose
+    /// packets keep them current. Returns how many.
     ///
     /// To be called before a VM that was here before is injected: what is left of its last stay is not fresher than what comes.
     ///
@@ -339,9 +339,10 @@ impl Conntrack {
         let ends = |original: &Tuple, reply: &Tuple| {
             [original.source, original.destination, reply.source, reply.destination]
         };
+        let host = self.host_addresses().clone();
         let concerns = |original: &Tuple, reply: &Tuple| {
             let ends = ends(original, reply);
-            let is_current = |end| contain(staying, end) && !contain(addresses, end);
+            let is_current = |end| (host.contains(&end) || contain(staying, end)) && !contain(addresses, end);
             ends.iter().any(|end| contain(addresses, *end)) && !ends.into_iter().any(is_current)
         };
         let mut forgotten = 0;

@@ -30,12 +30,11 @@ use crate::conntrack::{Conntrack, Entries, is_tracking};
 use crate::logging::one_line;
 use arriving::Arriving;
 use cutover_engine::shared::{SharedMap, SharedSet};
-use cutover_engine::wanted::{HandoverStage, WantedHandover, WantedRoute};
+use cutover_engine::wanted::{WantedHandover, WantedRoute};
 use cutover_engine::{BootTime, EndpointKey, Fact, Wanted};
 use ipnet::IpNet;
 use leaving::{Leaving, Pace};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use table::Trouble;
@@ -138,18 +137,14 @@ impl Handover {
         let (mut leaving, mut arriving) = (BTreeMap::new(), BTreeMap::new());
         for (endpoint, wanted) in self.wanted.iter() {
             let topic = Topic { endpoint: EndpointKey::clone(endpoint), uid: wanted.uid.clone() };
-            match wanted.stage {
-                HandoverStage::Leaving | HandoverStage::Left => {
-                    let before = self.leaving.remove(&topic);
-                    let mut one = before.unwrap_or_else(Leaving::new);
-                    one.take(wanted);
-                    leaving.insert(topic, one);
-                }
-                HandoverStage::Expected | HandoverStage::Arrived | HandoverStage::Failed => {
-                    let mut one = self.arriving.remove(&topic).unwrap_or_default();
-                    one.take(wanted);
-                    arriving.insert(topic, one);
-                }
+            if wanted.stage.is_of_source() {
+                let mut one = self.leaving.remove(&topic).unwrap_or_else(Leaving::new);
+                one.take(wanted);
+                leaving.insert(topic, one);
+            } else {
+                let mut one = self.arriving.remove(&topic).unwrap_or_default();
+                one.take(wanted);
+                arriving.insert(topic, one);
             }
         }
         self.leaving = leaving;
@@ -168,10 +163,9 @@ impl Handover {
         let Delivery { topic, connection, part } = delivery;
         let Some(one) = self.arriving.get_mut(&topic) else { return };
         let (end, now) = (part.end.clone(), clock::now());
-        let delivered = open(&mut self.conntrack).and_then(|table| {
-            let staying = staying(&self.routes, table.host_addresses());
-            one.deliver(table, connection, part, &staying, now)
-        });
+        let staying = || staying(&self.routes);
+        let delivered =
+            open(&mut self.conntrack).and_then(|table| one.deliver(table, connection, part, &staying, now));
         self.delivered = delivered.err().map(|error| one_line(&error).to_string());
         if self.delivered.is_some() {
             return;
@@ -255,11 +249,8 @@ impl Handover {
                 one.let_go();
                 continue;
             }
-            let taken_back = open(&mut self.conntrack).and_then(|table| {
-                let staying = staying(&self.routes, table.host_addresses());
-                one.take_back(table, &staying)
-            });
-            match taken_back {
+            let staying = || staying(&self.routes);
+            match open(&mut self.conntrack).and_then(|table| one.take_back(table, &staying)) {
                 Ok(count) => {
                     debug!(endpoint = %topic.endpoint, uid = topic.uid, count, "tracked connections are taken back");
                 }
@@ -295,10 +286,9 @@ impl Handover {
     }
 }
 
-/// What has its connections on this host: the other virtual machines, and the host itself.
-fn staying(routes: &SharedSet<WantedRoute>, host: &BTreeSet<IpAddr>) -> Vec<IpNet> {
-    let routed = routes.iter().map(|route| route.destination);
-    routed.chain(host.iter().copied().map(IpNet::from)).collect()
+/// The other virtual machines of this host, whose connections are here.
+fn staying(routes: &SharedSet<WantedRoute>) -> Vec<IpNet> {
+    routes.iter().map(|route| route.destination).collect()
 }
 
 fn open(conntrack: &mut Option<Conntrack>) -> Result<&mut Conntrack, Trouble> {

@@ -14,6 +14,8 @@ pub mod applier;
 mod atomic_file;
 pub mod bpf;
 pub mod clock;
+#[cfg(test)]
+mod committed;
 pub mod conntrack;
 pub mod control;
 pub mod datastore;

@@ -14,7 +14,6 @@
 
 use std::io;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 use tracing::debug;
 
@@ -24,7 +23,7 @@ const REAL_TIME_PRIORITY: libc::c_int = 1;
 const NICENESS: libc::c_int = -20;
 
 /// The priority of the calling thread.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Priority {
     is_real_time: bool,
 }
@@ -88,12 +87,7 @@ pub fn raise_priority(spin: Duration) {
 /// Does each step of something with an ordinary priority, whatever its thread has while it waits.
 pub(crate) async fn ordinary<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
-    std::future::poll_fn(|context| {
-        let priority = Priority::current();
-        let mut step = || -> Poll<T> { work.as_mut().poll(context) };
-        priority.while_ordinary(&mut step)
-    })
-    .await
+    std::future::poll_fn(|context| Priority::current().while_ordinary(|| work.as_mut().poll(context))).await
 }
 
 fn schedule(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {

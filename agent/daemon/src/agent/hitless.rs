@@ -2,7 +2,7 @@
 //! forwards and takes what is forwarded. It says nothing itself.
 
 use super::parts::Parts;
-use super::start::RunError;
+use super::start::{RunError, io_error};
 use crate::applier::WantedReceiver;
 use crate::applier::tunnels::{TunnelApplier, TunnelReport};
 use crate::control::TunnelStatus;
@@ -14,7 +14,6 @@ use crate::peers::{self, Herald, PeersReport, Ways};
 use crate::settings::Settings;
 use cutover_engine::Fact;
 use cutover_engine::view::{ForwardView, ReceptionView};
-use std::io;
 use std::path::Path;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
@@ -41,6 +40,7 @@ impl Hitless {
         (facts, herald): (&UnboundedSender<Fact>, Herald),
         hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
+        let no_thread = io_error("start a thread");
         let (starts_in, starts) = mpsc::unbounded_channel();
         let handover = Handover::new(facts.clone());
         let handovers = handover.report();
@@ -74,10 +74,6 @@ impl Hitless {
         parts.start_prompt("the tunnel applier", "cutover-tunnel", run).map_err(no_thread)?;
         Ok(Self { peers, tunnels, handovers, libvirt })
     }
-}
-
-const fn no_thread(error: io::Error) -> RunError {
-    RunError::Io { step: "start a thread", error }
 }
 
 /// What `cutover status` shows of it.

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 
@@ -66,10 +66,11 @@ impl Parts {
         thread: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        self.start_on_thread(name, thread, || {}, task)
+        let runtime = Builder::new_current_thread().enable_time().build()?;
+        self.start_on_thread(name, thread, runtime, || {}, task)
     }
 
-    /// The same, for whoever has to act at once: it waits with a real-time priority, and does with an ordinary one what takes long
+    /// The same, for whoever has to act at once, and may use sockets: it waits with a real-time priority, and does with an ordinary one what takes long
     /// ([`crate::priority`]).
     ///
     /// # Errors
@@ -80,20 +81,21 @@ impl Parts {
         thread: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        self.start_on_thread(name, thread, || raise_priority(Duration::ZERO), task)
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        self.start_on_thread(name, thread, runtime, || raise_priority(Duration::ZERO), task)
     }
 
     fn start_on_thread(
         &mut self,
         name: &'static str,
         thread: &'static str,
+        runtime: Runtime,
         prepare: impl FnOnce() + Send + 'static,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
         let task = self.progress.of(name, task);
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let (ended_in, ended) = oneshot::channel();
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name(thread.into()).spawn(move || {
             let until_stopped = async {
                 tokio::select! {

@@ -92,7 +92,7 @@ pub enum RunError {
     },
 }
 
-fn io_error(step: &'static str) -> impl Fn(io::Error) -> RunError + Copy {
+pub(super) fn io_error(step: &'static str) -> impl Fn(io::Error) -> RunError + Copy {
     move |error| RunError::Io { step, error }
 }
 

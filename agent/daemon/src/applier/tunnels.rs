@@ -225,10 +225,8 @@ impl TunnelApplier {
     }
 
     fn apply_ordinary(&mut self) -> Option<BootTime> {
-        let priority = std::mem::take(&mut self.priority);
-        let due = priority.while_ordinary(|| self.apply());
-        self.priority = priority;
-        due
+        let priority = self.priority;
+        priority.while_ordinary(|| self.apply())
     }
 
     /// Takes newer wanted sets in; whether they differ.

@@ -5,11 +5,9 @@
 
 use super::entry::Tuple;
 use super::message::{self, Dumped, GET, Position};
-use crate::netlink::netfilter;
+use crate::netlink::netfilter::{self, Answer};
 use crate::netlink::socket::{OpenError, RECEIVE_BUFFER_BYTES};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr};
 use std::io;
 use std::net::IpAddr;
@@ -46,15 +44,13 @@ pub(super) struct Asker {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
-    /// Answers to the last question were lost.
-    is_overrun: bool,
 }
 
 impl Asker {
     /// In the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, OpenError> {
         let socket = netfilter::open(RECEIVE_BUFFER_BYTES, TIMEOUT_S)?;
-        Ok(Self { socket, buffer: vec![0; DATAGRAM_BYTES_MAX], sequence: 0, is_overrun: false })
+        Ok(Self { socket, buffer: vec![0; DATAGRAM_BYTES_MAX], sequence: 0 })
     }
 
     /// Dumps everything, in both families.
@@ -105,10 +101,10 @@ impl Asker {
             }
         });
         match ended? {
-            0 if self.is_overrun => Ok(End::Disturbed),
-            0 => Ok(end),
-            libc::EINTR | libc::EBUSY | libc::EAGAIN => Ok(End::Disturbed),
-            code => Err(ReadError { step: "dump", error: io::Error::from_raw_os_error(code) }),
+            (0, true) => Ok(End::Disturbed),
+            (0, false) => Ok(end),
+            (libc::EINTR | libc::EBUSY | libc::EAGAIN, _) => Ok(End::Disturbed),
+            (code, _) => Err(ReadError { step: "dump", error: io::Error::from_raw_os_error(code) }),
         }
     }
 
@@ -156,60 +152,12 @@ impl Asker {
         sent.map(|_| ()).map_err(|error| ReadError { step: "send", error })
     }
 
-    /// Reads messages until one of them is the last.
+    /// Reads answers until one of them is the last. Says as well whether some were lost before.
     fn receive_until<T>(
         &mut self,
-        mut take: impl FnMut(&Answer<'_>) -> ControlFlow<T>,
-    ) -> Result<T, ReadError> {
-        self.is_overrun = false;
-        loop {
-            let mut free = &mut self.buffer[..];
-            let (length, sender) = match self.socket.recv_from(&mut free, 0) {
-                Ok(received) => received,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => continue,
-                    Some(libc::ENOBUFS) => {
-                        self.is_overrun = true;
-                        continue;
-                    }
-                    _ => return Err(ReadError { step: "recv", error }),
-                },
-            };
-            // Another process with CAP_NET_ADMIN can send to this socket, too.
-            if sender.port_number() != 0 {
-                continue;
-            }
-            let mut rest = &self.buffer[..length];
-            while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-                let answer = Answer {
-                    kind: message.message_type(),
-                    flags: message.flags(),
-                    sequence: message.sequence_number(),
-                    payload: message.payload(),
-                };
-                if let ControlFlow::Break(last) = take(&answer) {
-                    return Ok(last);
-                }
-                match rest.get((message.length() as usize).next_multiple_of(4)..) {
-                    Some(next) => rest = next,
-                    None => break,
-                }
-            }
-        }
-    }
-}
-
-struct Answer<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
-}
-
-impl Answer<'_> {
-    /// The positive error, or 0 for the end, if this ends something.
-    fn error(&self) -> Option<i32> {
-        let code = || self.payload.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-        matches!(self.kind, NLMSG_DONE | NLMSG_ERROR).then(|| code().saturating_neg())
+        take: impl FnMut(&Answer<'_>) -> ControlFlow<T>,
+    ) -> Result<(T, bool), ReadError> {
+        netfilter::receive_until(&self.socket, &mut self.buffer, take)
+            .map_err(|error| ReadError { step: "recv", error })
     }
 }

@@ -20,6 +20,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// LIMIT: how often the engine is told that it is one more.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// What is routed to virtual machines of this host: asked for when it is needed, which is seldom.
+pub(super) type Staying<'a> = &'a dyn Fn() -> Vec<IpNet>;
+
 /// A connection that was made here.
 #[derive(Debug)]
 struct Made {
@@ -138,7 +141,7 @@ impl Arriving {
         table: &mut dyn Table,
         connection: u64,
         part: Part,
-        staying: &[IpNet],
+        staying: Staying<'_>,
         now: BootTime,
     ) -> Result<(), Trouble> {
         // What comes late on an older connection is older as well.
@@ -153,13 +156,13 @@ impl Arriving {
         }
         self.connection = connection;
         let is_end = part.end.is_some();
-        let is_whole = self.use_part(table, part, staying, now);
-        match is_whole {
+        let used = self.use_part(table, part, staying, now);
+        match used {
             Ok(true) if is_end => self.back_off.reset(),
             Ok(true) => {}
             Ok(false) | Err(_) => self.again_at = Some(now + self.back_off.next_pause()),
         }
-        is_whole.map(drop)
+        used.map(drop)
     }
 
     /// Says whether all of it that can be made has been.
@@ -167,7 +170,7 @@ impl Arriving {
         &mut self,
         table: &mut dyn Table,
         part: Part,
-        staying: &[IpNet],
+        staying: Staying<'_>,
         now: BootTime,
     ) -> Result<bool, Trouble> {
         if self.stage == HandoverStage::Expected && !self.is_cleared {
@@ -270,7 +273,11 @@ impl Arriving {
 
     /// Takes back what was made for one that did not come. If an earlier life of the agent did that, everything of its addresses goes.
     /// Returns how many there were.
-    pub(super) fn take_back(&mut self, table: &mut dyn Table, staying: &[IpNet]) -> Result<usize, Trouble> {
+    pub(super) fn take_back(
+        &mut self,
+        table: &mut dyn Table,
+        staying: Staying<'_>,
+    ) -> Result<usize, Trouble> {
         let before = self.withdrawn;
         if self.is_cleared {
             let ours = self.ours.drain().map(|(_, made)| made.ours).collect();
@@ -302,8 +309,8 @@ impl Arriving {
     }
 
     /// What is routed to others here.
-    fn others(&self, staying: &[IpNet]) -> Vec<IpNet> {
-        staying.iter().filter(|prefix| !self.prefixes.contains(prefix)).copied().collect()
+    fn others(&self, staying: Staying<'_>) -> Vec<IpNet> {
+        staying().into_iter().filter(|prefix| !self.prefixes.contains(prefix)).collect()
     }
 
     pub(super) fn status(&self, topic: &Topic) -> HandoverStatus {
@@ -350,7 +357,7 @@ mod tests {
         (before, now): (Option<&Reading>, &Reading),
     ) {
         for part in parts(before, now) {
-            one.deliver(table, connection, part, &staying(), at(1)).unwrap();
+            one.deliver(table, connection, part, &staying, at(1)).unwrap();
         }
     }
 
@@ -406,9 +413,9 @@ mod tests {
                 one.take(&wanted(HandoverStage::Failed))
             }
             table.is_broken = true;
-            assert!(one.take_back(&mut table, &staying()).is_err() && one.has_work());
+            assert!(one.take_back(&mut table, &staying).is_err() && one.has_work());
             table.is_broken = false;
-            assert_eq!(one.take_back(&mut table, &staying()).unwrap(), 2);
+            assert_eq!(one.take_back(&mut table, &staying).unwrap(), 2);
             assert_eq!(table.there(), [tcp(5)], "somebody else's");
             assert!(!one.has_work() && one.is_over() == ends);
             transfer(&mut one, &mut table, 1, (None, &reading(2, &[tcp(1)])));
@@ -420,7 +427,7 @@ mod tests {
     fn what_an_earlier_life_made_is_taken_back_by_its_addresses() {
         let (mut one, mut table) = (arriving(HandoverStage::Failed), Fake::with(&[tcp(1)]));
         assert!(one.has_work());
-        assert_eq!(one.take_back(&mut table, &staying()).unwrap(), 1);
+        assert_eq!(one.take_back(&mut table, &staying).unwrap(), 1);
         assert!(!one.has_work() && table.there().is_empty());
     }
 
@@ -441,7 +448,7 @@ mod tests {
             Part { is_whole, changed, ..Part::default() }
         };
         for number in 0..80 {
-            one.deliver(&mut table, 1, part(number * 1024, number == 0), &[], at(1)).unwrap();
+            one.deliver(&mut table, 1, part(number * 1024, number == 0), &Vec::new, at(1)).unwrap();
         }
         assert_eq!((one.ours.len(), one.whole.as_ref().unwrap().len()), (ENTRIES_MAX, ENTRIES_MAX));
         assert_eq!(one.refused[&Refusal::TooMany], 80 * 1024 - ENTRIES_MAX);
@@ -454,14 +461,14 @@ mod tests {
         let (mut one, mut table) = (arriving(HandoverStage::Expected), Fake::default());
         table.is_broken = true;
         let first = reading(1, &[tcp(1), tcp(2)]);
-        let failed = one.deliver(&mut table, 1, parts(None, &first).remove(0), &staying(), at(0));
+        let failed = one.deliver(&mut table, 1, parts(None, &first).remove(0), &staying, at(0));
         assert!(failed.is_err() && !one.asks(at(0)));
         let again_at = one.again_at(at(0)).unwrap();
         assert!(one.asks(again_at) && one.again_at(again_at).is_none());
         table.is_broken = false;
         table.refuses = 1;
         let mut next = |connection, table: &mut Fake, at| {
-            one.deliver(table, connection, parts(None, &first).remove(0), &staying(), at).unwrap();
+            one.deliver(table, connection, parts(None, &first).remove(0), &staying, at).unwrap();
             one.again_at(at)
         };
         let again_at = next(2, &mut table, again_at).expect("one is missing");

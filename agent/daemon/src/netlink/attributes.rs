@@ -1,4 +1,4 @@
-//! Attributes of nfnetlink messages, read where they lie and written in order. Pure; knows no subsystem.
+//! Attributes of netlink messages, read where they lie and written in order. Pure; knows no subsystem.
 //!
 //! Who uses it names the attributes: [`crate::felix`] those of nf_tables, [`crate::conntrack`] those of connection tracking.
 

@@ -3,9 +3,9 @@
 //! Owns one request on a socket of its own, in the network namespace of the calling thread, with all of its answers. What they mean is
 //! the business of whoever asks. What is followed all the time is read by [`super::monitor`].
 
+use super::attributes;
 use netlink_packet_core::{
     DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
-    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
@@ -66,10 +66,8 @@ pub(super) fn link_byte(payload: &[u8], kind: u16) -> Option<u8> {
     link_attribute(payload, kind)?.first().copied()
 }
 
-fn link_attribute(payload: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let attributes = payload.get(IFINFO_BYTES..)?;
-    let found = NlasIterator::new(attributes).map_while(Result::ok).find(|it| it.kind() == kind)?;
-    Some(found.value().to_vec())
+fn link_attribute(payload: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes::find(payload.get(IFINFO_BYTES..)?, kind)
 }
 
 /// The answers, and whether the kernel does not say that something is missing.

@@ -9,9 +9,10 @@
 
 use super::attributes::Attributes;
 use super::netfilter::{self, put};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST};
 use netlink_sys::SocketAddr;
 use std::io;
+use std::ops::ControlFlow;
 
 /// Of family inet.
 pub(crate) const TABLE: &str = "cutover";
@@ -245,32 +246,12 @@ fn converse(datagram: &[u8], last: u32) -> io::Result<()> {
     let socket = netfilter::open(RECEIVE_BUFFER_BYTES, TIMEOUT_S).map_err(|error| error.error)?;
     socket.send_to(datagram, &SocketAddr::new(0, 0), 0)?;
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-    loop {
-        let (length, sender) = match socket.recv_from(&mut &mut buffer[..], 0) {
-            Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
-            received => received?,
-        };
-        // Another process with CAP_NET_ADMIN can send to this socket, too.
-        if sender.port_number() != 0 {
-            continue;
-        }
-        let mut rest = &buffer[..length];
-        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-            if message.message_type() == NLMSG_ERROR {
-                let code = message.payload().first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                if code != 0 {
-                    return Err(io::Error::from_raw_os_error(code.saturating_neg()));
-                }
-                if message.sequence_number() == last {
-                    return Ok(());
-                }
-            }
-            match rest.get((message.length() as usize).next_multiple_of(4)..) {
-                Some(next) => rest = next,
-                None => break,
-            }
-        }
-    }
+    let answered = netfilter::receive_until(&socket, &mut buffer, |answer| match answer.error() {
+        Some(0) if answer.sequence == last => ControlFlow::Break(Ok(())),
+        Some(0) | None => ControlFlow::Continue(()),
+        Some(code) => ControlFlow::Break(Err(io::Error::from_raw_os_error(code))),
+    });
+    answered?.0
 }
 
 #[cfg(test)]

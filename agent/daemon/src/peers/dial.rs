@@ -24,9 +24,9 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(2500);
 /// LIMIT: two round trips and two signatures, on a busy host.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
 /// LIMIT: longer than a source waits for a migration to be known to it, too.
-const WELCOME_WITHIN: Duration = Duration::from_secs(6);
+pub(super) const WELCOME_WITHIN: Duration = Duration::from_secs(6);
 /// LIMIT: a migration lasts for seconds, and who is back should be found while it does.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Has one conversation until nobody wants it any more.
 pub(super) async fn run(context: Context, conversation: Arc<Conversation>) {

@@ -7,24 +7,18 @@
 //! [`Exchange::wanted`]: crate::handover::Exchange::wanted
 
 use super::context::Context;
-use super::dial::reach;
+use super::dial::{PAUSE_MAX, WELCOME_WITHIN, reach};
 use super::message::{Hello, Inbox, Message, PART_MAX};
 use super::record::{Peer, VERSION};
 use super::table::{Conversation, Topic};
-use super::talk::{End, PING_EVERY, SILENT_FOR, Trouble, part, within, write};
+use super::talk::{End, SILENT_FOR, Trouble, part, pings, within, write};
 use crate::handover::{self, Delivery, parts};
 use crate::retry::BackOff;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
-
-/// LIMIT: longer than a source waits for a migration to be known to it, too.
-const ANSWER_WITHIN: Duration = Duration::from_secs(6);
-/// LIMIT: a migration lasts for seconds, and who is back should be found while it does.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 fn topic_of(topic: &Topic) -> handover::Topic {
     handover::Topic { endpoint: topic.endpoint.clone(), uid: topic.uid.clone() }
@@ -61,8 +55,8 @@ async fn connection(
     write(&mut stream, &Message::Fetch(hello)).await?;
     let number = context.exchange.next_connection();
     let mut inbox = Inbox::up_to(PART_MAX);
-    let mut first = Some(within(ANSWER_WITHIN, "answer", inbox.next(&mut stream)).await?);
-    let mut ping = ping();
+    let mut first = Some(within(WELCOME_WITHIN, "answer", inbox.next(&mut stream)).await?);
+    let mut ping = pings();
     let mut records = context.book.changes();
     let mut heard_at = Instant::now();
     let unwanted = context.exchange.unwanted(topic);
@@ -117,7 +111,7 @@ pub(super) async fn tell(
     let mut asked = context.exchange.ask(&topic_of(&conversation.topic));
     asked.readings.mark_changed();
     let mut sent = None;
-    let mut ping = ping();
+    let mut ping = pings();
     let mut records = context.book.changes();
     let mut heard_at = Instant::now();
     write(&mut stream, &Message::Ping).await?;
@@ -157,10 +151,4 @@ pub(super) async fn tell(
             }
         }
     }
-}
-
-fn ping() -> tokio::time::Interval {
-    let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ping
 }

@@ -14,11 +14,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 /// LIMIT: how often each side shows that it is there. That also keeps the underlay's neighbour entry, which the first forwarded packet
 /// needs.
-pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// LIMIT: three signs of life that did not come.
 pub(super) const SILENT_FOR: Duration = Duration::from_millis(3500);
 /// LIMIT: what is written fits into the buffers of a peer that reads; one that has not read for this long does not.
@@ -105,6 +105,13 @@ pub(super) async fn part(stream: &mut (impl AsyncWrite + Unpin), message: &Messa
     }
 }
 
+/// When signs of life are due.
+pub(super) fn pings() -> Interval {
+    let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pings
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(super) struct Line<'a, S> {
@@ -124,8 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     pub(super) async fn talk(self, context: &Context) -> Result<End, Trouble> {
         let Self { mut stream, mut inbox, conversation, number, peer, mut says } = self;
         let mut records = context.book.changes();
-        let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ping = pings();
         let mut heard_at = Instant::now();
         let mut allowance = Allowance::new(heard_at);
         let replaced = conversation.replaced(number);

@@ -938,11 +938,7 @@ async fn a_part_on_the_wrong_connection_ends_it() {
 /// takes nothing back.
 #[tokio::test]
 async fn an_announcement_is_told_and_heard_at_once() {
-    let (mut source, mut target) = (Agent::new("here"), Agent::new("there"));
-    source.knows(&target);
-    target.knows(&source);
-    source.start();
-    target.start();
+    let (mut source, target) = pair();
     let says = |is_announced| {
         Says::Target(TargetSays { tunnel_id: 7, is_ready: true, is_announced, has_failed: false })
     };

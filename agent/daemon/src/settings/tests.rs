@@ -341,15 +341,7 @@ fn settings_read_at_start_are_named_when_they_change() {
 /// Set CUTOVER_REGENERATE=1 to write the file instead.
 #[test]
 fn the_committed_page_is_up_to_date() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
-    if std::env::var_os("CUTOVER_REGENERATE").is_some() {
-        std::fs::write(&path, reference::markdown()).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == reference::markdown(),
-        "run CUTOVER_REGENERATE=1 cargo test -p cutover-daemon the_committed_page"
-    );
+    crate::committed::check("configuration.md", &reference::markdown());
 }
 
 proptest! {

@@ -11,7 +11,6 @@ use cutover_engine::machine::{Input, State, Transition};
 pub(in crate::observe) use cutover_engine::view::EndpointView;
 use cutover_engine::view::{FelixView, LossView, RouteView};
 use cutover_engine::{BootTime, EndpointKey, Notice};
-use std::path::Path;
 
 /// Of a host's endpoints, the one with this number.
 pub(in crate::observe) fn endpoint(number: u64) -> EndpointView {
@@ -221,15 +220,7 @@ fn the_page_of_a_full_host_is_small() {
 /// Set CUTOVER_REGENERATE=1 to write the file instead.
 #[test]
 fn the_committed_page_is_up_to_date() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
-    if std::env::var_os("CUTOVER_REGENERATE").is_some() {
-        std::fs::write(&path, reference::markdown()).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == reference::markdown(),
-        "run CUTOVER_REGENERATE=1 cargo test -p cutover-daemon the_committed_page"
-    );
+    crate::committed::check("metrics.md", &reference::markdown());
 }
 
 #[test]
