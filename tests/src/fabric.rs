@@ -296,7 +296,28 @@ impl Fabric {
     /// Who chooses between source and target for everybody else: the third host for itself, with eBGP the ToR.
     #[must_use]
     pub fn last_hop(&self) -> Router<'_> {
-        self.router(if self.shape == Shape::Tor { Who::Middle } else { Who::Third })
+        self.router(self.who_is_last_hop())
+    }
+
+    fn who_is_last_hop(&self) -> Who {
+        if self.shape == Shape::Tor { Who::Middle } else { Who::Third }
+    }
+
+    /// From now on the routes of the target and of the last hop are recorded by threads that have done `prepare`. Earlier marks
+    /// count no longer.
+    ///
+    /// # Panics
+    /// A full mesh has no middle.
+    pub fn record_with(&mut self, prepare: impl FnOnce() + Clone + Send + 'static) {
+        for who in [Who::Target, self.who_is_last_hop()] {
+            let watch = RouteWatch::start_with(self.router(who).host.namespace(), prepare.clone());
+            *match who {
+                Who::Source => &mut self.scene.source.watch,
+                Who::Target => &mut self.scene.target.watch,
+                Who::Third => &mut self.third.watch,
+                Who::Middle => &mut self.middle.as_mut().expect("a full mesh has no middle").watch,
+            } = watch;
+        }
     }
 
     /// The addresses by which others know a router as a next hop, also the link-local ones.

@@ -92,7 +92,7 @@ impl Host {
         guest.ip("link set eth0 up");
     }
 
-    /// What QEMU sends to another host becomes so slow that the migration of a guest of 128 MiB takes ten seconds. Everything else
+    /// What QEMU sends to another host becomes so slow that the migration of a guest of 128 MiB takes twenty seconds. Everything else
     /// is as fast as before.
     ///
     /// # Panics
@@ -100,7 +100,7 @@ impl Host {
     pub fn slow_migrations_down(&self) {
         self.shape(&[
             "qdisc add dev eth0 root handle 1: htb",
-            "class add dev eth0 parent 1: classid 1:3 htb rate 40mbit burst 256k quantum 60000",
+            "class add dev eth0 parent 1: classid 1:3 htb rate 20mbit burst 256k quantum 60000",
             // libvirt takes ports from 49152 on for what QEMU sends.
             "filter add dev eth0 parent 1: protocol ip u32 \
              match ip protocol 6 0xff match ip dport 49152 0xc000 flowid 1:3",

@@ -48,6 +48,7 @@ pub mod resources;
 pub mod route_history;
 pub mod route_watch;
 pub mod scene;
+pub mod script;
 pub mod statistics;
 pub mod stream;
 pub mod tap;

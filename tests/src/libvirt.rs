@@ -10,11 +10,11 @@ use crate::hypervisor::{Image, Qmp, command_line};
 use crate::lab::Lab;
 use crate::release::build_folder;
 use crate::resources::Port;
+use crate::script;
 use crate::wait;
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -266,8 +266,7 @@ impl Libvirt {
             self.first_pid,
             self.root().display()
         );
-        fs::write(&script, text).expect("space on the disk");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        script::install(&script, &text);
         script
     }
 
@@ -285,8 +284,7 @@ impl Libvirt {
             self.root().display(),
             self.folder.display()
         );
-        fs::write(&script, text).expect("space on the disk");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        script::install(&script, &text);
         script
     }
 

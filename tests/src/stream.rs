@@ -4,7 +4,7 @@
 
 mod record;
 
-pub use record::{ByteRecord, DatagramRecord};
+pub use record::{ByteRecord, DatagramRecord, Gap};
 
 use crate::namespace::Namespace;
 use crate::vm::ECHO_PORT;

@@ -67,13 +67,22 @@ impl DatagramRecord {
         self.overtaken
     }
 
-    /// How many runs of lost datagrams there are, one after the other. All go the same way: a guest that stopped in one place
-    /// and went on in another leaves one gap.
+    /// The runs of lost datagrams, one after the other. All go the same way: a guest that stopped in one place and went on in another
+    /// leaves one gap.
     #[must_use]
-    pub fn gaps(&self) -> usize {
-        let is_lost: Vec<bool> = self.datagrams.iter().map(|(_, answer)| answer.is_none()).collect();
-        let begins = |pair: &&[bool]| !pair[0] && pair[1];
-        usize::from(is_lost.first() == Some(&true)) + is_lost.windows(2).filter(begins).count()
+    pub fn gaps(&self) -> Vec<Gap> {
+        let mut gaps: Vec<Gap> = Vec::new();
+        let mut is_open = false;
+        for (sent, answer) in &self.datagrams {
+            let is_lost = answer.is_none();
+            match gaps.last_mut() {
+                Some(gap) if is_open && is_lost => (gap.last, gap.count) = (*sent, gap.count + 1),
+                _ if is_lost => gaps.push(Gap { first: *sent, last: *sent, count: 1 }),
+                _ => {}
+            }
+            is_open = is_lost;
+        }
+        gaps
     }
 
     /// When the first answer came to a datagram that was sent at this time or later.
@@ -105,6 +114,17 @@ impl DatagramRecord {
     fn answers(&self) -> impl Iterator<Item = BootTime> + '_ {
         self.datagrams.iter().filter_map(|(_, answer)| *answer)
     }
+}
+
+/// Datagrams that were sent one after the other and never answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// When the first one was sent.
+    pub first: BootTime,
+    /// When the last one was sent.
+    pub last: BootTime,
+    /// How many there are.
+    pub count: usize,
 }
 
 /// What came back on a byte stream that counts in steps of eight.
@@ -166,7 +186,7 @@ mod tests {
         assert_eq!((record.repeated(), record.overtaken()), (1, 0));
         assert_eq!(record.lost().collect::<Vec<_>>(), [ms(2), ms(3)]);
         assert_eq!((record.lost_since(ms(3)), record.lost_since(ms(4))), (1, 0));
-        assert_eq!(record.gaps(), 1);
+        assert_eq!(record.gaps().len(), 1);
         assert_eq!(record.longest_silence(), Duration::from_millis(6));
         assert_eq!(record.last_answer_before(ms(5)), Some(ms(2)));
         assert_eq!(record.first_answer_since(ms(5)), Some(ms(8)));
@@ -193,10 +213,11 @@ mod tests {
             let answered: Vec<_> = answered.iter().map(|number| (*number, ms(100))).collect();
             DatagramRecord::new((0..6).map(ms).collect(), &answered).gaps()
         };
-        assert_eq!(gaps(&[0, 1, 2, 3, 4, 5]), 0);
-        assert_eq!(gaps(&[]), 1);
-        assert_eq!(gaps(&[2, 3]), 2, "before and after");
-        assert_eq!(gaps(&[0, 2, 4]), 3);
+        let gap = |first, last, count| Gap { first: ms(first), last: ms(last), count };
+        assert_eq!(gaps(&[0, 1, 2, 3, 4, 5]), []);
+        assert_eq!(gaps(&[]), [gap(0, 5, 6)]);
+        assert_eq!(gaps(&[2, 3]), [gap(0, 1, 2), gap(4, 5, 2)]);
+        assert_eq!(gaps(&[0, 2, 4]), [gap(1, 1, 1), gap(3, 3, 1), gap(5, 5, 1)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use cutover_tests::driver::Driver;
 use cutover_tests::forwarding::wait_gone;
 use cutover_tests::libvirt::{self, Libvirt};
 use cutover_tests::resources::Directory;
-use cutover_tests::stream::{DatagramStream, PERIOD, wait_answered};
+use cutover_tests::stream::{DatagramRecord, DatagramStream, Gap, SLOW_PERIOD, wait_answered};
 use cutover_tests::tap::Tap;
 use cutover_tests::{Host, Lab, Port, probe, wait};
 use serde_json::Value;
@@ -127,9 +127,9 @@ impl Site {
 
     /// A stream to each address, which is answered.
     fn streams(&self) -> Vec<DatagramStream> {
-        let start = |address| DatagramStream::start(self.client.namespace(), address, PERIOD);
+        let start = |address| DatagramStream::start(self.client.namespace(), address, SLOW_PERIOD);
         let streams: Vec<_> = self.addresses().into_iter().map(start).collect();
-        wait_answered(&streams, 200);
+        wait_answered(&streams, 50);
         streams
     }
 
@@ -151,19 +151,19 @@ impl Site {
     }
 }
 
-/// Stops asking, and checks that nothing is lost but what was sent while nobody was there, which is one gap, before `end`, that
-/// nothing is answered twice, and that nothing comes too late.
-///
-/// What was sent between the stop and libvirt's word of it is lost, and so is what the guest had not got to before.
+/// Stops asking, and says what became of it all. Checks that nothing is lost of what is sent from `end` on, and nothing answered twice.
 #[track_caller]
-fn assert_one_gap_before(streams: Vec<DatagramStream>, end: BootTime) {
-    for stream in streams {
-        let record = stream.finish();
-        let (sent, lost) = (record.sent(), record.lost().count());
-        assert_eq!(record.lost_since(end), 0, "{lost} of {sent} lost, some of them too late");
-        assert!(record.gaps() <= 1, "{lost} of {sent} lost, in {} gaps", record.gaps());
-        assert_eq!((record.repeated(), record.overtaken()), (0, 0), "twice, out of order");
+fn finish(streams: Vec<DatagramStream>, end: BootTime) -> Vec<DatagramRecord> {
+    let records: Vec<_> = streams.into_iter().map(DatagramStream::finish).collect();
+    for record in &records {
+        let (gaps, sent) = (record.gaps(), record.sent());
+        assert_eq!(
+            (record.lost_since(end), record.repeated()),
+            (0, 0),
+            "{gaps:?} of {sent}, the end: {end:?}"
+        );
     }
+    records
 }
 
 #[test]
@@ -185,8 +185,13 @@ fn what_is_sent_when_libvirt_has_stopped_the_guest_reaches_it() {
     site.driver.succeed(SOURCE, TARGET);
     site.source.unplug();
     // Nova has taken the tap away; the router is as stale as before.
-    wait_answered(&streams, 500);
-    assert_one_gap_before(streams, forwarded_at);
+    wait_answered(&streams, 200);
+    for record in finish(streams, forwarded_at) {
+        // What was sent between the stop and libvirt's word of it, and what the guest had not got to before.
+        let gaps = record.gaps();
+        assert!(gaps.len() <= 1, "stopped at {stopped_at:?}: {gaps:?}");
+        assert_eq!(record.overtaken(), 0, "out of order");
+    }
     site.wait_gone();
 }
 
@@ -202,7 +207,9 @@ fn a_migration_that_libvirt_aborts_leaves_the_guest_where_it_was() {
     // It stops at once, and the rest of its memory takes seconds.
     libvirt.must(&["migrate-setmaxdowntime", NAME, "60000"]);
     site.source.host.slow_migrations_down();
+    let monitor = libvirt.monitor();
     let mut migration = libvirt.begin_migration(NAME, &site.target.libvirt, &[]);
+    let stopped_at = monitor.wait_event(wait::SOON, "STOP").at;
     let _forward = site.source.wait_forwarding(true);
     let mut abort = libvirt.cancel_migration(NAME);
     site.source.host.speed_migrations_up();
@@ -213,7 +220,15 @@ fn a_migration_that_libvirt_aborts_leaves_the_guest_where_it_was() {
     assert_eq!(forward["is_stopped"], false, "libvirt said so: {forward:#}");
     assert_eq!(libvirt.must(&["domstate", NAME]), "running");
     site.driver.roll_back(SOURCE, TARGET);
-    wait_answered(&streams, 500);
-    assert_one_gap_before(streams, back_at);
+    wait_answered(&streams, 200);
+    for record in finish(streams, back_at) {
+        let gaps = record.gaps();
+        let (before, since): (Vec<Gap>, Vec<Gap>) = gaps.iter().partition(|gap| gap.last < stopped_at);
+        // QEMU (10.0) throws away what it has read from the tap and not put into the guest's queue yet when it stops a guest: one packet.
+        // What was sent after that and before the forward waits in the tap's queue until the guest runs again.
+        let is_one_packet = before.iter().map(|gap| gap.count).sum::<usize>() <= 1;
+        // What was held for the guest where it did not come to.
+        assert!(is_one_packet && since.len() <= 1, "stopped at {stopped_at:?}: {gaps:?}");
+    }
     site.wait_gone();
 }

@@ -2,10 +2,9 @@
 
 use cutover_tests::driver::Pace;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
-use cutover_tests::{Directory, Driver, Lab, Port, frames, wait};
+use cutover_tests::{Directory, Driver, Lab, Port, frames, script, wait};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,12 +47,11 @@ impl Scene {
 
     /// A script that notes each run with its number and what it was told.
     fn install(&self, name: &str, body: &str) {
-        // Not written in place: a script that somebody has open for writing cannot be started.
+        // Not written in place: what runs now reads the old one to its end.
         let hidden = self.path(".new");
         let head =
             format!("#!/bin/sh\ncd {}\nread document\necho \"$document\" >> runs\n", self.folder.display());
-        fs::write(&hidden, format!("{head}{body}\n")).expect("space on the disk");
-        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o755)).expect("our own file");
+        script::install(&hidden, &format!("{head}{body}\n"));
         fs::rename(hidden, self.path(name)).expect("the same folder");
     }
 

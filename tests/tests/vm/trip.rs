@@ -190,7 +190,8 @@ fn assert_nothing_lost_but_in_the_blackout(blackouts: &[(IpNet, Blackout)], hear
         let (count, first) = (late.len(), late.first());
         assert_eq!(first, None, "{net}: {count} sent after the client had its route, and lost\n{blackout}");
         // What the source's guest had not got to when it was paused is lost as well, however long it had waited there.
-        assert!(record.gaps() <= 1, "{net}: {} gaps, not one for the blackout\n{blackout}", record.gaps());
+        let gaps = record.gaps();
+        assert!(gaps.len() <= 1, "{net}: {gaps:?}, not one for the blackout\n{blackout}");
     }
 }
 

@@ -5,6 +5,7 @@ use super::sample::{Followed, Sample};
 use super::stream::Stream;
 use anyhow::{Context as _, Result, ensure};
 use cutover_daemon::clock;
+use cutover_daemon::priority::raise_priority;
 use cutover_engine::BootTime;
 use cutover_tests::agent::Agent;
 use cutover_tests::driver::{Driver, Pace};
@@ -43,6 +44,8 @@ impl Stage {
         } else {
             Fabric::with(case.daemon, case.shape, configure)
         };
+        // So that what is measured is the network, and not when the observer gets a processor.
+        fabric.record_with(|| raise_priority(Duration::ZERO));
         // The guest has left the source; its announcement is all that there is of it.
         let at_source = fabric.scene.vm.pause().context("the guest did not run on the source")?;
         let at_target = fabric.scene.target.tap().open();
