@@ -31,6 +31,8 @@ pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Has one conversation until nobody wants it any more.
 pub(super) async fn run(context: Context, conversation: Arc<Conversation>) {
     tokio::select! {
+        // What is to be said is said before anything takes an ordinary priority, with which others may run first.
+        biased;
         () = attempts(&context, &conversation) => {}
         never = ordinary(fetch::ask(&context, &conversation)) => match never {},
         // One that is talked about says so itself, in [`Line::talk`].

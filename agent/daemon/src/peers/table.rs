@@ -65,7 +65,11 @@ pub(super) struct Topic {
 pub(super) struct Conversation {
     pub(super) topic: Topic,
     /// How things stand here; nothing when the conversation is not wanted any more.
+    ///
+    /// LIMIT: only the line waits for it, so that an announcement wakes who tells of it and nobody else.
     says: watch::Sender<Option<Says>>,
+    /// It is not wanted any more.
+    is_over: watch::Sender<bool>,
     /// By which watch the virtual machine is announced, and whether it has been. Held while `says` is changed.
     announcement: Mutex<(Option<u64>, bool)>,
     /// Number of the connection that counts: the newest one.
@@ -98,6 +102,7 @@ impl Conversation {
         Self {
             topic,
             says,
+            is_over: watch::Sender::new(false),
             announcement: Mutex::new((announced_by, false)),
             connection,
             inside: Mutex::new(inside),
@@ -148,7 +153,7 @@ impl Conversation {
     /// Returns when nobody wants it any more.
     pub(super) async fn unwanted(&self) {
         // It ends with this value at the latest, which is borrowed.
-        let _ = self.says().wait_for(Option::is_none).await;
+        let _ = self.is_over.subscribe().wait_for(|is_over| *is_over).await;
     }
 
     /// A new connection takes the place of any other. Returns its number.
@@ -322,6 +327,7 @@ impl Table {
 
     fn end(&self, conversation: &Conversation) {
         conversation.says.send_replace(None);
+        conversation.is_over.send_replace(true);
         let mut over = self.over();
         if conversation.topic.side == Side::Source {
             over.push_back(conversation.topic.clone());
