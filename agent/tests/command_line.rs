@@ -50,6 +50,8 @@ fn wrong_usage_is_64_in_one_line() {
         (&["status", "extra"], "extra"),
         (&["timeline", "--last", "0"], "--last"),
         (&["timeline", "--json", "--svg", "file"], "--svg"),
+        (&["timeline", "--json", "--html", "file"], "--html"),
+        (&["timeline", "--with", "file"], "--html"),
         (&["watch"], "standard output is no terminal; use cutover status"),
         (&["migrate"], "no command"),
         (&["migrate", "begin", "--port", "p1"], "--to <HOST>"),
@@ -624,4 +626,65 @@ fn migrations_can_be_drawn() {
         assert!(picture.contains(&format!("migration uid-{number}, began ")), "{number}");
     }
     assert!(picture.contains("Live migrations to host2"));
+}
+
+/// A line of the record of what leaves.
+fn departed(uid: &str) -> String {
+    let second_ns = 1_000_000_000_u64;
+    let line = serde_json::json!({
+        "ended_at_unix_ns": 1_709_210_096 * second_ns, "boot_id": "another boot", "uid": uid,
+        "endpoint": "host1-openstack-vm1-p1", "to": "host2-openstack-vm1-p1", "began_at": 1_000 * second_ns,
+        "stopped_at": 1_006 * second_ns, "heard_at": 1_006 * second_ns + 5, "forwarded_at": null, "ended_at": 1_037 * second_ns,
+    });
+    format!("{line}\n")
+}
+
+#[test]
+fn records_of_several_hosts_become_one_document() {
+    let (target, source) = (Record::new(3), Record::new(0));
+    fs::write(source.directory.path().join("departures.jsonl"), departed("uid-1") + &departed("uid-9"))
+        .unwrap();
+    let json = source.timeline(&["--json"]);
+    succeeded(&json);
+    let document: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let phases = document["departures"][0]["phases"].as_array().unwrap();
+    let names: Vec<_> = phases.iter().map(|step| step["phase"].as_str().unwrap()).collect();
+    assert_eq!(names, ["began", "stopped", "heard", "ended"]);
+    assert_eq!(phases[1]["unix_ns"], 1_709_210_065_000_000_000_u64);
+    let only: serde_json::Value =
+        serde_json::from_slice(&source.timeline(&["uid-9", "--json"]).stdout).unwrap();
+    assert_eq!(only["departures"].as_array().map(Vec::len), Some(1));
+
+    let [file, report] = ["host1.json", "report.html"].map(|name| target.directory.path().join(name));
+    let text = String::from_utf8(json.stdout).unwrap().replacen("\"host2\"", "\"host1\"", 1);
+    fs::write(&file, text).unwrap();
+    let (file, report) = (file.to_str().unwrap(), report.to_str().unwrap());
+    let written = |arguments: &[&str]| {
+        let output = target.timeline(&[&["--html", report][..], arguments].concat());
+        succeeded(&output);
+        assert!(output.stdout.is_empty());
+        fs::read_to_string(report).unwrap()
+    };
+    let both = written(&["--with", file]);
+    assert!(both.starts_with("<!DOCTYPE html>") && both.ends_with("</html>\n"), "{both}");
+    assert!(both.contains("<title>4 migrations of 2 hosts"), "{both}");
+    for row in [
+        "<td>host2</td><td>target</td><th scope=\"row\">announced</th>",
+        "<td>host1</td><td>source</td><th scope=\"row\">stopped</th>",
+    ] {
+        assert!(both.contains(row), "{row} is not in\n{both}");
+    }
+    assert!(written(&[]).contains("<title>3 migrations of 1 host"));
+    assert!(written(&["uid-1", "--with", file]).contains("<title>1 migration of 2 hosts"));
+    refused(&target.timeline(&["--html", report, "uid-7"]), 1, "no migration uid-7 is in these records");
+    refused(
+        &target.timeline(&["--html", report, "--with", report]),
+        1,
+        "report.html: cannot read the timeline of a host: ",
+    );
+    refused(
+        &target.timeline(&["--html", "/proc/no/such/place.html"]),
+        1,
+        "/proc/no/such/place.html: cannot write: ",
+    );
 }

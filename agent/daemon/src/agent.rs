@@ -406,10 +406,13 @@ impl Agent {
             if matches!(notice, Notice::LossSuspected { .. }) {
                 self.hint.look(&self.settings);
             }
-            if let Notice::Finished(record) = notice
-                && let Err(error) = self.run_dir.record(&record)
-            {
-                warn!(%error, uid = %record.uid, "cannot record the finished migration");
+            let (uid, recorded) = match &notice {
+                Notice::Finished(record) => (&record.uid, self.run_dir.record(record)),
+                Notice::Departed(record) => (&record.uid, self.run_dir.record_departure(record)),
+                _ => continue,
+            };
+            if let Err(error) = recorded {
+                warn!(%error, %uid, "cannot record the finished migration");
             }
         }
     }

@@ -3,16 +3,17 @@
 //! Data flows from the sources ([`datastore`], [`netlink`], [`bpf`]) as facts into the engine, which the
 //! [`agent`] loop drives, and from there as wanted sets to the [`applier`]s. The [`fast_path`] shortcuts an
 //! announcement to its routes and reports it as a fact. [`state_file`] remembers across restarts, [`migrations`]
-//! is the record of finished ones, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
+//! is the record of finished ones, [`timeline`] what they look like to people, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
 //! [`felix`] observes Felix where it runs beside the daemon, [`peers`] talks to the agents of other hosts, [`libvirt`] hears of machines that
 //! stop, [`observe`] shows it to
-//! Prometheus, probes and systemd. The command line reads files, sockets and kernel with the same modules.
+//! Prometheus, probes, people ([`browser`]) and systemd. The command line reads files, sockets and kernel with the same modules.
 
 pub mod agent;
 pub mod allocator;
 pub mod applier;
 mod atomic_file;
 pub mod bpf;
+pub mod browser;
 pub mod clock;
 #[cfg(test)]
 mod committed;
@@ -42,3 +43,4 @@ pub mod run_dir;
 pub mod settings;
 pub mod state_file;
 pub mod sysctls;
+pub mod timeline;

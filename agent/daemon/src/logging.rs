@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::IsTerminal as _;
 use tracing::field::Field;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
@@ -173,6 +173,10 @@ pub fn log_notice(notice: &Notice) {
         Notice::Finished(record) => info!(
             id = %record.endpoint, migrationUid = %record.uid, arrived = record.arrived,
             "Live migration finished"
+        ),
+        Notice::Departed(record) => debug!(
+            id = %record.endpoint, migrationUid = %record.uid, stopped = record.stopped_at.is_some(),
+            forwarded = record.forwarded_at.is_some(), "Live migration away from here is over"
         ),
     }
 }

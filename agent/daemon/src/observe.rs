@@ -1,7 +1,7 @@
-//! How the daemon is seen from outside: metrics for Prometheus, liveness and readiness, and what systemd is told.
+//! How the daemon is seen from outside: metrics for Prometheus, liveness and readiness, a page for people, and what systemd is told.
 //!
-//! Owns what is counted for that (`tally`), the pages ([`metrics`], `health`), the two listeners that serve them (`http`) and the
-//! word to the service manager (`service`). It changes nothing. Counting happens where the loop hands out notices, which is after the
+//! Owns what is counted for that (`tally`), the pages ([`metrics`], `health`; that for people is [`crate::browser`]'s), the listeners that serve
+//! them (`http`), who gets which (`page`) and the word to the service manager (`service`). It changes nothing. Counting happens where the loop hands out notices, which is after the
 //! routes of an announcement are in the kernel; everything else is asked of the loop when somebody wants a page.
 
 mod health;
@@ -16,9 +16,11 @@ pub use tally::Tally;
 
 use crate::control::{self, Request, Status};
 use crate::progress::Progress;
-use crate::settings::{ClientAuth, Settings};
+use crate::settings::{ClientAuth, PageAccess, Settings};
 use http::{Listening, Tls};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -54,6 +56,10 @@ struct Limits {
     silence: Duration,
     /// `HealthTimeoutOverrides`.
     overrides: BTreeMap<String, Duration>,
+    /// `CutoverPageAccess`; nothing if there is no page.
+    page: Option<PageAccess>,
+    /// `CutoverRunDir`, where the record of migrations is.
+    run_dir: PathBuf,
 }
 
 impl Limits {
@@ -61,6 +67,8 @@ impl Limits {
         Self {
             silence: settings.dataplane_watchdog_timeout,
             overrides: settings.health_timeout_overrides.clone(),
+            page: settings.cutover_page_enabled.then_some(settings.cutover_page_access),
+            run_dir: settings.cutover_run_dir.clone(),
         }
     }
 }
@@ -107,6 +115,7 @@ impl Source {
 #[derive(Debug)]
 pub struct Observers {
     metrics: watch::Sender<Option<Listening>>,
+    page: watch::Sender<Option<Listening>>,
     health: watch::Sender<Option<Listening>>,
     limits: watch::Sender<Limits>,
     source: Source,
@@ -120,6 +129,7 @@ impl Observers {
         let source = Source { requests, progress, limits: limits.subscribe(), last: Arc::default() };
         Self {
             metrics: watch::Sender::new(metrics_listening(settings)),
+            page: watch::Sender::new(page_listening(settings)),
             health: watch::Sender::new(health_listening(settings)),
             limits,
             source,
@@ -135,12 +145,19 @@ impl Observers {
                 is_new
             });
         };
-        replace(&self.metrics, metrics_listening(settings));
-        replace(&self.health, health_listening(settings));
+        // ORDER: before anybody can ask a listener that begins with these settings.
         self.limits.send_replace(Limits::of(settings));
+        replace(&self.metrics, metrics_listening(settings));
+        replace(&self.page, page_listening(settings));
+        replace(&self.health, health_listening(settings));
     }
 
-    /// Serves metrics while that is wanted.
+    /// Serves the page for people where the listener for metrics does not, while that is wanted.
+    pub fn serve_page(&self) -> impl Future<Output = ()> + Send + use<> {
+        http::run("the page", self.page.subscribe(), page::Pages::Page(self.source.clone()))
+    }
+
+    /// Serves metrics while that is wanted, and the page for people to whom it may.
     pub fn serve_metrics(&self) -> impl Future<Output = ()> + Send + use<> {
         http::run("metrics", self.metrics.subscribe(), page::Pages::Metrics(self.source.clone()))
     }
@@ -157,18 +174,47 @@ impl Observers {
 }
 
 fn metrics_listening(settings: &Settings) -> Option<Listening> {
+    settings.prometheus_metrics_enabled.then(|| Listening {
+        host: settings.prometheus_metrics_host.clone(),
+        port: settings.metrics_port(),
+        tls: tls(settings),
+    })
+}
+
+/// Where the page is served and metrics are not; nothing if whoever may read it can ask where metrics are served.
+fn page_listening(settings: &Settings) -> Option<Listening> {
+    let host = match settings.cutover_page_access {
+        PageAccess::Metrics => settings.prometheus_metrics_host.as_str(),
+        PageAccess::Loopback => "localhost",
+    };
+    let is_reached = match settings.cutover_page_access {
+        PageAccess::Metrics => true,
+        PageAccess::Loopback => includes_loopback(&settings.prometheus_metrics_host),
+    };
+    let is_served_with_metrics = settings.prometheus_metrics_enabled && is_reached;
+    (settings.cutover_page_enabled && !is_served_with_metrics).then(|| Listening {
+        host: host.to_owned(),
+        port: settings.metrics_port(),
+        tls: tls(settings),
+    })
+}
+
+/// Whether who listens there is reached through the loopback interface.
+fn includes_loopback(host: &str) -> bool {
+    let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    host.is_empty()
+        || host.eq_ignore_ascii_case("localhost")
+        || address.is_some_and(|address| address.is_loopback() || address.is_unspecified())
+}
+
+fn tls(settings: &Settings) -> Option<Tls> {
     let (certificate, key) = (&settings.prometheus_metrics_cert_file, &settings.prometheus_metrics_key_file);
-    let tls = (certificate.is_some() || key.is_some()).then(|| Tls {
+    (certificate.is_some() || key.is_some()).then(|| Tls {
         // As in Felix, one without the other is an error when it is used, not a reason to serve without TLS.
         certificate: certificate.clone().unwrap_or_default(),
         key: key.clone().unwrap_or_default(),
         authorities: settings.prometheus_metrics_ca_file.clone(),
         client_auth: settings.prometheus_metrics_client_auth,
-    });
-    settings.prometheus_metrics_enabled.then(|| Listening {
-        host: settings.prometheus_metrics_host.clone(),
-        port: settings.metrics_port(),
-        tls,
     })
 }
 
@@ -184,6 +230,32 @@ fn health_listening(settings: &Settings) -> Option<Listening> {
 mod tests {
     use super::*;
     use metrics::tests::observed;
+
+    #[test]
+    fn the_page_has_a_listener_of_its_own_only_where_that_of_the_metrics_is_not_enough() {
+        let place = |metrics: Option<&str>, access| {
+            let settings = Settings {
+                cutover_page_enabled: true,
+                cutover_page_access: access,
+                prometheus_metrics_enabled: metrics.is_some(),
+                prometheus_metrics_host: metrics.unwrap_or("10.0.0.7").to_owned(),
+                ..Settings::default()
+            };
+            page_listening(&settings).map(|it| (it.host, it.port))
+        };
+        let at = |host: &str| Some((host.to_owned(), 9091));
+        for everywhere in ["", "localhost", "127.0.0.1", "[::1]", "0.0.0.0", "::"] {
+            assert_eq!(place(Some(everywhere), PageAccess::Loopback), None, "{everywhere}");
+        }
+        assert_eq!(place(Some("10.0.0.7"), PageAccess::Loopback), at("localhost"));
+        assert_eq!(place(None, PageAccess::Loopback), at("localhost"));
+        assert_eq!(place(Some("10.0.0.7"), PageAccess::Metrics), None);
+        assert_eq!(place(None, PageAccess::Metrics), at("10.0.0.7"));
+        assert_eq!(
+            page_listening(&Settings { prometheus_metrics_enabled: true, ..Settings::default() }),
+            None
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_loop_is_asked_now_and_then_however_many_ask() {

@@ -7,7 +7,7 @@ use crate::applier::statuses::dir::DIRECTORY as STATUSES;
 use crate::ownership::{Refusal, Way};
 use crate::sysctls::former;
 use crate::{lock, migrations, state_file};
-use cutover_engine::notice::MigrationRecord;
+use cutover_engine::notice::{DepartureRecord, MigrationRecord};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::unistd::Uid;
@@ -19,8 +19,16 @@ use std::path::{Path, PathBuf};
 const LOCK: &str = "agent.lock";
 
 /// What the agent and `cutover cleanup` read or write through again. The control socket is made anew at every start.
-const TENANTS: [&str; 6] =
-    [LOCK, state_file::FILE, former::FILE, migrations::CURRENT, migrations::ROTATED, STATUSES];
+const TENANTS: [&str; 8] = [
+    LOCK,
+    state_file::FILE,
+    former::FILE,
+    migrations::CURRENT,
+    migrations::ROTATED,
+    migrations::DEPARTURES_CURRENT,
+    migrations::DEPARTURES_ROTATED,
+    STATUSES,
+];
 
 /// The directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +123,14 @@ impl RunDir {
         migrations::append(&self.path, record)
     }
 
+    /// Adds a migration away from here to the record.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn record_departure(&self, record: &DepartureRecord) -> io::Result<()> {
+        migrations::append_departure(&self.path, record)
+    }
+
     /// What an agent leaves in a run directory, for `cutover cleanup`.
     #[must_use]
     pub fn leftovers(path: &Path) -> Vec<PathBuf> {
@@ -126,6 +142,8 @@ impl RunDir {
             "sysctls.json.new",
             migrations::CURRENT,
             migrations::ROTATED,
+            migrations::DEPARTURES_CURRENT,
+            migrations::DEPARTURES_ROTATED,
             crate::peers::FILE,
             "peer.json.new",
             crate::control::SOCKET,
@@ -170,7 +188,14 @@ mod tests {
         let path = dir.path().join("run");
         drop(RunDir::lock(&path).unwrap());
         fs::create_dir(path.join(STATUSES)).unwrap();
-        for name in ["state.json", "sysctls.json", "migrations.jsonl", "migrations.jsonl.1"] {
+        for name in [
+            "state.json",
+            "sysctls.json",
+            "migrations.jsonl",
+            "migrations.jsonl.1",
+            "departures.jsonl",
+            "departures.jsonl.1",
+        ] {
             fs::write(path.join(name), "").unwrap();
         }
         let tenants = TENANTS.map(|name| path.join(name));

@@ -21,8 +21,8 @@ pub use load::{Loaded, Problem, Severity, load};
 pub use resource::FelixConfiguration;
 pub use sources::{DEFAULT_FILE, Origin, Sources, SourcesError};
 pub use table::{
-    Attach, ClientAuth, DatastoreType, Effect, LogFormat, LogSeverity, Peering, Reachability, Role, Rules,
-    Setting, Settings, Spoofing, Switch, TABLE, Wish,
+    Attach, ClientAuth, DatastoreType, Effect, LogFormat, LogSeverity, PageAccess, Peering, Reachability,
+    Role, Rules, Setting, Settings, Spoofing, Switch, TABLE, Wish,
 };
 pub use told::Told;
 pub use value::Secret;

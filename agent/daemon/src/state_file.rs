@@ -228,6 +228,9 @@ mod tests {
             has_resumed: true,
             started_at: Some(BootTime(6)),
             ends_at: None,
+            seen_at: Some(BootTime(5)),
+            heard_at: Some(BootTime(6)),
+            forwarded_at: Some(BootTime(6)),
         };
         let arrival = Arrival {
             endpoint: key.clone(),

@@ -108,6 +108,15 @@ pub struct Departure {
     pub started_at: Option<BootTime>,
     /// When this is over. Not before the migration is.
     pub ends_at: Option<BootTime>,
+    /// For the record: when this migration was seen, which another one may have begun before.
+    #[serde(default)]
+    pub seen_at: Option<BootTime>,
+    /// For the record: when it was heard that it has announced itself there.
+    #[serde(default)]
+    pub heard_at: Option<BootTime>,
+    /// For the record: when something was forwarded for the first time.
+    #[serde(default)]
+    pub forwarded_at: Option<BootTime>,
 }
 
 /// A virtual machine that is arriving at an endpoint of this host, or has arrived.

@@ -4,6 +4,7 @@ use crate::chains::Chains;
 use crate::machine::{Phases, Transition};
 use crate::model::{EndpointKey, LiveMigration};
 use crate::roles::Role;
+use crate::time::BootTime;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +145,8 @@ pub enum Notice {
     },
     /// A migration that concerned an endpoint of this host as its target is over.
     Finished(Box<MigrationRecord>),
+    /// A virtual machine that was to leave an endpoint of this host has left, or does not leave any more.
+    Departed(Box<DepartureRecord>),
 }
 
 /// What remains of a migration to this host.
@@ -159,4 +162,25 @@ pub struct MigrationRecord {
     pub arrived: bool,
     /// When each phase began, CLOCK_BOOTTIME in nanoseconds.
     pub phases: Phases,
+}
+
+/// What remains of a migration away from this host. Times are CLOCK_BOOTTIME in nanoseconds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DepartureRecord {
+    /// Its uid.
+    pub uid: String,
+    /// Which endpoint the virtual machine was to leave.
+    pub endpoint: String,
+    /// Where it was to go.
+    pub to: String,
+    /// The migration was seen here.
+    pub began_at: BootTime,
+    /// This host heard that the virtual machine has stopped here.
+    pub stopped_at: Option<BootTime>,
+    /// This host heard that it has announced itself there.
+    pub heard_at: Option<BootTime>,
+    /// What still came here was forwarded for the first time.
+    pub forwarded_at: Option<BootTime>,
+    /// Nothing is left to be done here.
+    pub ended_at: BootTime,
 }

@@ -86,7 +86,16 @@ pub struct ForwardView {
     pub is_announced: bool,
     /// Packets are forwarded: the kernel has acknowledged it.
     pub is_active: bool,
-    /// Since when they have been, CLOCK_BOOTTIME in nanoseconds.
+    /// When the migration was seen, CLOCK_BOOTTIME in nanoseconds as all times here.
+    #[serde(default)]
+    pub began_at: Option<BootTime>,
+    /// When the virtual machine stopped here.
+    #[serde(default)]
+    pub stopped_at: Option<BootTime>,
+    /// When this host heard that it has announced itself there.
+    #[serde(default)]
+    pub heard_at: Option<BootTime>,
+    /// Since when packets have been forwarded.
     #[serde(default)]
     pub started_at: Option<BootTime>,
     /// For how long they have been.

@@ -2,21 +2,22 @@
 //!
 //! Finished ones come from the record in the run directory, running ones from the agent; without an agent the finished
 //! ones are shown all the same. What is shown is in the files beside this one: a table, one migration in full, JSON,
-//! a picture. Nothing is changed anywhere.
+//! a picture; the report of several hosts is the daemon's, as its page is. Nothing is changed anywhere.
 
 mod detail;
 mod json;
-mod migration;
 mod picture;
-pub(super) mod span;
+#[cfg(test)]
+mod samples;
 mod table;
 
 use super::{ConfigFile, Failure, print, warn};
+use cutover_daemon::browser::{self, Record};
 use cutover_daemon::clock;
 use cutover_daemon::control::{self, Status};
-use cutover_daemon::migrations::{self, History};
+use cutover_daemon::migrations::{self, Finished, History, Unreadable};
 use cutover_daemon::settings;
-use migration::Migration;
+use cutover_daemon::timeline::{Departure, Migration};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,12 @@ pub struct TimelineArguments {
     /// Draw them into this file instead of printing them
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub svg: Option<PathBuf>,
+    /// Write them into this file, for a browser, with what the source of each has seen
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "svg"])]
+    pub html: Option<PathBuf>,
+    /// With --html: what `cutover timeline --json` has printed on other hosts
+    #[arg(long, value_name = "FILE", requires = "html", num_args = 1..)]
+    pub with: Vec<PathBuf>,
 }
 
 /// Shows what the run directory and the running agent know.
@@ -50,25 +57,108 @@ pub fn run(arguments: &TimelineArguments) -> Result<(), Failure> {
     // ORDER: the agent first. What ends after its answer is in the record then, and is found to be there twice.
     let status = ask(run_dir)?;
     let history = read(run_dir)?;
+    let departures = departures(run_dir, status.as_ref())?;
     let agent_answered = status.is_some();
     let unreadable_lines = history.unreadable.iter().map(|unreadable| unreadable.lines).sum();
-    let mut migrations = combine(history, status.as_ref());
+    let migrations = combine(history, status.as_ref());
+    let host = settings.felix_hostname;
+    let mut record = Record { host, migrations, departures, agent_answered };
+    if let Some(path) = &arguments.html {
+        return write_report(path, arguments, record);
+    }
     if let Some(uid) = &arguments.uid {
-        migrations = select(migrations, uid, run_dir)?;
+        let begins = |it: &str| it.starts_with(uid.as_str());
+        // What only leaves here is nothing that can be shown otherwise.
+        let only_leaves = arguments.json
+            && record.departures.iter().any(|it| begins(&it.uid))
+            && !record.migrations.iter().any(|it| begins(&it.uid));
+        if only_leaves {
+            record.migrations.clear();
+            record.departures.retain(|it| begins(&it.uid));
+        } else {
+            record.migrations = select(record.migrations, uid, run_dir)?;
+            let is_selected = |it: &Departure| record.migrations.iter().any(|other| other.uid == it.uid);
+            record.departures.retain(is_selected);
+        }
     }
-    let surplus = migrations.len().saturating_sub(usize::try_from(arguments.last).unwrap_or(usize::MAX));
-    migrations.drain(..surplus);
+    keep_newest(&mut record, arguments.last);
+    let migrations = &record.migrations;
     if let Some(path) = &arguments.svg {
-        let text = picture::draw(&migrations, &settings.felix_hostname);
-        fs::write(path, text)
-            .map_err(|error| Failure::other(format!("{}: cannot write: {error}", path.display())))
+        write(path, &picture::draw(migrations, &record.host))
     } else if arguments.json {
-        print(&json::document(&migrations, agent_answered, unreadable_lines))
+        print(&json::document(&record, unreadable_lines))
     } else if arguments.uid.is_some() {
-        print(&detail::text(&migrations))
+        print(&detail::text(migrations))
     } else {
-        print(&table::text(&migrations))
+        print(&table::text(migrations))
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text)
+        .map_err(|error| Failure::other(format!("{}: cannot write: {error}", path.display())))
+}
+
+fn keep_newest(record: &mut Record, last: u32) {
+    let last = usize::try_from(last).unwrap_or(usize::MAX);
+    record.migrations.drain(..record.migrations.len().saturating_sub(last));
+    record.departures.drain(..record.departures.len().saturating_sub(last));
+}
+
+/// Writes what this host and others have recorded as one document.
+fn write_report(path: &Path, arguments: &TimelineArguments, own: Record) -> Result<(), Failure> {
+    let mut records = Vec::new();
+    // Reports can be made where no agent runs and nothing was recorded.
+    if own.agent_answered
+        || !own.migrations.is_empty()
+        || !own.departures.is_empty()
+        || arguments.with.is_empty()
+    {
+        records.push(own);
+    }
+    for file in &arguments.with {
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::other(format!(
+                "{}: cannot read the timeline of a host: {error}; cutover timeline --json prints one",
+                file.display()
+            ))
+        };
+        let text = fs::read(file).map_err(|error| failed(&error))?;
+        let mut record = json::read(&text).map_err(|error| failed(&error))?;
+        if record.host.is_empty() {
+            record.host = file.display().to_string();
+        }
+        records.push(record);
+    }
+    if let Some(uid) = &arguments.uid {
+        only(&mut records, uid)?;
+    }
+    records.iter_mut().for_each(|record| keep_newest(record, arguments.last));
+    write(path, &browser::report(&records))
+}
+
+/// Keeps what is about this uid, or about uids that begin like this.
+fn only(records: &mut [Record], uid: &str) -> Result<(), Failure> {
+    for record in &mut *records {
+        record.migrations.retain(|it| it.uid.starts_with(uid));
+        record.departures.retain(|it| it.uid.starts_with(uid));
+    }
+    if records.iter().all(|record| record.migrations.is_empty() && record.departures.is_empty()) {
+        return Err(Failure::other(format!("no migration {uid} is in these records")));
+    }
+    Ok(())
+}
+
+/// Migrations away from this host: finished ones from the record, then running ones.
+fn departures(run_dir: &Path, status: Option<&Status>) -> Result<Vec<Departure>, Failure> {
+    let history = migrations::read_departures(run_dir).map_err(|error| cannot_read(run_dir, &error))?;
+    warn_of(&history.unreadable);
+    let now = clock::now();
+    let now = (now, clock::wall_unix_ns(now));
+    let mut all: Vec<_> = history.finished.into_iter().map(Departure::finished).collect();
+    let forwards = status.into_iter().flat_map(|status| &status.forwards);
+    all.extend(forwards.map(|forward| Departure::running(forward, now)));
+    Ok(all)
 }
 
 /// The agent's answer, if one answers.
@@ -89,15 +179,22 @@ fn ask(run_dir: &Path) -> Result<Option<Status>, Failure> {
     }
 }
 
-fn read(run_dir: &Path) -> Result<History, Failure> {
-    let history = migrations::read(run_dir).map_err(|error| {
-        let text = format!("{}: cannot read the record of migrations: {error}", run_dir.display());
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => Failure::privilege(format!("{text}; use sudo")),
-            _ => Failure::other(text),
-        }
-    })?;
-    for unreadable in &history.unreadable {
+fn read(run_dir: &Path) -> Result<History<Finished>, Failure> {
+    let history = migrations::read(run_dir).map_err(|error| cannot_read(run_dir, &error))?;
+    warn_of(&history.unreadable);
+    Ok(history)
+}
+
+fn cannot_read(run_dir: &Path, error: &io::Error) -> Failure {
+    let text = format!("{}: cannot read the record of migrations: {error}", run_dir.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure::privilege(format!("{text}; use sudo")),
+        _ => Failure::other(text),
+    }
+}
+
+fn warn_of(unreadable: &[Unreadable]) {
+    for unreadable in unreadable {
         warn(format_args!(
             "{}: lines that are no records of migrations are left out: {}, the first is line {}: {}",
             unreadable.path.display(),
@@ -106,11 +203,10 @@ fn read(run_dir: &Path) -> Result<History, Failure> {
             unreadable.reason
         ));
     }
-    Ok(history)
 }
 
 /// Finished migrations as they ended, then running ones as they began.
-fn combine(history: History, status: Option<&Status>) -> Vec<Migration> {
+fn combine(history: History<Finished>, status: Option<&Status>) -> Vec<Migration> {
     let mut all: Vec<_> = history.finished.into_iter().map(Migration::finished).collect();
     let now = clock::now();
     let (wall_unix_ns, boot_id) = (clock::wall_unix_ns(now), clock::boot_id().ok());
@@ -157,7 +253,7 @@ fn select(mut migrations: Vec<Migration>, uid: &str, run_dir: &Path) -> Result<V
 
 #[cfg(test)]
 mod tests {
-    use super::migration::samples::{migration, phases};
+    use super::samples::{migration, phases};
     use super::*;
 
     fn uids(migrations: &[Migration]) -> Vec<&str> {

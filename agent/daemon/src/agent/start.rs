@@ -242,6 +242,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (requests_in, requests) = mpsc::channel(8);
     let observers = Observers::new(&settings, requests_in.clone(), parts.progress());
     parts.start("the metrics listener", observers.serve_metrics());
+    parts.start("the page's listener", observers.serve_page());
     parts.start("the health listener", observers.serve_health());
     parts.start("the word to the service manager", observers.tell_service_manager());
     parts.start("the control socket", server.serve(requests_in));

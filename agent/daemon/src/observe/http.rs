@@ -109,11 +109,12 @@ async fn connection(
     pages: Pages,
     _permit: OwnedSemaphorePermit,
 ) {
+    let is_local = is_local(&stream);
     let served = async {
         match acceptor {
-            None => http(stream, pages).await,
+            None => http(stream, pages, is_local).await,
             Some(acceptor) => match acceptor.accept(stream).await {
-                Ok(stream) => http(stream, pages).await,
+                Ok(stream) => http(stream, pages, is_local).await,
                 Err(error) => debug!(%error, "no TLS with a client"),
             },
         }
@@ -123,8 +124,15 @@ async fn connection(
     }
 }
 
-async fn http(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Pages) {
-    let service = service_fn(move |request| pages.clone().answer(request));
+/// Whether both ends are on the loopback interface.
+fn is_local(stream: &TcpStream) -> bool {
+    let ends = [stream.peer_addr(), stream.local_addr()];
+    // KERNEL: a socket that has IPv6 and IPv4 shows IPv4 addresses as mapped ones.
+    ends.iter().all(|end| end.as_ref().is_ok_and(|end| end.ip().to_canonical().is_loopback()))
+}
+
+async fn http(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Pages, is_local: bool) {
+    let service = service_fn(move |request| pages.clone().answer(request, is_local));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER).keep_alive(false);
     builder.max_headers(HEADERS).max_buf_size(HEADER_BYTES);

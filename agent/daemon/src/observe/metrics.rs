@@ -9,7 +9,7 @@ mod process;
 pub mod reference;
 mod sheet;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 pub use sheet::Format;
 

@@ -141,6 +141,15 @@ pub enum ClientAuth {
     RequireAndVerify,
 }
 
+/// Who may read the page of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageAccess {
+    /// Whoever is on the host.
+    Loopback,
+    /// Whoever may read the metrics.
+    Metrics,
+}
+
 /// When a changed value is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
@@ -494,6 +503,11 @@ settings! {
         NEEDED, Live, "What a client that reads metrics over HTTPS has to show of itself.";
     cutover_metrics_port: u16, "CutoverMetricsPort", PORT, "9191",
         PLAIN, Live, "Port of the metrics with `CutoverRole = routes`.";
+    cutover_page_enabled: bool, "CutoverPageEnabled", Bool, "false",
+        PLAIN, Live, "Whether a page for people is served over HTTP, at the port of the metrics and with their TLS, whether they are served or not (docs/page.md).";
+    cutover_page_access: PageAccess, "CutoverPageAccess",
+        Choice { words: &[("loopback", PageAccess::Loopback), ("metrics", PageAccess::Metrics)], none: None }, "loopback",
+        NEEDED, Live, "Who may read the page: `loopback`, whoever is on the host, wherever metrics are served; `metrics`, whoever may read the metrics, where they are served. It names the host's VMs and addresses.";
     dataplane_watchdog_timeout: Duration, "DataplaneWatchdogTimeout", PERIOD, "90",
         PLAIN, Live, "How long a part of the agent may be busy without a pause before log, `cutover status`, health and doctor say so and no heartbeat is sent; 0 for as long as it likes.";
     ip_forwarding: Switch, "IPForwarding",

@@ -151,7 +151,8 @@ impl Engine {
 
     /// An operator has switched it off. Who forwards to here is told.
     fn forget_hitless(&mut self, now: BootTime) {
-        for (key, _) in core::mem::take(&mut self.hitless.departures) {
+        for (key, departure) in core::mem::take(&mut self.hitless.departures) {
+            self.notices.push(departure.departed(now));
             self.locals.touch(EndpointKey::clone(&key));
             self.locals.memory_changed();
         }
@@ -229,6 +230,9 @@ impl Engine {
             is_announced: departure.is_announced,
             is_active: departure.started_at.is_some(),
             packets: 0,
+            began_at: Some(departure.seen_at.unwrap_or(departure.began_at)),
+            stopped_at: departure.stopped_at,
+            heard_at: departure.heard_at,
             started_at: departure.started_at,
             since_ms: departure.started_at.map(|at| milliseconds(now.since(at))),
             ends_in_ms: departure.ends_at.map(|at| milliseconds(at.since(now))),

@@ -24,7 +24,7 @@ impl Engine {
             return;
         }
         if self.in_sync_since.is_some() {
-            self.departure_called_off(&key);
+            self.departure_called_off(now, &key);
         }
         endpoint.labels = self.locals.labels.share(endpoint.labels);
         if self.locals.contains_key(&key) {
@@ -140,7 +140,7 @@ impl Engine {
         self.notices.push(Notice::MigrationWritten { name: name.clone(), migration: migration.clone() });
         self.touch_ports(&migration);
         self.call_off(&migration);
-        self.departure_goes_on(&migration);
+        self.departure_goes_on(now, &migration);
         self.departure_begins(now, &migration);
         let uid = migration.uid.clone();
         let mut concerned = self.concerned(&migration);

@@ -1,9 +1,8 @@
 //! Everything about a migration, phase by phase, with what each phase means.
 
-use super::migration::{Migration, Outcome, Phase};
-use super::span;
 use crate::cli::status::align;
 use cutover_daemon::logging::printable;
+use cutover_daemon::timeline::{Migration, Phase, span};
 use cutover_engine::BootTime;
 use std::fmt::Write as _;
 
@@ -44,8 +43,8 @@ fn came(migration: &Migration) -> Vec<Vec<String>> {
             if migration.is_exact { span::exact_date(unix_ns) } else { span::date(unix_ns) },
             since(began, at),
             before.map_or_else(|| "-".to_owned(), |before| since(before, at)),
-            name(phase, migration).to_owned(),
-            meaning(phase, migration).to_owned(),
+            phase.name(migration.outcome).to_owned(),
+            phase.meaning(migration.outcome).to_owned(),
         ]);
         before = Some(at);
     }
@@ -53,12 +52,12 @@ fn came(migration: &Migration) -> Vec<Vec<String>> {
 }
 
 fn missing(migration: &Migration) -> impl Iterator<Item = Vec<String>> {
-    // Most migrations go without.
-    let is_usual = |phase: &Phase| !matches!(phase, Phase::HandedOver | Phase::Stopped | Phase::Forwarded);
-    let absent = Phase::ALL.into_iter().filter(is_usual).filter(|it| it.at(&migration.phases).is_none());
+    let absent =
+        Phase::ALL.into_iter().filter(|it| it.is_usual()).filter(|it| it.at(&migration.phases).is_none());
     let verdict = if migration.is_running() { "not yet" } else { "did not happen, or nobody saw it" };
-    absent
-        .map(|phase| vec!["-".into(), "-".into(), "-".into(), name(phase, migration).into(), verdict.into()])
+    absent.map(|phase| {
+        vec!["-".into(), "-".into(), "-".into(), phase.name(migration.outcome).into(), verdict.into()]
+    })
 }
 
 fn since(from: BootTime, to: BootTime) -> String {
@@ -69,45 +68,9 @@ fn since(from: BootTime, to: BootTime) -> String {
     }
 }
 
-const fn name(phase: Phase, migration: &Migration) -> &'static str {
-    match phase {
-        Phase::Targeted => "began",
-        Phase::Armed => "armed",
-        Phase::Reported => "reported up",
-        Phase::HandedOver => "handed over",
-        Phase::Stopped => "stopped",
-        Phase::Announced => "announced",
-        Phase::Taken => "taken",
-        Phase::Routed => "routed",
-        Phase::Forwarded => "forwarded",
-        Phase::RoleGone => "over",
-        Phase::Ended if matches!(migration.outcome, Outcome::NotArrived) => "ended",
-        Phase::Ended => "normal again",
-    }
-}
-
-const fn meaning(phase: Phase, migration: &Migration) -> &'static str {
-    match phase {
-        Phase::Targeted => "the endpoint became the target: it has no route while its machine is elsewhere",
-        Phase::Armed => "the kernel program listens on the tap for the machine's first announcement",
-        Phase::Reported => "up was written for the orchestrator: everything is ready here",
-        Phase::HandedOver => "the connections that the source tracks were made here",
-        Phase::Stopped => "this host heard that the machine has stopped where it comes from",
-        Phase::Announced => "the kernel program saw the announcement: the machine runs here",
-        Phase::Taken => "the fast path has the announcement from the ring buffer",
-        Phase::Routed => "the kernel acknowledged the routes with elevated priority",
-        Phase::Forwarded => "this host heard that the source forwards what still comes there",
-        Phase::RoleGone => "the orchestrator ended the migration",
-        Phase::Ended if matches!(migration.outcome, Outcome::NotArrived) => {
-            "the endpoint is no target any more: the machine stayed where it was"
-        }
-        Phase::Ended => "the convergence time is over, or the endpoint is gone: elevated priority ended",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::migration::samples::*;
+    use super::super::samples::*;
     use super::*;
     use cutover_engine::machine::Phases;
     use std::time::Duration;

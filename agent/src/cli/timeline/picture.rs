@@ -6,13 +6,10 @@
 //! cannot see it.
 
 mod axis;
-mod segment;
 
-use super::migration::Migration;
-use super::span;
 use axis::Axis;
 use cutover_daemon::datastore::resource::parse_name;
-use segment::{Panel, Segment, SegmentKind, segments};
+use cutover_daemon::timeline::{Migration, Panel, Segment, SegmentKind, segments, span};
 use std::time::Duration;
 use svg::Document;
 use svg::node::element::{Description, Group, Line, Rectangle, Text, Title};

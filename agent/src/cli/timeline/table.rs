@@ -1,8 +1,7 @@
 //! One line for each migration: when it began, how it went, and how long each phase came after the one before.
 
-use super::migration::{Migration, Phase};
-use super::span;
 use crate::cli::status::align;
+use cutover_daemon::timeline::{Migration, Phase, span};
 
 /// The phases with a column. The fast path's waking up is only in the full view.
 const COLUMNS: [(Phase, &str); 6] = [
@@ -58,7 +57,7 @@ fn since_the_one_before(migration: &Migration, phase: Phase) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::migration::samples::*;
+    use super::super::samples::*;
     use super::*;
     use cutover_engine::BootTime;
     use cutover_engine::machine::Phases;

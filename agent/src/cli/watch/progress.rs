@@ -1,6 +1,6 @@
 //! What an endpoint is doing, in a few words, and how much that matters to somebody who watches.
 
-use crate::cli::timeline::span;
+use cutover_daemon::timeline::span;
 use cutover_engine::BootTime;
 use cutover_engine::machine::State;
 use cutover_engine::roles::Role;

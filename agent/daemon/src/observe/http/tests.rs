@@ -6,6 +6,7 @@ use crate::control::Request;
 use crate::observe::ClientAuth;
 use crate::observe::metrics::tests::observed;
 use crate::progress::Progress;
+use crate::settings::PageAccess;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +16,11 @@ use tokio::sync::mpsc;
 
 /// A loop that answers, and the way to it.
 fn source(answers: bool) -> Source {
+    with_page(answers, None)
+}
+
+/// The same, with a page for these.
+fn with_page(answers: bool, page: Option<PageAccess>) -> Source {
     let (requests, mut asked) = mpsc::channel(8);
     tokio::spawn(async move {
         let mut kept = Vec::new();
@@ -26,7 +32,12 @@ fn source(answers: bool) -> Source {
             }
         }
     });
-    let limits = Limits { silence: Duration::from_secs(90), overrides: BTreeMap::new() };
+    let limits = Limits {
+        silence: Duration::from_secs(90),
+        overrides: BTreeMap::new(),
+        page,
+        run_dir: "/nowhere".into(),
+    };
     Source {
         requests,
         progress: Progress::default(),
@@ -85,20 +96,78 @@ async fn metrics_are_served_in_the_format_that_is_asked_for() {
     assert!(ask(address, &post).await.starts_with("HTTP/1.1 405 "));
 }
 
+#[tokio::test]
+async fn the_page_is_served_with_what_a_browser_has_to_know() {
+    let (address, _wanted) = started(Pages::Metrics(with_page(true, Some(PageAccess::Loopback))), None).await;
+    let answer = ask(address, &get("/?every=2").replace("test", "localhost:8080")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    for header in [
+        "content-type: text/html; charset=utf-8",
+        "cache-control: no-store",
+        "x-content-type-options: nosniff",
+        &format!("content-security-policy: {}", crate::browser::POLICY),
+    ] {
+        assert!(answer.contains(&format!("\r\n{header}\r\n")), "{header} is not in\n{answer}");
+    }
+    assert!(answer.contains("<h1>Cutover on host</h1>"), "{answer}");
+    assert!(answer.contains("<meta http-equiv=\"refresh\" content=\"2\">"), "{answer}");
+    assert!(ask(address, &get("/metrics")).await.starts_with("HTTP/1.1 200 "));
+    let (address, _wanted) = started(Pages::Page(with_page(true, Some(PageAccess::Loopback))), None).await;
+    assert!(ask(address, &get("/metrics")).await.starts_with("HTTP/1.1 404 "), "they were not asked for");
+    let (address, _wanted) = started(Pages::Metrics(source(true)), None).await;
+    assert!(ask(address, &get("/")).await.starts_with("HTTP/1.1 404 "), "the page was not");
+}
+
+/// The second is a name of somebody's who makes a browser on this host ask this agent.
+#[tokio::test]
+async fn the_page_is_for_who_is_here_unless_it_is_for_everybody() {
+    let code = async |access, host: &str, is_local| {
+        let request = hyper::Request::get("/").header("Host", host).body(()).unwrap();
+        Pages::Metrics(with_page(true, Some(access))).answer(request, is_local).await.unwrap().status()
+    };
+    use PageAccess::{Loopback, Metrics};
+    for (access, host, is_local, expected) in [
+        (Loopback, "localhost", true, 200),
+        (Loopback, "LocalHost:9091", true, 200),
+        (Loopback, "127.0.0.1:8080", true, 200),
+        (Loopback, "[::1]:9091", true, 200),
+        (Loopback, "[::1]", true, 200),
+        (Loopback, "evil.example", true, 403),
+        (Loopback, "evil.example:9091", true, 403),
+        (Loopback, "localhost.evil.example", true, 403),
+        (Loopback, "10.0.0.1", true, 403),
+        (Loopback, "localhost", false, 403),
+        (Metrics, "compute1.example:9091", false, 200),
+        (Metrics, "10.0.0.1", true, 200),
+    ] {
+        assert_eq!(code(access, host, is_local).await, expected, "{access:?} {host} {is_local}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_does_not_answer_is_a_page_of_its_own() {
+    let request = hyper::Request::get("/").body(()).unwrap();
+    let pages = Pages::Page(with_page(false, Some(PageAccess::Metrics)));
+    let answer = pages.answer(request, false).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    assert!(String::from_utf8(body.to_vec()).unwrap().contains("does not say how things stand"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_does_not_answer_leaves_what_is_known_without_it() {
     let pages = Pages::Metrics(source(false));
     let request = hyper::Request::get("/metrics").body(()).unwrap();
-    let answer = pages.answer(request).await.unwrap();
+    let answer = pages.answer(request, true).await.unwrap();
     let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
     let page = String::from_utf8(body.to_vec()).unwrap();
     assert!(page.contains("\ncutover_loop_answers 0"), "{page}");
     assert!(!page.contains("cutover_endpoints"), "{page}");
     let pages = Pages::Health(source(false));
     let ready = hyper::Request::get("/readiness").body(()).unwrap();
-    assert_eq!(pages.clone().answer(ready).await.unwrap().status(), 503);
+    assert_eq!(pages.clone().answer(ready, true).await.unwrap().status(), 503);
     let live = hyper::Request::get("/liveness").body(()).unwrap();
-    assert_eq!(pages.answer(live).await.unwrap().status(), 200, "nothing is stuck yet");
+    assert_eq!(pages.answer(live, true).await.unwrap().status(), 200, "nothing is stuck yet");
 }
 
 #[tokio::test]

@@ -8,12 +8,12 @@ use crate::observe::Tally;
 use crate::peers::{ConversationStatus, PeersStatus};
 use cutover_common::Counter;
 use cutover_engine::machine::{Input, State, Transition};
-pub(in crate::observe) use cutover_engine::view::EndpointView;
+pub(crate) use cutover_engine::view::EndpointView;
 use cutover_engine::view::{FelixView, LossView, RouteView};
 use cutover_engine::{BootTime, EndpointKey, Notice};
 
 /// Of a host's endpoints, the one with this number.
-pub(in crate::observe) fn endpoint(number: u64) -> EndpointView {
+pub(crate) fn endpoint(number: u64) -> EndpointView {
     let key = EndpointKey {
         host: "host".into(),
         orchestrator: "openstack".into(),
@@ -47,7 +47,7 @@ pub(in crate::observe) fn endpoint(number: u64) -> EndpointView {
 }
 
 /// A host in whose page every family has a value.
-pub(in crate::observe) fn observed() -> Observed {
+pub(crate) fn observed() -> Observed {
     let waiting = FelixView { missing: vec!["ipv4 chain to".into()], for_ms: Some(8_000) };
     let endpoints = vec![
         endpoint(1),

@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::machine::State;
 use crate::memory::Departure;
 use crate::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
-use crate::notice::Notice;
+use crate::notice::{DepartureRecord, Notice};
 use crate::time::BootTime;
 use crate::wanted::{HandoverStage, Tunnel, WantedForward};
 use core::net::IpAddr;
@@ -53,11 +53,27 @@ impl Departure {
     /// The virtual machine is here as far as anybody has said.
     const fn expect_news(&mut self) {
         (self.stopped_at, self.is_announced, self.has_resumed) = (None, false, false);
+        (self.heard_at, self.forwarded_at) = (None, None);
     }
 
     /// What the peer said is not so any more.
     const fn forget_peer(&mut self) {
         (self.tunnel, self.is_ready, self.is_announced, self.started_at) = (None, false, false, None);
+        self.heard_at = None;
+    }
+
+    /// What there is to say when this migration is over here.
+    pub(super) fn departed(&self, now: BootTime) -> Notice {
+        Notice::Departed(Box::new(DepartureRecord {
+            uid: self.uid.clone(),
+            endpoint: self.endpoint.to_string(),
+            to: self.to.to_string(),
+            began_at: self.seen_at.unwrap_or(self.began_at),
+            stopped_at: self.stopped_at,
+            heard_at: self.heard_at,
+            forwarded_at: self.forwarded_at,
+            ended_at: now,
+        }))
     }
 }
 
@@ -80,7 +96,9 @@ impl Engine {
             // A driver that puts its datastore in order deletes a migration and creates it again. One that has rolled back begins another
             // one, of which nothing has been heard yet: whoever knows more says so at once.
             if departure.uid != migration.uid {
+                self.notices.push(departure.departed(now));
                 departure.uid.clone_from(&migration.uid);
+                departure.seen_at = Some(now);
                 departure.expect_news();
             }
             departure.ends_at = None;
@@ -100,8 +118,12 @@ impl Engine {
             has_resumed: false,
             started_at: None,
             ends_at: None,
+            seen_at: Some(now),
+            heard_at: None,
+            forwarded_at: None,
         };
-        self.hitless.departures.insert(Arc::new(from.clone()), departure);
+        let before = self.hitless.departures.insert(Arc::new(from.clone()), departure);
+        self.notices.extend(before.map(|before| before.departed(now)));
     }
 
     /// A migration is over. Who has left still gets packets here until every router knows; who has not stays.
@@ -118,6 +140,7 @@ impl Engine {
         if departure.is_announced || departure.stopped_at.is_some() {
             departure.ends_at.get_or_insert(ends_at);
         } else {
+            self.notices.push(departure.departed(now));
             self.hitless.departures.remove(key);
         }
         self.locals.memory_changed();
@@ -134,27 +157,28 @@ impl Engine {
 
     /// The endpoint was written. After the end of a migration that is how a driver brings it back, unless another migration is heading
     /// here by now.
-    pub(in crate::engine) fn departure_called_off(&mut self, key: &EndpointKey) {
+    pub(in crate::engine) fn departure_called_off(&mut self, now: BootTime, key: &EndpointKey) {
         let is_over = self.hitless.departures.get(key).filter(|it| it.ends_at.is_some());
         if is_over.is_some_and(|it| !it.is_announced || !self.is_target(key)) {
-            self.end_departure(key);
+            self.end_departure(now, key);
         }
     }
 
     /// Where it has gone, it is about to go on: what comes here then leads to where it was. One that comes back is forwarded until it is here.
-    pub(in crate::engine) fn departure_goes_on(&mut self, migration: &LiveMigration) {
+    pub(in crate::engine) fn departure_goes_on(&mut self, now: BootTime, migration: &LiveMigration) {
         let Some(MigrationSource::Endpoint(left)) = &migration.source else { return };
         let here = self.same_port_here(left);
         let comes_back = matches!(&migration.target, Some(MigrationTarget::Endpoint(to)) if *to == here);
         let is_it = |it: &Departure| it.to == *left && it.ends_at.is_some() && !comes_back;
         if self.hitless.departures.get(&here).is_some_and(is_it) {
-            self.end_departure(&here);
+            self.end_departure(now, &here);
         }
     }
 
-    fn end_departure(&mut self, key: &EndpointKey) {
+    fn end_departure(&mut self, now: BootTime, key: &EndpointKey) {
         if let Some(departure) = self.hitless.departures.remove(key) {
             self.notices.extend(forward_ended(&departure));
+            self.notices.push(departure.departed(now));
             self.locals.touch(key.clone());
             self.locals.memory_changed();
         }
@@ -194,6 +218,9 @@ impl Engine {
             departure.tunnel = Some(tunnel);
             // A target that was started anew without its memory has not heard it.
             departure.is_announced |= says.is_announced;
+            if says.is_announced {
+                departure.heard_at.get_or_insert(now);
+            }
         }
         if *departure != before {
             self.locals.memory_changed();
@@ -218,6 +245,7 @@ impl Engine {
             return;
         }
         departure.started_at = Some(at);
+        departure.forwarded_at.get_or_insert(at);
         self.notices.push(Notice::ForwardStarted {
             endpoint: key.clone(),
             to: departure.to.clone(),
@@ -241,10 +269,11 @@ impl Engine {
                     // It may be about to leave again, as long as there is a migration that says so.
                     self.notices.extend(forward_ended(departure));
                     departure.started_at = None;
-                    departure.expect_news();
                     if departure.ends_at.is_some() {
+                        self.notices.push(departure.departed(now));
                         return false;
                     }
+                    departure.expect_news();
                 }
                 // An endpoint that is created anew while its virtual machine is gone may be another one by then.
                 if departure.ends_at.is_none() && departure.prefixes != *prefixes {
@@ -255,6 +284,7 @@ impl Engine {
             let is_over = departure.ends_at.is_some_and(|at| at <= now) || self.has_stayed(key, departure);
             if is_over {
                 self.notices.extend(forward_ended(departure));
+                self.notices.push(departure.departed(now));
             }
             !is_over
         });

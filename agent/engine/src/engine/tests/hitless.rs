@@ -6,6 +6,7 @@ use crate::conversation::{Says, SourceSays, TargetSays};
 use crate::fact::Fact;
 use crate::machine::State;
 use crate::model::{Handover, Policy};
+use crate::notice::{DepartureRecord, Notice};
 use crate::wanted::{HandoverStage, WantedForward, WantedReception};
 use cutover_common::MacAddr;
 use std::net::{IpAddr, Ipv4Addr};
@@ -182,6 +183,58 @@ fn forwarded_from_the_announcement_until_the_convergence_time_is_over() {
     assert!(pair.a.wanted().conversations.is_empty() && pair.b.wanted().conversations.is_empty());
     assert_eq!(pair.a.memory().departures, []);
     assert_eq!(pair.b.memory().arrivals, []);
+}
+
+/// What the source has said of migrations that are over for it.
+fn departed(host: &mut Host) -> Vec<DepartureRecord> {
+    let notices = host.engine.take_notices().into_iter();
+    notices.filter_map(|it| if let Notice::Departed(record) = it { Some(*record) } else { None }).collect()
+}
+
+#[test]
+fn what_the_source_has_seen_of_a_migration_is_said_once_when_it_is_over_for_it() {
+    let mut pair = Pair::quiet();
+    let began_at = pair.a.now;
+    pair.both(migration_written("u1", "a", "b"));
+    pair.both(written("b"));
+    pair.pass(1_000);
+    pair.stop(true);
+    let stopped_at = pair.a.now;
+    pair.pass(5);
+    pair.b.announce();
+    pair.talk();
+    let heard_at = pair.a.now;
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    assert_eq!(departed(&mut pair.a), [], "what still comes is forwarded");
+    pair.pass(60_000);
+    let said = departed(&mut pair.a);
+    let [record] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(
+        (record.uid.as_str(), &record.endpoint, &record.to),
+        ("u1", &port("a").to_string(), &port("b").to_string())
+    );
+    assert_eq!(
+        (record.began_at, record.stopped_at, record.heard_at),
+        (began_at, Some(stopped_at), Some(heard_at))
+    );
+    assert_eq!(record.forwarded_at, Some(stopped_at), "it was held from its stop on");
+    assert!(record.ended_at > heard_at);
+}
+
+#[test]
+fn a_migration_of_which_nothing_came_and_one_in_place_of_another_are_said_too() {
+    let mut pair = Pair::migrating();
+    pair.both(migration_written("u2", "a", "b"));
+    let said = departed(&mut pair.a);
+    assert_eq!(said.iter().map(|it| it.uid.as_str()).collect::<Vec<_>>(), ["u1"]);
+    pair.pass(1_000);
+    pair.both(migration_removed("b"));
+    let said = departed(&mut pair.a);
+    let [record] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(record.uid, "u2");
+    assert_eq!((record.stopped_at, record.heard_at, record.forwarded_at), (None, None, None));
+    assert!(record.began_at < record.ended_at);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The structure of pictures: what is in them, inside their frame, and readable by a parser.
 
-use super::super::migration::samples::*;
+use super::super::samples::*;
 use super::*;
 use cutover_engine::machine::Phases;
 use std::collections::BTreeMap;

@@ -1,31 +1,43 @@
-//! One migration as all forms of the timeline see it, finished or running.
+//! One migration to this host, finished or running.
 
-use cutover_daemon::datastore::resource::parse_name;
-use cutover_daemon::migrations::Finished;
+use crate::datastore::resource::parse_name;
+use crate::migrations::Finished;
 use cutover_engine::BootTime;
 use cutover_engine::machine::{Phases, State, kind_name};
 use cutover_engine::view::EndpointView;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A step of a migration, in the order in which steps usually come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Phase {
+pub enum Phase {
+    /// The endpoint became the target.
     Targeted,
+    /// The watch was armed in the kernel.
     Armed,
+    /// The orchestrator was told that everything is ready here.
     Reported,
+    /// The connections that the source tracks were made here.
     HandedOver,
+    /// This host heard that the machine has stopped where it comes from.
     Stopped,
+    /// The kernel program saw the announcement.
     Announced,
+    /// The fast path took the record.
     Taken,
+    /// The kernel acknowledged the elevated routes.
     Routed,
+    /// This host heard that the source forwards what still comes there.
     Forwarded,
+    /// The orchestrator ended the migration.
     RoleGone,
+    /// Elevated priority ended.
     Ended,
 }
 
 impl Phase {
-    pub(super) const ALL: [Self; 11] = [
+    /// Each of them.
+    pub const ALL: [Self; 11] = [
         Self::Targeted,
         Self::Armed,
         Self::Reported,
@@ -40,7 +52,8 @@ impl Phase {
     ];
 
     /// When it came.
-    pub(super) const fn at(self, phases: &Phases) -> Option<BootTime> {
+    #[must_use]
+    pub const fn at(self, phases: &Phases) -> Option<BootTime> {
         match self {
             Self::Targeted => phases.targeted_at,
             Self::Armed => phases.armed_at,
@@ -55,11 +68,77 @@ impl Phase {
             Self::Ended => phases.ended_at,
         }
     }
+
+    /// Says when it came.
+    pub const fn set(self, phases: &mut Phases, at: BootTime) {
+        let phase = match self {
+            Self::Targeted => &mut phases.targeted_at,
+            Self::Armed => &mut phases.armed_at,
+            Self::Reported => &mut phases.reported_at,
+            Self::HandedOver => &mut phases.handed_over_at,
+            Self::Stopped => &mut phases.stopped_at,
+            Self::Announced => &mut phases.announced_at,
+            Self::Taken => &mut phases.taken_at,
+            Self::Routed => &mut phases.routed_at,
+            Self::Forwarded => &mut phases.forwarded_at,
+            Self::RoleGone => &mut phases.role_gone_at,
+            Self::Ended => &mut phases.ended_at,
+        };
+        *phase = Some(at);
+    }
+
+    /// In one or two words.
+    #[must_use]
+    pub const fn name(self, outcome: Outcome) -> &'static str {
+        match self {
+            Self::Targeted => "began",
+            Self::Armed => "armed",
+            Self::Reported => "reported up",
+            Self::HandedOver => "handed over",
+            Self::Stopped => "stopped",
+            Self::Announced => "announced",
+            Self::Taken => "taken",
+            Self::Routed => "routed",
+            Self::Forwarded => "forwarded",
+            Self::RoleGone => "over",
+            Self::Ended if matches!(outcome, Outcome::NotArrived) => "ended",
+            Self::Ended => "normal again",
+        }
+    }
+
+    /// What has happened then.
+    #[must_use]
+    pub const fn meaning(self, outcome: Outcome) -> &'static str {
+        match self {
+            Self::Targeted => {
+                "the endpoint became the target: it has no route while its machine is elsewhere"
+            }
+            Self::Armed => "the kernel program listens on the tap for the machine's first announcement",
+            Self::Reported => "up was written for the orchestrator: everything is ready here",
+            Self::HandedOver => "the connections that the source tracks were made here",
+            Self::Stopped => "this host heard that the machine has stopped where it comes from",
+            Self::Announced => "the kernel program saw the announcement: the machine runs here",
+            Self::Taken => "the fast path has the announcement from the ring buffer",
+            Self::Routed => "the kernel acknowledged the routes with elevated priority",
+            Self::Forwarded => "this host heard that the source forwards what still comes there",
+            Self::RoleGone => "the orchestrator ended the migration",
+            Self::Ended if matches!(outcome, Outcome::NotArrived) => {
+                "the endpoint is no target any more: the machine stayed where it was"
+            }
+            Self::Ended => "the convergence time is over, or the endpoint is gone: elevated priority ended",
+        }
+    }
+
+    /// Most migrations go without the others.
+    #[must_use]
+    pub const fn is_usual(self) -> bool {
+        !matches!(self, Self::HandedOver | Self::Stopped | Self::Forwarded)
+    }
 }
 
 /// How far it came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// It is not over; this is where it stands.
     Running(State),
     /// The machine was taken to have arrived.
@@ -70,26 +149,31 @@ pub(super) enum Outcome {
 
 /// A migration to this host.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Migration {
-    pub(super) uid: String,
+pub struct Migration {
+    /// Its uid.
+    pub uid: String,
     /// Resource name of the endpoint here.
-    pub(super) endpoint: String,
+    pub endpoint: String,
     /// Resource name of the one it came from.
-    pub(super) source: Option<String>,
-    pub(super) outcome: Outcome,
-    pub(super) phases: Phases,
+    pub source: Option<String>,
+    /// How far it came.
+    pub outcome: Outcome,
+    /// When each phase began.
+    pub phases: Phases,
     /// The boot that the times count from, if known.
-    pub(super) boot_id: Option<String>,
+    pub boot_id: Option<String>,
     /// The last thing that is known: when it ended, or now.
-    pub(super) until: BootTime,
+    pub until: BootTime,
     /// What the wall clock said then.
-    until_unix_ns: u64,
+    pub until_unix_ns: u64,
     /// It did not only say so to the second.
-    pub(super) is_exact: bool,
+    pub is_exact: bool,
 }
 
 impl Migration {
-    pub(super) fn finished(line: Finished) -> Self {
+    /// One that is in the record.
+    #[must_use]
+    pub fn finished(line: Finished) -> Self {
         let record = line.record;
         let latest = Phase::ALL.iter().filter_map(|phase| phase.at(&record.phases)).max();
         Self {
@@ -108,7 +192,8 @@ impl Migration {
     }
 
     /// The migration that is under way to an endpoint, if there is one.
-    pub(super) fn running(
+    #[must_use]
+    pub fn running(
         endpoint: &EndpointView,
         now: BootTime,
         now_unix_ns: u64,
@@ -129,26 +214,30 @@ impl Migration {
     }
 
     /// Whether both are one migration, seen at different times.
-    pub(super) fn is_the_same_as(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn is_the_same_as(&self, other: &Self) -> bool {
         (&self.uid, &self.endpoint, self.phases.targeted_at)
             == (&other.uid, &other.endpoint, other.phases.targeted_at)
             && self.boot_id == other.boot_id
     }
 
     /// When it began, as far as is known.
-    pub(super) fn began_at(&self) -> BootTime {
+    #[must_use]
+    pub fn began_at(&self) -> BootTime {
         let earliest = || Phase::ALL.iter().filter_map(|phase| phase.at(&self.phases)).min();
         self.phases.targeted_at.or_else(earliest).unwrap_or(self.until)
     }
 
     /// Wall-clock time of a point in time of its boot.
-    pub(super) fn unix_ns(&self, at: BootTime) -> u64 {
+    #[must_use]
+    pub fn unix_ns(&self, at: BootTime) -> u64 {
         let (before_ns, after_ns) = (self.until.0.saturating_sub(at.0), at.0.saturating_sub(self.until.0));
         self.until_unix_ns.saturating_sub(before_ns).saturating_add(after_ns)
     }
 
     /// The phases that came, in the order in which they did.
-    pub(super) fn steps(&self) -> Vec<(Phase, BootTime)> {
+    #[must_use]
+    pub fn steps(&self) -> Vec<(Phase, BootTime)> {
         let mut steps: Vec<_> =
             Phase::ALL.iter().filter_map(|phase| Some((*phase, phase.at(&self.phases)?))).collect();
         steps.sort_by_key(|(_, at)| *at);
@@ -156,18 +245,21 @@ impl Migration {
     }
 
     /// What announced the machine.
-    pub(super) fn announcement(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn announcement(&self) -> Option<&'static str> {
         self.phases.kind.map(kind_name)
     }
 
     /// The host that it came from; the whole name of the endpoint if that does not tell.
-    pub(super) fn source_host(&self) -> Option<String> {
+    #[must_use]
+    pub fn source_host(&self) -> Option<String> {
         let name = self.source.as_ref()?;
         Some(parse_name("", name).map_or_else(|| name.clone(), |key| key.host))
     }
 
     /// In one or two words.
-    pub(super) fn result(&self) -> String {
+    #[must_use]
+    pub fn result(&self) -> String {
         match self.outcome {
             Outcome::Running(state) => format!("running ({state})"),
             Outcome::Arrived => "arrived".to_owned(),
@@ -175,23 +267,25 @@ impl Migration {
         }
     }
 
-    pub(super) const fn is_running(&self) -> bool {
+    /// Whether it is not over.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
         matches!(self.outcome, Outcome::Running(_))
     }
 }
 
 #[cfg(test)]
-pub(super) mod samples {
+pub(crate) mod samples {
     use super::*;
     use cutover_engine::notice::MigrationRecord;
     use std::time::Duration;
 
     /// When the samples begin: half an hour after the boot, and on a day that everybody knows.
-    pub(in super::super) const BEGAN: BootTime = BootTime(1_800_000_000_000);
+    pub(crate) const BEGAN: BootTime = BootTime(1_800_000_000_000);
     const BEGAN_UNIX_NS: u64 = 1_709_210_096_000_000_000;
 
     /// All phases of a migration that went as it should.
-    pub(in super::super) fn phases() -> Phases {
+    pub(crate) fn phases() -> Phases {
         let at = |offset_us: u64| Some(BEGAN + Duration::from_micros(offset_us));
         Phases {
             targeted_at: at(0),
@@ -211,7 +305,7 @@ pub(super) mod samples {
     }
 
     /// A finished migration with these phases.
-    pub(in super::super) fn migration(uid: &str, phases: Phases) -> Migration {
+    pub(crate) fn migration(uid: &str, phases: Phases) -> Migration {
         let ended_at = phases.ended_at.expect("it is over");
         let finished_at_unix_ns = BEGAN_UNIX_NS + ended_at.0 - BEGAN.0;
         Migration::finished(Finished {
@@ -229,20 +323,14 @@ pub(super) mod samples {
     }
 
     /// A migration that is under way and was last looked at so long after its begin.
-    pub(in super::super) fn running(uid: &str, phases: Phases, after: Duration) -> Migration {
+    pub(crate) fn running(uid: &str, phases: Phases, after: Duration) -> Migration {
         let until = BEGAN + after;
         Migration {
             outcome: Outcome::Running(State::Target),
             until,
             until_unix_ns: BEGAN_UNIX_NS + until.0 - BEGAN.0,
+            phases,
             ..migration(uid, Phases { ended_at: Some(until), ..Phases::default() })
-        }
-        .with(phases)
-    }
-
-    impl Migration {
-        fn with(self, phases: Phases) -> Self {
-            Self { phases, ..self }
         }
     }
 }
@@ -259,6 +347,16 @@ mod tests {
         assert_eq!(whole.unix_ns(whole.began_at()), 1_709_210_096_000_000_000);
         assert_eq!(whole.unix_ns(whole.until + Duration::from_secs(1)), 1_709_210_131_500_000_000);
         assert_eq!(whole.source_host().as_deref(), Some("compute-1"));
+    }
+
+    #[test]
+    fn a_phase_is_found_where_it_was_set() {
+        let mut phases = Phases::default();
+        for (phase, at) in Phase::ALL.into_iter().zip(1..) {
+            assert_eq!(phase.at(&phases), None);
+            phase.set(&mut phases, BootTime(at));
+        }
+        assert!(Phase::ALL.into_iter().zip(1..).all(|(phase, at)| phase.at(&phases) == Some(BootTime(at))));
     }
 
     #[test]

@@ -1,21 +1,28 @@
 //! A migration as a sequence of stretches of time, each with the one thing that went on in it.
 
-use crate::cli::timeline::migration::Migration;
+use super::migration::Migration;
 use cutover_engine::BootTime;
 
 /// A part of the broken time axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Panel {
+pub enum Panel {
+    /// From the begin to `up`.
     Preparation,
+    /// Until the machine announces itself.
     Waiting,
+    /// From the announcement to its routes.
     CutOver,
+    /// Until the priority is normal again.
     After,
 }
 
 impl Panel {
-    pub(super) const ALL: [Self; 4] = [Self::Preparation, Self::Waiting, Self::CutOver, Self::After];
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Preparation, Self::Waiting, Self::CutOver, Self::After];
 
-    pub(super) const fn heading(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub const fn heading(self) -> &'static str {
         match self {
             Self::Preparation => "Preparation",
             Self::Waiting => "Waiting for the machine",
@@ -24,7 +31,9 @@ impl Panel {
         }
     }
 
-    pub(super) const fn subheading(self) -> &'static str {
+    /// From what to what.
+    #[must_use]
+    pub const fn subheading(self) -> &'static str {
         match self {
             Self::Preparation => "began → reported up",
             Self::Waiting => "reported up → announced",
@@ -36,19 +45,28 @@ impl Panel {
 
 /// What goes on in a stretch of time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum SegmentKind {
+pub enum SegmentKind {
+    /// The tap is being watched.
     Arming,
+    /// `up` is being written.
     Reporting,
+    /// The announcement is awaited.
     Waiting,
+    /// The fast path wakes up.
     Taking,
+    /// It writes the elevated routes.
     Routing,
+    /// The routes are elevated, and the migration is not over.
     Elevated,
+    /// The routes are elevated, and the migration is over.
     Converging,
+    /// The migration is over, and nothing was announced.
     Unannounced,
 }
 
 impl SegmentKind {
-    pub(super) const ALL: [Self; 8] = [
+    /// Each of them.
+    pub const ALL: [Self; 8] = [
         Self::Arming,
         Self::Reporting,
         Self::Waiting,
@@ -59,7 +77,9 @@ impl SegmentKind {
         Self::Unannounced,
     ];
 
-    pub(super) const fn panel(self) -> Panel {
+    /// Where it belongs.
+    #[must_use]
+    pub const fn panel(self) -> Panel {
         match self {
             Self::Arming | Self::Reporting => Panel::Preparation,
             Self::Waiting => Panel::Waiting,
@@ -68,7 +88,9 @@ impl SegmentKind {
         }
     }
 
-    pub(super) const fn label(self) -> &'static str {
+    /// In words.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Arming => "arming the tap",
             Self::Reporting => "reporting up",
@@ -82,7 +104,8 @@ impl SegmentKind {
     }
 
     /// Colours that people with any kind of colour vision can tell apart (Okabe and Ito, 2008), and greys.
-    pub(super) const fn colour(self) -> &'static str {
+    #[must_use]
+    pub const fn colour(self) -> &'static str {
         match self {
             Self::Arming => "#56b4e9",
             Self::Reporting => "#0072b2",
@@ -98,16 +121,20 @@ impl SegmentKind {
 
 /// A stretch of time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Segment {
-    pub(super) kind: SegmentKind,
-    pub(super) from: BootTime,
-    pub(super) to: BootTime,
+pub struct Segment {
+    /// What goes on.
+    pub kind: SegmentKind,
+    /// From when.
+    pub from: BootTime,
+    /// Until when.
+    pub to: BootTime,
     /// It goes on.
-    pub(super) is_open: bool,
+    pub is_open: bool,
 }
 
 /// The stretches of a migration, without gaps and in order.
-pub(super) fn segments(migration: &Migration) -> Vec<Segment> {
+#[must_use]
+pub fn segments(migration: &Migration) -> Vec<Segment> {
     let phases = &migration.phases;
     let mut line = Strip { at: migration.began_at(), until: migration.until, segments: Vec::new() };
     // The next thing that happened to a target: it was announced, or over without that.
@@ -170,7 +197,7 @@ impl Strip {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::migration::samples::*;
+    use super::super::migration::samples::*;
     use super::*;
     use SegmentKind::{Arming, Converging, Elevated, Reporting, Routing, Taking, Unannounced, Waiting};
     use cutover_engine::machine::Phases;

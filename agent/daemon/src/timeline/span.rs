@@ -1,10 +1,11 @@
 //! Times for people: as long as they need to be and no more exact than anybody reads.
 
-use cutover_daemon::clock;
+use crate::clock;
 use std::time::Duration;
 
 /// Three digits and a unit; minutes and hours in full seconds.
-pub(in crate::cli) fn text(span: Duration) -> String {
+#[must_use]
+pub fn text(span: Duration) -> String {
     let ns = span.as_nanos();
     if ns < 1_000 {
         return format!("{ns} ns");
@@ -26,12 +27,14 @@ pub(in crate::cli) fn text(span: Duration) -> String {
 }
 
 /// A date with the time of day, UTC.
-pub(super) fn date(unix_ns: u64) -> String {
+#[must_use]
+pub fn date(unix_ns: u64) -> String {
     clock::rfc3339(unix_ns / 1_000_000_000)
 }
 
 /// The same with microseconds.
-pub(super) fn exact_date(unix_ns: u64) -> String {
+#[must_use]
+pub fn exact_date(unix_ns: u64) -> String {
     let date = date(unix_ns);
     format!("{}.{:06}Z", date.trim_end_matches('Z'), unix_ns / 1_000 % 1_000_000)
 }
