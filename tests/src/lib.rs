@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod bird;
 pub mod blackout;
+pub mod chromium;
 mod clocks;
 pub mod cloud;
 pub mod crowd;

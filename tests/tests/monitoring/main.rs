@@ -1,7 +1,9 @@
-//! Metrics, health and the word to systemd of real agents; alert rules and dashboard with a real Prometheus.
+//! Metrics, health, the page for people and the word to systemd of real agents; alert rules and dashboard with a real Prometheus, and the page in
+//! a real browser.
 
 mod files;
 mod health;
+mod page;
 mod prometheus;
 mod scrape;
 mod systemd;

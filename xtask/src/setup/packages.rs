@@ -31,6 +31,7 @@ pub(crate) const FOR_TESTS: &[Needed] = &[
     ("faketime", "faketime"),
     ("vtysh", "frr"),
     ("promtool", "prometheus"),
+    ("chromium-headless-shell", "chromium-headless-shell"),
     ("nft", "nftables"),
     ("iptables-nft", "iptables"),
 ];
