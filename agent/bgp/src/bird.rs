@@ -3,11 +3,13 @@
 //! The filters are the same; what differs is how a protocol block is written.
 
 mod render;
+mod snippet;
 #[cfg(test)]
 mod tests;
 
 use super::{Family, KernelMetric, Parameters};
 use render::{Dialect, File};
+use snippet::Snippet;
 
 /// There is no metric between elevated and normal, which routes from BGP need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -43,13 +45,19 @@ pub fn configuration(
     metric: KernelMetric,
     version: Version,
 ) -> Result<String, NoMetricBetween> {
-    let dialect = match version {
-        Version::Two => Dialect::Two,
-        Version::Three => Dialect::Three,
-    };
-    let families = [Family::Ipv4, Family::Ipv6];
-    let families = families.into_iter().filter(|family| parameters.priorities(*family).is_some()).collect();
-    render(&File { parameters, families, dialect, metric })
+    Ok(file(parameters, metric, version)?.to_string())
+}
+
+/// What a host that has a bird.conf for BIRD 2 or 3 adds to it.
+///
+/// # Errors
+/// When the priorities leave no metric for routes from BGP.
+pub fn snippet(
+    parameters: &Parameters,
+    metric: KernelMetric,
+    version: Version,
+) -> Result<String, NoMetricBetween> {
+    Ok(Snippet(file(parameters, metric, version)?).to_string())
 }
 
 /// bird.conf (IPv4) or bird6.conf (IPv6) of a host with BIRD 1.6.
@@ -61,10 +69,45 @@ pub fn configuration_1(
     metric: KernelMetric,
     family: Family,
 ) -> Result<String, NoMetricBetween> {
-    render(&File { parameters, families: vec![family], dialect: Dialect::One, metric })
+    Ok(file_1(parameters, metric, family)?.to_string())
 }
 
-fn render(file: &File<'_>) -> Result<String, NoMetricBetween> {
+/// What a host that has such a file for BIRD 1.6 adds to it.
+///
+/// # Errors
+/// When the priorities leave no metric for routes from BGP.
+pub fn snippet_1(
+    parameters: &Parameters,
+    metric: KernelMetric,
+    family: Family,
+) -> Result<String, NoMetricBetween> {
+    Ok(Snippet(file_1(parameters, metric, family)?).to_string())
+}
+
+fn file(
+    parameters: &Parameters,
+    metric: KernelMetric,
+    version: Version,
+) -> Result<File<'_>, NoMetricBetween> {
+    let dialect = match version {
+        Version::Two => Dialect::Two,
+        Version::Three => Dialect::Three,
+    };
+    let families = [Family::Ipv4, Family::Ipv6];
+    let families = families.into_iter().filter(|family| parameters.priorities(*family).is_some()).collect();
+    possible(File { parameters, families, dialect, metric })
+}
+
+fn file_1(
+    parameters: &Parameters,
+    metric: KernelMetric,
+    family: Family,
+) -> Result<File<'_>, NoMetricBetween> {
+    possible(File { parameters, families: vec![family], dialect: Dialect::One, metric })
+}
+
+/// A file, if there is a metric for the routes from BGP.
+fn possible(file: File<'_>) -> Result<File<'_>, NoMetricBetween> {
     for &family in &file.families {
         if let Some(priorities) = file.parameters.priorities(family)
             && priorities.between().is_none()
@@ -76,5 +119,5 @@ fn render(file: &File<'_>) -> Result<String, NoMetricBetween> {
             return Err(NoMetricBetween { elevated, normal, value: priorities.elevated });
         }
     }
-    Ok(file.to_string())
+    Ok(file)
 }

@@ -5,6 +5,7 @@
 
 mod recipe;
 mod render;
+mod snippet;
 #[cfg(test)]
 mod tests;
 
@@ -13,11 +14,12 @@ pub use recipe::{Refusal, Shortcoming};
 use super::{Family, Parameters};
 use recipe::Recipe;
 use render::{Exchange, File};
+use snippet::Snippet;
 
 /// A text for FRR, and what it cannot do with these priorities; the text says that, too.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Configuration {
-    /// `/etc/frr/frr.conf`.
+    /// `/etc/frr/frr.conf`, or what is added to it.
     pub text: String,
     /// One at most for each family.
     pub shortcomings: Vec<Shortcoming>,
@@ -28,13 +30,27 @@ pub struct Configuration {
 /// # Errors
 /// When FRR cannot carry these priorities; the error names the setting to change.
 pub fn configuration(parameters: &Parameters) -> Result<Configuration, Refusal> {
+    let (file, shortcomings) = file(parameters)?;
+    Ok(Configuration { text: file.to_string(), shortcomings })
+}
+
+/// What a host that has a configuration adds to it.
+///
+/// # Errors
+/// When FRR cannot carry these priorities; the error names the setting to change.
+pub fn snippet(parameters: &Parameters) -> Result<Configuration, Refusal> {
+    let (file, shortcomings) = file(parameters)?;
+    Ok(Configuration { text: Snippet(file).to_string(), shortcomings })
+}
+
+fn file(parameters: &Parameters) -> Result<(File<'_>, Vec<Shortcoming>), Refusal> {
     if let value @ (11 | 42 | 186..=198) = parameters.route_protocol {
         return Err(Refusal::RouteProtocol { value });
     }
     let families = [Family::Ipv4, Family::Ipv6].into_iter().filter_map(|family| exchange(parameters, family));
     let families = families.collect::<Result<Vec<_>, _>>()?;
     let shortcomings = families.iter().filter_map(Exchange::shortcoming).collect();
-    Ok(Configuration { text: File { parameters, families }.to_string(), shortcomings })
+    Ok((File { parameters, families }, shortcomings))
 }
 
 /// How a family is exchanged, if there is somebody to exchange it with or nobody was named at all.

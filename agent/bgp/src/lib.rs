@@ -1,10 +1,14 @@
 //! Configurations of BGP daemons that carry route priority to the other hosts and back into their kernels.
 //!
-//! Pure: from [`Parameters`] to text, one file for each daemon. Reads no settings, finds no peers and loads nothing; that
-//! is `cutover bgp`'s business . What each line is for is said in the text itself and in docs/bgp.md.
+//! Pure: from [`Parameters`] to text, one file for each daemon, or what has to be added to one that a site has. Reads no
+//! settings, finds no peers and loads nothing; that is `cutover bgp`'s business. What each line is for is said in the text
+//! itself and in docs/bgp.md.
 
 pub mod bird;
 pub mod frr;
+mod sessions;
+
+pub use sessions::{Password, Sessions};
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -100,6 +104,8 @@ pub struct Parameters {
     pub router_id: Option<Ipv4Addr>,
     /// Its peers, of both families.
     pub peers: Vec<Peer>,
+    /// What the sessions with them have beyond the routes.
+    pub sessions: Sessions,
     /// The mark of elevated routes with eBGP.
     pub community: Community,
     /// Metrics of IPv4 routes.

@@ -1,20 +1,30 @@
 //! The text of BIRD's configuration. Owns every line and the reason that stands above it; decides nothing.
 
-use crate::{Community, Family, KernelMetric, PREFERENCE_OF_METRIC_0, Parameters, Peer, Peering, Priorities};
+use crate::{
+    Community, Family, KernelMetric, PREFERENCE_OF_METRIC_0, Parameters, Peer, Peering, Priorities, Sessions,
+};
 use std::fmt::{self, Display, Formatter, Write};
 
 /// How often BIRD reads the kernel's routes again. It is told of changes anyway.
-const SCAN_S: u32 = 10;
+pub(super) const SCAN_S: u32 = 10;
 
 /// How long a silent peer counts as there.
 ///
 /// LIMIT: keepalives come every 8 s, and it takes three lost ones to give up a peer on a loaded host.
-const HOLD_S: u32 = 24;
+pub(super) const HOLD_S: u32 = 24;
 
 /// How long routes outlive a daemon that is being restarted.
 ///
 /// LIMIT: a restart takes seconds.
-const RESTART_S: u32 = 30;
+pub(super) const RESTART_S: u32 = 30;
+
+/// Failure detection, as the sessions ask for it.
+const BFD: &str = "\
+# Watches the peers for the sessions below. With the intervals that BIRD takes by itself, that takes half a second.
+protocol bfd {
+}
+
+";
 
 /// Which BIRD reads it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +56,9 @@ impl Display for File<'_> {
         self.device(f)?;
         for &family in &self.families {
             self.kernel(f, family)?;
+        }
+        if self.parameters.sessions.has_bfd {
+            f.write_str(BFD)?;
         }
         for &family in &self.families {
             for (number, peer) in self.parameters.peers_of(family).enumerate() {
@@ -218,7 +231,7 @@ filter cutover_install{digit} {{
     }
 
     /// The option of the kernel protocol, with its reason.
-    fn metric_option(&self, priorities: Priorities) -> String {
+    pub(super) fn metric_option(&self, priorities: Priorities) -> String {
         let Priorities { normal, elevated } = priorities;
         match (self.metric, priorities.between()) {
             (KernelMetric::Fixed, Some(metric)) => format!(
@@ -238,7 +251,7 @@ filter cutover_install{digit} {{
     }
 
     /// A condition on a route from a peer.
-    fn is_elevated(&self, Priorities { normal, .. }: Priorities) -> String {
+    pub(super) fn is_elevated(&self, Priorities { normal, .. }: Priorities) -> String {
         match self.parameters.peering {
             Peering::Ibgp => format!("bgp_local_pref > {}", PREFERENCE_OF_METRIC_0 - normal),
             Peering::Ebgp => format!("{} ~ bgp_community", Pair(self.parameters.community)),
@@ -246,7 +259,7 @@ filter cutover_install{digit} {{
     }
 
     /// A condition on a route from the kernel.
-    fn interfaces(&self) -> String {
+    pub(super) fn interfaces(&self) -> String {
         let patterns =
             self.parameters.interface_prefixes.iter().map(|prefix| format!("ifname ~ {}", Pattern(prefix)));
         patterns.collect::<Vec<_>>().join(" || ")
@@ -334,7 +347,7 @@ protocol kernel kernel{digit} {{
 
     /// Whether a peer is told of more than the best path. Between ASes there is somebody in the middle, who tells everybody in
     /// order.
-    fn all_paths(&self, indent: &str) -> String {
+    pub(super) fn all_paths(&self, indent: &str) -> String {
         match (self.parameters.peering, self.dialect) {
             (Peering::Ebgp, _) => String::new(),
             (Peering::Ibgp, Dialect::Three) => format!(
@@ -355,11 +368,43 @@ protocol kernel kernel{digit} {{
         }
     }
 
+    /// What every session has if it was asked for.
+    fn session(&self) -> String {
+        let Sessions { password, has_bfd, hops, .. } = &self.parameters.sessions;
+        let mut text = String::new();
+        if let Some(hops) = hops {
+            text.push_str(&format!(
+                "  # The peer is behind other routers; its address is reached by a route that BIRD knows.\n  multihop {hops};\n"
+            ));
+        }
+        if let Some(password) = password {
+            text.push_str(
+                "  # Both ends sign their packets (TCP MD5). Nobody but BIRD may read this file.\n",
+            );
+            // BIRD 2.0.12 does not know the line, later ones do what it says without it, and warn.
+            if self.dialect == Dialect::Three {
+                text.push_str("  authentication md5;\n");
+            }
+            text.push_str(&format!("  password \"{}\";\n", password.as_str()));
+        }
+        if *has_bfd {
+            text.push_str(
+                "  # A peer that does not answer is gone, whether it died or BIRD is being restarted there: BFD is part of BIRD. With
+  # `bfd graceful;` routes outlive a restart, and those of a host that died stay for `graceful restart time`, too.
+  bfd on;
+",
+            );
+        }
+        text
+    }
+
     fn peer(&self, f: &mut impl Write, family: Family, number: usize, peer: &Peer) -> fmt::Result {
         let digit = family.digit();
         let own = self.parameters.autonomous_system;
         let theirs = peer.autonomous_system.unwrap_or(own);
         let address = peer.address;
+        let source = self.parameters.sessions.source(family).map_or_else(String::new, |at| format!(" {at}"));
+        let session = self.session();
         let filters = |indent: &str| {
             let all_paths = self.all_paths(indent);
             format!(
@@ -378,9 +423,9 @@ protocol kernel kernel{digit} {{
             f,
             "\
 protocol bgp {name} {{
-  local as {own};
+  local{source} as {own};
   neighbor {address} as {theirs};
-  connect delay time 1;
+{session}  connect delay time 1;
   connect retry time 5;
   error wait time 1, 10;
   # What a dead host has announced attracts traffic that long. It is less than elevated priority lasts
@@ -400,7 +445,7 @@ protocol bgp {name} {{
 }
 
 /// A community as BIRD spells it.
-struct Pair(Community);
+pub(super) struct Pair(pub Community);
 
 impl Display for Pair {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

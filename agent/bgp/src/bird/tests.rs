@@ -1,6 +1,6 @@
 use super::*;
 use crate::KernelMetric::{Fixed, Mapped};
-use crate::{Community, Peer, Peering, Priorities};
+use crate::{Community, Peer, Peering, Priorities, Sessions};
 use std::path::PathBuf;
 
 fn host(peering: Peering) -> Parameters {
@@ -12,6 +12,7 @@ fn host(peering: Peering) -> Parameters {
         autonomous_system: 64601,
         router_id: Some("10.0.1.2".parse().unwrap()),
         peers: vec![peer("10.0.1.1", 64512), peer("10.0.1.5", 64513), peer("2001:db8:0:1::1", 64512)],
+        sessions: Sessions::default(),
         community: Community(65000, 100),
         ipv4: Priorities { normal: 1024, elevated: 512 },
         ipv6: Some(Priorities { normal: 1024, elevated: 512 }),
@@ -83,6 +84,33 @@ fn without_peers_there_is_one_to_fill_in() {
     host.peers.clear();
     host.router_id = None;
     assert_golden("no_peers", &configuration(&host, Fixed, Version::Two).unwrap());
+}
+
+#[test]
+fn sessions_have_what_was_asked_for() {
+    let mut host = host(Peering::Ebgp);
+    host.sessions = Sessions {
+        password: Some("s3cret'#".parse().unwrap()),
+        has_bfd: true,
+        hops: Some(3),
+        ipv4_source: Some("10.99.0.2".parse().unwrap()),
+        ipv6_source: Some("2001:db8:99::2".parse().unwrap()),
+    };
+    let two = configuration(&host, Fixed, Version::Two).unwrap();
+    assert_golden("sessions", &two);
+    let three = configuration(&host, Fixed, Version::Three).unwrap();
+    assert_eq!(three.matches("  authentication md5;\n  password \"s3cret'#\";\n").count(), 3);
+    assert!(!two.contains("authentication"), "BIRD 2.0.12 refuses it");
+}
+
+#[test]
+fn what_a_site_adds() {
+    let text = |peering, metric| snippet(&host(peering), metric, Version::Two).unwrap();
+    assert_golden("snippet_ibgp", &text(Peering::Ibgp, Fixed));
+    assert_golden("snippet_ebgp_mapped", &text(Peering::Ebgp, Mapped));
+    let mut host = host(Peering::Ibgp);
+    host.peers.clear();
+    assert_golden("snippet_bird1", &snippet_1(&host, Fixed, Family::Ipv6).unwrap());
 }
 
 #[test]

@@ -7,12 +7,12 @@ use std::fmt::{self, Display, Formatter};
 /// How long routes outlive a daemon that is being restarted, and not a host that is gone.
 ///
 /// LIMIT: a restart of all daemons takes seconds; a dead host's routes attract traffic for as long as this.
-const RESTART_S: u32 = 30;
+pub(super) const RESTART_S: u32 = 30;
 
 /// How long a restarted bgpd waits for a peer that does not say that it is done.
 ///
 /// LIMIT: peers in the same fabric take milliseconds; after an orderly stop there are no routes meanwhile.
-const DEFER_S: u32 = 5;
+pub(super) const DEFER_S: u32 = 5;
 
 /// What differs between the families.
 pub(super) struct Exchange {
@@ -32,6 +32,7 @@ impl Display for File<'_> {
         self.reasons(f)?;
         for exchange in &self.families {
             self.filters(f, exchange)?;
+            self.own(f, exchange.family)?;
         }
         self.sessions(f)?;
         for exchange in &self.families {
@@ -61,10 +62,36 @@ impl File<'_> {
 ! --v6-rr-semantics: FRR 8 replaces an IPv6 route by deleting the old one first; for some ten microseconds there
 ! is none. --retain and -K 60: routes stay in the kernel while zebra is restarted.
 !
+"
+        )?;
+        self.numbers(f)?;
+        f.write_str(
+            "\
+!
+frr defaults traditional
+service integrated-vtysh-config
+log syslog informational
+!
+! zebra otherwise waits 10 ms for more changes before it looks at any.
+zebra work-queue 0
+!
+! Next hops may be behind the default route.
+ip nht resolve-via-default
+ipv6 nht resolve-via-default
+!
+",
+        )?;
+        self.marks(f)
+    }
+
+    /// How routes are compared.
+    pub(super) fn numbers(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "\
 ! How a host prefers where a machine has arrived over its own route: zebra takes the high octet of a kernel
 ! metric for the distance, the rest for the metric.
 !
-"
+",
         )?;
         for Exchange { family, recipe } in &self.families {
             let Recipe { normal, elevated, local_distance, remote_distance, normal_seen } = recipe;
@@ -109,22 +136,11 @@ host where a
                 )?;
             }
         }
-        f.write_str(
-            "\
-!
-frr defaults traditional
-service integrated-vtysh-config
-log syslog informational
-!
-! zebra otherwise waits 10 ms for more changes before it looks at any.
-zebra work-queue 0
-!
-! Next hops may be behind the default route.
-ip nht resolve-via-default
-ipv6 nht resolve-via-default
-!
-",
-        )?;
+        Ok(())
+    }
+
+    /// By which routes between ASes are known.
+    pub(super) fn marks(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.parameters.peering == Peering::Ebgp {
             write!(
                 f,
@@ -142,7 +158,7 @@ bgp as-path access-list CUTOVER-OWN seq 5 permit ^$
     }
 
     /// Why the filters are as they are, once for both families.
-    fn reasons(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    pub(super) fn reasons(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(
             "\
 ! CUTOVER-KERNEL, from the kernel to BGP: only routes to one address with one of the two metrics, which are
@@ -174,8 +190,12 @@ bgp as-path access-list CUTOVER-OWN seq 5 permit ^$
         f.write_str("!\n")
     }
 
-    /// From the kernel to BGP, from peers, to peers.
-    fn filters(&self, f: &mut Formatter<'_>, Exchange { family, recipe }: &Exchange) -> fmt::Result {
+    /// From the kernel to BGP, and from peers.
+    pub(super) fn filters(
+        &self,
+        f: &mut Formatter<'_>,
+        Exchange { family, recipe }: &Exchange,
+    ) -> fmt::Result {
         let (digit, bits) = (family.digit(), family.bits());
         let Recipe { elevated, normal_seen, remote_distance, .. } = recipe;
         let (elevated_preference, normal_preference) =
@@ -231,18 +251,24 @@ exit
 !
 "
         )?;
-        if self.parameters.peering == Peering::Ebgp {
-            write!(
+        Ok(())
+    }
+
+    /// To peers of other ASes.
+    fn own(&self, f: &mut Formatter<'_>, family: Family) -> fmt::Result {
+        match self.parameters.peering {
+            Peering::Ibgp => Ok(()),
+            Peering::Ebgp => write!(
                 f,
                 "\
-route-map CUTOVER-OUT{digit} permit 10
+route-map CUTOVER-OUT{} permit 10
  match as-path CUTOVER-OWN
 exit
 !
-"
-            )?;
+",
+                family.digit()
+            ),
         }
-        Ok(())
     }
 
     /// The instance and the peers.
@@ -274,6 +300,7 @@ router bgp {autonomous_system}
         for Exchange { family, .. } in &self.families {
             let group = Group(*family);
             writeln!(f, " neighbor {group} peer-group\n neighbor {group} timers connect 5")?;
+            self.session(f, *family)?;
             for peer in self.parameters.peers_of(*family) {
                 let (address, number) = (peer.address, peer.autonomous_system.unwrap_or(*autonomous_system));
                 writeln!(
@@ -283,6 +310,36 @@ router bgp {autonomous_system}
             }
         }
         f.write_str(" !\n")
+    }
+
+    /// What every session of a family has if it was asked for.
+    fn session(&self, f: &mut Formatter<'_>, family: Family) -> fmt::Result {
+        let group = Group(family);
+        let sessions = &self.parameters.sessions;
+        if let Some(source) = sessions.source(family) {
+            writeln!(f, " neighbor {group} update-source {source}")?;
+        }
+        if let Some(hops) = sessions.hops {
+            writeln!(f, " neighbor {group} ebgp-multihop {hops}")?;
+        }
+        if let Some(password) = &sessions.password {
+            write!(
+                f,
+                " ! Both ends sign their packets (TCP MD5). Nobody but FRR may read this file.
+ neighbor {group} password {}
+",
+                password.as_str()
+            )?;
+        }
+        if sessions.has_bfd {
+            write!(
+                f,
+                " ! A peer that does not answer is gone, long before its hold time. Needs bfdd=yes in /etc/frr/daemons, on both ends.
+ neighbor {group} bfd
+"
+            )?;
+        }
+        Ok(())
     }
 
     fn address_family(&self, f: &mut Formatter<'_>, family: Family) -> fmt::Result {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Community, Peer, Peering, Priorities};
+use crate::{Community, Peer, Peering, Priorities, Sessions};
 
 const NORMAL: u32 = (6 << 24) + 2048;
 
@@ -14,6 +14,7 @@ fn host(peering: Peering) -> Parameters {
             Peer { address: "10.0.1.5".parse().unwrap(), autonomous_system: asn(64513) },
             Peer { address: "2001:db8:0:1::1".parse().unwrap(), autonomous_system: asn(64512) },
         ],
+        sessions: Sessions::default(),
         community: Community(65000, 100),
         ipv4: Priorities { normal: NORMAL, elevated: 10 },
         ipv6: Some(Priorities { normal: NORMAL, elevated: 10 }),
@@ -51,6 +52,29 @@ fn other_numbers_and_one_family() {
     host.ipv4 = Priorities { normal: (9 << 24) + 300, elevated: 200 };
     host.ipv6 = None;
     assert_golden("other_numbers", &configuration(&host).unwrap().text);
+}
+
+#[test]
+fn sessions_have_what_was_asked_for() {
+    let mut host = host(Peering::Ebgp);
+    host.sessions = Sessions {
+        password: Some("s3cret'#".parse().unwrap()),
+        has_bfd: true,
+        hops: Some(3),
+        ipv4_source: Some("10.99.0.2".parse().unwrap()),
+        ipv6_source: Some("2001:db8:99::2".parse().unwrap()),
+    };
+    assert_golden("sessions", &configuration(&host).unwrap().text);
+}
+
+#[test]
+fn what_a_site_adds() {
+    assert_golden("snippet_ibgp", &snippet(&host(Peering::Ibgp)).unwrap().text);
+    assert_golden("snippet_ebgp", &snippet(&host(Peering::Ebgp)).unwrap().text);
+    let mut host = host(Peering::Ebgp);
+    host.peers.clear();
+    let text = snippet(&host).unwrap().text;
+    assert!(text.contains("!   neighbor 2001:db8::1 route-map CUTOVER-OUT6 out\n"), "{text}");
 }
 
 #[test]
