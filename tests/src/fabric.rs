@@ -47,7 +47,9 @@ const GRACE_S: u32 = 1;
 pub(crate) fn bird_mesh(lab: &Lab, hosts: [&Host; 3]) -> [String; 3] {
     // It prints from settings; nobody starts it.
     let agent = Agent::named(lab, hosts[0], &lab.directory(), "bgp");
-    [1, 2, 3].map(|number| wiring::configuration(Release::Bird2, &agent, Shape::Mesh, number, hosts, None))
+    [1, 2, 3].map(|number| {
+        wiring::configuration(Release::Bird2, &agent, (Shape::Mesh, Manner::Whole), number, hosts, None)
+    })
 }
 
 /// Who talks to whom.
@@ -59,6 +61,17 @@ pub enum Shape {
     Reflector,
     /// eBGP, everybody with a top-of-rack router, which is also the only link between them.
     Tor,
+}
+
+/// How the compute hosts are configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// With all that `cutover bgp` prints.
+    Whole,
+    /// As a site that had a configuration before, with what `cutover bgp --snippet` prints in its places. Behind a ToR.
+    Added,
+    /// With all that is printed, and sessions that are signed and run between addresses that are on no subnet. Behind a ToR.
+    Guarded,
 }
 
 /// Who has which daemon.
@@ -185,7 +198,17 @@ impl Fabric {
     #[must_use]
     #[track_caller]
     pub fn with(daemons: impl Into<Daemons>, shape: Shape, configure: impl Fn(&mut Agent)) -> Self {
-        Self::with_hosts(daemons.into(), shape, |agent, _| configure(agent))
+        Self::with_hosts(daemons.into(), shape, Manner::Whole, |agent, _| configure(agent))
+    }
+
+    /// As [`Self::new`] with a ToR, and hosts that are configured in another manner.
+    ///
+    /// # Panics
+    /// When that does not come about.
+    #[must_use]
+    #[track_caller]
+    pub fn behind_tor(daemons: impl Into<Daemons>, manner: Manner) -> Self {
+        Self::with_hosts(daemons.into(), Shape::Tor, manner, |_, _| {})
     }
 
     /// As [`Self::with`], and the agents of source and target talk to each other.
@@ -195,7 +218,7 @@ impl Fabric {
     #[must_use]
     #[track_caller]
     pub fn peered(daemons: impl Into<Daemons>, shape: Shape, configure: impl Fn(&mut Agent)) -> Self {
-        Self::with_hosts(daemons.into(), shape, |agent, host| {
+        Self::with_hosts(daemons.into(), shape, Manner::Whole, |agent, host| {
             let number = if host.name() == scene::SOURCE { 1 } else { 2 };
             agent.set_peering(match shape {
                 Shape::Tor => wiring::host_address(number, true),
@@ -206,7 +229,12 @@ impl Fabric {
     }
 
     #[track_caller]
-    fn with_hosts(daemons: Daemons, shape: Shape, configure: impl Fn(&mut Agent, &Host)) -> Self {
+    fn with_hosts(
+        daemons: Daemons,
+        shape: Shape,
+        manner: Manner,
+        configure: impl Fn(&mut Agent, &Host),
+    ) -> Self {
         let priorities = daemons.priorities();
         let scene = Scene::with_hosts(|agent, host| {
             agent.set("CutoverEndpointGrace", GRACE_S);
@@ -229,14 +257,18 @@ impl Fabric {
                 wiring::connect(tor, host, number);
             }
             wiring::connect(tor, behind, 9);
+            if manner == Manner::Guarded {
+                wiring::give_identities(tor, hosts);
+            }
         }
         let of_hosts = [(daemons.source, 1), (daemons.target, 2), (daemons.third, 3)];
         let texts = of_hosts.map(|(release, number)| {
             let agent = &scene.source.agent;
-            wiring::configuration(release, agent, shape, number, hosts, middle.as_ref())
+            wiring::configuration(release, agent, (shape, manner), number, hosts, middle.as_ref())
         });
-        let of_middle =
-            middle.as_ref().map(|host| middle::configuration(daemons.middle.daemon(), shape, host, hosts));
+        let of_middle = middle
+            .as_ref()
+            .map(|host| middle::configuration(daemons.middle.daemon(), (shape, manner), host, hosts));
         let source = Speaker::start(daemons.source, &scene.lab, &scene.source.host, &texts[0]);
         let target = Speaker::start(daemons.target, &scene.lab, &scene.target.host, &texts[1]);
         let third = Bystander::start(daemons.third, &scene.lab, third, &texts[2]);

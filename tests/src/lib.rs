@@ -50,6 +50,7 @@ pub mod route_history;
 pub mod route_watch;
 pub mod scene;
 pub mod script;
+pub mod site;
 pub mod statistics;
 pub mod stream;
 pub mod tap;

@@ -1,9 +1,14 @@
 //! `cutover bgp`: a configuration of the BGP daemon that carries route priority, from the agent's settings.
 
+mod sessions;
+
 use super::{ConfigFile, Failure, accept, check_config, print};
 use clap::{Args, Subcommand};
-use cutover_bgp::{Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities, bird, frr};
+use cutover_bgp::{
+    Community, Family, KernelMetric, Parameters, Peer, Peering, Priorities, Sessions, bird, frr,
+};
 use cutover_daemon::settings::Settings;
+use sessions::SessionArguments;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
@@ -73,6 +78,12 @@ pub struct HostArguments {
     /// Mark of elevated routes, with eBGP
     #[arg(long, value_name = "HIGH:LOW", default_value = "65000:100")]
     pub community: Community,
+    /// Print only what a host that has a configuration adds to it: filters, and in comments which lines go where
+    #[arg(long, conflicts_with_all = ["password_file", "bfd", "multihop", "sources"])]
+    pub snippet: bool,
+    /// The sessions.
+    #[command(flatten)]
+    pub sessions: SessionArguments,
 }
 
 /// Prints the configuration.
@@ -83,8 +94,8 @@ pub fn run(arguments: &BgpArguments) -> Result<(), Failure> {
     match &arguments.daemon {
         Daemon::Bird { bird_version, bird: BirdArguments { kernel_metric, host } } => {
             let given = Given::by(host)?;
-            let text = bird::configuration(&given.parameters, *kernel_metric, *bird_version);
-            given.print('#', &possible(text)?)
+            let print = if host.snippet { bird::snippet } else { bird::configuration };
+            given.print('#', &possible(print(&given.parameters, *kernel_metric, *bird_version))?)
         }
         Daemon::Bird1 { family, bird: BirdArguments { kernel_metric, host } } => {
             let given = Given::by(host)?;
@@ -93,11 +104,13 @@ pub fn run(arguments: &BgpArguments) -> Result<(), Failure> {
                     "--family ipv6: Ipv6Support is false in the settings; set it to true first",
                 ));
             }
-            given.print('#', &possible(bird::configuration_1(&given.parameters, *kernel_metric, *family))?)
+            let print = if host.snippet { bird::snippet_1 } else { bird::configuration_1 };
+            given.print('#', &possible(print(&given.parameters, *kernel_metric, *family))?)
         }
         Daemon::Frr(host) => {
             let given = Given::by(host)?;
-            let frr::Configuration { text, shortcomings } = possible(frr::configuration(&given.parameters))?;
+            let print = if host.snippet { frr::snippet } else { frr::configuration };
+            let frr::Configuration { text, shortcomings } = possible(print(&given.parameters))?;
             shortcomings.iter().for_each(|shortcoming| warn(shortcoming));
             given.print('!', &text)
         }
@@ -135,7 +148,8 @@ impl Given {
                 )));
             }
         }
-        Ok(Self { parameters: from_settings(arguments, &settings), unread })
+        let sessions = arguments.sessions.read(arguments.peering, &settings)?;
+        Ok(Self { parameters: from_settings(arguments, sessions, &settings), unread })
     }
 
     /// What was not read is in the file, too: whoever installs it may never see what this command said.
@@ -152,7 +166,7 @@ impl Given {
     }
 }
 
-fn from_settings(arguments: &HostArguments, settings: &Settings) -> Parameters {
+fn from_settings(arguments: &HostArguments, sessions: Sessions, settings: &Settings) -> Parameters {
     let ipv6 = Priorities {
         normal: settings.ipv6_normal_route_priority,
         elevated: settings.ipv6_elevated_route_priority,
@@ -162,6 +176,7 @@ fn from_settings(arguments: &HostArguments, settings: &Settings) -> Parameters {
         autonomous_system: arguments.autonomous_system,
         router_id: arguments.router_id,
         peers: arguments.peers.clone(),
+        sessions,
         community: arguments.community,
         ipv4: Priorities {
             normal: settings.ipv4_normal_route_priority,

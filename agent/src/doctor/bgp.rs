@@ -3,7 +3,9 @@
 //! Owns the checks, which are the same for every daemon. A configuration is not interpreted but rehearsed: the host's own daemon plays a
 //! migration with it where nothing of the host can be touched ([`super::rehearsal`]), and [`judge`] says what that means.
 
+mod acknowledgements;
 mod bird;
+mod delays;
 mod frr;
 mod judge;
 mod notifications;
@@ -135,7 +137,10 @@ pub(super) static CHECKS: &[&Check] = &[
     &NEXT_HOP,
     &RESTART,
     &PRIORITIES,
+    &judge::RELEASE,
+    &delays::DELAYS,
     &RUNNING,
+    &acknowledgements::ACKNOWLEDGEMENTS,
     &openbgpd::DAEMON,
     &notifications::NOTIFICATIONS,
 ];
@@ -220,6 +225,7 @@ pub(super) fn examine(files: &Files, processes: &Processes, settings: &Settings)
         let what = "there is a configuration, but neither BIRD nor FRR runs";
         findings.push(RUNNING.warning(what, "systemctl enable --now bird, or frr"));
     }
+    findings.extend(acknowledgements::examine());
     findings.extend(notifications::examine(Path::new("/proc"), processes));
     findings
 }

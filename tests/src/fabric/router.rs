@@ -33,6 +33,20 @@ impl<'fabric> Router<'fabric> {
     }
 }
 
+impl Router<'_> {
+    /// How many of its sessions are established with a key for their packets (TCP MD5), as its kernel says.
+    ///
+    /// # Panics
+    /// Without iproute2.
+    #[must_use]
+    pub fn signed_sessions(self) -> usize {
+        let mut command = self.host.namespace().command("ss");
+        command.args(["-tinH", "state", "established", "( sport = :179 or dport = :179 )"]);
+        let output = command.output().expect("iproute2");
+        String::from_utf8_lossy(&output.stdout).matches("md5keys:").count()
+    }
+}
+
 /// Where a kernel sends what is for an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leads {

@@ -1,13 +1,41 @@
 //! Addresses and cables of a fabric, and what each compute host is told about its peers. Starts nothing.
 
-use super::Shape;
+use super::{Manner, Shape};
 use crate::agent::Agent;
 use crate::host::Host;
 use crate::release::Release;
+use crate::site::{self, Seat};
+use std::fs;
 use std::net::IpAddr;
 
 /// The AS of everybody with iBGP, of the ToR with eBGP; the hosts' are the numbers after it.
 pub(super) const AS: u32 = 64512;
+
+/// What signs the sessions that are signed. The signs are those that a daemon might take for something else.
+pub(super) const PASSWORD: &str = r"a\b'#;!c?|{$";
+/// The number of the ToR where hosts have numbers.
+pub(super) const TOR: u8 = 100;
+
+/// An address of a router that is on no subnet.
+pub(super) fn identity(number: u8, is_ipv4: bool) -> IpAddr {
+    if is_ipv4 { [10, 99, 0, number].into() } else { [0xfd99, 0, 0, 0, 0, 0, 0, u16::from(number)].into() }
+}
+
+/// Gives each router one, and the ToR a way to those of the hosts; hosts have a default route to it.
+pub(super) fn give_identities(tor: &Host, hosts: [&Host; 3]) {
+    let both = [true, false];
+    for (router, number) in hosts.into_iter().zip(1..).chain([(tor, TOR)]) {
+        let address = |is_ipv4| format!("addr add {} dev lo\n", identity(number, is_ipv4));
+        let addresses = both.map(address).concat();
+        router.namespace().ip(&format!("link set lo up\n{addresses}"));
+    }
+    for number in 1..=3 {
+        let route = |is_ipv4| {
+            format!("route add {} via {}\n", identity(number, is_ipv4), host_address(number, is_ipv4))
+        };
+        tor.namespace().ip(&both.map(route).concat());
+    }
+}
 
 /// A host's address on the lab's bridge.
 pub(super) fn uplink(host: &Host, is_ipv4: bool) -> IpAddr {
@@ -72,7 +100,7 @@ pub(super) fn addresses(host: &Host) -> Vec<IpAddr> {
 pub(super) fn configuration(
     release: Release,
     agent: &Agent,
-    shape: Shape,
+    (shape, manner): (Shape, Manner),
     number: u8,
     hosts: [&Host; 3],
     middle: Option<&Host>,
@@ -89,7 +117,11 @@ pub(super) fn configuration(
         (Shape::Tor, _) => {
             arguments.extend(["--peering", "ebgp", "--as"].map(str::to_owned));
             arguments.push((AS + u32::from(number)).to_string());
-            both.map(|is_ipv4| format!("{}@{AS}", tor_address(number, is_ipv4))).to_vec()
+            let address = |is_ipv4| match manner {
+                Manner::Guarded => identity(TOR, is_ipv4),
+                Manner::Whole | Manner::Added => tor_address(number, is_ipv4),
+            };
+            both.map(|is_ipv4| format!("{}@{AS}", address(is_ipv4))).to_vec()
         }
         (_, Some(reflector)) => both.map(|is_ipv4| uplink(reflector, is_ipv4).to_string()).to_vec(),
         (_, None) => {
@@ -103,5 +135,24 @@ pub(super) fn configuration(
     for peer in peers {
         arguments.extend(["--peer".to_owned(), peer]);
     }
-    agent.run_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    match manner {
+        Manner::Whole => {}
+        Manner::Added => arguments.push("--snippet".to_owned()),
+        Manner::Guarded => {
+            // Beside the file of settings, in the lab's folder.
+            let file = agent.configuration().with_extension("password");
+            fs::write(&file, format!("{PASSWORD}\n")).expect("space on the disk");
+            arguments.extend(["--password-file".to_owned(), file.display().to_string()]);
+            arguments.extend(["--multihop", "2"].map(str::to_owned));
+            for is_ipv4 in both {
+                arguments.extend(["--source".to_owned(), identity(number, is_ipv4).to_string()]);
+            }
+        }
+    }
+    let printed = agent.run_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    if manner != Manner::Added {
+        return printed;
+    }
+    let [ipv4, ipv6] = both.map(|is_ipv4| tor_address(number, is_ipv4).to_string());
+    site::with_snippet(release, &Seat { number, router_id: own.ipv4().to_string(), ipv4, ipv6 }, &printed)
 }

@@ -11,3 +11,5 @@ mod neighbours;
 mod own_routes;
 mod releases;
 mod restarts;
+mod sessions;
+mod sites;

@@ -5,7 +5,7 @@
 //! from BGP a metric of the agents'.
 
 use cutover_bgp::bird::{Version, configuration};
-use cutover_bgp::{Community, KernelMetric, Parameters, Peer, Peering, Priorities};
+use cutover_bgp::{Community, KernelMetric, Parameters, Peer, Peering, Priorities, Sessions};
 use cutover_tests::fabric::{CONVERGED, DEFAULT_PRIORITIES};
 use cutover_tests::{Bird, Host, Lab, Release, RouteWatch, wait};
 use ipnet::IpNet;
@@ -120,6 +120,7 @@ fn text(host: &Host, peer: &Host, metric: KernelMetric, release: Release) -> Str
         autonomous_system: 64512,
         router_id: Some(host.ipv4()),
         peers: peers.map(|address| Peer { address, autonomous_system: None }).to_vec(),
+        sessions: Sessions::default(),
         community: Community(65000, 100),
         ipv4: DEFAULT_PRIORITIES,
         ipv6: Some(DEFAULT_PRIORITIES),

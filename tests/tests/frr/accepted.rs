@@ -1,6 +1,6 @@
 //! FRR's own check of every sort of configuration that `cutover bgp frr` prints.
 
-use cutover_bgp::{Community, Parameters, Peer, Peering, Priorities, frr};
+use cutover_bgp::{Community, Parameters, Peer, Peering, Priorities, Sessions, frr};
 use cutover_tests::Release;
 use std::io::Write as _;
 use std::process::{Command, Output};
@@ -23,25 +23,30 @@ fn frr_accepts_every_combination() {
                     let number = (peering == Peering::Ebgp).then_some(64512);
                     let peer =
                         |text: &&str| Peer { address: text.parse().unwrap(), autonomous_system: number };
-                    let parameters = Parameters {
-                        peering,
-                        autonomous_system,
-                        router_id: Some("10.0.1.2".parse().unwrap()),
-                        peers: peers.iter().map(peer).collect(),
-                        community: Community(65535, 65535),
-                        ipv4,
-                        ipv6,
-                        route_protocol: 3,
-                        interface_prefixes: vec!["tap".to_owned()],
-                    };
-                    let text = frr::configuration(&parameters).unwrap().text;
-                    for release in &releases {
-                        let output = check(*release, &text);
-                        let is_silent = output.stdout.is_empty() && output.stderr.is_empty();
-                        assert!(
-                            output.status.success() && is_silent,
-                            "{release:?} {parameters:#?}\n{output:?}"
-                        );
+                    for sessions in [Sessions::default(), all_of_sessions(peering)] {
+                        let parameters = Parameters {
+                            peering,
+                            autonomous_system,
+                            router_id: Some("10.0.1.2".parse().unwrap()),
+                            peers: peers.iter().map(peer).collect(),
+                            sessions,
+                            community: Community(65535, 65535),
+                            ipv4,
+                            ipv6,
+                            route_protocol: 3,
+                            interface_prefixes: vec!["tap".to_owned()],
+                        };
+                        for text in [frr::configuration(&parameters), frr::snippet(&parameters)] {
+                            let text = text.unwrap().text;
+                            for release in &releases {
+                                let output = check(*release, &text);
+                                let is_silent = output.stdout.is_empty() && output.stderr.is_empty();
+                                assert!(
+                                    output.status.success() && is_silent,
+                                    "{release:?} {parameters:#?}\n{output:?}"
+                                );
+                            }
+                        }
                     }
                 }
             }
@@ -49,6 +54,17 @@ fn frr_accepts_every_combination() {
     }
     for release in releases {
         assert!(!check(release, "router bgp 1\n bgp nonsense\n").status.success(), "the check can fail");
+    }
+}
+
+/// Everything that sessions can have.
+fn all_of_sessions(peering: Peering) -> Sessions {
+    Sessions {
+        password: Some(r"a\b'#;!c?|{$".parse().unwrap()),
+        has_bfd: true,
+        hops: (peering == Peering::Ebgp).then_some(255),
+        ipv4_source: Some("10.99.0.2".parse().unwrap()),
+        ipv6_source: Some("2001:db8:99::2".parse().unwrap()),
     }
 }
 

@@ -12,3 +12,4 @@ mod mesh;
 mod mixed;
 mod releases;
 mod restarts;
+mod sites;

@@ -33,9 +33,13 @@ fn from_bird_to_frr_through_a_tor() {
 /// The third host has the target's daemon, the middle the source's.
 pub(crate) fn migrate(source: impl Into<Release>, target: impl Into<Release>, shape: Shape) {
     let (source, target) = (source.into(), target.into());
-    let mut fabric = Fabric::new(Daemons { source, target, third: target, middle: source }, shape);
+    migrate_in(&mut Fabric::new(Daemons { source, target, third: target, middle: source }, shape));
+}
+
+/// From the first to the last priority.
+pub(crate) fn migrate_in(fabric: &mut Fabric) {
     fabric.wait_tables(NORMAL);
-    assert_answers(&fabric);
+    assert_answers(fabric);
     let marks = fabric.marks();
 
     fabric.scene.start_migration();
@@ -48,14 +52,14 @@ pub(crate) fn migrate(source: impl Into<Release>, target: impl Into<Release>, sh
         let own = fabric.router(Who::Source).watch.metrics_to(to);
         assert!(own.len() == 2 && own.contains(&NORMAL), "the source has its own route still: {own:?}");
     }
-    assert_answers(&fabric);
+    assert_answers(fabric);
 
     fabric.scene.driver.unbind(SOURCE);
     fabric.scene.driver.withdraw(TARGET);
     fabric.scene.target.wait_metrics(fabric.port(), &[NORMAL]);
     fabric.wait_tables(NORMAL);
     assert!(fabric.is_at(Place::Target));
-    assert_answers(&fabric);
+    assert_answers(fabric);
     for (router, mark) in fabric.routers().into_iter().zip(marks) {
         for to in fabric.port().routed() {
             let gaps = gaps(&router.watch.since(mark), to);

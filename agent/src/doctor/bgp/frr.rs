@@ -3,7 +3,7 @@
 mod running;
 
 use super::bird::root_of;
-use super::{CONFIGURATION, Program, RUNNING, Request, RouteShape, VmRoute, elsewhere, rehearsed};
+use super::{CONFIGURATION, Program, RUNNING, Request, RouteShape, VmRoute, delays, elsewhere, rehearsed};
 use crate::doctor::finding::Finding;
 use crate::doctor::rehearsal::unreadable;
 use cutover_daemon::processes::{Process, Processes};
@@ -51,7 +51,11 @@ pub(super) fn examine_file(
             "make it readable, or name the right one with --frr-conf",
         )];
     }
-    rehearsed(&Request { daemon: elsewhere, ..wanted.request(program, file) }, wanted)
+    let mut findings = rehearsed(&Request { daemon: elsewhere, ..wanted.request(program, file) }, wanted);
+    // One that cannot be read has been said to be so.
+    let text = std::fs::read_to_string(seen).unwrap_or_default();
+    findings.extend(delays::of_frr(&file.display().to_string(), &text));
+    findings
 }
 
 /// Rehearses the configuration that is in force, and asks the daemons.
@@ -84,7 +88,8 @@ pub(super) fn examine_running(
     let request = wanted.request(program, Path::new("FRR's running configuration"));
     // Words and no file.
     let configuration = PathBuf::from("FRR's running configuration");
-    let mut findings = rehearsed(&Request { text: Some(text), configuration, ..request }, wanted);
+    let mut findings = delays::of_frr("FRR's running configuration", &text);
+    findings.extend(rehearsed(&Request { text: Some(text), configuration, ..request }, wanted));
     findings.extend(processes.named(&["zebra"]).map(running::restarts));
     findings.extend(vtysh.examine(routes));
     findings

@@ -4,7 +4,10 @@
 
 mod announcing;
 mod places;
+mod release;
 mod winning;
+
+pub(super) use release::RELEASE;
 
 use super::{
     ANNOUNCES, CONFIGURATION, FamilyMetrics, INTO_KERNEL, LEARNS, NEXT_HOP, PRIORITIES, RESTART, RouteShape,
@@ -42,6 +45,7 @@ pub(super) fn judge(observed: &Observed, configuration: &str, wanted: &RouteShap
         )
     }));
     findings.extend(restart(observed));
+    findings.extend(release::judge(observed));
     let families = wanted.families.iter().filter(|family| observed.families[usize::from(family.is_ipv6)]);
     let has_peers = |family: &FamilyMetrics| peers(observed, family.is_ipv6).next().is_some();
     let announces_any = wanted.families.iter().any(has_peers);
