@@ -69,8 +69,8 @@ pub(crate) fn migrate(fabric: &mut Fabric, elsewhere: Gaps) {
     assert!(fabric.is_at(Place::Target));
     assert_answers(fabric);
 
-    for (router, mark) in fabric.routers().into_iter().zip(marks) {
-        let (name, history) = (router.name(), router.watch.since(mark));
+    for (router, mark) in fabric.routers().into_iter().zip(&marks) {
+        let (name, history) = (router.name(), router.watch.since(*mark));
         for to in fabric.port().routed() {
             let allowed = if [SOURCE, TARGET].contains(&name) { Gaps::Ipv6 } else { elsewhere };
             assert_reachable(name, &history, to, allowed);
@@ -84,12 +84,14 @@ pub(crate) fn migrate(fabric: &mut Fabric, elsewhere: Gaps) {
             assert_eq!(history.metrics(to), expected, "{name} {to}");
         }
     }
+    let last = fabric.last_hop();
+    let position = fabric.routers().into_iter().position(|router| router.name() == last.name());
+    let mark = marks[position.expect("it is one of the routers")];
     for to in fabric.port().routed() {
         let hops = |place| Leads::Via(fabric.address(place, to.addr().is_ipv4()));
-        let steps: Vec<Leads> = fabric
-            .last_hop()
+        let steps: Vec<Leads> = last
             .watch
-            .history()
+            .since(mark)
             .moments(to)
             .iter()
             .map(|moment| leads(&moment.routes))
