@@ -49,7 +49,9 @@ pub fn with_snippet(release: Release, seat: &Seat, snippet: &str) -> String {
         ("tor4", &seat.ipv4),
         ("tor6", &seat.ipv6),
     ];
-    let text = known.iter().fold(text.to_owned(), |text, (name, value)| fill(&text, name, value));
+    // A daemon of one family has no peer of the other.
+    let text =
+        known.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("@{name}@"), value));
     let needed = places.iter().zip(additions).filter(|(place, _)| !place.starts_with('-'));
     needed.fold(text, |text, (place, lines)| fill(&text, place, &lines))
 }
