@@ -1,15 +1,21 @@
 //! The control socket `<run dir>/cutover.sock`: answers `cutover status`, `watch` and `timeline`, and takes `cutover release`.
 //!
 //! One request a connection: a line in, one JSON document out. Only root may connect: the
-//! socket has mode 0600, and the kernel's word on who the peer is counts as well. Knows nothing of the engine;
+//! socket has mode 0600, and the kernel's word on who the peer is counts as well. With `CutoverStatusGroup` everybody may connect; members of
+//! that group are told how things stand, and others nothing. Knows nothing of the engine;
 //! it passes requests to the agent loop and the answers back.
+
+mod access;
 
 use crate::allocator;
 use crate::handover::HandoverStatus;
+use crate::migrations::{self, Departed, Finished, History};
 use crate::observe::Observed;
 use crate::peers::PeersStatus;
+use access::Access;
 use cutover_engine::EndpointKey;
 use cutover_engine::view::{ForwardView, ReceptionView};
+use nix::unistd::Gid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -255,6 +261,8 @@ pub struct KernelRoute {
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
+    run_dir: PathBuf,
+    readers: Option<Gid>,
 }
 
 /// The file of the socket, removed when dropped. Whoever runs the agent keeps it: the server's task may still be
@@ -265,11 +273,12 @@ pub struct SocketFile {
 }
 
 impl Server {
-    /// Opens the socket. The caller holds the lock of the run directory, so a socket that exists is left over.
+    /// Opens the socket. The caller holds the lock of the run directory, so a socket that exists is left over. Besides root, members of the
+    /// group `readers` may ask how things stand.
     ///
     /// # Errors
     /// The socket cannot be created in the run directory.
-    pub fn bind(run_dir: &Path) -> io::Result<(Self, SocketFile)> {
+    pub fn bind(run_dir: &Path, readers: Option<Gid>) -> io::Result<(Self, SocketFile)> {
         let path = run_dir.join(SOCKET);
         match fs::remove_file(&path) {
             Ok(()) => {}
@@ -278,7 +287,14 @@ impl Server {
         }
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok((Self { listener }, SocketFile { path }))
+        if readers.is_some() {
+            // To give the socket to the group would take a privilege that the agent does not need otherwise (CAP_CHOWN). So everybody may
+            // connect, and the kernel says who it is.
+            let folder = fs::metadata(run_dir)?.permissions().mode() | 0o011;
+            fs::set_permissions(run_dir, fs::Permissions::from_mode(folder))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+        }
+        Ok((Self { listener, run_dir: run_dir.to_owned(), readers }, SocketFile { path }))
     }
 
     /// Answers until the agent loop goes away.
@@ -286,9 +302,10 @@ impl Server {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let requests = requests.clone();
+                    let (requests, run_dir, readers) = (requests.clone(), self.run_dir.clone(), self.readers);
                     tokio::spawn(async move {
-                        match tokio::time::timeout(PATIENCE, answer(stream, requests)).await {
+                        match tokio::time::timeout(PATIENCE, answer(stream, requests, run_dir, readers)).await
+                        {
                             Ok(Ok(bytes)) if bytes >= LARGE_BYTES => {
                                 // Nothing depends on it.
                                 drop(tokio::task::spawn_blocking(allocator::give_back));
@@ -317,16 +334,30 @@ impl Drop for SocketFile {
 }
 
 /// Answers one request. Returns the size of the answer.
-async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Result<usize> {
-    if stream.peer_cred()?.uid() != 0 {
-        stream.write_all(b"{\"error\":\"only root may ask\"}\n").await?;
-        return Ok(0);
+async fn answer(
+    mut stream: UnixStream,
+    requests: mpsc::Sender<Request>,
+    run_dir: PathBuf,
+    readers: Option<Gid>,
+) -> io::Result<usize> {
+    let access = Access::of(&stream, readers)?;
+    if access < Access::Reading {
+        return refuse(&mut stream, REFUSED).await;
     }
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
     let mut text = match line.split_whitespace().collect::<Vec<_>>()[..] {
         ["status"] => serde_json::to_vec(&put(&requests, Request::Status).await?),
+        ["history"] => {
+            let read = tokio::task::spawn_blocking(move || migrations::read(&run_dir)).await;
+            serde_json::to_vec(&read.map_err(io::Error::other)??)
+        }
+        ["departures"] => {
+            let read = tokio::task::spawn_blocking(move || migrations::read_departures(&run_dir)).await;
+            serde_json::to_vec(&read.map_err(io::Error::other)??)
+        }
+        _ if access < Access::All => return refuse(&mut writer, REFUSED).await,
         ["release", count] if let Ok(count) = count.parse() => {
             serde_json::to_vec(&put(&requests, |reply| Request::Release { count, reply }).await?)
         }
@@ -337,16 +368,28 @@ async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> io::
             serde_json::to_vec(&put(&requests, request).await?)
         }
         _ => {
-            let known = "status, release COUNT, pause|resume port|workload ID";
-            let refusal = format!("{{\"error\":\"unknown request; known: {known}\"}}\n");
-            writer.write_all(refusal.as_bytes()).await?;
-            return Ok(0);
+            let known = "status, history, departures, release COUNT, pause|resume port|workload ID";
+            return refuse(&mut writer, &format!("unknown request; known: {known}")).await;
         }
     }
     .map_err(io::Error::other)?;
     text.push(b'\n');
     writer.write_all(&text).await?;
     Ok(text.len())
+}
+
+/// What a peer is told that may not ask for this.
+const REFUSED: &str = "permission denied";
+
+async fn refuse(writer: &mut (impl tokio::io::AsyncWrite + Unpin), why: &str) -> io::Result<usize> {
+    writer.write_all(format!("{{\"error\":\"{why}\"}}\n").as_bytes()).await?;
+    Ok(0)
+}
+
+/// An answer in place of the one that was asked for.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
 }
 
 /// Puts a request to the agent loop and waits for the answer.
@@ -366,6 +409,22 @@ pub(crate) async fn put<T>(
 /// No agent listens in this run directory, or its answer makes no sense.
 pub fn ask(run_dir: &Path) -> io::Result<Status> {
     request(run_dir, "status")
+}
+
+/// Asks the running agent for the finished migrations, which whoever may read them finds in the run directory as well.
+///
+/// # Errors
+/// As [`ask`].
+pub fn history(run_dir: &Path) -> io::Result<History<Finished>> {
+    request(run_dir, "history")
+}
+
+/// Asks the running agent for the migrations away from its host that are over, as [`history`].
+///
+/// # Errors
+/// As [`ask`].
+pub fn departures(run_dir: &Path) -> io::Result<History<Departed>> {
+    request(run_dir, "departures")
 }
 
 /// Tells the running agent that everything that it keeps is gone, if that is `count` things.
@@ -393,8 +452,19 @@ pub fn stopped(run_dir: &Path, which: &Departing, is_stopped: bool) -> io::Resul
 fn request<T: DeserializeOwned>(run_dir: &Path, line: &str) -> io::Result<T> {
     let mut stream = std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{line}\n").as_bytes())?;
-    let mut text = String::new();
-    io::BufReader::new(stream).read_to_string(&mut text)?;
-    serde_json::from_str(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    // Whoever may not ask is told so, and hung up on, before the request is read. So neither of these alone is a failure.
+    let sent = stream.write_all(format!("{line}\n").as_bytes());
+    let mut answer = Vec::new();
+    let received = stream.read_to_end(&mut answer);
+    match serde_json::from_slice::<Refusal>(&answer) {
+        Ok(refusal) if refusal.error == REFUSED => {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, REFUSED))
+        }
+        Ok(refusal) => Err(io::Error::new(io::ErrorKind::InvalidData, refusal.error)),
+        Err(_) => {
+            sent?;
+            received?;
+            serde_json::from_slice(&answer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        }
+    }
 }

@@ -58,7 +58,7 @@ pub struct Departed {
 }
 
 /// Everything that the files of one kind hold.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct History<Line> {
     /// In the order in which the migrations ended.
     pub finished: Vec<Line>,
@@ -67,7 +67,7 @@ pub struct History<Line> {
 }
 
 /// Lines of a file that are not records of migrations.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Unreadable {
     /// Which file.
     pub path: PathBuf,

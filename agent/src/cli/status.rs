@@ -69,7 +69,7 @@ pub(super) fn refused(run_dir: &Path, error: &io::Error) -> Failure {
     let socket = run_dir.join(control::SOCKET);
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            Failure::privilege(format!("{}: only root may ask the agent; use sudo", socket.display()))
+            Failure::privilege(format!("{}: only root may ask this of the agent; use sudo", socket.display()))
         }
         _ => Failure::unavailable(format!(
             "{}: no agent answers: {error}; start it with cutover agent, or name its configuration file with -c",

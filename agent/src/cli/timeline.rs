@@ -15,7 +15,7 @@ use super::{ConfigFile, Failure, print, warn};
 use cutover_daemon::browser::{self, Record};
 use cutover_daemon::clock;
 use cutover_daemon::control::{self, Status};
-use cutover_daemon::migrations::{self, Finished, History, Unreadable};
+use cutover_daemon::migrations::{self, Finished, History};
 use cutover_daemon::settings;
 use cutover_daemon::timeline::{Departure, Migration};
 use std::fs;
@@ -56,7 +56,7 @@ pub fn run(arguments: &TimelineArguments) -> Result<(), Failure> {
     let run_dir = &settings.cutover_run_dir;
     // ORDER: the agent first. What ends after its answer is in the record then, and is found to be there twice.
     let status = ask(run_dir)?;
-    let history = read(run_dir)?;
+    let history = recorded(run_dir, migrations::read, control::history)?;
     let departures = departures(run_dir, status.as_ref())?;
     let agent_answered = status.is_some();
     let unreadable_lines = history.unreadable.iter().map(|unreadable| unreadable.lines).sum();
@@ -151,8 +151,7 @@ fn only(records: &mut [Record], uid: &str) -> Result<(), Failure> {
 
 /// Migrations away from this host: finished ones from the record, then running ones.
 fn departures(run_dir: &Path, status: Option<&Status>) -> Result<Vec<Departure>, Failure> {
-    let history = migrations::read_departures(run_dir).map_err(|error| cannot_read(run_dir, &error))?;
-    warn_of(&history.unreadable);
+    let history = recorded(run_dir, migrations::read_departures, control::departures)?;
     let now = clock::now();
     let now = (now, clock::wall_unix_ns(now));
     let mut all: Vec<_> = history.finished.into_iter().map(Departure::finished).collect();
@@ -166,9 +165,10 @@ fn ask(run_dir: &Path) -> Result<Option<Status>, Failure> {
     let socket = run_dir.join(control::SOCKET);
     match control::ask(run_dir) {
         Ok(status) => Ok(Some(status)),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(Failure::privilege(format!("{}: only root may ask the agent; use sudo", socket.display())))
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Failure::privilege(format!(
+            "{}: only root may ask this of the agent; use sudo",
+            socket.display()
+        ))),
         Err(error) => {
             warn(format_args!(
                 "{}: no agent answers: {error}; showing finished migrations only",
@@ -179,22 +179,26 @@ fn ask(run_dir: &Path) -> Result<Option<Status>, Failure> {
     }
 }
 
-fn read(run_dir: &Path) -> Result<History<Finished>, Failure> {
-    let history = migrations::read(run_dir).map_err(|error| cannot_read(run_dir, &error))?;
-    warn_of(&history.unreadable);
-    Ok(history)
-}
-
-fn cannot_read(run_dir: &Path, error: &io::Error) -> Failure {
-    let text = format!("{}: cannot read the record of migrations: {error}", run_dir.display());
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => Failure::privilege(format!("{text}; use sudo")),
-        _ => Failure::other(text),
-    }
-}
-
-fn warn_of(unreadable: &[Unreadable]) {
-    for unreadable in unreadable {
+/// What is in the files. Whoever may not read them may perhaps ask the agent (`CutoverStatusGroup`).
+fn recorded<Line>(
+    run_dir: &Path,
+    from_files: fn(&Path) -> io::Result<History<Line>>,
+    from_agent: fn(&Path) -> io::Result<History<Line>>,
+) -> Result<History<Line>, Failure> {
+    let history = match from_files(run_dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            from_agent(run_dir).map_err(|_| error)
+        }
+        read => read,
+    };
+    let history = history.map_err(|error| {
+        let text = format!("{}: cannot read the record of migrations: {error}", run_dir.display());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Failure::privilege(format!("{text}; use sudo")),
+            _ => Failure::other(text),
+        }
+    })?;
+    for unreadable in &history.unreadable {
         warn(format_args!(
             "{}: lines that are no records of migrations are left out: {}, the first is line {}: {}",
             unreadable.path.display(),
@@ -203,6 +207,7 @@ fn warn_of(unreadable: &[Unreadable]) {
             unreadable.reason
         ));
     }
+    Ok(history)
 }
 
 /// Finished migrations as they ended, then running ones as they began.

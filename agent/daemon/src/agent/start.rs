@@ -237,8 +237,9 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let ready_applier = ReadyApplier::new(commands.clone(), facts_in);
     parts.start("the ready applier", ready_applier.run(wanted.subscribe()));
 
+    let readers = status_group(&settings.cutover_status_group);
     let (server, _socket_file) =
-        control::Server::bind(run_dir.path()).map_err(io_error("open the control socket"))?;
+        control::Server::bind(run_dir.path(), readers).map_err(io_error("open the control socket"))?;
     let (requests_in, requests) = mpsc::channel(8);
     let observers = Observers::new(&settings, requests_in.clone(), parts.progress());
     parts.start("the metrics listener", observers.serve_metrics());
@@ -313,6 +314,21 @@ pub(super) fn show(settings: &Settings) -> Option<Presence> {
     Presence::show(settings.device_route_protocol)
         .inspect_err(|error| warn!(%error, "cleanup with other paths cannot see that this agent is running"))
         .ok()
+}
+
+/// The group whose members may ask how things stand, if one is named and there is one.
+fn status_group(name: &str) -> Option<nix::unistd::Gid> {
+    if name.is_empty() {
+        return None;
+    }
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => return Some(group.gid),
+        Ok(None) => warn!(group = name, "CutoverStatusGroup: there is no such group, so only root may ask"),
+        Err(error) => {
+            warn!(group = name, %error, "CutoverStatusGroup: cannot look the group up, so only root may ask")
+        }
+    }
+    None
 }
 
 /// Whether environment or file, which come before the datastore, say which routes are ours. Otherwise the datastore may say that the

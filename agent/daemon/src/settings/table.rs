@@ -363,6 +363,8 @@ settings! {
         LOCAL_NEEDED, AtStart, "Directory with the resource files, for `DatastoreType = dir`; watched.";
     cutover_run_dir: PathBuf, "CutoverRunDir", RequiredPath, "/run/cutover",
         LOCAL_NEEDED, AtStart, "Directory of `state.json`, `cutover.sock` and the status files; the agent does not start if anybody but root can change it.";
+    cutover_status_group: String, "CutoverStatusGroup", Text { rule: any_text, description: "the name of a group" }, "",
+        LOCAL, AtStart, "Members of this group of the system may see how things stand (`cutover status`, `watch`, `timeline`). Whatever changes something is root's.";
     cutover_pin_path: PathBuf, "CutoverPinPath", RequiredPath, "/sys/fs/bpf/cutover",
         LOCAL_NEEDED, AtStart, "Directory of a BPF file system in which programs, maps and links are pinned; the same holds for it.";
 
