@@ -9,6 +9,7 @@ pub mod cleanup;
 pub mod doctor;
 mod failure;
 pub mod migrate;
+mod pages;
 pub mod release;
 pub mod status;
 pub mod timeline;
@@ -62,6 +63,12 @@ enum Command {
     /// What the doctor starts itself as
     #[command(name = rehearsal::COMMAND, hide = true)]
     Rehearse,
+    /// What `cargo xtask dist` calls
+    #[command(name = "write-pages", hide = true)]
+    WritePages {
+        /// An empty folder
+        folder: PathBuf,
+    },
     /// What the agent starts itself as to listen to libvirt
     #[command(name = libvirt::COMMAND, hide = true)]
     LibvirtEvents {
@@ -185,6 +192,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Release(arguments) => release::run(arguments),
         Command::Cleanup(arguments) => cleanup::run(arguments),
         Command::Rehearse => rehearsal::perform().map_err(|error| Failure::other(error.to_string())),
+        Command::WritePages { folder } => pages::write(folder),
         // It says in its own words how it ended, and [`main`] has run it.
         Command::LibvirtEvents { .. } => Ok(()),
     }
