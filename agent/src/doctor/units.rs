@@ -13,7 +13,7 @@ static UNITS: Check = Check {
     area: Area::Agent,
     name: "units",
     wants: "Where Felix must not run, its unit is not enabled",
-    why: "The next boot starts it. Of two units in conflict, as dist/cutover.service is with Felix's, systemd starts one; which one is decided by chance once a third unit requires the one that would lose. Then no agent moves the routes of VMs, or Felix and its own way of moving them are back.",
+    why: "The next boot starts it. Of two units in conflict, as cutover.service is with Felix's, systemd starts one; which one is decided by chance once a third unit requires the one that would lose. Then no agent moves the routes of VMs, or Felix and its own way of moving them are back.",
 };
 
 pub(super) static CHECKS: &[&Check] = &[&UNITS];
