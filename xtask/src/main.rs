@@ -6,9 +6,11 @@
 mod bench;
 mod check;
 mod demo;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod kernels;
+mod package;
 mod programs;
 mod residue;
 mod setup;
@@ -56,6 +58,8 @@ enum Chore {
     Check(check::Options),
     /// Measure, as ratios in one run; the whole set is written to docs/benchmarks.md; needs root
     Bench(bench::Options),
+    /// Build what users install and pack it, in target/dist: Debian packages, a tarball, an SBOM, checksums
+    Dist(dist::Options),
     /// Fuzz the frame classifier
     Fuzz(fuzz::Options),
 }
@@ -65,6 +69,8 @@ enum Chore {
 enum Part {
     /// Those that depend on the kernel, on Debian's 5.10, 6.1 and 6.12 in emulated machines
     Kernels(kernels::Options),
+    /// Those of the Debian package, on Debian 12 and 13 with their systemd
+    Package(RunOptions),
 }
 
 /// How far `setup` may go.
@@ -116,10 +122,12 @@ fn run(chore: Chore) -> Result<()> {
         Chore::BuildEbpf => ebpf::run(),
         Chore::Demo(options) => demo::run(options),
         Chore::Test { part: Some(Part::Kernels(options)), .. } => kernels::run(&options),
+        Chore::Test { part: Some(Part::Package(options)), .. } => package::run(options),
         Chore::Test { quick: true, .. } => suite::quick(),
         Chore::Test { setup, .. } => suite::full(setup),
         Chore::Check(options) => check::run(options),
         Chore::Bench(options) => bench::run(options),
+        Chore::Dist(options) => dist::run(&options),
         Chore::Fuzz(options) => fuzz::run(options),
     }
 }

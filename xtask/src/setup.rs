@@ -1,6 +1,6 @@
 //! Installs what is missing, says what it does, and does nothing when all is there.
 //!
-//! Each chore asks for what it needs: [`for_building`], [`for_running`], [`for_checking`], [`for_fuzzing`].
+//! Each chore asks for what it needs: [`for_building`], [`for_running`], [`for_packing`], [`for_checking`], [`for_fuzzing`].
 //! Tools go where cargo and rustup put them. `setup` installs Debian packages only when told to; the demo, the tests
 //! and the benches, which only root can run, install the ones they miss unless told not to.
 
@@ -9,6 +9,7 @@ mod cargo_tool;
 mod daemons;
 mod kernels;
 mod packages;
+mod roots;
 mod suites;
 mod toolchain;
 
@@ -43,6 +44,20 @@ pub(crate) fn for_running(needed: &[packages::Needed], consent: Consent) -> Resu
 pub(crate) fn for_testing(consent: Consent) -> Result<()> {
     for_running(FOR_TESTS, consent)?;
     daemons::fetch();
+    for_package(consent)
+}
+
+/// What packing needs on top of building.
+pub(crate) fn for_packing(consent: Consent) -> Result<()> {
+    for_building()?;
+    packages::install(packages::FOR_PACKING, consent)
+}
+
+/// What the tests of the package need: what packs it, and systems to install it on, as far as they can be had.
+pub(crate) fn for_package(consent: Consent) -> Result<()> {
+    for_running(packages::FOR_PACKAGE, consent)?;
+    for_packing(consent)?;
+    roots::fetch();
     Ok(())
 }
 

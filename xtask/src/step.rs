@@ -48,13 +48,9 @@ impl Step {
     }
 
     /// Runs to the end with the output going where ours goes.
-    pub(crate) fn run(mut self) -> Result<()> {
+    pub(crate) fn run(self) -> Result<()> {
         say(format_args!("{self}"));
-        let status = self.0.status().with_context(|| format!("`{self}` could not be started"))?;
-        if !status.success() {
-            bail!("`{self}` failed: {status}");
-        }
-        Ok(())
+        self.quietly()
     }
 
     /// Runs to the end and returns standard output; standard error goes where ours goes.
@@ -67,6 +63,15 @@ impl Step {
         }
         String::from_utf8(output.stdout)
             .with_context(|| format!("`{self}` printed something that is not text"))
+    }
+
+    /// Runs to the end without a word: one of many.
+    pub(crate) fn quietly(mut self) -> Result<()> {
+        let status = self.0.status().with_context(|| format!("`{self}` could not be started"))?;
+        if !status.success() {
+            bail!("`{self}` failed: {status}");
+        }
+        Ok(())
     }
 
     /// Standard output of a command that only asks a question; `None` when it cannot be asked or fails.

@@ -2,7 +2,7 @@
 
 use crate::residue::Residue;
 use crate::step::{Step, say};
-use crate::{RunOptions, kernels, programs, setup, workspace};
+use crate::{RunOptions, kernels, package, programs, setup, workspace};
 use anyhow::{Result, bail};
 
 /// Tests that need neither root nor a network namespace.
@@ -35,6 +35,7 @@ pub(crate) fn full(options: RunOptions) -> Result<()> {
     let before = Residue::found();
     // With them cargo builds `cutover`, which the lab starts, because the command line has tests of its own.
     let programs = programs::build()?;
+    package::pack()?;
     let elsewhere = programs.clone();
     let tested = programs::run(programs, move || kernels::run_always(&elsewhere));
     let examples = test().args(["--doc"]).run();

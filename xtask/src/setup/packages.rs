@@ -36,6 +36,14 @@ pub(crate) const FOR_TESTS: &[Needed] = &[
     ("iptables-nft", "iptables"),
 ];
 
+/// What packs the program for users.
+pub(super) const FOR_PACKING: &[Needed] =
+    &[("dpkg-deb", "dpkg"), ("dpkg-shlibdeps", "dpkg-dev"), ("objcopy", "binutils"), ("xz", "xz-utils")];
+
+/// What boots a Debian to install the package on.
+pub(super) const FOR_PACKAGE: &[Needed] =
+    &[("ip", "iproute2"), ("mmdebstrap", "mmdebstrap"), ("systemd-nspawn", "systemd-container")];
+
 /// Whether packages may be installed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consent {
