@@ -231,9 +231,11 @@ impl Engine {
     /// it goes.
     pub(in crate::engine) fn machine_stopped(&mut self, now: BootTime, key: &EndpointKey, is_stopped: bool) {
         let Some(departure) = self.hitless.departures.get_mut(key) else { return };
+        let had_gone = departure.is_announced || departure.stopped_at.is_some() || departure.has_resumed;
         departure.stopped_at = is_stopped.then(|| departure.stopped_at.unwrap_or(now));
-        // What has not been announced yet may be, later: libvirt says of each machine that it runs when it is heard for the first time.
-        departure.has_resumed = !is_stopped && departure.is_announced;
+        // Of one that had not gone an announcement may come later: libvirt says of each machine that it runs when it is heard for the first
+        // time. Of one that had, an announcement that comes now is from before.
+        departure.has_resumed = !is_stopped && had_gone;
         self.locals.memory_changed();
     }
 

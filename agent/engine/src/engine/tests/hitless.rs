@@ -477,6 +477,23 @@ fn who_says_that_it_goes_on_here_is_right() {
     assert!(!is_active(&pair.a));
 }
 
+/// The hypervisor failed behind the announcement, the channel was cut, and the word of it comes when the machine goes on here.
+#[test]
+fn an_announcement_that_is_heard_after_the_machine_goes_on_is_from_before() {
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    pair.is_connected = false;
+    pair.b.announce();
+    pair.stop(false);
+    pair.is_connected = true;
+    pair.talk();
+    assert!(!is_active(&pair.a), "it runs here");
+    pair.stop(false);
+    assert!(!is_active(&pair.a), "libvirt was connected anew, and says so again");
+    pair.stop(true);
+    assert!(is_active(&pair.a), "it has stopped again");
+}
+
 /// libvirt is heard in the middle of a migration, says that the virtual machine runs, and goes away before it stops.
 #[test]
 fn who_runs_here_before_its_announcement_there_is_forwarded_after_it() {
