@@ -49,14 +49,16 @@ impl World {
         is_late.then_some("it is elevated although the virtual machine is about to leave")
     }
 
-    /// Nothing is forwarded that is for a virtual machine which runs here, once an agent knows that: by its announcement, because libvirt
-    /// said that it stopped and went on, or by what the driver did.
+    /// Nothing is forwarded that is for a virtual machine which runs here: never before it has stopped, and afterwards once an agent knows
+    /// that it is here: by its announcement, because libvirt said that it stopped and went on, or by what the driver did.
     fn is_wrongly_forwarded(&self, host: &Host) -> Option<&'static str> {
-        if host.kernel.forward.is_none() || self.place != Place::Runs(host.id) || !self.is_informed(host) {
+        if host.kernel.forward.is_none() || self.place != Place::Runs(host.id) || !self.is_served[host.id] {
             return None;
         }
-        let is_known = self.has_arrived(host) || host.knows_it_goes_on() || self.is_over();
-        (is_known && self.is_served[host.id]).then_some("what is for the virtual machine here is forwarded")
+        let has_news = self.has_arrived(host) || host.knows_it_goes_on() || self.is_over();
+        let is_known = has_news && self.is_informed(host);
+        let is_wrong = is_known || !self.has_stopped[host.id];
+        is_wrong.then_some("what is for the virtual machine here is forwarded")
     }
 
     fn has_arrived(&self, host: &Host) -> bool {

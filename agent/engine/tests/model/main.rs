@@ -89,7 +89,7 @@ const BEGUN: usize = 3;
 const ONE: usize = 7;
 
 fn cancelled() -> Script {
-    Script::new().begins("u1", A, B).is_rolled_back(A, B)
+    Script::new().begins("u1", A, B).rolled_back(A, B)
 }
 
 fn back_again() -> Script {
@@ -125,7 +125,7 @@ fn cancelled_with_faults() {
 
 #[test]
 fn stopped_in_vain() {
-    let script = Script::new().begins("u1", A, B).stops_in_vain(A).is_rolled_back(A, B);
+    let script = Script::new().begins("u1", A, B).stops_in_vain(A).rolled_back(A, B);
     check(ORDERS, scenario("stopped in vain", script));
 }
 
@@ -133,7 +133,7 @@ fn stopped_in_vain() {
 #[test]
 fn failed_behind_the_announcement() {
     for hears_libvirt in [true, false] {
-        let script = Script::new().begins("u1", A, B).moves_to(B, 1).stops_in_vain(A).is_rolled_back(A, B);
+        let script = Script::new().begins("u1", A, B).moves_to(B, 1).stops_in_vain(A).rolled_back(A, B);
         let name = "failed behind the announcement";
         check(ORDERS, Scenario { hears_libvirt, ..scenario(name, script) });
     }
@@ -148,7 +148,7 @@ fn tried_again() {
 /// The driver writes another migration in place of the one before.
 #[test]
 fn replaced() {
-    let script = Script::new().begins("u1", A, B).is_replaced("u2", A, B).moves_to(B, 1).succeeds(A, B);
+    let script = Script::new().begins("u1", A, B).replaced_by("u2", A, B).moves_to(B, 1).succeeds(A, B);
     check(ORDERS, scenario("replaced", script));
 }
 

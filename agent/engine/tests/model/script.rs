@@ -102,7 +102,7 @@ impl Script {
     }
 
     /// The driver sees that another migration is under way now, in place of the one before, of which it writes no end.
-    pub(crate) fn is_replaced(mut self, uid: &'static str, from: HostId, to: HostId) -> Self {
+    pub(crate) fn replaced_by(mut self, uid: &'static str, from: HostId, to: HostId) -> Self {
         self.write(Write::Migration { uid, from, to }, false);
         self
     }
@@ -151,7 +151,7 @@ impl Script {
     }
 
     /// The driver takes a migration back.
-    pub(crate) fn is_rolled_back(mut self, from: HostId, to: HostId) -> Self {
+    pub(crate) fn rolled_back(mut self, from: HostId, to: HostId) -> Self {
         self.write(Write::MigrationGone { to }, true);
         self.moves(Move::TapGoes(to));
         let waits = self.moves.len() - 1;

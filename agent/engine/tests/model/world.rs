@@ -69,6 +69,8 @@ pub(crate) struct World {
     pub(crate) is_served: Vec<bool>,
     /// Where it has been since the last migration to there began.
     pub(crate) has_been: Vec<bool>,
+    /// Where it has stopped since it came.
+    pub(crate) has_stopped: Vec<bool>,
     channel: Channel,
     faults_left: usize,
 }
@@ -89,6 +91,7 @@ impl World {
             place: Place::Runs(0),
             is_served: (0..count).map(|id| id == 0).collect(),
             has_been: (0..count).map(|id| id == 0).collect(),
+            has_stopped: vec![false; count],
             channel: Channel::between(count),
             faults_left: scenario.bounds.faults,
             scenario: Arc::new(scenario),
@@ -251,7 +254,7 @@ impl World {
         match what {
             Move::Stops => {
                 let Place::Runs(at) = self.place else { return };
-                self.place = Place::Stopped(at);
+                (self.place, self.has_stopped[at]) = (Place::Stopped(at), true);
                 self.hypervisor_says(at, true);
             }
             Move::GoesOn(at) => {
@@ -261,7 +264,7 @@ impl World {
             }
             Move::Arrives(at) => {
                 self.is_served.fill(false);
-                (self.place, self.has_been[at]) = (Place::Runs(at), true);
+                (self.place, self.has_been[at], self.has_stopped[at]) = (Place::Runs(at), true, false);
                 self.host(at).carrier(&scene);
             }
             Move::Announces => {
@@ -403,7 +406,7 @@ impl Model for World {
 
     fn fingerprint(&self) -> u128 {
         let hosts: Vec<_> = self.hosts.iter().map(|host| host.fingerprint()).collect();
-        let machine = (self.place, &self.is_served, &self.has_been);
+        let machine = (self.place, &self.is_served, &self.has_been, &self.has_stopped);
         let driver = (self.written, self.written_at, self.moved);
         fingerprint(&(hosts, &self.channel, machine, driver, self.faults_left), self.now)
     }
