@@ -9,7 +9,7 @@ mod access;
 
 use crate::allocator;
 use crate::handover::HandoverStatus;
-use crate::migrations::{self, Departed, Finished, History};
+use crate::migrations::{self, Finished, History};
 use crate::observe::Observed;
 use crate::peers::PeersStatus;
 use access::Access;
@@ -423,7 +423,7 @@ pub fn history(run_dir: &Path) -> io::Result<History<Finished>> {
 ///
 /// # Errors
 /// As [`ask`].
-pub fn departures(run_dir: &Path) -> io::Result<History<Departed>> {
+pub fn departures(run_dir: &Path) -> io::Result<History<migrations::Departed>> {
     request(run_dir, "departures")
 }
 
