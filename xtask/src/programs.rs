@@ -56,10 +56,14 @@ pub(crate) fn build() -> Result<Vec<Program>> {
 
 /// Runs all of them, and `beside` as if it were the first one. Every one is run, whatever becomes of the others.
 pub(crate) fn run(programs: Vec<Program>, beside: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    let folder = workspace::target().join("test-output");
+    run_in(&workspace::target().join("test-output"), programs, beside)
+}
+
+/// The same with another folder for what they print.
+fn run_in(folder: &Path, programs: Vec<Program>, beside: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     // What earlier runs have said.
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     say(format_args!(
         "{} test programs; while one runs, what it prints is in {}",
         programs.len(),
@@ -70,7 +74,7 @@ pub(crate) fn run(programs: Vec<Program>, beside: impl FnOnce() -> Result<()> + 
     let failed = |error| failures.lock().unwrap_or_else(PoisonError::into_inner).push(error);
     let work_off = || {
         while let Some(program) = next() {
-            if let Err(error) = program.run(&folder) {
+            if let Err(error) = program.run(folder) {
                 failed(format!("{}: {error:#}", program.name));
             }
         }
@@ -186,13 +190,16 @@ mod tests {
             folder: "/".into(),
             is_integration_test: true,
         };
-        let error =
-            run(vec![program("/bin/false"), program("/bin/true"), program("/no/such")], || bail!("beside"));
+        // Not where those are whose program this test may be.
+        let folder = std::env::temp_dir().join(format!("cutover-xtask-{}", std::process::id()));
+        let three = vec![program("/bin/false"), program("/bin/true"), program("/no/such")];
+        let error = run_in(&folder, three, || bail!("beside"));
         let error = error.unwrap_err().to_string();
         let mut parts: Vec<&str> = error.split("; ").collect();
         parts.sort_unstable();
         assert_eq!(parts[..2], ["beside", "false: exit status: 1"]);
         assert!(parts[2].starts_with("such: exit status: "), "{parts:?}");
-        run(vec![program("/bin/true")], || Ok(())).unwrap();
+        run_in(&folder, vec![program("/bin/true")], || Ok(())).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -55,10 +55,16 @@ mod tests {
         let (hidden, shown): (Vec<_>, Vec<_>) =
             command.get_subcommands().partition(|command| command.is_hide_set());
         assert!(!hidden.is_empty() && shown.len() > 5);
-        for shell in ["_cutover", "cutover.bash", "cutover.fish"] {
+        // How each shell's file has a command, and not only its name in a sentence.
+        for (shell, before, after) in
+            [("_cutover", "\n'", ":"), ("cutover.bash", "cutover,", ")"), ("cutover.fish", "-a \"", "\"")]
+        {
             let text = read(shell);
-            assert!(shown.iter().all(|command| text.contains(command.get_name())), "{shell}");
-            let offered = hidden.iter().find(|command| text.contains(command.get_name()));
+            let is_offered =
+                |command: &&&Command| text.contains(&format!("{before}{}{after}", command.get_name()));
+            let missing = shown.iter().find(|command| !is_offered(command));
+            assert!(missing.is_none(), "{shell} lacks {:?}", missing.map(|command| command.get_name()));
+            let offered = hidden.iter().find(is_offered);
             assert!(offered.is_none(), "{shell} offers {:?}", offered.map(|command| command.get_name()));
         }
         for command in shown {
