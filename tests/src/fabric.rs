@@ -4,6 +4,7 @@
 
 mod hitless;
 mod in_place;
+mod manners;
 mod middle;
 mod round_trip;
 mod router;

@@ -3,8 +3,8 @@
 
 use crate::judging::Gaps;
 use crate::migrations::migrate;
-use cutover_tests::fabric::{CONVERGED, Fabric, Manner, Who};
-use cutover_tests::{Release, site, wait};
+use cutover_tests::Release;
+use cutover_tests::fabric::{Fabric, Manner};
 
 #[test]
 fn a_site_with_bird_2() {
@@ -33,12 +33,7 @@ fn site_of(release: Release) {
     }
     let mut fabric = Fabric::behind_tor(release, Manner::Added);
     migrate(&mut fabric, Gaps::Ipv6);
-    let third = fabric.router(Who::Third).speaker;
-    for (number, autonomous_systems) in [(1, "64512 64513"), (2, "64512 64514")] {
-        let knows = || third.path(site::service(number)).map(|path| path.autonomous_systems);
-        let is_so = || knows().as_deref() == Some(autonomous_systems);
-        wait::until(CONVERGED, format_args!("the service of host {number} is announced"), is_so);
-    }
+    fabric.wait_services();
 }
 
 fn guarded(release: Release) {
@@ -46,8 +41,6 @@ fn guarded(release: Release) {
         return;
     }
     let mut fabric = Fabric::behind_tor(release, Manner::Guarded);
-    for (who, sessions) in [(Who::Source, 2), (Who::Target, 2), (Who::Third, 2), (Who::Middle, 6)] {
-        assert_eq!(fabric.router(who).signed_sessions(), sessions, "{who:?}");
-    }
+    fabric.assert_signed();
     migrate(&mut fabric, Gaps::Ipv6);
 }

@@ -18,6 +18,14 @@ pub(super) const HOLD_S: u32 = 24;
 /// LIMIT: a restart takes seconds.
 pub(super) const RESTART_S: u32 = 30;
 
+/// What the filters set, as a comment.
+pub(super) const PREFERENCES: &str = "\
+#   250  this host's own route, elevated: the machine has arrived here
+#   200  another host's, elevated: it has arrived there, although this host still has a route of its own
+#   150  this host's own, normal
+#   100  another host's, normal
+";
+
 /// Failure detection, as the sessions ask for it.
 const BFD: &str = "\
 # Watches the peers for the sessions below. With the intervals that BIRD takes by itself, that takes half a second.
@@ -100,11 +108,7 @@ log syslog all;
 # What BIRD prefers for one machine, the highest first (its own default for routes from BGP is 100, for routes that it
 # finds in the kernel 10, which would make the route of a host where a machine has arrived lose):
 #
-#   250  this host's own route, elevated: the machine has arrived here
-#   200  another host's, elevated: it has arrived there, although this host still has a route of its own
-#   150  this host's own, normal
-#   100  another host's, normal
-
+{PREFERENCES}
 "
         )
     }

@@ -4,7 +4,7 @@
 //!
 //! What comes from others stays the site's decision: the functions decide about nobody but this host's own VMs.
 
-use super::render::{Dialect, File, HOLD_S, Pair, RESTART_S, SCAN_S};
+use super::render::{Dialect, File, HOLD_S, PREFERENCES, Pair, RESTART_S, SCAN_S};
 use crate::{Family, KernelMetric, PREFERENCE_OF_METRIC_0, Peering, Priorities};
 use std::fmt::{self, Display, Formatter};
 
@@ -62,11 +62,7 @@ impl Snippet<'_> {
 #
 # What BIRD prefers for one machine, the highest first:
 #
-#   250  this host's own route, elevated: the machine has arrived here
-#   200  another host's, elevated: it has arrived there, although this host still has a route of its own
-#   150  this host's own, normal
-#   100  another host's, normal
-
+{PREFERENCES}
 "
         )
     }
