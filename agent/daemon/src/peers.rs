@@ -31,7 +31,7 @@ pub use herald::Herald;
 pub use report::{ConversationStatus, PeersReport, PeersStatus};
 
 use crate::applier::WantedReceiver;
-use crate::applier::tunnels::Start;
+use crate::applier::tunnels::Starter;
 use crate::datastore::etcd::Cluster;
 use crate::handover::Exchange;
 use crate::priority::ordinary;
@@ -114,16 +114,16 @@ pub struct Ways {
     pub exchange: Exchange,
     /// Hears of announcements here, before the engine does.
     pub herald: Herald,
-    /// Hears of announcements there, before the engine does.
-    pub starts: mpsc::UnboundedSender<Start>,
+    /// Is told of announcements there, before the engine has decided.
+    pub starter: Starter,
 }
 
 impl Ways {
     /// Only the facts lead somewhere.
     #[must_use]
     pub fn to(facts: mpsc::UnboundedSender<Fact>) -> Self {
-        let (exchange, starts) = (Exchange::new().0, mpsc::unbounded_channel().0);
-        Self { facts, exchange, herald: Herald::default(), starts }
+        let (exchange, starter) = (Exchange::new().0, Starter::that_only_tells().0);
+        Self { facts, exchange, herald: Herald::default(), starter }
     }
 }
 
@@ -156,8 +156,8 @@ async fn run(options: Options, wanted: WantedReceiver, ways: Ways, report: Peers
     report.begin(address, book.clone(), table.clone());
     info!(%address, key = %own.key, "Other hosts' agents are told where this one is");
     let complaints = Complaints::default();
-    let Ways { facts, exchange, starts, .. } = ways;
-    let ears = Ears { facts, starts };
+    let Ways { facts, exchange, starter, .. } = ways;
+    let ears = Ears { facts, starter };
     let context = Context { identity, book: book.clone(), table: table.clone(), ears, exchange, complaints };
     let records = async {
         match source {

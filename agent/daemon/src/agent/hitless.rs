@@ -4,7 +4,7 @@
 use super::parts::Parts;
 use super::start::{RunError, io_error};
 use crate::applier::WantedReceiver;
-use crate::applier::tunnels::{TunnelApplier, TunnelReport};
+use crate::applier::tunnels::{Starter, TunnelApplier, TunnelReport};
 use crate::control::TunnelStatus;
 use crate::datastore::etcd::Cluster;
 use crate::handover::{Handover, HandoverReport, HandoverStatus};
@@ -15,7 +15,7 @@ use crate::settings::Settings;
 use cutover_engine::Fact;
 use cutover_engine::view::{ForwardView, ReceptionView};
 use std::path::Path;
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// What says how it stands.
 #[derive(Debug)]
@@ -41,13 +41,12 @@ impl Hitless {
         hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
         let no_thread = io_error("start a thread");
-        let (starts_in, starts) = mpsc::unbounded_channel();
+        let (starter, starts) = Starter::open()?;
         let handover = Handover::new(facts.clone());
         let handovers = handover.report();
         let (peers, conversations) = match peers::Options::new(settings, cluster, run_dir) {
             Ok(options) => {
-                let ways =
-                    Ways { facts: facts.clone(), exchange: handover.exchange(), herald, starts: starts_in };
+                let ways = Ways { facts: facts.clone(), exchange: handover.exchange(), herald, starter };
                 let (peers, conversations) = peers::peers(options, wanted(), ways);
                 (peers, Some(conversations))
             }

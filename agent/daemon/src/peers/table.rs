@@ -200,15 +200,17 @@ impl Conversation {
         if *self.connection.borrow() != number {
             return Err(Unheard::Replaced);
         }
-        if inside.told != Some((address, says)) {
-            inside.told = Some((address, says));
-            let Topic { endpoint, uid, .. } = self.topic.clone();
-            // Without the loop the agent is about to end.
-            let _ = ears.facts.send(Fact::PeerSaid { endpoint: endpoint.clone(), uid, address, says });
-            // ORDER: the engine hears of it before it hears that it has been done.
-            if let Says::Target(TargetSays { tunnel_id: id, is_ready: true, is_announced: true, .. }) = says {
-                let _ = ears.starts.send(Start { endpoint, tunnel: Tunnel { id, peer: address } });
-            }
+        if inside.told == Some((address, says)) {
+            return Ok(());
+        }
+        inside.told = Some((address, says));
+        let Topic { endpoint, uid, .. } = self.topic.clone();
+        // Without the loop the agent is about to end.
+        let _ = ears.facts.send(Fact::PeerSaid { endpoint: endpoint.clone(), uid, address, says });
+        drop(inside);
+        // ORDER: the engine hears of it before it hears that it has been done.
+        if let Says::Target(TargetSays { tunnel_id: id, is_ready: true, is_announced: true, .. }) = says {
+            ears.starter.start(Start { endpoint, tunnel: Tunnel { id, peer: address } });
         }
         Ok(())
     }
@@ -391,6 +393,7 @@ mod tests {
     use super::super::record::VERSION;
     use super::super::trials::{endpoint, source_says, target_says};
     use super::*;
+    use crate::applier::tunnels::Starter;
     use tokio::sync::mpsc;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
@@ -452,7 +455,7 @@ mod tests {
     fn the_engine_hears_what_is_news_to_it() {
         let (table, none) = (Table::default(), SharedMap::default());
         let (facts, mut heard) = mpsc::unbounded_channel();
-        let ears = Ears { facts, starts: mpsc::unbounded_channel().0 };
+        let ears = Ears { facts, starter: Starter::that_only_tells().0 };
         table.update(&none, &wanted("u", source_says(false)));
         let conversation = table.find(&hello("u")).unwrap();
         let first = conversation.connect();

@@ -10,7 +10,7 @@ use super::record::{Peer, VERSION};
 use super::report::{ConversationStatus, PeersReport, PeersStatus};
 use super::table::Table;
 use super::{Options, Source, Ways, converse, listen};
-use crate::applier::tunnels::Start;
+use crate::applier::tunnels::{Start, Starter, Starts};
 use crate::conntrack::{Entries, samples};
 use crate::datastore::etcd::Cluster;
 use crate::handover::{self, Delivery, Exchange, Reading};
@@ -58,7 +58,7 @@ struct Agent {
     report: PeersReport,
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     heard: mpsc::UnboundedReceiver<Fact>,
-    started: mpsc::UnboundedReceiver<Start>,
+    started: Starts,
     deliveries: mpsc::Receiver<Delivery>,
     task: Option<JoinHandle<()>>,
 }
@@ -89,8 +89,8 @@ impl Agent {
         let address = SocketAddr::new(address, PORT);
         let own = Peer { key: identity.public_key(), address, tunnel_port: TUNNEL_PORT };
         let (facts, heard) = mpsc::unbounded_channel();
-        let (starts, started) = mpsc::unbounded_channel();
-        let ears = Ears { facts, starts };
+        let (starter, started) = Starter::that_only_tells();
+        let ears = Ears { facts, starter };
         let (book, table) = (Book::new(host, address.ip(), TUNNEL_PORT), Table::default());
         let report = PeersReport::default();
         report.begin(address, book.clone(), table.clone());
@@ -948,7 +948,7 @@ async fn an_announcement_is_told_and_heard_at_once() {
     target.context.table.herald().announced(4);
     target.context.table.herald().announced(5);
     assert_eq!(source.hears().await.2, says(true));
-    let start = timeout(SOON, source.started.recv()).await.unwrap().unwrap();
+    let start = timeout(SOON, source.started.heard()).await.unwrap().unwrap().start;
     let tunnel = Tunnel { id: 7, peer: target.own.address.ip() };
     assert_eq!(start, Start { endpoint: endpoint("here", 1), tunnel });
     // For another reason; it has not heard of it yet.
