@@ -96,6 +96,10 @@ impl Site {
     }
 }
 
+pub(crate) fn settings(table: u32) -> Settings {
+    Settings { table, port: PORT, protocol: PROTOCOL, interface_prefixes: "tap".parse().unwrap() }
+}
+
 /// An applier on a thread in the namespace of a host. Dropped, it ends as if it had been killed: it cleans nothing up.
 pub(crate) struct Running {
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
@@ -108,12 +112,10 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(site: &Site, local: Option<IpAddr>) -> Self {
-        let settings = Settings {
-            table: TABLE,
-            port: PORT,
-            protocol: PROTOCOL,
-            interface_prefixes: "tap".parse().unwrap(),
-        };
+        Self::start_with(site, local, settings(TABLE))
+    }
+
+    pub(crate) fn start_with(site: &Site, local: Option<IpAddr>, settings: Settings) -> Self {
         let local = watch::channel(local.map(|address| (address, 0).into())).1;
         let (facts_in, facts) = mpsc::unbounded_channel();
         let (wanted, receiver) = watch::channel(None);
