@@ -101,7 +101,8 @@ impl Tap {
     #[must_use]
     pub fn packet_sockets(&self) -> Vec<u64> {
         // KERNEL: columns of /proc/net/packet; the fifth is the number of the interface, the seventh what is to be read.
-        let table = self.namespace.run(|| fs::read_to_string("/proc/thread-self/net/packet")).expect("a table");
+        let table =
+            self.namespace.run(|| fs::read_to_string("/proc/thread-self/net/packet")).expect("a table");
         let fields = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
         let of_this = fields.filter(|fields| fields[4] == self.ifindex.to_string());
         of_this.map(|fields| fields[6].parse().expect("a number")).collect()

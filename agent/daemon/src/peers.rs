@@ -163,8 +163,15 @@ async fn run(options: Options, wanted: WantedReceiver, ways: Ways, report: Peers
     let complaints = Complaints::default();
     let Ways { facts, exchange, last_frames, starts, .. } = ways;
     let ears = Ears { facts, starts };
-    let context =
-        Context { identity, book: book.clone(), table: table.clone(), ears, exchange, last_frames, complaints };
+    let context = Context {
+        identity,
+        book: book.clone(),
+        table: table.clone(),
+        ears,
+        exchange,
+        last_frames,
+        complaints,
+    };
     let records = async {
         match source {
             Source::Etcd(cluster) => {

@@ -93,7 +93,9 @@ fn the_target_knows_it_within_the_bound_that_it_states() {
     assert!(page.contains("cutover_migration_blackout_error_seconds_count 1"), "{page}");
 
     // The source has recorded what it told.
-    wait::until(wait::SOON, "it is over there as well", || has_last_frame(&bed.scene.source, "departures", &uid));
+    wait::until(wait::SOON, "it is over there as well", || {
+        has_last_frame(&bed.scene.source, "departures", &uid)
+    });
 }
 
 #[test]

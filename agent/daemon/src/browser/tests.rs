@@ -113,7 +113,7 @@ fn a_page_says_what_is_under_way_and_what_is_waited_for() {
         "stopped here, forwarded for 58.0 s, 12 packets",
         "<td>compute9</td>",
         "<td class=\"long\">migrating; nothing is forwarded</td>",
-        "<strong>port1 of vm1</strong> from compute-1: arrived, announced by RARP, routed 43.0 µs after that.",
+        "<strong>port1 of vm1</strong> from compute-1: arrived, announced by RARP, routed 43.0 µs after that, blackout 3.50 ms ± 120 µs.",
         "<th scope=\"row\">routed</th><td class=\"number\">+4.01 s</td><td class=\"number\">+29.0 µs</td><td class=\"number\">2024-02-29T12:35:00.006043Z</td>",
         "Waiting for the machine: <strong>4.00 s</strong>",
         "3 of 5 wait for something.",
