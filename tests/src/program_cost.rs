@@ -190,15 +190,15 @@ pub(crate) fn bpf<T>(command: libc::c_long, request: &mut T) -> io::Result<i32> 
 mod tests {
     use super::*;
 
-    /// LIMIT: reading the clock and a map, on a slow machine; a frame costs the kernel a microsecond and more.
-    const LEAVING_LIMIT_NS: u32 = 100;
+    /// LIMIT: what reading the clock and looking into a map is to what does nothing: 3.3 where it was measured.
+    const LEAVING_RATIO_MAX: u32 = 6;
 
     #[test]
     fn an_ordinary_frame_costs_at_most_twice_an_empty_program() {
         let costs = measure().unwrap();
         for cost in costs.iter().filter(|cost| cost.program == PROGRAM_LEAVING) {
             // It reads the clock and writes the time, each time.
-            assert!(cost.ours_ns <= LEAVING_LIMIT_NS + cost.empty_ns, "{cost:?}");
+            assert!(cost.empty_ns > 0 && cost.ours_ns <= LEAVING_RATIO_MAX * cost.empty_ns + 1, "{cost:?}");
         }
         for cost in costs.iter().filter(|cost| cost.program != PROGRAM_LEAVING) {
             // The kernel cuts to whole nanoseconds: one may be missing from the time of the empty program.
