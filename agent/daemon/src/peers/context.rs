@@ -4,6 +4,7 @@ use super::book::Book;
 use super::identity::Identity;
 use super::table::Table;
 use crate::applier::tunnels::Starter;
+use crate::bpf::LastFrames;
 use crate::handover::Exchange;
 use cutover_engine::{BootTime, Fact};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub(super) struct Context {
     pub(super) table: Table,
     pub(super) ears: Ears,
     pub(super) exchange: Exchange,
+    /// When the last frames came on taps that virtual machines are about to leave.
+    pub(super) last_frames: LastFrames,
     pub(super) complaints: Complaints,
 }
 
