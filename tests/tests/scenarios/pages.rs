@@ -192,6 +192,9 @@ fn invocations(page: &str) -> Vec<Vec<String>> {
     found
 }
 
+/// Options that help does not show: they write the generated pages.
+const HIDDEN: [&str; 1] = ["--markdown"];
+
 /// Commands and options that a page names are those that the program has.
 #[test]
 fn commands_of_the_pages_are_those_of_the_program() {
@@ -204,7 +207,8 @@ fn commands_of_the_pages_are_those_of_the_program() {
             let is_command = |word: &&String| !word.starts_with('-') && is_name(word);
             let commands: Vec<String> = words.iter().take_while(is_command).cloned().collect();
             for command in alternatives(&commands) {
-                let options = words.iter().filter(|word| word.starts_with("--"));
+                let options =
+                    words.iter().filter(|word| word.starts_with("--") && !HIDDEN.contains(&word.as_str()));
                 let options = options
                     .map(|word| word.split(['=', '[', ']', '|']).next().unwrap_or_default().to_owned());
                 for option in options.map(Some).chain([None]) {
