@@ -330,6 +330,20 @@ impl Bed {
         }
     }
 
+    /// Sends one datagram to each address. Returns whether the guest gets them in time.
+    pub(crate) fn reaches_within(&self, limit: Duration, what: &str) -> bool {
+        let mut missing: BTreeSet<String> = vm().iter().map(|address| format!("{what} {address}")).collect();
+        for (address, payload) in vm().into_iter().zip(missing.clone()) {
+            let _ = self.send(address, payload.as_bytes());
+        }
+        wait::holds_within(limit, || {
+            for frame in std::iter::from_fn(|| self.guest.receive()) {
+                missing.retain(|payload| !String::from_utf8_lossy(&frame).contains(payload));
+            }
+            missing.is_empty()
+        })
+    }
+
     /// Sends one datagram to each address, and expects that the guest gets none.
     #[track_caller]
     pub(crate) fn expect_lost(&self, what: &str) {
