@@ -10,7 +10,7 @@
 #
 # Why: bits of the status (IPS_DST_NAT, IPS_SRC_NAT) say whether packets are translated. User space cannot set them; the kernel does when
 # it finds that what is to be translated changes the tuple of the replies (nf_nat_setup_info in net/netfilter/nf_nat_core.c). Where it is
-# already as it shall be, nothing changes. libnetfilter_conntrack has an option for that (NFCT_SOPT_UNDO_DNAT), which says no more than its name.
+# already as it shall be, nothing changes. libnetfilter_conntrack has an option for that (NFCT_SOPT_UNDO_DNAT).
 #
 # Seen with Linux 6.18.44, conntrack 1.4.8-2 and nftables 1.1.3-1 of Debian 13, five datagrams to 203.0.113.7:53 by way of a host whose rule
 # translates them to 198.51.100.9:5353; how many were answered:
