@@ -2,7 +2,7 @@
 # QEMU throws away a packet that it has read from the tap when it stops the virtual machine at the switch-over of a migration.
 #
 # What is surprising. While a guest is stopped, what is sent to it waits in the queue of its tap, and whoever makes that queue long enough expects to lose
-# nothing. But in up to every second migration one packet is gone, just when the guest is stopped. The kernel counts it as
+# nothing. But in about every second migration one packet is gone, just when the guest is stopped. The kernel counts it as
 # delivered, the tap drops nothing, the guest's interface has never received it, and neither QEMU nor the guest says a word. It is not on its way
 # to the target, either: in the demonstration the guest goes on in place, and the packet does not come. `stop` and `cont` of the monitor lose nothing.
 #
