@@ -83,7 +83,7 @@ fn a_virtual_machine_that_goes_on_at_the_source_loses_only_what_was_held() {
     bed.tell("resume");
     wait_for(&bed.scene.source, "forwards", "is_active", false);
     wait::until(wait::SOON, "no route is left", || {
-        !traces(&bed.scene.source.host).iter().any(|line| line.contains("7179"))
+        !traces(&bed.scene.source.host).iter().any(|line| line.starts_with("table 7179:"))
     });
     let back_at = clock::now();
     bed.scene.vm.resume(at_source);

@@ -142,7 +142,10 @@ fn report(scene: &Scene) {
     assert_heard(&heard, "table", "What source and target have seen");
     // Who reads the word and who forwards are not the same: the order of these two is not certain.
     let seen = "[...document.querySelectorAll('tbody tr.source th')].map(it => it.innerText).sort().join()";
-    assert_eq!(browser.value(seen), "began,ended,forwarding,heard of");
+    let seen = browser.value(seen);
+    // Whether the virtual machine has sent anything at the source since the migration began is its own business.
+    let expected = ["began,ended,forwarding,heard of", "began,ended,forwarding,heard of,last frame"];
+    assert!(expected.iter().any(|it| seen == *it), "{seen}");
     let seen = "[...document.querySelectorAll('tbody tr.target th')].map(it => it.innerText).join()";
     let seen = browser.value(seen);
     assert!(seen.as_str().is_some_and(|it| it.starts_with("began,armed,reported up,")), "{seen}");

@@ -36,7 +36,7 @@ pub(crate) struct Site {
 }
 
 /// Plays a scenario on each release that is there.
-pub(crate) fn on_each_release(what: &str, scenario: impl Fn(&Site)) {
+pub(crate) fn on_each_release(what: &str, mut scenario: impl FnMut(&Site)) {
     for release in RELEASES {
         if debian::is_there(release, what) {
             scenario(&Site::new(release));
