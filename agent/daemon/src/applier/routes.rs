@@ -16,12 +16,14 @@ mod log;
 #[cfg(test)]
 mod model;
 mod plan;
+mod preview;
 mod refused;
 mod report;
 mod rewrites;
 mod zebra;
 
 pub use plan::{ObservedRoutes, Plan, Target};
+pub use preview::RoutePreview;
 pub use report::RouteReport;
 
 use super::recount::OwnWrites;
