@@ -1,9 +1,9 @@
 //! Builds the kernel program for the agent to embed, or stops with one line that names `cargo xtask setup`.
 //!
 //! Two objects of the taps' programs end up in `OUT_DIR`: `cutover-ebpf`, which is silent, and `cutover-ebpf-debug`, which writes log
-//! lines from inside the kernel and is loaded only when the agent logs at debug; and a third one, `cutover-ebpf-tunnel`, with the
-//! programs of the tunnel between the two hosts of a migration. A toolchain that is missing
-//! is asked for before anything is built, because what the compiler says about it does not help anybody.
+//! lines from inside the kernel and is loaded only when the agent logs at debug. Two more hold what is loaded only while a migration needs
+//! it: `cutover-ebpf-tunnel` the programs of the tunnel between its two hosts, `cutover-ebpf-leaving` that of the tap which is about to be
+//! left. A toolchain that is missing is asked for before anything is built, because what the compiler says about it does not help anybody.
 
 use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain, build_ebpf};

@@ -12,6 +12,7 @@ mod command;
 mod datastore;
 mod finding;
 mod forwarding;
+mod hitless;
 mod interfaces;
 mod kernel;
 mod managers;
@@ -40,7 +41,7 @@ use std::path::{Path, PathBuf};
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 17] = [
+    let areas: [&[&Check]; 18] = [
         settings::CHECKS,
         ready_command::CHECKS,
         kernel::CHECKS,
@@ -55,6 +56,7 @@ pub fn checks() -> Vec<&'static Check> {
         managers::CHECKS,
         tap_mac::CHECKS,
         routes::CHECKS,
+        hitless::CHECKS,
         bgp::CHECKS,
         clock::CHECKS,
         nova::CHECKS,
@@ -134,6 +136,7 @@ pub fn examine(subject: &Subject) -> Report {
     findings.extend(managers::examine(workloads, &interfaces.prefixes));
     findings.extend(tap_mac::judge(&interfaces.links, status));
     findings.extend(routes::judge(status));
+    findings.extend(status.map(hitless::judge).unwrap_or_default());
     if readable {
         findings.extend(bgp::examine(&subject.bgp, &processes, settings));
     }

@@ -10,6 +10,7 @@ pub mod announcement;
 pub mod classifier;
 pub mod counter;
 pub mod frame;
+pub mod leaving;
 pub mod mac;
 pub mod names;
 pub mod tunnel;

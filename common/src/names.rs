@@ -34,6 +34,11 @@ pub const MAP_RECEIVED: &str = "RECEIVED";
 /// Per-CPU counters: a single [`crate::tunnel::TunnelCounters`].
 pub const MAP_TUNNEL_COUNTERS: &str = "TUNNEL_COUNTERS";
 
+/// The filter of a packet socket that is bound to the tap of a virtual machine which is about to leave.
+pub const PROGRAM_LEAVING: &str = "cutover_leaving";
+/// When the last frame came: ifindex → CLOCK_BOOTTIME in nanoseconds. The agent adds and removes entries, the program writes the time.
+pub const MAP_LAST_FRAMES: &str = "LAST_FRAMES";
+
 /// The device of the tunnel.
 pub const DEVICE_TUNNEL: &str = "cutover0";
 

@@ -40,6 +40,7 @@ pub mod namespace;
 pub mod neighbour_flood;
 pub mod neutron;
 pub mod packet;
+pub mod pages;
 pub mod probe;
 pub mod processors;
 pub mod program_cost;

@@ -5,7 +5,7 @@ use crate::frames::Frame;
 use crate::namespace::Namespace;
 use crate::wait;
 use cutover_common::MacAddr;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -92,6 +92,20 @@ impl Tap {
     pub fn has_carrier(&self) -> bool {
         // KERNEL: /sys/class/net shows the namespace of the mount, not of the reader, hence the ioctl.
         self.namespace.run(|| link_flags(&self.name)).is_ok_and(|flags| flags & libc::IFF_RUNNING != 0)
+    }
+
+    /// The packet sockets that are bound to it: how many bytes wait in each to be read.
+    ///
+    /// # Panics
+    /// When the kernel does not say so.
+    #[must_use]
+    pub fn packet_sockets(&self) -> Vec<u64> {
+        // KERNEL: columns of /proc/net/packet; the fifth is the number of the interface, the seventh what is to be read.
+        let table =
+            self.namespace.run(|| fs::read_to_string("/proc/thread-self/net/packet")).expect("a table");
+        let fields = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let of_this = fields.filter(|fields| fields[4] == self.ifindex.to_string());
+        of_this.map(|fields| fields[6].parse().expect("a number")).collect()
     }
 
     /// Takes the device away, as Nova does after a migration.

@@ -1,8 +1,8 @@
-//! What a reviewer does not have to look at: formatting, lints, documentation, dependencies.
+//! What a reviewer does not have to look at: formatting, pages, lints, documentation, dependencies.
 
 use crate::setup::{self, NIGHTLY};
 use crate::step::Step;
-use crate::workspace;
+use crate::{book, workspace};
 use anyhow::Result;
 use clap::Args;
 
@@ -17,6 +17,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: Options) -> Result<()> {
     setup::for_checking()?;
     Step::cargo().args(["fmt", "--all", "--check"]).run()?;
+    book::check()?;
     if !options.no_deny {
         dependencies()?;
     }

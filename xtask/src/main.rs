@@ -4,6 +4,7 @@
 //! in the workspace depends on this crate.
 
 mod bench;
+mod book;
 mod check;
 mod demo;
 mod dist;
@@ -54,12 +55,14 @@ enum Chore {
         #[command(flatten)]
         setup: RunOptions,
     },
-    /// Formatting, lints on the host and the kernel side, documentation, dependencies
+    /// Formatting, pages, lints on the host and the kernel side, documentation, dependencies
     Check(check::Options),
     /// Measure, as ratios in one run; the whole set is written to docs/benchmarks.md; needs root
     Bench(bench::Options),
     /// Build what users install and pack it, in target/dist: Debian packages, a tarball, an SBOM, checksums
     Dist(dist::Options),
+    /// Check the pages of docs/ and make a book of them, in target/book/html
+    Book,
     /// Fuzz the frame classifier
     Fuzz(fuzz::Options),
 }
@@ -128,6 +131,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Check(options) => check::run(options),
         Chore::Bench(options) => bench::run(options),
         Chore::Dist(options) => dist::run(&options),
+        Chore::Book => book::run(),
         Chore::Fuzz(options) => fuzz::run(options),
     }
 }

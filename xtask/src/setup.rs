@@ -19,6 +19,7 @@ pub(crate) use toolchain::NIGHTLY;
 
 use crate::step::say;
 use anyhow::Result;
+use std::path::PathBuf;
 
 /// The `setup` chore: everything that building, the demo and the tests need.
 pub(crate) fn run(consent: Consent) -> Result<()> {
@@ -70,6 +71,11 @@ pub(crate) fn for_checking() -> Result<()> {
 /// What checking the dependencies needs.
 pub(crate) fn for_dependencies() -> Result<()> {
     cargo_tool::CARGO_DENY.install()
+}
+
+/// What makes HTML of the pages; an error where it cannot be had.
+pub(crate) fn mdbook() -> Result<PathBuf> {
+    daemons::mdbook()
 }
 
 /// What fuzzing needs.

@@ -409,7 +409,9 @@ impl Agent {
             }
             let (uid, recorded) = match &notice {
                 Notice::Finished(record) => (&record.uid, self.run_dir.record(record)),
-                Notice::Departed(record) => (&record.uid, self.run_dir.record_departure(record)),
+                Notice::Departed { record, tap } => {
+                    (&record.uid, self.run_dir.record_departure(&self.hitless.with_last_frame(record, *tap)))
+                }
                 _ => continue,
             };
             if let Err(error) = recorded {

@@ -4,6 +4,7 @@
 //! What failed stays dirty and is tried again. Nothing is done before the engine has published its first sets.
 
 pub mod interfaces;
+pub mod leaving;
 pub mod pace;
 mod platform;
 pub mod ready;

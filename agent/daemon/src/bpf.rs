@@ -10,6 +10,7 @@ mod attach;
 mod error;
 mod filter;
 mod layout;
+mod leaving;
 mod links;
 mod locked_memory;
 mod maps;
@@ -23,9 +24,10 @@ mod tunnel;
 
 pub use attach::{Attach, Attachment};
 pub use error::is_refused;
-pub use error::{ArmError, AttachError, CleanupError, DisarmError, OpenError, ReadError};
+pub use error::{ArmError, AttachError, CleanupError, DisarmError, ListenError, OpenError, ReadError};
+pub use leaving::{LastFrames, Leaving};
 pub use maps::CounterReader;
-pub use object::{KernelLog, OBJECT};
+pub use object::{KernelLog, LEAVING, OBJECT};
 pub use traces::{cleanup, leftovers};
 pub use tunnel::{TunnelCounts, TunnelEntries, TunnelPrograms};
 

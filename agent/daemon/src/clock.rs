@@ -53,6 +53,18 @@ pub fn wall_unix_ns(at: BootTime) -> u64 {
     u64::try_from(then.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// By how many nanoseconds the wall clock may be wrong, as whoever keeps it right has told the kernel; nothing if nobody does.
+#[must_use]
+pub fn wall_error_ns() -> Option<u64> {
+    // SAFETY: every field is an integer; zero `modes` say that nothing is to be changed.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes within the structure, which outlives the call.
+    let result = unsafe { libc::adjtimex(&raw mut state) };
+    let follows = result >= 0 && result != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0;
+    let error_us = u64::try_from(state.maxerror).ok().filter(|_| follows);
+    error_us.map(|us| us.saturating_mul(1_000))
+}
+
 /// Which boot the boot clock counts from.
 ///
 /// # Errors

@@ -10,17 +10,16 @@
 //! (measured on 6.18: a namespace with 4,000 links that goes); one of an IPv6 route does not. So the routes of IPv6 go first, only one
 //! thread at a time writes those of IPv4, and another one takes the next record.
 
-mod batches;
 mod landing;
 mod sleep;
 mod worker;
 
+use crate::batches::Batches;
 use crate::netlink::socket::OpenError;
 use crate::netlink::{ByFamily, Family, PreparedBatch, RouteChange, RouteSocket, route};
 use crate::peers::Herald;
 use crate::progress::Progress;
 use aya::maps::{MapData, RingBuf};
-use batches::Batches;
 use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact};
 use landing::Landings;
@@ -58,7 +57,8 @@ pub struct FastPath {
 #[derive(Debug)]
 struct Shared {
     ring: Mutex<Ring>,
-    batches: Batches,
+    /// By the generation of the watch.
+    batches: Batches<u64, ByFamily<Arc<Prepared>>>,
     landings: Landings,
     /// Held by the thread that polls the ring before it sleeps: one processor is enough.
     spinning: Mutex<()>,
@@ -195,7 +195,8 @@ impl FastPath {
     ) {
         let routes: Vec<_> = routes.into_iter().collect();
         let table = self.forward_table.filter(|_| ends_forwarding);
-        self.shared.batches.prepare(generation, &routes, table);
+        let prepared = ByFamily::each(|family: Family| Arc::new(Prepared::new(family, &routes, table)));
+        self.shared.batches.prepare(&generation, prepared);
         self.shared.ring_bells();
     }
 

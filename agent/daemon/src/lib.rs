@@ -12,6 +12,7 @@ pub mod agent;
 pub mod allocator;
 pub mod applier;
 mod atomic_file;
+mod batches;
 pub mod bpf;
 pub mod browser;
 pub mod clock;

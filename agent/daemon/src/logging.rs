@@ -174,7 +174,7 @@ pub fn log_notice(notice: &Notice) {
             id = %record.endpoint, migrationUid = %record.uid, arrived = record.arrived,
             "Live migration finished"
         ),
-        Notice::Departed(record) => debug!(
+        Notice::Departed { record, .. } => debug!(
             id = %record.endpoint, migrationUid = %record.uid, stopped = record.stopped_at.is_some(),
             forwarded = record.forwarded_at.is_some(), "Live migration away from here is over"
         ),

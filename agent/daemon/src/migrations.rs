@@ -329,6 +329,7 @@ mod tests {
             stopped_at: Some(BootTime(2)),
             heard_at: None,
             forwarded_at: Some(BootTime(3)),
+            last_frame_at: Some(BootTime(2)),
             ended_at: clock::now(),
         };
         append_departure(dir.path(), &record).unwrap();

@@ -16,6 +16,7 @@ mod fetch;
 mod files;
 mod herald;
 mod identity;
+mod last_frame;
 mod listen;
 mod message;
 mod record;
@@ -31,7 +32,8 @@ pub use herald::Herald;
 pub use report::{ConversationStatus, PeersReport, PeersStatus};
 
 use crate::applier::WantedReceiver;
-use crate::applier::tunnels::Start;
+use crate::applier::tunnels::Starter;
+use crate::bpf::LastFrames;
 use crate::datastore::etcd::Cluster;
 use crate::handover::Exchange;
 use crate::priority::ordinary;
@@ -112,18 +114,21 @@ pub struct Ways {
     pub facts: mpsc::UnboundedSender<Fact>,
     /// Readings of tracked connections.
     pub exchange: Exchange,
+    /// When the last frames came on taps that virtual machines are about to leave.
+    pub last_frames: LastFrames,
     /// Hears of announcements here, before the engine does.
     pub herald: Herald,
-    /// Hears of announcements there, before the engine does.
-    pub starts: mpsc::UnboundedSender<Start>,
+    /// Is told of announcements there, before the engine has decided.
+    pub starter: Starter,
 }
 
 impl Ways {
     /// Only the facts lead somewhere.
     #[must_use]
     pub fn to(facts: mpsc::UnboundedSender<Fact>) -> Self {
-        let (exchange, starts) = (Exchange::new().0, mpsc::unbounded_channel().0);
-        Self { facts, exchange, herald: Herald::default(), starts }
+        let (exchange, starter) = (Exchange::new().0, Starter::that_only_tells().0);
+        let (last_frames, herald) = (LastFrames::default(), Herald::default());
+        Self { facts, exchange, last_frames, herald, starter }
     }
 }
 
@@ -156,9 +161,17 @@ async fn run(options: Options, wanted: WantedReceiver, ways: Ways, report: Peers
     report.begin(address, book.clone(), table.clone());
     info!(%address, key = %own.key, "Other hosts' agents are told where this one is");
     let complaints = Complaints::default();
-    let Ways { facts, exchange, starts, .. } = ways;
-    let ears = Ears { facts, starts };
-    let context = Context { identity, book: book.clone(), table: table.clone(), ears, exchange, complaints };
+    let Ways { facts, exchange, last_frames, starter, .. } = ways;
+    let ears = Ears { facts, starter };
+    let context = Context {
+        identity,
+        book: book.clone(),
+        table: table.clone(),
+        ears,
+        exchange,
+        last_frames,
+        complaints,
+    };
     let records = async {
         match source {
             Source::Etcd(cluster) => {

@@ -252,6 +252,7 @@ mod tests {
             has_resumed: true,
             started_at: Some(BootTime(6)),
             ends_at: None,
+            tap: Some(3),
             seen_at: Some(BootTime(5)),
             heard_at: Some(BootTime(6)),
             forwarded_at: Some(BootTime(6)),

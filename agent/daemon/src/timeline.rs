@@ -3,13 +3,15 @@
 //! Pure: records and answers of the agent in, values out. `cutover timeline` prints and draws them, and the page in a browser shows them
 //! ([`crate::browser`]).
 
+mod blackout;
 mod departure;
 mod migration;
+#[cfg(any(test, feature = "samples"))]
+pub mod samples;
 mod segment;
 pub mod span;
 
+pub use blackout::Blackout;
 pub use departure::{Departure, Step};
-#[cfg(test)]
-pub(crate) use migration::samples;
 pub use migration::{Migration, Outcome, Phase};
 pub use segment::{Panel, Segment, SegmentKind, segments};

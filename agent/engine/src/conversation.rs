@@ -14,6 +14,9 @@ pub struct WantedConversation {
     pub peer: EndpointKey,
     /// How things stand here. The target's agent asks the source's.
     pub says: Says,
+    /// At the source: number of the tap that is about to be left. When its last frame came is told as soon as the virtual machine has
+    /// announced itself at the target.
+    pub tap: Option<u32>,
     /// At the target: the generation of the watch whose announcement is to be told at once, as if the engine had said it.
     pub announced_by: Option<u64>,
 }

@@ -176,6 +176,9 @@ impl Engine {
             Fact::PeerSaid { endpoint, uid, address, says } => {
                 self.peer_said(now, &endpoint, &uid, address, says);
             }
+            Fact::LastFrameTold { endpoint, uid, at, error_ns } => {
+                self.last_frame_told(&endpoint, &uid, at, error_ns);
+            }
             Fact::ReceptionReady { endpoint, tunnel_id, is_ready } => {
                 self.reception_ready(&endpoint, tunnel_id, is_ready);
             }

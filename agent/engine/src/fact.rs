@@ -114,6 +114,17 @@ pub enum Fact {
         /// What it said.
         says: Says,
     },
+    /// The agent at the other end said when the last frame of the virtual machine came from the tap that it has left.
+    LastFrameTold {
+        /// The endpoint to which it has come.
+        endpoint: EndpointKey,
+        /// The migration.
+        uid: String,
+        /// When that was, on the clock of this host.
+        at: BootTime,
+        /// By how many nanoseconds that may be wrong, because the clocks of two hosts can be compared only so well.
+        error_ns: u64,
+    },
     /// What comes out of the tunnel for an endpoint reaches its tap, or does not any more.
     ReceptionReady {
         /// Which endpoint.

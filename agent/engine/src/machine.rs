@@ -194,6 +194,12 @@ pub struct Phases {
     /// How many of them there were when that was done last.
     #[serde(default)]
     pub connections: Option<u32>,
+    /// The last frame of the virtual machine came from the tap that it has left: as that host's agent said, on the clock of this one.
+    #[serde(default)]
+    pub last_frame_at: Option<BootTime>,
+    /// By how many nanoseconds that may be wrong.
+    #[serde(default)]
+    pub last_frame_error_ns: Option<u64>,
     /// This host heard that the virtual machine has stopped where it comes from.
     #[serde(default)]
     pub stopped_at: Option<BootTime>,
@@ -223,6 +229,8 @@ impl Phases {
             reported_at,
             handed_over_at,
             connections: _,
+            last_frame_at,
+            last_frame_error_ns: _,
             stopped_at,
             announced_at,
             taken_at,
@@ -232,7 +240,8 @@ impl Phases {
             ended_at,
             kind: _,
         } = *self;
-        let before = [targeted_at, armed_at, reported_at, handed_over_at, stopped_at, announced_at];
+        let before =
+            [targeted_at, armed_at, reported_at, handed_over_at, last_frame_at, stopped_at, announced_at];
         let after = [taken_at, routed_at, forwarded_at, role_gone_at, ended_at];
         before.into_iter().chain(after).flatten().max()
     }

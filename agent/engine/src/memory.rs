@@ -108,6 +108,9 @@ pub struct Departure {
     pub started_at: Option<BootTime>,
     /// When this is over. Not before the migration is.
     pub ends_at: Option<BootTime>,
+    /// Number of its tap, as long as there has been one.
+    #[serde(default)]
+    pub tap: Option<u32>,
     /// For the record: when this migration was seen, which another one may have begun before.
     #[serde(default)]
     pub seen_at: Option<BootTime>,

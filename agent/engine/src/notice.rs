@@ -146,7 +146,12 @@ pub enum Notice {
     /// A migration that concerned an endpoint of this host as its target is over.
     Finished(Box<MigrationRecord>),
     /// A virtual machine that was to leave an endpoint of this host has left, or does not leave any more.
-    Departed(Box<DepartureRecord>),
+    Departed {
+        /// What remains of it.
+        record: Box<DepartureRecord>,
+        /// Number of the tap that it was to leave: whoever has noted its last frame puts that into the record.
+        tap: Option<u32>,
+    },
 }
 
 /// What remains of a migration to this host.
@@ -181,6 +186,9 @@ pub struct DepartureRecord {
     pub heard_at: Option<BootTime>,
     /// What still came here was forwarded for the first time.
     pub forwarded_at: Option<BootTime>,
+    /// The last frame came from its tap.
+    #[serde(default)]
+    pub last_frame_at: Option<BootTime>,
     /// Nothing is left to be done here.
     pub ended_at: BootTime,
 }

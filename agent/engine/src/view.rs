@@ -72,6 +72,12 @@ pub struct ForwardView {
     pub migration_uid: String,
     /// Resource name of the endpoint where it goes.
     pub to: String,
+    /// Number of the tap that it leaves.
+    #[serde(default)]
+    pub tap: Option<u32>,
+    /// When the last frame came from that tap, once it is known that the virtual machine does not run here.
+    #[serde(default)]
+    pub last_frame_at: Option<BootTime>,
     /// Identifier of the tunnel (VNI), once the target's agent has said so.
     pub tunnel_id: Option<u32>,
     /// The target's end of the tunnel.

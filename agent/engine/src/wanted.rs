@@ -29,6 +29,8 @@ pub struct Wanted {
     pub unknown_statuses_may_go: bool,
     /// Interfaces of endpoints, also of removed ones: routes of ours on them that are not in `routes` are removed at once.
     pub known_interfaces: SharedSet<u32>,
+    /// Numbers of the taps whose virtual machines are about to leave: when the last frame of each comes is to be noted.
+    pub leaving: SharedSet<u32>,
     /// Watches by ifindex.
     pub watches: SharedMap<u32, WantedWatch>,
     /// Interface settings by ifindex.

@@ -7,8 +7,6 @@
 mod detail;
 mod json;
 mod picture;
-#[cfg(test)]
-mod samples;
 mod table;
 
 use super::{ConfigFile, Failure, print, warn};
@@ -62,7 +60,8 @@ pub fn run(arguments: &TimelineArguments) -> Result<(), Failure> {
     let unreadable_lines = history.unreadable.iter().map(|unreadable| unreadable.lines).sum();
     let migrations = combine(history, status.as_ref());
     let host = settings.felix_hostname;
-    let mut record = Record { host, migrations, departures, agent_answered };
+    let clock_error_ns = clock::wall_error_ns();
+    let mut record = Record { host, clock_error_ns, migrations, departures, agent_answered };
     if let Some(path) = &arguments.html {
         return write_report(path, arguments, record);
     }
@@ -258,8 +257,8 @@ fn select(mut migrations: Vec<Migration>, uid: &str, run_dir: &Path) -> Result<V
 
 #[cfg(test)]
 mod tests {
-    use super::samples::{migration, phases};
     use super::*;
+    use cutover_daemon::timeline::samples::{migration, phases};
 
     fn uids(migrations: &[Migration]) -> Vec<&str> {
         migrations.iter().map(|migration| migration.uid.as_str()).collect()

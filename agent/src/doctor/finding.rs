@@ -47,6 +47,8 @@ pub enum Area {
     Datastore,
     /// Forwarding and the interfaces of VMs.
     Network,
+    /// What forwards what is sent to a VM while it moves.
+    Hitless,
     /// The daemon that carries the routes to other hosts.
     Bgp,
     /// The time of day.
@@ -65,6 +67,7 @@ impl Area {
             Self::Agent => "agent",
             Self::Datastore => "datastore",
             Self::Network => "network",
+            Self::Hitless => "hitless",
             Self::Bgp => "bgp",
             Self::Clock => "clock",
             Self::Nova => "nova",

@@ -7,18 +7,19 @@ use std::path::Path;
 static CAPABILITIES: Check = Check {
     area: Area::Agent,
     name: "capabilities",
-    wants: "CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON and CAP_SYS_NICE",
-    why: "CAP_NET_ADMIN changes routes and attaches programs, CAP_BPF and CAP_PERFMON load them; CAP_SYS_NICE gives the fast path its real-time priority, without which a busy host delays it.",
+    wants: "CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_SYS_NICE and CAP_NET_RAW",
+    why: "CAP_NET_ADMIN changes routes and attaches programs, CAP_BPF and CAP_PERFMON load them; CAP_SYS_NICE gives the fast path its real-time priority, without which a busy host delays it, and without CAP_NET_RAW nobody knows how long a VM was not seen that leaves.",
 };
 
 pub(super) static CHECKS: &[&Check] = &[&CAPABILITIES];
 
 /// A capability, its number (linux/capability.h), and whether the agent works without it.
-const WANTED: [(&str, u32, bool); 4] = [
+const WANTED: [(&str, u32, bool); 5] = [
     ("CAP_NET_ADMIN", 12, false),
     ("CAP_BPF", 39, false),
     ("CAP_PERFMON", 38, false),
     ("CAP_SYS_NICE", 23, true),
+    ("CAP_NET_RAW", 13, true),
 ];
 /// KERNEL: includes CAP_BPF and CAP_PERFMON, and was what they are now before Linux 5.8.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -105,6 +106,7 @@ mod tests {
             (without(38) | 1 << CAP_SYS_ADMIN, agent, Level::Ok),
             (without(12) | 1 << CAP_SYS_ADMIN, agent, Level::Error),
             (without(23), agent, Level::Warning),
+            (without(13), agent, Level::Warning),
             (0, None, Level::Notice),
         ] {
             let found = judge(&Privileges { agent, effective: Some(effective) });

@@ -4,4 +4,5 @@ mod announcing;
 mod attaching;
 mod bed;
 mod filling;
+mod leaving;
 mod surviving;

@@ -40,10 +40,6 @@ const GRACE: Duration = Duration::from_millis(2500);
 /// after which a migration without evidence counts as a success.
 const PHASE_MAX: Duration = Duration::from_millis(2300);
 
-/// LIMIT: so many machines that a round is a tenth of a second: an agent writes down every migration of its host whenever one of
-/// them has changed.
-const AT_ONCE: usize = 32;
-
 /// LIMIT: asking every agent costs a process each, on a machine that has something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
 
@@ -105,12 +101,13 @@ impl Stage {
     /// Plays scripts from the queue and judges them, until there are none. Those that had to wait too long go back.
     pub(crate) fn play_all(&mut self, queue: &Queue) {
         loop {
-            let scripts = queue.take(AT_ONCE);
+            let scripts = queue.take();
             if scripts.is_empty() {
                 return;
             }
+            let played = scripts.len();
             let late = self.play(scripts);
-            queue.put_back(late);
+            queue.put_back(played, late);
         }
     }
 

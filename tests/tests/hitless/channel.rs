@@ -5,6 +5,7 @@ use cutover_daemon::clock;
 use cutover_tests::firewall;
 use cutover_tests::scene::Node;
 use cutover_tests::wait;
+use serde_json::Value;
 
 /// Nothing of the channel gets through from now on, until both agents have noticed.
 fn cut(bed: &Bed) {
@@ -38,6 +39,16 @@ fn is_connected(node: &Node) -> bool {
     node.agent.status()["peers"]["conversations"][0]["is_connected"] == true
 }
 
+/// What the doctor finds about this, with the level of each.
+fn finds(node: &Node) -> Vec<(String, String)> {
+    let output = node.agent.run(&["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let text = |finding: &Value, name: &str| finding[name].as_str().expect("text").to_owned();
+    let findings = report["findings"].as_array().expect("findings").iter();
+    let found = findings.map(|finding| (text(finding, "check"), text(finding, "level")));
+    found.filter(|(check, _)| check.starts_with("hitless.")).collect()
+}
+
 /// BGP does the work alone, and what the source does not know it does not do, until the channel is there again.
 #[test]
 fn before_the_announcement() {
@@ -47,8 +58,18 @@ fn before_the_announcement() {
     bed.arrive();
     bed.scene.target.wait_state(&bed.scene.port, "Live");
     assert_eq!(shown(&bed.scene.source, "forwards").unwrap()["is_active"], false);
+    for node in both(&bed) {
+        wait::until(wait::SOON, "the doctor says who cannot be talked to", || {
+            finds(node).iter().any(|(check, level)| check == "hitless.conversations" && level == "warning")
+        });
+    }
     mend(&bed);
     wait_for(&bed.scene.source, "forwards", "is_active", true);
+    for node in both(&bed) {
+        let found = finds(node);
+        assert_eq!(found.len(), 5, "{found:?}");
+        assert!(found.iter().all(|(_, level)| level == "ok"), "{found:?}");
+    }
     reaches_everything(&bed, || {});
     bed.succeed();
     ends(&bed);

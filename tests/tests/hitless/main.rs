@@ -2,6 +2,7 @@
 //! where it has gone.
 
 mod bed;
+mod blackout;
 mod channel;
 mod connections;
 mod forwarding;

@@ -16,8 +16,8 @@ fn of_process(site: &Site, name: &str) -> String {
 
 #[test]
 fn the_agent_has_what_the_unit_leaves_it() {
-    /// CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF.
-    const CAPABILITIES: u64 = 1 << 2 | 1 << 12 | 1 << 23 | 1 << 38 | 1 << 39;
+    /// CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF.
+    const CAPABILITIES: u64 = 1 << 2 | 1 << 12 | 1 << 13 | 1 << 23 | 1 << 38 | 1 << 39;
     on_each_release("what the unit takes away", |site| {
         site.debian.install(1);
         for set in ["CapPrm:", "CapEff:", "CapBnd:"] {

@@ -75,6 +75,7 @@ pub(crate) fn wanted(own: &str, peer: &str, uid: &str, says: Says, count: u32) -
             uid: uid.to_owned(),
             peer: endpoint(peer, number),
             says,
+            tap: None,
             announced_by: None,
         };
         (Arc::new(endpoint(own, number)), conversation)

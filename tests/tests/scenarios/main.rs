@@ -15,6 +15,7 @@ mod kills;
 mod lost;
 mod mainline;
 mod overruns;
+mod pages;
 mod ready_command;
 mod refused;
 mod restart;

@@ -2,7 +2,7 @@
 
 use cutover_common::MacAddr;
 use cutover_common::tunnel::TunnelCounter;
-use cutover_daemon::applier::tunnels::{Settings, Start, TunnelApplier, TunnelReport};
+use cutover_daemon::applier::tunnels::{Settings, Starter, TunnelApplier, TunnelReport};
 use cutover_engine::fact::Fact;
 use cutover_engine::model::EndpointKey;
 use cutover_engine::wanted::{Tunnel, WantedForward, WantedReception};
@@ -96,10 +96,14 @@ impl Site {
     }
 }
 
+pub(crate) fn settings(table: u32) -> Settings {
+    Settings { table, port: PORT, protocol: PROTOCOL, interface_prefixes: "tap".parse().unwrap() }
+}
+
 /// An applier on a thread in the namespace of a host. Dropped, it ends as if it had been killed: it cleans nothing up.
 pub(crate) struct Running {
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
-    pub(crate) starts: mpsc::UnboundedSender<Start>,
+    pub(crate) starter: Starter,
     pub(crate) report: TunnelReport,
     facts: mpsc::UnboundedReceiver<Fact>,
     told: Vec<Fact>,
@@ -108,34 +112,26 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(site: &Site, local: Option<IpAddr>) -> Self {
-        let settings = Settings {
-            table: TABLE,
-            port: PORT,
-            protocol: PROTOCOL,
-            interface_prefixes: "tap".parse().unwrap(),
-        };
+        Self::start_with(site, local, settings(TABLE))
+    }
+
+    pub(crate) fn start_with(site: &Site, local: Option<IpAddr>, settings: Settings) -> Self {
         let local = watch::channel(local.map(|address| (address, 0).into())).1;
         let (facts_in, facts) = mpsc::unbounded_channel();
-        let (starts_in, starts) = mpsc::unbounded_channel();
         let (wanted, receiver) = watch::channel(None);
         let namespace = site.host.namespace_shared();
         let (report_in, report) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             namespace.run(|| {
+                let (starter, starts) = Starter::open().unwrap();
                 let applier = TunnelApplier::open(settings, local, starts, facts_in).unwrap();
-                report_in.send(applier.report()).unwrap();
+                report_in.send((applier.report(), starter)).unwrap();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(applier.run(receiver));
             });
         });
-        Self {
-            wanted,
-            starts: starts_in,
-            report: report.recv().unwrap(),
-            facts,
-            told: Vec::new(),
-            thread: Some(thread),
-        }
+        let (report, starter) = report.recv().unwrap();
+        Self { wanted, starter, report, facts, told: Vec::new(), thread: Some(thread) }
     }
 
     pub(crate) fn want(&self, wanted: &Wanted) {
@@ -182,12 +178,14 @@ impl Running {
         })
     }
 
-    /// Waits until everything is prepared that is not active.
+    /// Waits until everything is prepared that is not active, so that a word starts it at once.
     #[track_caller]
-    pub(crate) fn wait_prepared(&self, site: &Site) {
-        wait::until(wait::SOON, format_args!("the device is up: {:?}", self.report.read()), || {
-            site.ip("link show cutover0").contains("UP")
-                && self.report.read().is_ok_and(|it| it.error.is_none())
+    pub(crate) fn wait_prepared(&self) {
+        wait::until(wait::SOON, format_args!("all is ready: {:?}", self.report.read()), || {
+            self.report.read().is_ok_and(|it| {
+                let is_ready = it.forwards.iter().all(|it| it.is_active || it.is_ready);
+                it.error.is_none() && !it.forwards.is_empty() && is_ready
+            })
         });
     }
 

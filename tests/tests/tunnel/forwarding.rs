@@ -10,9 +10,37 @@ use cutover_tests::wait;
 use std::io::Write as _;
 use std::time::Duration;
 
+/// What there is on a source that is ready to forward.
+const READY: [&str; 3] =
+    ["-4 7179: from all lookup 7179 proto 80", "-6 7179: from all lookup 7179 proto 80", "device"];
+
 /// The longest payload of a datagram on a way of so many bytes.
 fn longest(mtu: usize, is_ipv4: bool) -> usize {
     mtu - 8 - if is_ipv4 { 20 } else { 40 }
+}
+
+/// Somebody has begun to start what the engine does not want (any more, or yet).
+#[test]
+fn what_a_word_has_started_and_the_engine_does_not_want_ends() {
+    let bed = Bed::new();
+    let (source, mut target) = (bed.source_applier(), bed.target_applier());
+    target.want(&bed.reception(true));
+    target.wait_ready(true);
+    source.want(&bed.forward(false, true));
+    source.wait_prepared();
+    let tunnel = bed.forward(false, true).forwards.values().next().unwrap().tunnel;
+    let start = || Start { endpoint: (*endpoint("source", 1)).clone(), tunnel };
+    source.starter.start(start());
+    wait::until(wait::SOON, "the engine has had its time", || bed.source.traces() == READY);
+    bed.expect_lost("not wanted");
+    source.wait_prepared();
+    source.starter.start(start());
+    source.want(&Wanted::default());
+    wait::until(wait::SOON, "nothing is left", || bed.source.traces().is_empty());
+    source.starter.start(start());
+    source.want(&bed.forward(false, true));
+    source.wait_prepared();
+    bed.expect_lost("a word for what was not there");
 }
 
 /// The target's agent has said that the virtual machine runs there, and the engine has not heard it yet.
@@ -23,13 +51,18 @@ fn the_word_of_the_target_starts_what_the_engine_has_made_ready() {
     target.want(&bed.reception(true));
     target.wait_ready(true);
     source.want(&bed.forward(false, true));
-    source.wait_prepared(&bed.source);
+    source.wait_prepared();
     let tunnel = bed.forward(false, true).forwards.values().next().unwrap().tunnel;
     let (endpoint, other) = (endpoint("source", 1), Tunnel { id: tunnel.id + 1, ..tunnel });
-    source.starts.send(Start { endpoint: (*endpoint).clone(), tunnel: other }).unwrap();
+    let began_at = clock::now();
+    source.starter.start(Start { endpoint: (*endpoint).clone(), tunnel: other });
     bed.expect_lost("another tunnel");
-    source.starts.send(Start { endpoint: (*endpoint).clone(), tunnel }).unwrap();
-    source.wait_started();
+    source.starter.start(Start { endpoint: (*endpoint).clone(), tunnel });
+    let traces = bed.source.traces();
+    let routes = traces.iter().filter(|trace| trace.starts_with("7179: "));
+    assert_eq!(routes.count(), 2, "nobody has to be waited for: {traces:?}");
+    let started_at = source.wait_started();
+    assert!(began_at < started_at && started_at < clock::now());
     bed.expect_reaches("before the engine says so");
     source.want(&bed.forward(true, true));
     bed.expect_reaches("and afterwards");
@@ -47,9 +80,8 @@ fn datagrams_reach_the_tap_as_soon_as_the_forward_is_active() {
     target.want(&bed.reception(true));
     target.wait_ready(true);
     source.want(&bed.forward(false, true));
-    source.wait_prepared(&bed.source);
-    let traces = bed.source.traces();
-    assert_eq!(traces, ["device"], "nothing is forwarded yet");
+    source.wait_prepared();
+    assert_eq!(bed.source.traces(), READY, "nothing is forwarded yet");
     bed.expect_lost("too early");
 
     source.want(&bed.forward(true, true));
@@ -79,7 +111,7 @@ fn datagrams_reach_the_tap_as_soon_as_the_forward_is_active() {
     }
 
     source.want(&bed.forward(false, true));
-    wait::until(wait::SOON, "no route is left", || bed.source.traces() == ["device"]);
+    wait::until(wait::SOON, "no route is left", || bed.source.traces() == READY);
     bed.expect_lost("too late");
     source.want(&Wanted::default());
     target.want(&Wanted::default());
@@ -215,11 +247,11 @@ fn a_forward_that_is_prepared_starts_at_once() {
     let bed = Bed::new();
     let mut source = bed.source_applier();
     source.want(&bed.forward(false, true));
-    source.wait_prepared(&bed.source);
+    source.wait_prepared();
     let mut times: Vec<Duration> = (0..50)
         .map(|_| {
             source.want(&bed.forward(false, true));
-            wait::until(wait::SOON, "it has stopped", || bed.source.traces() == ["device"]);
+            wait::until(wait::SOON, "it has stopped", || bed.source.traces() == READY);
             let wanted = bed.forward(true, true);
             let before = clock::now();
             source.want(&wanted);

@@ -1,7 +1,7 @@
 //! Appliers come and go, others interfere, and packets go on.
 
 use crate::bed::*;
-use cutover_daemon::applier::tunnels::{Settings, cleanup};
+use cutover_daemon::applier::tunnels::cleanup;
 use cutover_engine::Wanted;
 use cutover_tests::wait;
 
@@ -44,6 +44,38 @@ fn what_the_last_life_left_goes_if_nothing_is_wanted() {
         next.want(&Wanted::default());
         wait::until(wait::SOON, "nothing is left", || site.traces().is_empty());
     }
+}
+
+/// `CutoverForwardTable` was changed between two lives.
+#[test]
+fn nothing_stays_in_the_tables_of_a_life_that_had_other_ones() {
+    const OTHER: u32 = 7190;
+    let bed = Bed::new();
+    let (source, target) = bed.at_work();
+    drop((source, target));
+    let sites = [&bed.source, &bed.target];
+    let [mut source, mut target] = sites.map(|site| Running::start_with(site, None, settings(OTHER)));
+    target.want(&bed.reception(true));
+    target.wait_ready(true);
+    source.want(&bed.forward(true, true));
+    source.wait_started();
+    bed.expect_reaches("from one table to the other");
+    // Of the table of before, and of what it led to.
+    let has_old =
+        |site: &Site| site.traces().iter().any(|trace| trace.contains("7179") || trace.contains("7180"));
+    wait::until(wait::SOON, "nothing is left of before", || !sites.iter().any(|site| has_old(site)));
+    bed.expect_reaches("by the other table");
+    drop((source, target));
+    // It was changed back, and the agent was not started again.
+    for site in sites {
+        site.namespace().run(|| cleanup(settings(TABLE), false).unwrap());
+        for family in ["-4", "-6"] {
+            assert!(!site.ip(&format!("{family} rule show")).contains("proto 80"));
+            let left = [OTHER, OTHER + 1].map(|table| site.ip(&format!("{family} route show table {table}")));
+            assert_eq!(left, ["", ""]);
+        }
+    }
+    bed.expect_lost("after the cleanup");
 }
 
 #[test]
@@ -108,13 +140,11 @@ fn cleanup_takes_everything_away_and_says_what() {
     let bed = Bed::new();
     let (source, target) = bed.at_work();
     drop((source, target));
-    let settings =
-        Settings { table: TABLE, port: PORT, protocol: PROTOCOL, interface_prefixes: "tap".parse().unwrap() };
     let foreign = "7179: 10.65.0.77 dev up0 scope link";
     bed.source.namespace().ip("route add 10.65.0.77 dev up0 table 7179");
     for (site, lines, left) in [(&bed.source, 5, &[foreign][..]), (&bed.target, 7, &[])] {
         let before = site.traces();
-        let clean = |dry_run| site.namespace().run(|| cleanup(settings.clone(), dry_run).unwrap());
+        let clean = |dry_run| site.namespace().run(|| cleanup(settings(TABLE), dry_run).unwrap());
         let listed = clean(true);
         assert_eq!(site.traces(), before, "listing removes nothing");
         assert_eq!(listed.len(), lines, "{listed:#?}");

@@ -1,5 +1,5 @@
-//! BGP daemons, a QEMU and a libvirt of other versions than those that are installed, for tests: Debian packages of other suites with
-//! the libraries that they need, unpacked below the build folder.
+//! BGP daemons, a QEMU and a libvirt of other versions than those that are installed, for tests, and the program that makes the book:
+//! Debian packages of other suites with the libraries that they need, unpacked below the build folder.
 //!
 //! What cannot be had is said and left out; tests that want it say so, too.
 
@@ -251,6 +251,15 @@ const fn bird_of_trixie(name: &'static str, packages: &'static [&'static str]) -
     Release { name, suite: "trixie", programs: BIRD, arguments: "", packages }
 }
 
+/// Debian 12 has no mdBook.
+const MDBOOK: Release = Release {
+    name: "mdbook-0.4",
+    suite: "trixie",
+    programs: &["usr/bin/mdbook"],
+    arguments: "",
+    packages: &["mdbook", "libc6", "libgcc-s1"],
+};
+
 /// BIRD of trixie and the libraries of its RPKI over SSH.
 const fn with_libraries(package: &'static str) -> [&'static str; 14] {
     [
@@ -275,15 +284,24 @@ const fn with_libraries(package: &'static str) -> [&'static str; 14] {
 /// does.
 pub(super) fn fetch() {
     for release in &RELEASES {
-        let done = if release.folder().is_dir() { release.complete() } else { release.unpack() };
-        if let Err(error) = done {
+        if let Err(error) = release.provide() {
             let Release { name, suite, .. } = release;
             say(format_args!("SKIPPED {name} from Debian {suite}, and the tests that run it: {error:#}"));
         }
     }
 }
 
+/// The program that makes the book.
+pub(super) fn mdbook() -> Result<PathBuf> {
+    MDBOOK.provide()?;
+    Ok(MDBOOK.folder().join("mdbook"))
+}
+
 impl Release {
+    fn provide(&self) -> Result<()> {
+        if self.folder().is_dir() { self.complete() } else { self.unpack() }
+    }
+
     fn folder(&self) -> PathBuf {
         folder().join(self.name)
     }

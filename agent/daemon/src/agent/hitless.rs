@@ -4,7 +4,9 @@
 use super::parts::Parts;
 use super::start::{RunError, io_error};
 use crate::applier::WantedReceiver;
-use crate::applier::tunnels::{TunnelApplier, TunnelReport};
+use crate::applier::leaving::LeavingApplier;
+use crate::applier::tunnels::{Starter, TunnelApplier, TunnelReport};
+use crate::bpf::LastFrames;
 use crate::control::TunnelStatus;
 use crate::datastore::etcd::Cluster;
 use crate::handover::{Handover, HandoverReport, HandoverStatus};
@@ -13,9 +15,10 @@ use crate::logging::one_line;
 use crate::peers::{self, Herald, PeersReport, Ways};
 use crate::settings::Settings;
 use cutover_engine::Fact;
+use cutover_engine::notice::DepartureRecord;
 use cutover_engine::view::{ForwardView, ReceptionView};
 use std::path::Path;
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// What says how it stands.
 #[derive(Debug)]
@@ -23,6 +26,7 @@ pub(super) struct Hitless {
     pub(super) peers: PeersReport,
     tunnels: TunnelReport,
     handovers: HandoverReport,
+    last_frames: LastFrames,
     /// Whether libvirt is heard; nothing where nobody listens.
     pub(super) libvirt: Option<libvirt::Listener>,
 }
@@ -41,13 +45,20 @@ impl Hitless {
         hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
         let no_thread = io_error("start a thread");
-        let (starts_in, starts) = mpsc::unbounded_channel();
+        let (starter, starts) = Starter::open()?;
         let handover = Handover::new(facts.clone());
         let handovers = handover.report();
+        let leaving = LeavingApplier::default();
+        let last_frames = leaving.last_frames();
         let (peers, conversations) = match peers::Options::new(settings, cluster, run_dir) {
             Ok(options) => {
-                let ways =
-                    Ways { facts: facts.clone(), exchange: handover.exchange(), herald, starts: starts_in };
+                let ways = Ways {
+                    facts: facts.clone(),
+                    exchange: handover.exchange(),
+                    last_frames: last_frames.clone(),
+                    herald,
+                    starter,
+                };
                 let (peers, conversations) = peers::peers(options, wanted(), ways);
                 (peers, Some(conversations))
             }
@@ -72,7 +83,17 @@ impl Hitless {
         let tunnels = applier.report();
         let run = applier.run(wanted());
         parts.start_prompt("the tunnel applier", "cutover-tunnel", run).map_err(no_thread)?;
-        Ok(Self { peers, tunnels, handovers, libvirt })
+        let run = leaving.run(wanted());
+        parts.start_apart("the applier of last frames", "cutover-leaving", run).map_err(no_thread)?;
+        Ok(Self { peers, tunnels, handovers, last_frames, libvirt })
+    }
+}
+
+impl Hitless {
+    /// The record of a migration away from here, with when the last frame came from the tap.
+    pub(super) fn with_last_frame(&self, record: &DepartureRecord, tap: Option<u32>) -> DepartureRecord {
+        let last_frame_at = tap.and_then(|tap| self.last_frames.of(tap));
+        DepartureRecord { last_frame_at, ..record.clone() }
     }
 }
 
@@ -89,6 +110,9 @@ impl Hitless {
     /// What the engine knows, with the packets that the kernel has counted.
     pub(super) fn show(&self, mut forwards: Vec<ForwardView>, mut receivers: Vec<ReceptionView>) -> Shown {
         let (handovers, handover_error) = self.handovers.read();
+        for forward in forwards.iter_mut().filter(|it| it.is_announced || it.is_stopped) {
+            forward.last_frame_at = forward.tap.and_then(|tap| self.last_frames.of(tap));
+        }
         let tunnels = match self.tunnels.read() {
             Ok(tunnels) => tunnels,
             Err(error) => {

@@ -15,11 +15,13 @@ mod plan;
 mod plane;
 mod queues;
 mod report;
+mod starter;
 
 pub use early::Start;
 pub use error::TunnelError;
 pub use leftovers::cleanup;
 pub use report::{ForwardState, ReceptionState, TunnelReport, Tunnels};
+pub use starter::{Starter, Starts};
 
 use super::{WantedReceiver, is_gone};
 use crate::bpf::TunnelEntries;
@@ -40,12 +42,13 @@ use ipnet::IpNet;
 use plan::{Forwards, Policy, Receptions, Target};
 use plane::{Found, Plane};
 use queues::Queues;
+use starter::Heard;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -104,7 +107,7 @@ pub struct TunnelApplier {
     facts: UnboundedSender<Fact>,
     report: TunnelReport,
     /// Hears of announcements before the engine does.
-    starts: UnboundedReceiver<Start>,
+    starts: Starts,
     early: Early,
     /// As the engine wants it.
     wanted_forwards: Forwards,
@@ -141,7 +144,7 @@ impl TunnelApplier {
     pub fn open(
         settings: Settings,
         local: watch::Receiver<Option<SocketAddr>>,
-        starts: UnboundedReceiver<Start>,
+        starts: Starts,
         facts: UnboundedSender<Fact>,
     ) -> Result<Self, OpenError> {
         Ok(Self {
@@ -183,10 +186,9 @@ impl TunnelApplier {
         loop {
             let is_news = tokio::select! {
                 biased;
-                Some(start) = self.starts.recv() => {
-                    if self.start(start) {
-                        due = self.apply_ordinary();
-                    }
+                Some(heard) = self.starts.heard() => {
+                    self.hear(heard);
+                    due = self.apply_ordinary();
                     continue;
                 }
                 changed = wanted.changed() => if changed.is_err() { return } else { true },
@@ -206,22 +208,24 @@ impl TunnelApplier {
                     Ok(now) => *observed = now,
                     Err(error) => debug!(error = %one_line(&error), "cannot look after the tunnel"),
                 }
-                if !self.early.is_empty() {
-                    // One that the engine does not want by now has had its time.
-                    self.aim();
-                }
+                // One that the engine does not want by now has had its time. ORDER: after the look, which may have seen what somebody has
+                // begun to start.
+                self.aim();
             }
             due = self.apply_ordinary();
         }
     }
 
-    /// A virtual machine has announced itself where it goes. Returns whether that starts something.
-    fn start(&mut self, start: Start) -> bool {
-        let is_news = self.early.start(&self.wanted_forwards, start, clock::now());
-        if is_news {
-            self.aim();
+    /// A virtual machine has announced itself where it goes. What is ready for that has been started by now.
+    fn hear(&mut self, heard: Heard) {
+        if let Some(observed) = &mut self.observed {
+            heard.done().iter().for_each(|change| observed.policy.confirmed(change));
         }
-        is_news
+        let at = heard.at;
+        if self.early.start(&self.wanted_forwards, heard.start, at) {
+            self.aim();
+            self.tell(at);
+        }
     }
 
     fn apply_ordinary(&mut self) -> Option<BootTime> {
@@ -246,7 +250,14 @@ impl TunnelApplier {
     }
 
     fn aim(&mut self) {
-        self.forwards = self.early.over(&self.wanted_forwards, clock::now());
+        let now = clock::now();
+        for (endpoint, wanted) in self.wanted_forwards.iter().filter(|(_, wanted)| wanted.awaits_word) {
+            let start = start_of(endpoint, wanted);
+            if self.starts.is_begun(&start) {
+                self.early.start(&self.wanted_forwards, start, now);
+            }
+        }
+        self.forwards = self.early.over(&self.wanted_forwards, now);
         let local = self.local.borrow().map(|address| address.ip());
         self.target = Target::of(&self.forwards, &self.receptions, local);
     }
@@ -256,9 +267,10 @@ impl TunnelApplier {
         // ORDER: what was made ready takes effect before anything else, and so does what is to stop.
         let first = if self.observed.is_some() { self.change_policy() } else { Ok(()) };
         self.queues.keep(&queues::Kernel, &self.receptions);
-        self.tell();
+        self.tell(clock::now());
         let result = first.and(self.bring_about());
-        self.tell();
+        self.make_ready();
+        self.tell(clock::now());
         self.show(result.as_ref().err());
         self.log(result.as_ref().err());
         let pause = match result {
@@ -274,6 +286,7 @@ impl TunnelApplier {
     fn bring_about(&mut self) -> Result<(), TunnelError> {
         if self.observed.is_none() {
             self.observed = Some(look(&mut self.plane)?);
+            self.aim();
         }
         if self.target.is_empty() { self.clear() } else { self.prepare() }
     }
@@ -412,6 +425,31 @@ impl TunnelApplier {
         })
     }
 
+    /// Lets those be started that wait for the target's word and need nothing but their routes.
+    fn make_ready(&mut self) {
+        let numbers = self.plane.numbers();
+        let mut starts = BTreeMap::new();
+        if let Some(Observed { device: Found { ifindex: Some(device), is_ready: true }, policy, .. }) =
+            &self.observed
+        {
+            for (endpoint, wanted) in self.forwards.iter().filter(|(_, it)| it.awaits_word && !it.is_active) {
+                let routes = self.target.start_of(wanted, *device, &self.mtus, numbers);
+                let is_ready = |route: &SideRoute| {
+                    let forward = self.written.forwards.get(&route.destination);
+                    forward == self.target.entries.forwards.get(&route.destination)
+                        && policy.rules.contains(&numbers.forward_rule(route.family()))
+                };
+                if let Some(routes) = routes.filter(|routes| routes.iter().all(is_ready)) {
+                    starts.insert(start_of(endpoint, wanted), routes);
+                }
+            }
+        }
+        for start in self.starts.make_ready(starts) {
+            // Its word will be here in a moment.
+            self.early.start(&self.wanted_forwards, start, clock::now());
+        }
+    }
+
     /// Whether all of these lead there.
     fn leads(&self, table: u32, prefixes: &BTreeSet<IpNet>, to: u32) -> bool {
         let Some(observed) = &self.observed else { return false };
@@ -450,7 +488,7 @@ impl TunnelApplier {
     }
 
     /// Tells the engine what has come about since it was told last.
-    fn tell(&mut self) {
+    fn tell(&mut self, now: BootTime) {
         let (forwards, receptions) = (self.forwards.clone(), self.receptions.clone());
         let is_of = |endpoint: &Arc<EndpointKey>, tunnel_id: u32| {
             forwards.get(endpoint).is_some_and(|wanted| wanted.is_active && wanted.tunnel.id == tunnel_id)
@@ -461,7 +499,7 @@ impl TunnelApplier {
             if self.started.contains(&started) || !self.is_forwarding(wanted) {
                 continue;
             }
-            let (endpoint, tunnel_id, at) = (EndpointKey::clone(endpoint), wanted.tunnel.id, clock::now());
+            let (endpoint, tunnel_id, at) = (EndpointKey::clone(endpoint), wanted.tunnel.id, now);
             debug!(%endpoint, peer = %wanted.tunnel.peer, "Forwarding what still comes for a virtual machine that has left");
             self.send(Fact::ForwardStarted { endpoint, tunnel_id, at });
             self.started.insert(started);
@@ -494,6 +532,7 @@ impl TunnelApplier {
             prefixes: wanted.prefixes.clone(),
             is_wanted: wanted.is_active,
             is_active: self.is_forwarding(wanted),
+            is_ready: self.starts.is_ready(&start_of(endpoint, wanted)),
             traffic: Traffic::default(),
         });
         let receptions = self.receptions.iter().map(|(endpoint, wanted)| ReceptionState {
@@ -525,6 +564,11 @@ impl TunnelApplier {
         }
         self.said = text;
     }
+}
+
+/// By which a forward is started.
+fn start_of(endpoint: &EndpointKey, wanted: &WantedForward) -> Start {
+    Start { endpoint: endpoint.clone(), tunnel: wanted.tunnel }
 }
 
 /// What there is of ours.

@@ -158,6 +158,31 @@ impl From<ProgramError> for AttachError {
     }
 }
 
+/// A tap whose virtual machine is about to leave cannot be listened to.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The program cannot be loaded.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Or is not.
+    #[error(transparent)]
+    Program(#[from] AttachError),
+    /// There is no room in the map.
+    #[error("cannot change the map: {0}")]
+    Map(#[from] MapError),
+    /// The kernel refuses the socket.
+    #[error("cannot {step} for interface {ifindex}: {error}")]
+    Socket {
+        /// What was tried.
+        step: &'static str,
+        /// For which interface.
+        ifindex: u32,
+        /// What the kernel said. Without CAP_NET_RAW there is no such socket.
+        #[source]
+        error: io::Error,
+    },
+}
+
 /// A tap cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum ArmError {

@@ -22,6 +22,8 @@ static LOGGING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/c
 /// The programs of the tunnel.
 pub(super) static TUNNEL: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf-tunnel"));
+/// The program of a tap that is about to be left.
+pub static LEAVING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf-leaving"));
 
 pub(super) struct Object {
     ebpf: Ebpf,

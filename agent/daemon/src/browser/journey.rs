@@ -60,6 +60,9 @@ pub(super) fn summary(html: &mut Html, migration: &Migration, has_target: bool) 
     if let (Some(announced), Some(routed)) = (migration.phases.announced_at, migration.phases.routed_at) {
         html.text(&format!(", routed {} after that", span::text(routed.since(announced))));
     }
+    if let Some(blackout) = migration.blackout() {
+        html.text(&format!(", blackout {blackout}"));
+    }
     html.text(". ");
     let began = migration.unix_ns(migration.began_at());
     html.words("small", &[], &format!("Began {}", span::date(began)));

@@ -3,7 +3,7 @@
 use super::document::{document, section, table};
 use super::html::{Html, counted};
 use super::journey;
-use crate::timeline::{Departure, Migration, span};
+use crate::timeline::{Blackout, Departure, Migration, span};
 use std::collections::BTreeMap;
 
 /// LIMIT: migrations in one document; the newest are shown.
@@ -16,6 +16,8 @@ const COLUMNS: [&str; 6] = ["Time (UTC)", "Since the first", "Host", "Side", "Ph
 pub struct Record {
     /// The host, for people.
     pub host: String,
+    /// By how many nanoseconds its wall clock may have been wrong when this was read, if that is known.
+    pub clock_error_ns: Option<u64>,
     /// Migrations to it.
     pub migrations: Vec<Migration>,
     /// Migrations away from it.
@@ -27,8 +29,8 @@ pub struct Record {
 /// All that is known of the migration with one uid.
 #[derive(Default)]
 struct Matched<'a> {
-    targets: Vec<(&'a str, &'a Migration)>,
-    sources: Vec<(&'a str, &'a Departure)>,
+    targets: Vec<(&'a Record, &'a Migration)>,
+    sources: Vec<(&'a Record, &'a Departure)>,
 }
 
 /// Something that a host has seen, as a row of the table.
@@ -44,7 +46,8 @@ struct Sight<'a> {
 impl<'a> Matched<'a> {
     fn sights(&self) -> Vec<Sight<'a>> {
         let mut sights = Vec::new();
-        for (host, migration) in &self.targets {
+        for (record, migration) in &self.targets {
+            let host = record.host.as_str();
             sights.extend(migration.steps().into_iter().map(|(phase, at)| Sight {
                 unix_ns: migration.unix_ns(at),
                 is_exact: migration.is_exact,
@@ -54,7 +57,8 @@ impl<'a> Matched<'a> {
                 meaning: phase.meaning(migration.outcome),
             }));
         }
-        for (host, departure) in &self.sources {
+        for (record, departure) in &self.sources {
+            let host = record.host.as_str();
             sights.extend(departure.steps.iter().map(|(step, unix_ns)| Sight {
                 unix_ns: *unix_ns,
                 is_exact: true,
@@ -68,6 +72,15 @@ impl<'a> Matched<'a> {
         sights
     }
 
+    /// Of the last attempt. What the agents have said to each other is on one clock, and comes first.
+    fn blackout(&self) -> Option<Blackout> {
+        let &(target, migration) = self.targets.last()?;
+        migration.blackout().or_else(|| {
+            let &(source, departure) = self.sources.last()?;
+            Blackout::recorded((migration, target.clock_error_ns), (departure, source.clock_error_ns))
+        })
+    }
+
     fn began(&self) -> u64 {
         self.sights().first().map_or(0, |sight| sight.unix_ns)
     }
@@ -79,10 +92,10 @@ pub fn report(records: &[Record]) -> String {
     let mut by_uid: BTreeMap<&str, Matched<'_>> = BTreeMap::new();
     for record in records {
         for migration in &record.migrations {
-            by_uid.entry(&migration.uid).or_default().targets.push((&record.host, migration));
+            by_uid.entry(&migration.uid).or_default().targets.push((record, migration));
         }
         for departure in &record.departures {
-            by_uid.entry(&departure.uid).or_default().sources.push((&record.host, departure));
+            by_uid.entry(&departure.uid).or_default().sources.push((record, departure));
         }
     }
     let mut matched: Vec<_> = by_uid.into_iter().collect();
@@ -145,6 +158,14 @@ fn one(html: &mut Html, number: usize, uid: &str, matched: &Matched<'_>) {
     journey::block(html, ("migration", number), false, summary, |html| {
         for (_, migration) in &matched.targets {
             journey::strips(html, migration);
+        }
+        if let Some(blackout) = matched.blackout() {
+            html.element("p", &[], |html| {
+                html.text(
+                    "Blackout, from the last frame on the source's tap to the announcement on the target's: ",
+                );
+                html.words("strong", &[], &format!("{blackout}."));
+            });
         }
         if matched.sources.is_empty() {
             html.words("p", &[], "The source's record is not among these.");

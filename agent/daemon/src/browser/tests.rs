@@ -74,6 +74,8 @@ fn forward() -> ForwardView {
         endpoint: "host-openstack-vm7-port7".into(),
         migration_uid: "u7".into(),
         to: "compute9-openstack-vm7-port7".into(),
+        tap: Some(7),
+        last_frame_at: None,
         tunnel_id: Some(7),
         peer: None,
         prefixes: Vec::new(),
@@ -111,7 +113,7 @@ fn a_page_says_what_is_under_way_and_what_is_waited_for() {
         "stopped here, forwarded for 58.0 s, 12 packets",
         "<td>compute9</td>",
         "<td class=\"long\">migrating; nothing is forwarded</td>",
-        "<strong>port1 of vm1</strong> from compute-1: arrived, announced by RARP, routed 43.0 µs after that.",
+        "<strong>port1 of vm1</strong> from compute-1: arrived, announced by RARP, routed 43.0 µs after that, blackout 3.50 ms ± 120 µs.",
         "<th scope=\"row\">routed</th><td class=\"number\">+4.01 s</td><td class=\"number\">+29.0 µs</td><td class=\"number\">2024-02-29T12:35:00.006043Z</td>",
         "Waiting for the machine: <strong>4.00 s</strong>",
         "3 of 5 wait for something.",
@@ -192,6 +194,7 @@ fn nothing_that_somebody_else_has_written_becomes_markup() {
         };
         let record = Record {
             host: mine,
+            clock_error_ns: Some(1),
             migrations: vec![finished.clone()],
             departures: vec![departure],
             agent_answered: true,
@@ -339,7 +342,7 @@ fn source_and_target_are_matched_by_the_migrations_uid() {
     let [both, alone] = &blocks[..] else { panic!("{}", blocks.len()) };
     let (both, alone) = if both.contains("u1") { (both, alone) } else { (alone, both) };
     let rows: Vec<&str> = both.split("<tr class=").skip(1).collect();
-    assert_eq!(rows.len(), 13, "11 phases and 2 steps");
+    assert_eq!(rows.len(), 14, "12 phases and 2 steps");
     assert!(rows[0].contains("<td>compute-1</td><td>source</td><th scope=\"row\">began</th>"), "{}", rows[0]);
     assert!(
         rows[1].contains("+1.00 ms") && rows[1].contains("<td>compute-2</td><td>target</td>"),

@@ -128,7 +128,7 @@ impl Worker {
             warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
             return;
         };
-        let prepared = self.shared.batches.take(record.generation);
+        let prepared = self.shared.batches.take(&record.generation);
         let mut seen = AnnouncementSeen {
             generation: record.generation,
             kind,
@@ -136,14 +136,15 @@ impl Worker {
             taken_at: Some(taken_at),
             routed_at: None,
         };
-        let Some(ByFamily { ipv4, ipv6 }) = prepared else { return self.tell(seen) };
+        let Some(prepared) = prepared else { return self.tell(seen) };
+        let ByFamily { ipv4, ipv6 } = &*prepared;
         // ORDER: IPv6 first, because nobody can make it wait.
         let ifindex = record.ifindex;
-        seen.routed_at = write(&mut self.socket, &self.listeners, Family::Ipv6, ifindex, &ipv6);
+        seen.routed_at = write(&mut self.socket, &self.listeners, Family::Ipv6, ifindex, ipv6);
         if ipv4.routes.is_empty() {
             return self.tell(seen);
         }
-        self.land(Landing { ifindex, seen, ipv4 });
+        self.land(Landing { ifindex, seen, ipv4: Arc::clone(ipv4) });
     }
 
     /// Writes these IPv4 routes, and others that wait to be written, unless another thread does.

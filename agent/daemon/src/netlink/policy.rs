@@ -148,18 +148,18 @@ pub fn routes(table: u32, protocol: u8) -> io::Result<BTreeSet<SideRoute>> {
     Ok(found)
 }
 
-/// The rules of this protocol to one of these tables, for everything or for what comes from `from`.
+/// The rules of this protocol, for everything or for what comes from `from`.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn rules(tables: &[u32], protocol: u8, from: &'static str) -> io::Result<BTreeSet<Rule>> {
+pub fn rules(protocol: u8, from: &'static str) -> io::Result<BTreeSet<Rule>> {
     let mut found = BTreeSet::new();
     for family in Family::BOTH {
         let mut message = RuleMessage::default();
         message.header.family = address_family(family);
         let answers = dump(&RouteNetlinkMessage::GetRule(message))?;
         let rules = answers.iter().filter_map(|payload| decode_rule(payload, from));
-        found.extend(rules.filter(|rule| tables.contains(&rule.table) && rule.protocol == protocol));
+        found.extend(rules.filter(|rule| rule.protocol == protocol));
     }
     Ok(found)
 }

@@ -4,6 +4,7 @@
 //! only after the fast path has told of them.
 
 use super::metrics::histogram::Histogram;
+use crate::timeline::Blackout;
 use cutover_engine::machine::{Phases, State};
 use cutover_engine::{BootTime, EndpointKey, Notice};
 use std::collections::BTreeMap;
@@ -63,6 +64,9 @@ pub struct Tally {
     pub(super) migrations: BTreeMap<Outcome, u64>,
     /// In the order of [`STRETCHES`].
     pub(super) stretches: [Histogram; STRETCHES.len()],
+    /// Of those of which it is known, and by how much each may be wrong.
+    pub(super) blackouts: Histogram,
+    pub(super) blackout_errors: Histogram,
     /// In the order of [`PASSING`].
     pub(super) states: [Histogram; PASSING.len()],
     /// Where an endpoint is that is not in Base, and since when. An earlier life's are not among them.
@@ -94,6 +98,10 @@ impl Tally {
                     (false, _) => Outcome::NotArrived,
                 };
                 *self.migrations.entry(outcome).or_default() += 1;
+                if let (true, Some(blackout)) = (record.arrived, Blackout::told(&record.phases)) {
+                    self.blackouts.observe(blackout.length);
+                    self.blackout_errors.observe(blackout.error.unwrap_or_default());
+                }
                 for ((_, ends), histogram) in STRETCHES.iter().zip(&mut self.stretches) {
                     // What began after it ended did not happen in this order.
                     if let (Some(from), Some(until)) = ends(&record.phases)
@@ -191,6 +199,8 @@ mod tests {
             announced_at: Some(at(100)),
             routed_at: Some(at(101)),
             forwarded_at: Some(at(90)),
+            last_frame_at: Some(at(75)),
+            last_frame_error_ns: Some(2_000_000),
             ended_at: Some(at(200)),
             ..Phases::default()
         };
@@ -211,6 +221,12 @@ mod tests {
         assert_eq!(of("announced_to_routed"), (2, 0.002));
         assert_eq!(of("announced_to_forwarded").0, 0, "it was forwarded before");
         assert_eq!(of("forwarded_to_announced"), (2, 0.02));
+        let blackouts = (tally.blackouts.count(), tally.blackouts.sum());
+        assert_eq!(
+            (blackouts, tally.blackout_errors.sum()),
+            ((1, 0.025), 0.002),
+            "of what has arrived and was heard"
+        );
         assert_eq!(of("targeted_to_ended").0, 3);
         assert_eq!(of("announced_to_taken").0, 0);
     }

@@ -3,7 +3,8 @@
 use super::book::Book;
 use super::identity::Identity;
 use super::table::Table;
-use crate::applier::tunnels::Start;
+use crate::applier::tunnels::Starter;
+use crate::bpf::LastFrames;
 use crate::handover::Exchange;
 use cutover_engine::{BootTime, Fact};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub(super) struct Context {
     pub(super) table: Table,
     pub(super) ears: Ears,
     pub(super) exchange: Exchange,
+    /// When the last frames came on taps that virtual machines are about to leave.
+    pub(super) last_frames: LastFrames,
     pub(super) complaints: Complaints,
 }
 
@@ -27,8 +30,8 @@ pub(super) struct Context {
 pub(super) struct Ears {
     /// Hears everything.
     pub(super) facts: mpsc::UnboundedSender<Fact>,
-    /// Hears that a virtual machine has announced itself at the other end, and does not have to wait for anybody's decision.
-    pub(super) starts: mpsc::UnboundedSender<Start>,
+    /// Is told that a virtual machine has announced itself at the other end, and does not have to wait for anybody's decision.
+    pub(super) starter: Starter,
 }
 
 /// LIMIT: as many lines as an operator reads. What is one too many is in the log at debug.

@@ -6,7 +6,7 @@ use super::fetch;
 use super::message::{Hello, Inbox, Message};
 use super::record::{Peer, VERSION};
 use super::table::{Conversation, Topic};
-use super::talk::{End, Line, Trouble, within, write};
+use super::talk::{End, Line, Trouble, heed, state, within, write};
 use crate::clock;
 use crate::priority::ordinary;
 use crate::retry::BackOff;
@@ -96,7 +96,8 @@ async fn connection(
     let mut says = conversation.says();
     let Some(now) = *says.borrow_and_update() else { return Ok(End::UnwantedHere) };
     let Topic { endpoint, uid, peer: there, .. } = topic.clone();
-    let hello = Box::new(Hello { version: VERSION, uid, from: endpoint, to: there, says: now });
+    let says_now = state(context, conversation, now, None);
+    let hello = Box::new(Hello { version: VERSION, uid, from: endpoint, to: there, says: says_now });
     write(&mut stream, &Message::Hello(hello)).await?;
     let mut inbox = Inbox::new();
     let answer = tokio::select! {
@@ -111,13 +112,13 @@ async fn connection(
     };
     let connected = conversation.connect();
     *number = Some(connected);
-    conversation.hear(connected, peer.address.ip(), theirs, &context.ears)?;
+    let heard = heed(context, conversation, (connected, peer), &theirs)?;
     back_off.reset();
     let was_host = context.complaints.end(&about_host(&topic.peer.host));
     if context.complaints.end(&about_conversation(topic)) || was_host {
         info!(peer = %topic.peer.host, uid = %topic.uid, "A peer's agent can be talked to again");
     }
-    let line = Line { stream, inbox, conversation, number: connected, peer: *peer, says };
+    let line = Line { stream, inbox, conversation, number: connected, peer: *peer, says, heard };
     line.talk(context).await
 }
 

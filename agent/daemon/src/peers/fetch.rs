@@ -51,7 +51,7 @@ async fn connection(
     let Some(says) = *conversation.says().borrow() else { return Ok(End::UnwantedHere) };
     let mut stream = reach(context, &peer).await?;
     let Topic { endpoint, uid, peer: there, .. } = conversation.topic.clone();
-    let hello = Box::new(Hello { version: VERSION, uid, from: endpoint, to: there, says });
+    let hello = Box::new(Hello { version: VERSION, uid, from: endpoint, to: there, says: says.into() });
     write(&mut stream, &Message::Fetch(hello)).await?;
     let number = context.exchange.next_connection();
     let mut inbox = Inbox::up_to(PART_MAX);

@@ -10,7 +10,7 @@ use super::message::{Hello, Inbox, Message};
 use super::record::{Peer, VERSION};
 use super::report::PeersReport;
 use super::table::{Conversation, Unwanted};
-use super::talk::{End, Line, Trouble, part, within, write};
+use super::talk::{End, Line, Trouble, heed, part, state, within, write};
 use crate::clock;
 use crate::logging::printable;
 use crate::priority::ordinary;
@@ -276,16 +276,19 @@ async fn conversation_with(
     let connected = conversation.connect();
     *number = Some(connected);
     let conversation = &*found.insert(conversation);
-    let heard = conversation.hear(connected, peer.address.ip(), hello.says, &context.ears);
-    if let Err(error) = heard {
-        part(&mut stream, &Message::Refused { reason: error.to_string() }).await;
-        return Err(Trouble::from(error).into());
-    }
-    write(&mut stream, &Message::Welcome { version: VERSION, says: now }).await?;
+    let heard = match heed(context, conversation, (connected, &peer), &hello.says) {
+        Ok(heard) => heard,
+        Err(error) => {
+            part(&mut stream, &Message::Refused { reason: error.to_string() }).await;
+            return Err(Trouble::from(error).into());
+        }
+    };
+    let says_now = state(context, conversation, now, heard);
+    write(&mut stream, &Message::Welcome { version: VERSION, says: says_now }).await?;
     if context.complaints.end(&about(from)) {
         info!(%from, peer = %hello.from.host, "A peer's agent can talk to this one again");
     }
-    let line = Line { stream, inbox, conversation, number: connected, peer, says };
+    let line = Line { stream, inbox, conversation, number: connected, peer, says, heard };
     Ok(line.talk(context).await?)
 }
 

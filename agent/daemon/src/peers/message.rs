@@ -2,6 +2,7 @@
 //!
 //! Owns the form on the wire and its bounds. Who may say what, and when, is for others.
 
+use super::last_frame::Stated;
 use super::record::VERSION;
 use crate::handover::Part;
 use cutover_engine::EndpointKey;
@@ -29,7 +30,7 @@ pub(super) enum Message {
         /// Of the language.
         version: u32,
         /// How things stand there.
-        says: Says,
+        says: Stated,
     },
     /// The first one of who connects for the tracked connections of the virtual machine, instead of a hello. What it says is not
     /// heard; parts are the answer.
@@ -37,7 +38,7 @@ pub(super) enum Message {
     /// A part of what the source knows of them.
     Part(Box<Part>),
     /// How things stand now.
-    Says(Says),
+    Says(Stated),
     /// Still there.
     Ping,
     /// The conversation is not wanted any more where this comes from.
@@ -61,7 +62,7 @@ pub(super) struct Hello {
     /// The endpoint of who hears it.
     pub(super) to: EndpointKey,
     /// How things stand.
-    pub(super) says: Says,
+    pub(super) says: Stated,
 }
 
 /// What came is no message.
@@ -108,7 +109,7 @@ impl Message {
         if version != VERSION {
             return Err(MessageError::OtherVersion(version));
         }
-        match says {
+        match says.map(|says: Stated| says.says()) {
             Some(Says::Target(target)) if target.tunnel_id > TUNNEL_ID_MAX => {
                 Err(MessageError::TunnelId(target.tunnel_id))
             }
@@ -214,13 +215,13 @@ mod tests {
         }
     }
 
-    fn target(tunnel_id: u32) -> Says {
-        Says::Target(TargetSays { tunnel_id, is_ready: true, is_announced: false, has_failed: false })
+    fn target(tunnel_id: u32) -> Stated {
+        Says::Target(TargetSays { tunnel_id, is_ready: true, is_announced: false, has_failed: false }).into()
     }
 
     fn messages() -> Vec<Message> {
         let (from, to) = (endpoint("b"), endpoint("a"));
-        let source = Says::Source(SourceSays { is_stopped: true, is_forwarding: false });
+        let source = Says::Source(SourceSays { is_stopped: true, is_forwarding: false }).into();
         vec![
             Message::Hello(Box::new(Hello {
                 version: VERSION,

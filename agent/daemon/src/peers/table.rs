@@ -18,6 +18,7 @@ use cutover_engine::wanted::Tunnel;
 use cutover_engine::{BootTime, EndpointKey, Fact};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
@@ -70,6 +71,8 @@ pub(super) struct Conversation {
     says: watch::Sender<Option<Says>>,
     /// It is not wanted any more.
     is_over: watch::Sender<bool>,
+    /// Number of the tap that is about to be left, on the source; 0 if none is known.
+    tap: AtomicU32,
     /// By which watch the virtual machine is announced, and whether it has been. Held while `says` is changed.
     announcement: Mutex<(Option<u64>, bool)>,
     /// Number of the connection that counts: the newest one.
@@ -96,13 +99,14 @@ pub(super) enum Unheard {
 }
 
 impl Conversation {
-    fn new(topic: Topic, says: Says, announced_by: Option<u64>) -> Self {
+    fn new(topic: Topic, says: Says, tap: Option<u32>, announced_by: Option<u64>) -> Self {
         let inside = Inside { told: None, is_connected: false, since: clock::now(), error: None };
         let (says, connection) = (watch::Sender::new(Some(says)), watch::Sender::new(0));
         Self {
             topic,
             says,
             is_over: watch::Sender::new(false),
+            tap: AtomicU32::new(tap.unwrap_or(0)),
             announcement: Mutex::new((announced_by, false)),
             connection,
             inside: Mutex::new(inside),
@@ -118,7 +122,8 @@ impl Conversation {
     }
 
     /// The engine says this. As long as it waits for the same announcement, it has not heard of it.
-    fn say(&self, mut says: Says, announced_by: Option<u64>) {
+    fn say(&self, mut says: Says, tap: Option<u32>, announced_by: Option<u64>) {
+        self.tap.store(tap.unwrap_or(0), Ordering::Relaxed);
         let mut announcement = self.announcement();
         let is_ahead = *announcement == (announced_by, true) && announced_by.is_some();
         *announcement = (announced_by, is_ahead);
@@ -139,6 +144,11 @@ impl Conversation {
             Some(Says::Target(says)) => !std::mem::replace(&mut says.is_announced, true),
             _ => false,
         });
+    }
+
+    /// On the source: the tap that is about to be left.
+    pub(super) fn tap(&self) -> Option<u32> {
+        Some(self.tap.load(Ordering::Relaxed)).filter(|tap| *tap != 0)
     }
 
     fn announced_by(&self) -> Option<u64> {
@@ -200,15 +210,17 @@ impl Conversation {
         if *self.connection.borrow() != number {
             return Err(Unheard::Replaced);
         }
-        if inside.told != Some((address, says)) {
-            inside.told = Some((address, says));
-            let Topic { endpoint, uid, .. } = self.topic.clone();
-            // Without the loop the agent is about to end.
-            let _ = ears.facts.send(Fact::PeerSaid { endpoint: endpoint.clone(), uid, address, says });
-            // ORDER: the engine hears of it before it hears that it has been done.
-            if let Says::Target(TargetSays { tunnel_id: id, is_ready: true, is_announced: true, .. }) = says {
-                let _ = ears.starts.send(Start { endpoint, tunnel: Tunnel { id, peer: address } });
-            }
+        if inside.told == Some((address, says)) {
+            return Ok(());
+        }
+        inside.told = Some((address, says));
+        let Topic { endpoint, uid, .. } = self.topic.clone();
+        // Without the loop the agent is about to end.
+        let _ = ears.facts.send(Fact::PeerSaid { endpoint: endpoint.clone(), uid, address, says });
+        drop(inside);
+        // ORDER: the engine hears of it before it hears that it has been done.
+        if let Says::Target(TargetSays { tunnel_id: id, is_ready: true, is_announced: true, .. }) = says {
+            ears.starter.start(Start { endpoint, tunnel: Tunnel { id, peer: address } });
         }
         Ok(())
     }
@@ -274,7 +286,8 @@ impl Table {
         let (mut to_ask, mut is_changed) = (Vec::new(), false);
         for difference in now.differences(before) {
             let endpoint = EndpointKey::clone(difference.key);
-            let Some(WantedConversation { uid, peer, says, announced_by }) = difference.now.cloned() else {
+            let Some(WantedConversation { uid, peer, says, tap, announced_by }) = difference.now.cloned()
+            else {
                 if let Some(gone) = self.conversations().remove(&endpoint) {
                     self.end(&gone);
                 }
@@ -283,12 +296,12 @@ impl Table {
             let topic = Topic { endpoint, uid, peer, side: Side::of(&says) };
             let known = self.conversations().get(&topic.endpoint).filter(|it| it.topic == topic).cloned();
             if let Some(known) = known {
-                known.say(says, announced_by);
+                known.say(says, tap, announced_by);
                 continue;
             }
             let (endpoint, side) = (topic.endpoint.clone(), topic.side);
             self.over().retain(|over| *over != topic);
-            let conversation = Arc::new(Conversation::new(topic, says, announced_by));
+            let conversation = Arc::new(Conversation::new(topic, says, tap, announced_by));
             if let Some(other) = self.conversations().insert(endpoint, Arc::clone(&conversation)) {
                 self.end(&other);
             }
@@ -391,19 +404,21 @@ mod tests {
     use super::super::record::VERSION;
     use super::super::trials::{endpoint, source_says, target_says};
     use super::*;
+    use crate::applier::tunnels::Starter;
     use tokio::sync::mpsc;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     fn wanted(uid: &str, says: Says) -> SharedMap<Arc<EndpointKey>, WantedConversation> {
         let peer = endpoint("there", 1);
-        let conversation = WantedConversation { uid: uid.to_owned(), peer, says, announced_by: None };
+        let conversation =
+            WantedConversation { uid: uid.to_owned(), peer, says, tap: None, announced_by: None };
         [(Arc::new(endpoint("here", 1)), conversation)].into()
     }
 
     fn hello(uid: &str) -> Hello {
         let (from, to) = (endpoint("there", 1), endpoint("here", 1));
-        Hello { version: VERSION, uid: uid.to_owned(), from, to, says: target_says(1) }
+        Hello { version: VERSION, uid: uid.to_owned(), from, to, says: target_says(1).into() }
     }
 
     #[test]
@@ -452,7 +467,7 @@ mod tests {
     fn the_engine_hears_what_is_news_to_it() {
         let (table, none) = (Table::default(), SharedMap::default());
         let (facts, mut heard) = mpsc::unbounded_channel();
-        let ears = Ears { facts, starts: mpsc::unbounded_channel().0 };
+        let ears = Ears { facts, starter: Starter::that_only_tells().0 };
         table.update(&none, &wanted("u", source_says(false)));
         let conversation = table.find(&hello("u")).unwrap();
         let first = conversation.connect();

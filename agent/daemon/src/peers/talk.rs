@@ -4,10 +4,13 @@
 //! It makes no connection and knows no records.
 
 use super::context::Context;
+use super::last_frame::{Heard, Stated};
 use super::message::{Inbox, Message, MessageError};
 use super::record::Peer;
-use super::table::{Conversation, Unheard};
+use super::table::{Conversation, Topic, Unheard};
+use crate::clock;
 use crate::logging::printable;
+use cutover_engine::Fact;
 use cutover_engine::conversation::Says;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -105,6 +108,39 @@ pub(super) async fn part(stream: &mut (impl AsyncWrite + Unpin), message: &Messa
     }
 }
 
+/// How things stand here, in answer to what was heard.
+pub(super) fn state(
+    context: &Context,
+    conversation: &Conversation,
+    says: Says,
+    heard: Option<Heard>,
+) -> Stated {
+    match says {
+        Says::Source(says) => {
+            let seen_at = conversation.tap().and_then(|tap| context.last_frames.of(tap));
+            Stated::by_source(says, heard.and_then(|heard| heard.answer(seen_at, clock::now())))
+        }
+        Says::Target(says) => Stated::Target { says, said_at: Some(clock::now()) },
+    }
+}
+
+/// Tells the engine what the peer says. Returns what there is to answer.
+pub(super) fn heed(
+    context: &Context,
+    conversation: &Conversation,
+    (number, peer): (u64, &Peer),
+    stated: &Stated,
+) -> Result<Option<Heard>, Unheard> {
+    let now = clock::now();
+    conversation.hear(number, peer.address.ip(), stated.says(), &context.ears)?;
+    if let Some((at, error_ns)) = stated.last_frame().and_then(|last_frame| last_frame.here(now)) {
+        let Topic { endpoint, uid, .. } = conversation.topic.clone();
+        // Without the loop the agent is about to end.
+        let _ = context.ears.facts.send(Fact::LastFrameTold { endpoint, uid, at, error_ns });
+    }
+    Ok(Heard::of(stated, now))
+}
+
 /// When signs of life are due.
 pub(super) fn pings() -> Interval {
     let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
@@ -124,12 +160,14 @@ pub(super) struct Line<'a, S> {
     pub(super) peer: Peer,
     /// What was said last is marked as seen.
     pub(super) says: watch::Receiver<Option<Says>>,
+    /// What has been heard, and answered.
+    pub(super) heard: Option<Heard>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
     /// Talks until one side does not want to any more, or cannot.
     pub(super) async fn talk(self, context: &Context) -> Result<End, Trouble> {
-        let Self { mut stream, mut inbox, conversation, number, peer, mut says } = self;
+        let Self { mut stream, mut inbox, conversation, number, peer, mut says, mut heard } = self;
         let mut records = context.book.changes();
         let mut ping = pings();
         let mut heard_at = Instant::now();
@@ -153,7 +191,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                         part(&mut stream, &Message::Over).await;
                         return Ok(End::UnwantedHere);
                     };
-                    write(&mut stream, &Message::Says(newest)).await?;
+                    let stated = state(context, conversation, newest, heard);
+                    write(&mut stream, &Message::Says(stated)).await?;
                     ping.reset();
                 }
                 message = hear => {
@@ -161,17 +200,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
                     heard_at = Instant::now();
                     allowance.take(heard_at);
                     match message {
-                        Message::Says(says) => {
-                            let heard =
-                                conversation.hear(number, peer.address.ip(), says, &context.ears);
-                            match heard {
-                                Ok(()) => {}
+                        Message::Says(stated) => {
+                            let before = heard.is_some_and(|heard| heard.is_announced);
+                            match heed(context, conversation, (number, &peer), &stated) {
+                                Ok(asked) => heard = asked,
                                 Err(Unheard::Replaced) => return Ok(End::Replaced),
                                 Err(error) => {
                                     let reason = error.to_string();
                                     part(&mut stream, &Message::Refused { reason }).await;
                                     return Err(error.into());
                                 }
+                            }
+                            // Answered at once, because the clocks are compared by how long that takes.
+                            let now = *says.borrow();
+                            if let Some(now) = now.filter(|_| !before && heard.is_some_and(|it| it.is_announced)) {
+                                let stated = state(context, conversation, now, heard);
+                                write(&mut stream, &Message::Says(stated)).await?;
                             }
                         }
                         Message::Ping => {}

@@ -10,7 +10,8 @@ use super::record::{Peer, VERSION};
 use super::report::{ConversationStatus, PeersReport, PeersStatus};
 use super::table::Table;
 use super::{Options, Source, Ways, converse, listen};
-use crate::applier::tunnels::Start;
+use crate::applier::tunnels::{Start, Starter, Starts};
+use crate::bpf::LastFrames;
 use crate::conntrack::{Entries, samples};
 use crate::datastore::etcd::Cluster;
 use crate::handover::{self, Delivery, Exchange, Reading};
@@ -58,7 +59,7 @@ struct Agent {
     report: PeersReport,
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     heard: mpsc::UnboundedReceiver<Fact>,
-    started: mpsc::UnboundedReceiver<Start>,
+    started: Starts,
     deliveries: mpsc::Receiver<Delivery>,
     task: Option<JoinHandle<()>>,
 }
@@ -89,14 +90,15 @@ impl Agent {
         let address = SocketAddr::new(address, PORT);
         let own = Peer { key: identity.public_key(), address, tunnel_port: TUNNEL_PORT };
         let (facts, heard) = mpsc::unbounded_channel();
-        let (starts, started) = mpsc::unbounded_channel();
-        let ears = Ears { facts, starts };
+        let (starter, started) = Starter::that_only_tells();
+        let ears = Ears { facts, starter };
         let (book, table) = (Book::new(host, address.ip(), TUNNEL_PORT), Table::default());
         let report = PeersReport::default();
         report.begin(address, book.clone(), table.clone());
         book.replace(&std::collections::BTreeMap::new());
         let (exchange, deliveries) = Exchange::new();
-        let context = Context { identity, book, table, ears, exchange, complaints: Complaints::default() };
+        let (last_frames, complaints) = (LastFrames::default(), Complaints::default());
+        let context = Context { identity, book, table, ears, exchange, last_frames, complaints };
         Self {
             host,
             own,
@@ -149,7 +151,7 @@ impl Agent {
 
     fn wants_with(&self, peer: &'static str, uid: &str, says: Says, announced_by: Option<u64>) {
         let peer = endpoint(peer, 1);
-        let conversation = WantedConversation { uid: uid.to_owned(), peer, says, announced_by };
+        let conversation = WantedConversation { uid: uid.to_owned(), peer, says, tap: None, announced_by };
         let conversations = [(Arc::new(endpoint(self.host, 1)), conversation)].into();
         self.wanted.send_replace(Some(Arc::new(Wanted { conversations, ..Wanted::default() })));
     }
@@ -200,7 +202,7 @@ impl Agent {
 
     fn hello(&self, to: &'static str, uid: &str, says: Says) -> Message {
         let (from, to) = (endpoint(self.host, 1), endpoint(to, 1));
-        Message::Hello(Box::new(Hello { version: VERSION, uid: uid.to_owned(), from, to, says }))
+        Message::Hello(Box::new(Hello { version: VERSION, uid: uid.to_owned(), from, to, says: says.into() }))
     }
 
     /// Connects by hand, as this agent would.
@@ -238,7 +240,7 @@ impl Raw {
 
     async fn is_welcome(&mut self) -> Says {
         match self.next().await {
-            Ok(Message::Welcome { says, .. }) => says,
+            Ok(Message::Welcome { says, .. }) => says.says(),
             other => panic!("no welcome: {other:?}"),
         }
     }
@@ -423,7 +425,7 @@ async fn who_has_gone_while_it_waited_is_not_heard() {
     source.wants("there", "u", source_says(false));
     raw.is_welcome().await;
     assert_eq!(source.hears().await.2, target_says(2));
-    raw.say(&Message::Says(target_says(3))).await;
+    raw.say(&Message::Says(target_says(3).into())).await;
     assert_eq!(source.hears().await.2, target_says(3));
 }
 
@@ -599,7 +601,7 @@ async fn who_says_too_much_waits() {
     let (mut source, _target, mut raw) = welcomed().await;
     let began = Instant::now();
     let many: Vec<u8> =
-        (0..200).flat_map(|number| Message::Says(target_says(number)).encode().unwrap()).collect();
+        (0..200).flat_map(|number| Message::Says(target_says(number).into()).encode().unwrap()).collect();
     raw.write(&many).await;
     while source.hears().await.2 != target_says(199) {}
     assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
@@ -647,7 +649,10 @@ async fn a_hundred_conversations_at_once() {
     let all = |own: &'static str, peer: &'static str, says: Says| {
         let each = |number| {
             let (uid, peer) = (format!("u-{number}"), endpoint(peer, number));
-            (Arc::new(endpoint(own, number)), WantedConversation { uid, peer, says, announced_by: None })
+            (
+                Arc::new(endpoint(own, number)),
+                WantedConversation { uid, peer, says, tap: None, announced_by: None },
+            )
         };
         let conversations = (0..100).map(each).collect();
         Some(Arc::new(Wanted { conversations, ..Wanted::default() }))
@@ -763,8 +768,13 @@ async fn records_in_files_are_found() {
     }
     for (position, (own, peer)) in [("here", "there"), ("there", "here")].into_iter().enumerate() {
         let says = if own == "here" { source_says(false) } else { target_says(1) };
-        let conversation =
-            WantedConversation { uid: "u".to_owned(), peer: endpoint(peer, 1), says, announced_by: None };
+        let conversation = WantedConversation {
+            uid: "u".to_owned(),
+            peer: endpoint(peer, 1),
+            says,
+            tap: None,
+            announced_by: None,
+        };
         let conversations = [(Arc::new(endpoint(own, 1)), conversation)].into();
         agents[position].0.send_replace(Some(Arc::new(Wanted { conversations, ..Wanted::default() })));
         let file = folder.path().join(own).join(super::FILE);
@@ -948,7 +958,7 @@ async fn an_announcement_is_told_and_heard_at_once() {
     target.context.table.herald().announced(4);
     target.context.table.herald().announced(5);
     assert_eq!(source.hears().await.2, says(true));
-    let start = timeout(SOON, source.started.recv()).await.unwrap().unwrap();
+    let start = timeout(SOON, source.started.heard()).await.unwrap().unwrap().start;
     let tunnel = Tunnel { id: 7, peer: target.own.address.ip() };
     assert_eq!(start, Start { endpoint: endpoint("here", 1), tunnel });
     // For another reason; it has not heard of it yet.

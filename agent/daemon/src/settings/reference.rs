@@ -24,7 +24,7 @@ ignored. `none` means nothing, or zero. Whole numbers may be written as in Go: `
 that is not lower than the normal one of its family stops the start with exit 78; in a running agent such a change is refused and the settings
 before stay in force.
 
-`CutoverReadyCommand` is described in the README, section *Waiting for something else on the host*.
+`CutoverReadyCommand` is described in [configure.md](configure.md#waiting-for-something-else-on-the-host).
 
 *Local*: only in the environment and the file. *Changes*: `at once`, or at the next start of the agent.
 

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum Step {
     /// The migration was seen.
     Began,
+    /// The last frame came on its tap.
+    LastFrame,
     /// The virtual machine has stopped here.
     Stopped,
     /// It was heard that it has announced itself where it goes.
@@ -28,6 +30,7 @@ impl Step {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Began => "began",
+            Self::LastFrame => "last frame",
             Self::Stopped => "stopped",
             Self::Heard => "heard of",
             Self::Forwarded => "forwarding",
@@ -40,6 +43,7 @@ impl Step {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Began => "the endpoint became the source: its machine is about to leave",
+            Self::LastFrame => "the last frame of the machine came on its tap here",
             Self::Stopped => "this host heard that the machine has stopped here",
             Self::Heard => "this host heard that the machine has announced itself where it goes",
             Self::Forwarded => "what still comes here is forwarded to where the machine goes",
@@ -66,10 +70,11 @@ impl Departure {
     #[must_use]
     pub fn finished(line: Departed) -> Self {
         let Departed { ended_at_unix_ns, record, .. } = line;
-        let DepartureRecord { uid, endpoint, to, began_at, stopped_at, heard_at, forwarded_at, ended_at } =
-            record;
+        let DepartureRecord { uid, endpoint, to, began_at, stopped_at, heard_at, .. } = record;
+        let DepartureRecord { forwarded_at, last_frame_at, ended_at, .. } = record;
         let came = [
             (Step::Began, Some(began_at)),
+            (Step::LastFrame, last_frame_at),
             (Step::Stopped, stopped_at),
             (Step::Heard, heard_at),
             (Step::Forwarded, forwarded_at),
@@ -83,6 +88,7 @@ impl Departure {
     pub fn running(forward: &ForwardView, now: (BootTime, u64)) -> Self {
         let came = [
             (Step::Began, forward.began_at),
+            (Step::LastFrame, forward.last_frame_at),
             (Step::Stopped, forward.stopped_at),
             (Step::Heard, forward.heard_at),
             (Step::Forwarded, forward.started_at),
@@ -121,12 +127,14 @@ mod tests {
             stopped_at: Some(BootTime(3_000)),
             heard_at: None,
             forwarded_at: Some(BootTime(2_000)),
+            last_frame_at: Some(BootTime(2_500)),
             ended_at: BootTime(9_000),
         };
         let line = Departed { ended_at_unix_ns: 1_000_000, boot_id: None, record };
         let expected = [
             (Step::Began, 992_000),
             (Step::Forwarded, 993_000),
+            (Step::LastFrame, 993_500),
             (Step::Stopped, 994_000),
             (Step::Ended, 1_000_000),
         ];

@@ -1,5 +1,6 @@
 //! One migration to this host, finished or running.
 
+use super::blackout::Blackout;
 use crate::datastore::resource::parse_name;
 use crate::migrations::Finished;
 use cutover_engine::BootTime;
@@ -19,6 +20,8 @@ pub enum Phase {
     Reported,
     /// The connections that the source tracks were made here.
     HandedOver,
+    /// The last frame came on the tap that the machine has left.
+    LastFrame,
     /// This host heard that the machine has stopped where it comes from.
     Stopped,
     /// The kernel program saw the announcement.
@@ -37,11 +40,12 @@ pub enum Phase {
 
 impl Phase {
     /// Each of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Targeted,
         Self::Armed,
         Self::Reported,
         Self::HandedOver,
+        Self::LastFrame,
         Self::Stopped,
         Self::Announced,
         Self::Taken,
@@ -59,6 +63,7 @@ impl Phase {
             Self::Armed => phases.armed_at,
             Self::Reported => phases.reported_at,
             Self::HandedOver => phases.handed_over_at,
+            Self::LastFrame => phases.last_frame_at,
             Self::Stopped => phases.stopped_at,
             Self::Announced => phases.announced_at,
             Self::Taken => phases.taken_at,
@@ -76,6 +81,7 @@ impl Phase {
             Self::Armed => &mut phases.armed_at,
             Self::Reported => &mut phases.reported_at,
             Self::HandedOver => &mut phases.handed_over_at,
+            Self::LastFrame => &mut phases.last_frame_at,
             Self::Stopped => &mut phases.stopped_at,
             Self::Announced => &mut phases.announced_at,
             Self::Taken => &mut phases.taken_at,
@@ -95,6 +101,7 @@ impl Phase {
             Self::Armed => "armed",
             Self::Reported => "reported up",
             Self::HandedOver => "handed over",
+            Self::LastFrame => "last frame",
             Self::Stopped => "stopped",
             Self::Announced => "announced",
             Self::Taken => "taken",
@@ -116,6 +123,9 @@ impl Phase {
             Self::Armed => "the kernel program listens on the tap for the machine's first announcement",
             Self::Reported => "up was written for the orchestrator: everything is ready here",
             Self::HandedOver => "the connections that the source tracks were made here",
+            Self::LastFrame => {
+                "the last frame of the machine came from the tap that it has left, as that host's agent says"
+            }
             Self::Stopped => "this host heard that the machine has stopped where it comes from",
             Self::Announced => "the kernel program saw the announcement: the machine runs here",
             Self::Taken => "the fast path has the announcement from the ring buffer",
@@ -132,7 +142,7 @@ impl Phase {
     /// Most migrations go without the others.
     #[must_use]
     pub const fn is_usual(self) -> bool {
-        !matches!(self, Self::HandedOver | Self::Stopped | Self::Forwarded)
+        !matches!(self, Self::HandedOver | Self::LastFrame | Self::Stopped | Self::Forwarded)
     }
 }
 
@@ -244,6 +254,12 @@ impl Migration {
         steps
     }
 
+    /// For how long nobody saw the machine, if the source's agent said when it had its last frame.
+    #[must_use]
+    pub fn blackout(&self) -> Option<Blackout> {
+        Blackout::told(&self.phases).filter(|_| self.outcome != Outcome::NotArrived)
+    }
+
     /// What announced the machine.
     #[must_use]
     pub fn announcement(&self) -> Option<&'static str> {
@@ -275,69 +291,8 @@ impl Migration {
 }
 
 #[cfg(test)]
-pub(crate) mod samples {
-    use super::*;
-    use cutover_engine::notice::MigrationRecord;
-    use std::time::Duration;
-
-    /// When the samples begin: half an hour after the boot, and on a day that everybody knows.
-    pub(crate) const BEGAN: BootTime = BootTime(1_800_000_000_000);
-    const BEGAN_UNIX_NS: u64 = 1_709_210_096_000_000_000;
-
-    /// All phases of a migration that went as it should.
-    pub(crate) fn phases() -> Phases {
-        let at = |offset_us: u64| Some(BEGAN + Duration::from_micros(offset_us));
-        Phases {
-            targeted_at: at(0),
-            armed_at: at(1_500),
-            reported_at: at(6_000),
-            handed_over_at: at(9_000),
-            connections: Some(12),
-            stopped_at: at(4_003_000),
-            announced_at: at(4_006_000),
-            taken_at: at(4_006_014),
-            routed_at: at(4_006_043),
-            forwarded_at: at(4_006_400),
-            role_gone_at: at(4_500_000),
-            ended_at: at(34_500_000),
-            kind: Some(cutover_common::AnnouncementKind::Rarp as u32),
-        }
-    }
-
-    /// A finished migration with these phases.
-    pub(crate) fn migration(uid: &str, phases: Phases) -> Migration {
-        let ended_at = phases.ended_at.expect("it is over");
-        let finished_at_unix_ns = BEGAN_UNIX_NS + ended_at.0 - BEGAN.0;
-        Migration::finished(Finished {
-            finished_at_unix_seconds: finished_at_unix_ns / 1_000_000_000,
-            finished_at_unix_ns: Some(finished_at_unix_ns),
-            boot_id: Some("6e7b".to_owned()),
-            record: MigrationRecord {
-                uid: uid.to_owned(),
-                endpoint: "compute--2-openstack-vm1-port1".to_owned(),
-                source: Some("compute--1-openstack-vm1-port1".to_owned()),
-                arrived: true,
-                phases,
-            },
-        })
-    }
-
-    /// A migration that is under way and was last looked at so long after its begin.
-    pub(crate) fn running(uid: &str, phases: Phases, after: Duration) -> Migration {
-        let until = BEGAN + after;
-        Migration {
-            outcome: Outcome::Running(State::Target),
-            until,
-            until_unix_ns: BEGAN_UNIX_NS + until.0 - BEGAN.0,
-            phases,
-            ..migration(uid, Phases { ended_at: Some(until), ..Phases::default() })
-        }
-    }
-}
-
-#[cfg(test)]
 mod tests {
-    use super::samples::*;
+    use super::super::samples::*;
     use super::*;
     use std::time::Duration;
 

@@ -197,7 +197,7 @@ impl Strip {
 
 #[cfg(test)]
 mod tests {
-    use super::super::migration::samples::*;
+    use super::super::samples::*;
     use super::*;
     use SegmentKind::{Arming, Converging, Elevated, Reporting, Routing, Taking, Unannounced, Waiting};
     use cutover_engine::machine::Phases;

@@ -13,7 +13,7 @@ use crate::conversation::{Says, WantedConversation};
 use crate::memory::{Arrival, Departure};
 use crate::model::{EndpointKey, Handover, Policy};
 use crate::roles::Role;
-use crate::shared::SharedMap;
+use crate::shared::{SharedMap, SharedSet};
 use crate::time::{BootTime, milliseconds};
 use crate::view::{ForwardView, ReceptionView};
 use crate::wanted::{WantedHandover, WantedReception};
@@ -104,9 +104,13 @@ impl Engine {
         let receptions =
             arrivals.iter().filter_map(|(key, it)| Some((key.clone(), self.reception(key, it)?)));
         let (forwards, receptions) = (forwards.collect(), receptions.collect::<BTreeMap<_, _>>());
+        let leaving: SharedSet<u32> = departures.values().filter_map(Departure::leaving).collect();
         self.note_prefixes(&receptions);
         let conversations = self.conversations();
         let handovers = self.handovers(&conversations);
+        if self.wanted.leaving != leaving {
+            self.wanted.leaving = leaving;
+        }
         replace(&mut self.wanted.forwards, forwards);
         replace(&mut self.wanted.receptions, receptions);
         replace(&mut self.wanted.conversations, conversations);
@@ -149,12 +153,14 @@ impl Engine {
         conversations.iter().filter(|_| is_wanted).filter_map(handover).collect()
     }
 
-    /// An operator has switched it off. Who forwards to here is told.
+    /// An operator has switched it off. Who forwards to here is told; of who leaves there is a record all the same.
     fn forget_hitless(&mut self, now: BootTime) {
-        for (key, departure) in core::mem::take(&mut self.hitless.departures) {
-            self.notices.push(departure.departed(now));
-            self.locals.touch(EndpointKey::clone(&key));
-            self.locals.memory_changed();
+        for (key, departure) in &mut self.hitless.departures {
+            if departure.tunnel.is_some() || departure.started_at.is_some() {
+                departure.forget_tunnel();
+                self.locals.touch(EndpointKey::clone(key));
+                self.locals.memory_changed();
+            }
         }
         for arrival in self.hitless.arrivals.values_mut().filter(|arrival| !arrival.has_failed) {
             (arrival.has_failed, arrival.ends_at) = (true, Some(now + arrivals::FAREWELL));
@@ -175,12 +181,13 @@ impl Engine {
     fn conversations(&self) -> BTreeMap<Arc<EndpointKey>, WantedConversation> {
         let mut conversations = BTreeMap::new();
         for (key, departure) in &self.hitless.departures {
-            if departure.prefixes.is_empty() {
+            if departure.prefixes.is_empty() || !self.policy.forwards {
                 continue;
             }
             let says = Says::Source(departure.says());
             let (uid, peer) = (departure.uid.clone(), departure.to.clone());
-            conversations.insert(key.clone(), WantedConversation { uid, peer, says, announced_by: None });
+            let conversation = WantedConversation { uid, peer, says, tap: departure.tap, announced_by: None };
+            conversations.insert(key.clone(), conversation);
         }
         for (key, arrival) in &self.hitless.arrivals {
             let machine = self.locals.get(key).map(|local| &local.machine);
@@ -198,7 +205,8 @@ impl Engine {
             let (uid, peer) = (arrival.uid.clone(), arrival.from.clone());
             let arming = machine.and_then(|machine| machine.arming.as_ref());
             let announced_by = arming.map(|arming| arming.generation).filter(|_| !arrival.has_failed);
-            conversations.insert(key.clone(), WantedConversation { uid, peer, says, announced_by });
+            conversations
+                .insert(key.clone(), WantedConversation { uid, peer, says, tap: None, announced_by });
         }
         conversations
     }
@@ -212,7 +220,7 @@ impl Engine {
 
     /// Virtual machines that are leaving, or have left a moment ago.
     pub fn departing(&self) -> impl Iterator<Item = &Departure> {
-        self.hitless.departures.values()
+        self.hitless.departures.values().filter(|_| self.policy.forwards)
     }
 
     /// What `cutover status` shows of what leaves; nobody here counts packets.
@@ -222,6 +230,8 @@ impl Engine {
             endpoint: key.to_string(),
             migration_uid: departure.uid.clone(),
             to: departure.to.to_string(),
+            tap: departure.tap,
+            last_frame_at: None,
             tunnel_id: departure.tunnel.map(|tunnel| tunnel.id),
             peer: departure.tunnel.map(|tunnel| tunnel.peer),
             prefixes: departure.prefixes.iter().map(ToString::to_string).collect(),
@@ -237,7 +247,7 @@ impl Engine {
             since_ms: departure.started_at.map(|at| milliseconds(now.since(at))),
             ends_in_ms: departure.ends_at.map(|at| milliseconds(at.since(now))),
         };
-        self.hitless.departures.iter().map(view).collect()
+        self.hitless.departures.iter().filter(|_| self.policy.forwards).map(view).collect()
     }
 
     /// What `cutover status` shows of what arrives; nobody here counts packets.

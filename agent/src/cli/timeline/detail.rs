@@ -19,6 +19,9 @@ fn one(migration: &Migration) -> String {
     let mut text = format!("migration {uid}: {}, {announced}\n", migration.result());
     let _ = writeln!(text, "  to    {}", printable(&migration.endpoint));
     let _ = writeln!(text, "  from  {}", printable(migration.source.as_deref().unwrap_or("-")));
+    if let Some(blackout) = migration.blackout() {
+        let _ = writeln!(text, "  blackout: {blackout}");
+    }
     if let Some(connections) = migration.phases.connections {
         let _ = writeln!(text, "  tracked connections taken over: {connections}");
     }
@@ -70,8 +73,8 @@ fn since(from: BootTime, to: BootTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::*;
     use super::*;
+    use cutover_daemon::timeline::samples::*;
     use cutover_engine::machine::Phases;
     use std::time::Duration;
 
@@ -81,8 +84,9 @@ mod tests {
         assert!(text.starts_with("migration u1: arrived, announced by RARP\n  to    compute--2-"), "{text}");
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("2024-02-29T12:3")).collect();
         assert_eq!(lines.len(), Phase::ALL.len(), "{text}");
-        assert!(lines[7].starts_with("2024-02-29T12:35:00.006043Z  +4.01 s"), "{}", lines[7]);
-        assert!(lines[7].contains("  +29.0 µs") && lines[7].contains("  routed  "), "{}", lines[7]);
+        assert!(lines[8].starts_with("2024-02-29T12:35:00.006043Z  +4.01 s"), "{}", lines[8]);
+        assert!(lines[8].contains("  +29.0 µs") && lines[8].contains("  routed  "), "{}", lines[8]);
+        assert!(text.contains("\n  blackout: 3.50 ms ± 120 µs\n"), "{text}");
         assert!(lines[0].contains("  +0 ns") && lines[0].contains("  -  "), "{}", lines[0]);
     }
 

@@ -11,6 +11,9 @@ struct Document {
     /// Whose timeline it is.
     #[serde(default)]
     host: String,
+    /// By how many nanoseconds the wall clock of the host may have been wrong when this was printed, if it follows another one.
+    #[serde(default)]
+    clock_error_ns: Option<u64>,
     /// Whether running migrations are among them.
     agent_answered: bool,
     /// Lines of the record that made no sense.
@@ -35,6 +38,12 @@ struct Entry {
     /// Tracked connections that were taken over.
     #[serde(default)]
     connections: Option<u32>,
+    /// From the last frame where it came from to the announcement, if that is known.
+    #[serde(default)]
+    blackout_ns: Option<u64>,
+    /// By how many nanoseconds the time of that last frame may be wrong.
+    #[serde(default)]
+    last_frame_error_ns: Option<u64>,
     began_at: String,
     boot_id: Option<String>,
     /// In the order in which they came.
@@ -78,6 +87,7 @@ struct ReachedStep {
 pub(super) fn document(record: &Record, unreadable_lines: usize) -> String {
     let document = Document {
         host: record.host.clone(),
+        clock_error_ns: record.clock_error_ns,
         agent_answered: record.agent_answered,
         unreadable_lines,
         migrations: record.migrations.iter().map(entry).collect(),
@@ -95,6 +105,7 @@ pub(super) fn read(text: &[u8]) -> serde_json::Result<Record> {
     let document: Document = serde_json::from_slice(text)?;
     Ok(Record {
         host: document.host,
+        clock_error_ns: document.clock_error_ns,
         migrations: document.migrations.into_iter().map(migration).collect(),
         departures: document.departures.into_iter().map(departure).collect(),
         agent_answered: document.agent_answered,
@@ -122,6 +133,8 @@ fn entry(migration: &Migration) -> Entry {
         state,
         announcement: migration.announcement().map(str::to_owned),
         connections: migration.phases.connections,
+        blackout_ns: migration.blackout().and_then(|it| u64::try_from(it.length.as_nanos()).ok()),
+        last_frame_error_ns: migration.phases.last_frame_error_ns,
         began_at: span::date(migration.unix_ns(began)),
         boot_id: migration.boot_id.clone(),
         phases: migration.steps().into_iter().map(step).collect(),
@@ -129,7 +142,8 @@ fn entry(migration: &Migration) -> Entry {
 }
 
 fn migration(entry: Entry) -> Migration {
-    let mut phases = Phases { connections: entry.connections, ..Phases::default() };
+    let Entry { connections, last_frame_error_ns, .. } = entry;
+    let mut phases = Phases { connections, last_frame_error_ns, ..Phases::default() };
     for reached in &entry.phases {
         reached.phase.set(&mut phases, BootTime(reached.boot_ns));
     }
@@ -171,8 +185,8 @@ fn departure(left: Left) -> Departure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{migration, phases, running};
     use super::*;
+    use cutover_daemon::timeline::samples::{migration, phases, running};
     use std::time::Duration;
 
     #[test]
@@ -190,6 +204,7 @@ mod tests {
         };
         let record = Record {
             host: "compute-2".into(),
+            clock_error_ns: Some(30_000),
             migrations: vec![migration("u1", phases()), under_way],
             departures: vec![departure],
             agent_answered: true,

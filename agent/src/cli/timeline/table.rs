@@ -57,8 +57,8 @@ fn since_the_one_before(migration: &Migration, phase: Phase) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::*;
     use super::*;
+    use cutover_daemon::timeline::samples::*;
     use cutover_engine::BootTime;
     use cutover_engine::machine::Phases;
     use std::time::Duration;

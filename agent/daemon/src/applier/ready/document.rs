@@ -1,4 +1,4 @@
-//! What the ready command gets on standard input. Its fields are described in the README.
+//! What the ready command gets on standard input. Its fields are described in docs/configure.md.
 
 use cutover_engine::EndpointKey;
 use cutover_engine::wanted::WantedCheck;

@@ -14,7 +14,7 @@ use std::time::Duration;
 const ENGINE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A virtual machine has announced itself where it goes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Start {
     /// The endpoint of this host that it has left.
     pub endpoint: EndpointKey,
@@ -35,11 +35,6 @@ impl Early {
             self.0.insert(endpoint, (start.tunnel, now));
         }
         waits
-    }
-
-    /// Whether nothing has been started that the engine does not know yet.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// What is wanted, with what has been started. What the engine has heard of by now is its own again.

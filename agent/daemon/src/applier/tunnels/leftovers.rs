@@ -23,7 +23,7 @@ pub fn cleanup(settings: Settings, dry_run: bool) -> Result<Vec<String>, TunnelE
     let changes = plan::changes(&policy, &nothing, &nothing, false, numbers);
     let (first, last): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| match change {
         PolicyChange::AddRoute(route) | PolicyChange::RemoveRoute(route) => route.table == numbers.table,
-        PolicyChange::AddRule(rule) | PolicyChange::RemoveRule(rule) => rule.table == numbers.table,
+        PolicyChange::AddRule(rule) | PolicyChange::RemoveRule(rule) => rule.from.is_none(),
     });
     let mut said = Vec::new();
     remove(&mut plane, &first, dry_run, &mut said)?;

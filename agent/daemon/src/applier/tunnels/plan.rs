@@ -2,7 +2,8 @@
 //!
 //! Pure: [`super`] carries the plan out.
 //!
-//! * The table of forwarded prefixes leads into the tunnel. A rule for everything leads to it, in each family while it has routes.
+//! * The table of forwarded prefixes leads into the tunnel. A rule for everything leads to it, in each family in which something is or may soon
+//!   be forwarded: to start that takes its routes and nothing else.
 //! * The next table leads from the tunnel to taps. A rule for what comes out of the tunnel leads to it, in front of the other one. Each of
 //!   its prefixes leads nowhere when its tap is gone: nothing that came out of the tunnel is put into it again, or goes back to the fabric.
 //!   The programs let nothing come out of it but what is for these prefixes.
@@ -52,8 +53,17 @@ impl Numbers {
         [self.table, self.reception_table()]
     }
 
-    const fn forward_rule(self, family: Family) -> Rule {
+    pub(super) const fn forward_rule(self, family: Family) -> Rule {
         Rule { family, priority: self.table, table: self.table, from: None, protocol: self.protocol }
+    }
+
+    const fn route(self, table: u32, destination: IpNet, way: Way) -> SideRoute {
+        SideRoute { table, destination, way, metric: METRIC, mtu: None, protocol: self.protocol }
+    }
+
+    /// The route by which a prefix is forwarded. `mtu`: how long packets may be, where that is bounded.
+    fn forward(self, prefix: IpNet, device: u32, mtu: Option<u32>) -> SideRoute {
+        SideRoute { mtu, ..self.route(self.table, prefix, Way::Interface(device)) }
     }
 
     const fn reception_rule(self, family: Family) -> Rule {
@@ -154,30 +164,38 @@ impl Target {
         numbers: Numbers,
     ) -> Policy {
         let mut policy = Policy::default();
-        let route = |table, destination, way| SideRoute {
-            table,
-            destination,
-            way,
-            metric: METRIC,
-            mtu: None,
-            protocol: numbers.protocol,
-        };
         if let Some(ifindex) = device {
-            for prefix in &self.active {
-                let peer = self.entries.forwards.get(prefix).map(|forward| forward.peer);
-                let mtu = peer.and_then(|peer| mtus.get(&peer).copied());
-                let forward = SideRoute { mtu, ..route(numbers.table, *prefix, Way::Interface(ifindex)) };
-                policy.rules.insert(numbers.forward_rule(forward.family()));
-                policy.routes.insert(forward);
+            for (prefix, forward) in &self.entries.forwards {
+                let route = numbers.forward(*prefix, ifindex, mtus.get(&forward.peer).copied());
+                policy.rules.insert(numbers.forward_rule(route.family()));
+                if self.active.contains(prefix) {
+                    policy.routes.insert(route);
+                }
             }
         }
         for (&prefix, &tap) in &self.taps {
-            let reception = route(numbers.reception_table(), prefix, Way::Interface(tap));
+            let reception = numbers.route(numbers.reception_table(), prefix, Way::Interface(tap));
             policy.rules.insert(numbers.reception_rule(reception.family()));
             policy.routes.insert(reception);
             policy.routes.insert(SideRoute { way: Way::Nowhere, metric: METRIC_OF_NOWHERE, ..reception });
         }
         policy
+    }
+
+    /// The routes by which a forward that is not active becomes so; nothing if another one has one of its prefixes.
+    pub(super) fn start_of(
+        &self,
+        wanted: &WantedForward,
+        device: u32,
+        mtus: &BTreeMap<Address, u32>,
+        numbers: Numbers,
+    ) -> Option<Vec<SideRoute>> {
+        let route = |prefix: IpNet| {
+            let forward = self.entries.forwards.get(&prefix)?;
+            let is_its_own = forward.tunnel_id == wanted.tunnel.id && !self.active.contains(&prefix);
+            is_its_own.then(|| numbers.forward(prefix, device, mtus.get(&forward.peer).copied()))
+        };
+        wanted.prefixes.iter().map(|prefix| route(prefix.trunc())).collect()
     }
 }
 
@@ -195,7 +213,7 @@ fn forward(wanted: &WantedForward, local: Option<IpAddr>) -> Forward {
 /// `lets_in_more`, packets may come out of the tunnel for other prefixes than those that are wanted, and nothing goes that keeps them.
 ///
 /// ORDER: what is not to be forwarded any more stops before anything else. What keeps packets of the tunnel from going astray is
-/// there before what leads them to their tap. A route into the tunnel is there before its rule. IPv6 comes first, because its
+/// there before what leads them to their tap. IPv6 comes first, because its
 /// routes do not wait for the lock of links, and rules do.
 pub(super) fn changes(
     there: &Policy,

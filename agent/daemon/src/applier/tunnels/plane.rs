@@ -10,6 +10,7 @@ use crate::netlink::socket::{Outcome, SendError};
 use crate::netlink::{RouteSocket, notrack, underlay, vxlan};
 use crate::sysctls::{self, Sysctls, table};
 use cutover_common::names::DEVICE_TUNNEL;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -75,17 +76,18 @@ impl Plane {
         notrack::remove().map_err(failed_with("remove the table of nf_tables"))
     }
 
-    /// Our routes and rules.
+    /// Our routes and rules, also in the tables of a life that had other ones: its rules say which those were.
     pub(super) fn policy(&self) -> Result<Policy, TunnelError> {
         let numbers = self.numbers();
-        let mut policy = Policy::default();
-        for table in numbers.tables() {
-            let routes = policy::routes(table, numbers.protocol);
-            policy.routes.extend(routes.map_err(failed_with("read the routes"))?);
+        let rules = policy::rules(numbers.protocol, DEVICE_TUNNEL);
+        let rules = rules.map_err(failed_with("read the rules"))?;
+        let tables = rules.iter().map(|rule| rule.table).chain(numbers.tables());
+        let mut routes = BTreeSet::new();
+        for table in tables.collect::<BTreeSet<_>>() {
+            let found = policy::routes(table, numbers.protocol);
+            routes.extend(found.map_err(failed_with("read the routes"))?);
         }
-        let rules = policy::rules(&numbers.tables(), numbers.protocol, DEVICE_TUNNEL);
-        policy.rules = rules.map_err(failed_with("read the rules"))?;
-        Ok(policy)
+        Ok(Policy { routes, rules })
     }
 
     pub(super) fn change(&mut self, changes: &[PolicyChange]) -> Result<Outcome, SendError> {

@@ -21,6 +21,8 @@ pub struct ForwardState {
     pub is_wanted: bool,
     /// Whether they are.
     pub is_active: bool,
+    /// Whether the target's word is enough to start it.
+    pub is_ready: bool,
     /// What has been forwarded, since this agent took it over.
     pub traffic: Traffic,
 }

@@ -77,6 +77,8 @@ families! {
         STATE_LONGEST: Gauge, "cutover_state_longest_seconds", ["state"], "For how long the endpoint that has been in a state for longest is in it; 0 for none. Counts from the start of the agent at most";
         MIGRATIONS: Counter, "cutover_migrations_total", ["outcome"], "Migrations to this host that are over: announced, taken to have arrived without an announcement, and not arrived";
         PHASES: Histogram, "cutover_migration_phase_seconds", ["phase"], "Time between two phases of migrations to this host, counted when they are over. Phases that did not come, or came in the other order, are not counted";
+        BLACKOUT: Histogram, "cutover_migration_blackout_seconds", [], "For how long nobody saw a virtual machine that came to this host: from the last frame on the tap that it left, as that host's agent says, to its announcement here. Counted when the migration is over, if it is known";
+        BLACKOUT_ERROR: Histogram, "cutover_migration_blackout_error_seconds", [], "By how much each of these blackouts may be wrong, because its ends are on the clocks of two hosts";
     }
     "Announcements" {
         ACCEPTED: Counter, "cutover_announcements_accepted_total", ["kind"], "Announcements that the kernel program took for a sign that the virtual machine runs here. Counts since the host was started";

@@ -92,6 +92,8 @@ pub(super) fn endpoints(sheet: &mut Sheet, Observed { status, tally, .. }: &Obse
         let count = tally.migrations.get(&outcome).copied().unwrap_or(0);
         sheet.put(&of::MIGRATIONS, [outcome.word()], total(count));
     }
+    sheet.put_histogram(&of::BLACKOUT, [], &tally.blackouts);
+    sheet.put_histogram(&of::BLACKOUT_ERROR, [], &tally.blackout_errors);
     for ((phase, _), durations) in STRETCHES.iter().zip(&tally.stretches) {
         sheet.put_histogram(&of::PHASES, [phase], durations);
     }

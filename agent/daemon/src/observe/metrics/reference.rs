@@ -45,6 +45,22 @@ The label `phase` of `cutover_migration_phase_seconds`, as this host saw it:
 
 ";
 
+const BLACKOUT: &str = "\
+## Blackout
+
+`cutover_migration_blackout_seconds` is for how long nobody saw the virtual machine: from the last frame that came from the tap at the source, taken by a program that
+listens there only while the virtual machine migrates ([kernel.md](kernel.md#the-tap-that-a-virtual-machine-is-about-to-leave)), to the frame by which it announced itself on the
+tap here. A frame that came here before that one served nobody, because no route led to the virtual machine. What the guest did not send by itself is part of
+it: it is at least as long as the virtual machine stood still, and of a guest that says nothing for a second before it is stopped a second longer.
+
+The two ends are on the boot clocks of two hosts. The agents compare these when the virtual machine announces itself, by the time that a question and its answer
+take: `cutover_migration_blackout_error_seconds` is by how much each blackout may be wrong because of that, half of that time and a thousandth of how long ago the last frame
+was. Where the agents do not talk to each other (`CutoverPeering = off`), where the last frame is not known, or where frames came from the source's tap after the
+announcement, nothing is counted: the difference to `cutover_migrations_total{outcome=\"announced\"}` says how often. `cutover timeline --html` with the records of both hosts
+then goes by their wall clocks, and says by how much these may be wrong, as far as they follow another clock.
+
+";
+
 /// The whole page.
 #[must_use]
 pub fn markdown() -> String {
@@ -60,6 +76,7 @@ pub fn markdown() -> String {
         page.push('\n');
     }
     page.push_str(PHASES);
+    page.push_str(BLACKOUT);
     let bounds: Vec<String> = BOUNDS.iter().map(ToString::to_string).collect();
     let _ = writeln!(page, "Histograms have these bounds, in seconds: {}.", bounds.join(", "));
     page

@@ -84,6 +84,30 @@ impl Engine {
         self.locals.memory_changed();
     }
 
+    /// When the last frame came where it has left. The best of what was said counts.
+    pub(in crate::engine) fn last_frame_told(
+        &mut self,
+        key: &EndpointKey,
+        uid: &str,
+        at: BootTime,
+        error_ns: u64,
+    ) {
+        let mut is_news = false;
+        self.locals.change(key, |local| {
+            let machine = &mut local.machine;
+            if machine.uid == uid && machine.phases.ended_at.is_none() {
+                let phases = &mut machine.phases;
+                is_news = phases.last_frame_error_ns.is_none_or(|before| error_ns < before);
+                if is_news {
+                    (phases.last_frame_at, phases.last_frame_error_ns) = (Some(at), Some(error_ns));
+                }
+            }
+        });
+        if is_news {
+            self.locals.memory_changed();
+        }
+    }
+
     /// What comes out of the tunnel reaches the tap, or does not any more.
     pub(in crate::engine) fn reception_ready(&mut self, key: &EndpointKey, tunnel_id: u32, is_ready: bool) {
         if let Some(arrival) = self.hitless.arrivals.get_mut(key).filter(|it| it.tunnel_id == tunnel_id) {

@@ -45,6 +45,11 @@ impl Departure {
         }
     }
 
+    /// The tap whose last frame is of interest. Of a virtual machine that stays here after all it is not.
+    pub(super) fn leaving(&self) -> Option<u32> {
+        self.tap.filter(|_| self.ends_at.is_none() || !self.has_resumed)
+    }
+
     /// What is said of it where the virtual machine goes.
     pub(super) const fn says(&self) -> SourceSays {
         SourceSays { is_stopped: self.stopped_at.is_some(), is_forwarding: self.started_at.is_some() }
@@ -56,6 +61,11 @@ impl Departure {
         (self.heard_at, self.forwarded_at) = (None, None);
     }
 
+    /// Nothing is forwarded, and there is no way by which it could be.
+    pub(super) const fn forget_tunnel(&mut self) {
+        (self.tunnel, self.is_ready, self.is_unready_since, self.started_at) = (None, false, None, None);
+    }
+
     /// What the peer said is not so any more.
     const fn forget_peer(&mut self) {
         (self.tunnel, self.is_ready, self.is_announced, self.started_at) = (None, false, false, None);
@@ -64,7 +74,7 @@ impl Departure {
 
     /// What there is to say when this migration is over here.
     pub(super) fn departed(&self, now: BootTime) -> Notice {
-        Notice::Departed(Box::new(DepartureRecord {
+        let record = DepartureRecord {
             uid: self.uid.clone(),
             endpoint: self.endpoint.to_string(),
             to: self.to.to_string(),
@@ -72,8 +82,10 @@ impl Departure {
             stopped_at: self.stopped_at,
             heard_at: self.heard_at,
             forwarded_at: self.forwarded_at,
+            last_frame_at: None,
             ended_at: now,
-        }))
+        };
+        Notice::Departed { record: Box::new(record), tap: self.tap }
     }
 }
 
@@ -85,7 +97,7 @@ impl Engine {
         else {
             return;
         };
-        if !self.policy.forwards || !self.is_local(from) || self.is_local(to) || migration.uid.is_empty() {
+        if !self.is_local(from) || self.is_local(to) || migration.uid.is_empty() {
             return;
         }
         self.locals.memory_changed();
@@ -110,6 +122,7 @@ impl Engine {
             to: to.clone(),
             began_at: now,
             prefixes: Default::default(),
+            tap: None,
             tunnel: None,
             is_ready: false,
             is_unready_since: None,
@@ -291,6 +304,12 @@ impl Engine {
             !is_over
         });
         for (key, departure) in &mut departures {
+            // The tap goes with its virtual machine, which may be before the migration is over.
+            let tap = self.locals.get(key).and_then(|local| self.ifindex(&local.endpoint.interface));
+            if departure.ends_at.is_none() && tap.is_some() && departure.tap != tap {
+                departure.tap = tap;
+                has_changed = true;
+            }
             if departure.is_unready_since.is_some_and(|since| since + UNREADY <= now) {
                 (departure.is_ready, departure.is_unready_since) = (false, None);
                 has_changed = true;

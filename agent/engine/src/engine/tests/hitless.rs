@@ -188,7 +188,9 @@ fn forwarded_from_the_announcement_until_the_convergence_time_is_over() {
 /// What the source has said of migrations that are over for it.
 fn departed(host: &mut Host) -> Vec<DepartureRecord> {
     let notices = host.engine.take_notices().into_iter();
-    notices.filter_map(|it| if let Notice::Departed(record) = it { Some(*record) } else { None }).collect()
+    notices
+        .filter_map(|it| if let Notice::Departed { record, .. } = it { Some(*record) } else { None })
+        .collect()
 }
 
 #[test]
@@ -431,7 +433,65 @@ fn nobody_talks_where_it_is_off() {
     assert!(forward(&pair.a).is_none() && pair.a.wanted().conversations.is_empty());
     pair.both(migration_removed("b"));
     pair.both(migration_written("u2", "a", "b"));
-    assert!(pair.a.wanted().conversations.is_empty() && pair.a.memory().departures.is_empty());
+    assert!(pair.a.wanted().conversations.is_empty() && pair.a.wanted().forwards.is_empty());
+    let uids: Vec<_> = departed(&mut pair.a).into_iter().map(|record| record.uid).collect();
+    assert_eq!(uids, ["u1"], "there is a record all the same");
+}
+
+/// Whoever forwards: what is known of the last frame is for the record as well.
+#[test]
+fn a_tap_is_listened_to_for_as_long_as_it_may_be_left() {
+    for forwards in [true, false] {
+        let listened = |pair: &Pair| pair.a.wanted().leaving.iter().copied().collect::<Vec<_>>();
+        let mut pair = Pair::quiet();
+        let policy = Policy { forwards, holds: forwards, ..pair.a.engine.policy.clone() };
+        pair.a.tell(Fact::PolicyChanged(Box::new(policy)));
+        assert!(listened(&pair).is_empty(), "it does not migrate");
+        pair.both(migration_written("u1", "a", "b"));
+        pair.both(written("b"));
+        assert_eq!(listened(&pair), [5]);
+        assert!(pair.b.wanted().leaving.is_empty());
+        pair.b.announce();
+        pair.talk();
+        // The tap goes with the virtual machine, and its last frame is asked for later.
+        pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+        assert_eq!(listened(&pair), [5]);
+        pair.both(migration_removed("b"));
+        pair.both(removed("a"));
+        pair.pass(31_000);
+        assert!(listened(&pair).is_empty());
+        let taps: Vec<_> = pair.a.engine.take_notices();
+        let of = |notice| if let Notice::Departed { tap, .. } = notice { Some(tap) } else { None };
+        assert_eq!(taps.into_iter().filter_map(of).collect::<Vec<_>>(), [Some(5)]);
+    }
+}
+
+#[test]
+fn a_tap_whose_virtual_machine_stays_is_not_listened_to() {
+    let mut pair = Pair::migrating();
+    pair.both(migration_removed("b"));
+    assert!(pair.a.wanted().leaving.is_empty(), "the migration failed");
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    pair.stop(false);
+    assert!(!pair.a.wanted().leaving.is_empty(), "it may still leave");
+    pair.both(migration_removed("b"));
+    assert!(pair.a.wanted().leaving.is_empty());
+}
+
+#[test]
+fn the_best_word_of_the_last_frame_counts() {
+    let mut pair = Pair::migrating();
+    let told =
+        |uid: &str, at, error_ns| Fact::LastFrameTold { endpoint: port("b"), uid: uid.into(), at, error_ns };
+    let at = pair.b.now;
+    pair.b.tell(told("u0", at, 1));
+    assert_eq!(pair.b.phases().last_frame_at, None, "another migration");
+    for (uid, later, error_ns) in [("u1", 0, 900), ("u1", 1, 300), ("u1", 2, 301)] {
+        pair.b.tell(told(uid, at + ms(later), error_ns));
+    }
+    let phases = pair.b.phases();
+    assert_eq!((phases.last_frame_at, phases.last_frame_error_ns), (Some(at + ms(1)), Some(300)));
 }
 
 #[test]

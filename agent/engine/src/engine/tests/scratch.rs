@@ -25,6 +25,7 @@ impl Engine {
             known_interfaces: self.served.clone(),
             chains_awaited: self.wanted.chains_awaited,
             // Built anew each time.
+            leaving: self.wanted.leaving.clone(),
             forwards: self.wanted.forwards.clone(),
             receptions: self.wanted.receptions.clone(),
             conversations: self.wanted.conversations.clone(),

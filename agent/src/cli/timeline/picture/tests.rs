@@ -1,7 +1,7 @@
 //! The structure of pictures: what is in them, inside their frame, and readable by a parser.
 
-use super::super::samples::*;
 use super::*;
+use cutover_daemon::timeline::samples::*;
 use cutover_engine::machine::Phases;
 use std::collections::BTreeMap;
 use svg::node::Attributes;

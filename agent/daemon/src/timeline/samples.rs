@@ -1,18 +1,19 @@
-//! Migrations for the tests of what shows them.
+//! Migrations for the tests of what shows them, here and in the command line.
 
-use cutover_daemon::migrations::Finished;
-use cutover_daemon::timeline::{Migration, Outcome};
+use super::{Migration, Outcome};
+use crate::migrations::Finished;
 use cutover_engine::BootTime;
 use cutover_engine::machine::{Phases, State};
 use cutover_engine::notice::MigrationRecord;
 use std::time::Duration;
 
 /// When the samples begin: half an hour after the boot, and on a day that everybody knows.
-pub(super) const BEGAN: BootTime = BootTime(1_800_000_000_000);
+pub const BEGAN: BootTime = BootTime(1_800_000_000_000);
 const BEGAN_UNIX_NS: u64 = 1_709_210_096_000_000_000;
 
 /// All phases of a migration that went as it should.
-pub(super) fn phases() -> Phases {
+#[must_use]
+pub fn phases() -> Phases {
     let at = |offset_us: u64| Some(BEGAN + Duration::from_micros(offset_us));
     Phases {
         targeted_at: at(0),
@@ -20,6 +21,8 @@ pub(super) fn phases() -> Phases {
         reported_at: at(6_000),
         handed_over_at: at(9_000),
         connections: Some(12),
+        last_frame_at: at(4_002_500),
+        last_frame_error_ns: Some(120_000),
         stopped_at: at(4_003_000),
         announced_at: at(4_006_000),
         taken_at: at(4_006_014),
@@ -32,7 +35,11 @@ pub(super) fn phases() -> Phases {
 }
 
 /// A finished migration with these phases.
-pub(super) fn migration(uid: &str, phases: Phases) -> Migration {
+///
+/// # Panics
+/// If its end is not among them.
+#[must_use]
+pub fn migration(uid: &str, phases: Phases) -> Migration {
     let ended_at = phases.ended_at.expect("it is over");
     let finished_at_unix_ns = BEGAN_UNIX_NS + ended_at.0 - BEGAN.0;
     Migration::finished(Finished {
@@ -50,7 +57,8 @@ pub(super) fn migration(uid: &str, phases: Phases) -> Migration {
 }
 
 /// A migration that is under way and was last looked at so long after its begin.
-pub(super) fn running(uid: &str, phases: Phases, after: Duration) -> Migration {
+#[must_use]
+pub fn running(uid: &str, phases: Phases, after: Duration) -> Migration {
     let until = BEGAN + after;
     Migration {
         outcome: Outcome::Running(State::Target),

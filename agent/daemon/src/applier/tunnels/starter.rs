@@ -1,0 +1,227 @@
+//! Forwards that whoever hears the target's word starts itself, without waking the applier first.
+//!
+//! Owns the finished requests of forwards that wait for the word, each for the first one who asks, and the socket by which they are sent.
+//! The applier prepares and withdraws them, and is told what was done. A word for which nothing is prepared starts nothing here; the
+//! applier hears of it all the same.
+
+use super::early::Start;
+use crate::batches::Batches;
+use crate::clock;
+use crate::netlink::policy::{self, PolicyChange, SideRoute};
+use crate::netlink::socket::OpenError;
+use crate::netlink::{ByFamily, Family, PreparedBatch, RouteSocket};
+use crate::priority::Priority;
+use cutover_engine::BootTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::debug;
+
+/// By which forwards are started. Copies are about the same ones.
+#[derive(Clone, Debug)]
+pub struct Starter(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    ready: Batches<Start, Ready>,
+    /// Nothing where nobody prepares anything.
+    socket: Option<Mutex<RouteSocket>>,
+    heard: UnboundedSender<Heard>,
+}
+
+/// The other end, for the applier.
+#[derive(Debug)]
+pub struct Starts {
+    starter: Starter,
+    heard: UnboundedReceiver<Heard>,
+}
+
+/// A word of the target's that has been heard.
+#[derive(Debug)]
+pub struct Heard {
+    /// What it starts.
+    pub start: Start,
+    /// When what is done was done.
+    pub at: BootTime,
+    /// What the kernel has confirmed already.
+    done: Vec<PolicyChange>,
+}
+
+/// How a forward is started.
+#[derive(Debug, PartialEq, Eq)]
+struct Ready(ByFamily<Batch>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Batch {
+    changes: Vec<PolicyChange>,
+    requests: PreparedBatch,
+}
+
+impl Starter {
+    /// One that sends in the network namespace of the calling thread, and its other end.
+    ///
+    /// # Errors
+    /// When there is no netlink socket to be had.
+    pub fn open() -> Result<(Self, Starts), OpenError> {
+        Ok(Self::with(Some(Mutex::new(RouteSocket::open()?))))
+    }
+
+    /// One that only tells.
+    #[must_use]
+    pub fn that_only_tells() -> (Self, Starts) {
+        Self::with(None)
+    }
+
+    fn with(socket: Option<Mutex<RouteSocket>>) -> (Self, Starts) {
+        let (heard_in, heard) = unbounded_channel();
+        let starter = Self(Arc::new(Shared { ready: Batches::default(), socket, heard: heard_in }));
+        (starter.clone(), Starts { starter, heard })
+    }
+
+    /// A virtual machine has announced itself where it goes. Returns when its forward is active, if it was ready for that.
+    pub fn start(&self, start: Start) {
+        let ready = self.0.ready.take(&start);
+        let done = ready.map(|ready| self.send(&ready)).unwrap_or_default();
+        // The receiver is gone only while the agent stops.
+        let _: Result<(), _> = self.0.heard.send(Heard { start, at: clock::now(), done });
+    }
+
+    fn send(&self, Ready(ByFamily { ipv4, ipv6 }): &Ready) -> Vec<PolicyChange> {
+        let Some(socket) = &self.0.socket else { return Vec::new() };
+        let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+        // ORDER: IPv6 first, because nobody can make it wait. The others may wait for the lock of links, which nobody does with a
+        // real-time priority.
+        let mut done = send(&mut socket, ipv6);
+        if !ipv4.changes.is_empty() {
+            done.extend(Priority::current().while_ordinary(|| send(&mut socket, ipv4)));
+        }
+        done
+    }
+}
+
+/// Returns what the kernel has confirmed. What it has not, the applier tries again, and says.
+fn send(socket: &mut RouteSocket, batch: &Batch) -> Vec<PolicyChange> {
+    let mut done = batch.changes.clone();
+    match socket.send(&batch.requests) {
+        Ok(outcome) => {
+            for failure in outcome.failed.iter().rev() {
+                debug!(
+                    errno = failure.errno,
+                    "a route into the tunnel is refused; the tunnel applier tries again"
+                );
+                done.remove(failure.index);
+            }
+        }
+        Err(error) => {
+            debug!(%error, "routes into the tunnel cannot be sent; the tunnel applier tries again");
+            done.clear();
+        }
+    }
+    done
+}
+
+impl Starts {
+    /// The next word.
+    pub async fn heard(&mut self) -> Option<Heard> {
+        self.heard.recv().await
+    }
+
+    /// Whether its word is enough to start this.
+    pub(super) fn is_ready(&self, start: &Start) -> bool {
+        self.starter.0.ready.look(start).is_some_and(|(_, is_taken)| !is_taken)
+    }
+
+    /// Whether somebody has begun to start this, of which the word may still be on its way here.
+    pub(super) fn is_begun(&self, start: &Start) -> bool {
+        self.starter.0.ready.look(start).is_some_and(|(_, is_taken)| is_taken)
+    }
+
+    /// From now on these can be started, each by adding its routes, and no others. Returns those that somebody had begun to start before this.
+    pub(super) fn make_ready(&self, starts: BTreeMap<Start, Vec<SideRoute>>) -> Vec<Start> {
+        let ready = &self.starter.0.ready;
+        ready.keep_only(&starts.keys().cloned().collect::<BTreeSet<_>>());
+        let mut begun = Vec::new();
+        for (start, routes) in starts {
+            let prepared = Ready(ByFamily::each(|family| Batch::new(&routes, family)));
+            let is_taken = match ready.look(&start) {
+                Some((before, is_taken)) if is_taken || *before == prepared => is_taken,
+                _ => ready.prepare(&start, prepared),
+            };
+            if is_taken {
+                begun.push(start);
+            }
+        }
+        begun
+    }
+}
+
+impl Heard {
+    /// What the kernel has confirmed.
+    pub(super) fn done(&self) -> &[PolicyChange] {
+        &self.done
+    }
+}
+
+impl Batch {
+    fn new(routes: &[SideRoute], family: Family) -> Self {
+        let routes = routes.iter().filter(|route| route.family() == family);
+        let changes: Vec<_> = routes.copied().map(PolicyChange::AddRoute).collect();
+        let requests = policy::prepare(&changes);
+        Self { changes, requests }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::policy::Way;
+    use cutover_engine::EndpointKey;
+    use cutover_engine::wanted::Tunnel;
+
+    fn start(id: u32) -> Start {
+        let [host, orchestrator, workload, endpoint] =
+            ["a", "openstack", "openstack/vm", "port"].map(str::to_owned);
+        let endpoint = EndpointKey { host, orchestrator, workload, endpoint };
+        Start { endpoint, tunnel: Tunnel { id, peer: [192, 0, 2, 1].into() } }
+    }
+
+    fn route(destination: &str) -> SideRoute {
+        let destination = destination.parse().unwrap();
+        SideRoute { table: 7179, destination, way: Way::Interface(9), metric: 1024, mtu: None, protocol: 79 }
+    }
+
+    fn routes() -> Vec<SideRoute> {
+        ["10.65.0.2/32", "2001:db8::2/128"].map(route).into()
+    }
+
+    #[test]
+    fn what_is_ready_is_begun_by_its_word_only() {
+        let (starter, mut starts) = Starter::that_only_tells();
+        assert!(starts.make_ready([(start(1), routes())].into()).is_empty());
+        starter.start(start(2));
+        assert_eq!(starts.heard.try_recv().unwrap().start, start(2), "told all the same");
+        assert!(starts.is_ready(&start(1)) && !starts.is_begun(&start(1)));
+        starter.start(start(1));
+        assert!(starts.is_begun(&start(1)) && !starts.is_ready(&start(1)), "before it is heard");
+        assert_eq!(starts.heard.try_recv().unwrap().start, start(1));
+    }
+
+    #[test]
+    fn one_that_is_begun_is_not_made_ready_again_until_it_is_withdrawn() {
+        let (starter, starts) = Starter::that_only_tells();
+        starts.make_ready([(start(1), routes())].into());
+        starter.start(start(1));
+        assert_eq!(starts.make_ready([(start(1), vec![route("10.65.0.3/32")])].into()), [start(1)]);
+        assert!(starts.make_ready(BTreeMap::new()).is_empty());
+        assert!(!starts.is_begun(&start(1)));
+        assert!(starts.make_ready([(start(1), routes())].into()).is_empty());
+    }
+
+    #[test]
+    fn the_families_are_sent_one_by_one() {
+        let ByFamily { ipv4, ipv6 } = ByFamily::each(|family| Batch::new(&routes(), family));
+        assert_eq!(ipv4.changes, [PolicyChange::AddRoute(route("10.65.0.2/32"))]);
+        assert_eq!(ipv6.changes, [PolicyChange::AddRoute(route("2001:db8::2/128"))]);
+        assert_eq!((ipv4.requests.len(), ipv6.requests.len()), (1, 1));
+    }
+}
