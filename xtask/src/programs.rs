@@ -23,8 +23,8 @@ const LONGEST: Duration = Duration::from_secs(40 * 60);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Programs that take minutes, the slowest one first, so that no slow one is begun last. Others follow in the order of their names.
-const LONG: [&str; 8] =
-    ["doctor", "scenarios", "etcd_status", "frr", "etcd_orders", "vm", "etcd_reader", "bird"];
+const LONG: [&str; 9] =
+    ["doctor", "scenarios", "etcd_status", "chaos", "frr", "etcd_orders", "vm", "etcd_reader", "bird"];
 
 /// A test program.
 #[derive(Clone, PartialEq, Eq, Debug)]
