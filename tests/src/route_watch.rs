@@ -450,4 +450,18 @@ mod tests {
         assert_eq!(watch.since(mark).metrics(ipv6), [vec![1024], vec![]]);
         wait::until(wait::SOON, "the history leads to what is there", is_whole);
     }
+
+    #[test]
+    fn another_table_is_another_record() {
+        let lab = Lab::new();
+        let host = lab.host("compute1");
+        let to: IpNet = "10.65.0.2/32".parse().unwrap();
+        let add = |table| format!("route add {to} dev lo table {table}");
+        host.namespace().ip(&add(7179));
+        let (main, other) =
+            (RouteWatch::start(host.namespace()), RouteWatch::start_of_table(host.namespace(), 7179));
+        assert_eq!((main.routes_to(to).len(), other.routes_to(to).len()), (0, 1));
+        host.namespace().ip(&format!("route del {to} dev lo table 7179\n{}", add(7180)));
+        assert_eq!((main.routes_to(to).len(), other.routes_to(to).len()), (0, 0));
+    }
 }

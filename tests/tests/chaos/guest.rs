@@ -28,7 +28,10 @@ pub(crate) struct Stay {
 pub(crate) enum Arrival {
     /// It was here at first.
     Home,
+    /// On a watch that was armed.
     Announced,
+    /// Nobody knows whether its watch was armed.
+    Unheard,
     Silent,
 }
 

@@ -107,19 +107,29 @@ impl Lives<'_> {
         moments.iter().find(|(since, metrics)| *since > from && !metrics.is_empty()).map(|(since, _)| *since)
     }
 
+    /// From when on a host has routes because it lives there. An agent that could not hear of it knows by the driver, sooner or later, and
+    /// elevates its routes then; what it has before is of facts that were over.
+    fn served_from(&self, stay: &Stay) -> Option<BootTime> {
+        match stay.how {
+            Arrival::Home => Some(stay.from),
+            Arrival::Announced => self.routed_from(stay.host, stay.from),
+            Arrival::Unheard | Arrival::Silent => {
+                let moments = self.moments[stay.host].iter();
+                let elevated = moments.filter(|(_, metrics)| metrics.contains(&ELEVATED));
+                elevated.map(|(since, _)| *since).find(|since| *since > stay.from)
+            }
+        }
+    }
+
     /// Where it lives there is a route at every moment: until another host has one or, if nobody there could hear of it, until the
     /// driver says that it lives there.
     fn never_absent(&self) -> Result<(), Failure> {
         const NEVER: BootTime = BootTime(u64::MAX);
         for (position, stay) in self.guest.stays.iter().enumerate() {
-            let from = if stay.how == Arrival::Home {
-                Some(stay.from)
-            } else {
-                self.routed_from(stay.host, stay.from)
-            };
+            let from = self.served_from(stay);
             let to = self.guest.stays.get(position + 1).map_or(NEVER, |next| {
-                let routed = self.routed_from(next.host, next.from).unwrap_or(NEVER);
-                routed.min(next.ended_at.unwrap_or(NEVER))
+                let served = self.served_from(next).unwrap_or(NEVER);
+                served.min(next.ended_at.unwrap_or(NEVER))
             });
             let absent = self.moments[stay.host].iter().find(|(since, metrics)| {
                 metrics.is_empty()
@@ -203,7 +213,9 @@ impl Lives<'_> {
             let name = host_name(host);
             text += &format!("{name} routes: {:?}\n", self.moments[host]);
             text += &format!("{name} forwarded: {:?}\n", self.forwarded[host]);
-            for line in node.agent.log().matching(&[&self.guest.port.endpoint]) {
+            let (endpoint, destination) = (&self.guest.port.endpoint, format!("destination={to}"));
+            let is_about = |text: &str| text.contains(endpoint) || text.contains(&destination);
+            for line in node.agent.log().lines().iter().filter(|line| is_about(&line.text)) {
                 text += &format!("{name} {:?}: {}\n", line.at, line.text);
             }
         }
@@ -216,7 +228,7 @@ impl Lives<'_> {
 /// Something said that it is there.
 fn has_reason(stay: &Stay, at: BootTime) -> bool {
     match stay.how {
-        Arrival::Home | Arrival::Announced => stay.from <= at,
+        Arrival::Home | Arrival::Announced | Arrival::Unheard => stay.from <= at,
         Arrival::Silent => stay.ended_at.is_some_and(|ended_at| ended_at <= at),
     }
 }

@@ -66,7 +66,8 @@ fn campaign(options: &Options) -> Option<(Plan, Failure)> {
         }
     };
     thread::scope(|scope| (0..STAGES).for_each(|_| _ = scope.spawn(work_off)));
-    say(format_args!("{} migrations in {:.0?}", plans * each, began_at.elapsed()));
+    let played = next.into_inner().min(plans) * each;
+    say(format_args!("{played} migrations in {:.0?}", began_at.elapsed()));
     first_failure.into_inner().expect("nobody panics with the lock")
 }
 

@@ -208,31 +208,26 @@ impl Stage {
             }
         }
         if self.model.is_at_rest() {
-            wrong.extend(self.wrong_statuses());
+            wrong.extend(self.missing_statuses());
         }
         wrong
     }
 
-    /// A status where each one runs, and none elsewhere.
-    fn wrong_statuses(&self) -> Vec<String> {
+    /// A status where each one runs. Elsewhere one may be left: agents remove it when the host where it runs has reported it after the
+    /// migration, 15 s later, and without that, because somebody was dead or revisions have gone back, 10 minutes later.
+    fn missing_statuses(&self) -> Vec<String> {
         let all: BTreeMap<String, String> = self.etcd.all("/calico/felix/").into_iter().collect();
-        let mut wrong = Vec::new();
+        let mut missing = Vec::new();
         for guest in &self.guests {
-            for host in 0..HOSTS {
-                let value = all.get(&guest.status_key(host));
-                let status = value.and_then(|value| serde_json::from_str::<Value>(value).ok());
-                let is_up = status.is_some_and(|status| status["status"] == "up");
-                let runs_here = self.model.runs_on(guest.number) == host;
-                if (is_up, value.is_some()) != (runs_here, runs_here) {
-                    let name = host_name(host);
-                    wrong.push(format!(
-                        "the status of virtual machine {} on {name} is {value:?}",
-                        guest.number
-                    ));
-                }
+            let host = self.model.runs_on(guest.number);
+            let value = all.get(&guest.status_key(host));
+            let status = value.and_then(|value| serde_json::from_str::<Value>(value).ok());
+            if status.is_none_or(|status| status["status"] != "up") {
+                let (number, name) = (guest.number, host_name(host));
+                missing.push(format!("the status of virtual machine {number} on {name} is {value:?}"));
             }
         }
-        wrong
+        missing
     }
 
     /// Waits until every agent has acted on all that was written so far: on an endpoint that is written last.
@@ -269,13 +264,24 @@ impl Stage {
         if ended.is_empty() { Ok(()) } else { Err(Failure::new("an agent has ended", self.story(&ended))) }
     }
 
-    /// What is wrong, and the last words of every agent.
+    /// What is wrong, what every agent said about the virtual machines in question, and its last words.
     fn story(&self, wrong: &[String]) -> String {
         const LAST: usize = 60;
+        let is_meant = |guest: &&Guest| {
+            let name = format!("virtual machine {} ", guest.number);
+            wrong.iter().any(|wrong| wrong.contains(&name))
+        };
         let mut text = wrong.join("\n");
         for node in &self.nodes {
-            let lines = node.agent.log().lines();
-            text += &format!("\n--- {}, the last lines of its agent ---\n", node.host.name());
+            let (name, log) = (node.host.name(), node.agent.log());
+            for guest in self.guests.iter().filter(is_meant) {
+                text += &format!("\n--- {name} about virtual machine {} ---\n", guest.number);
+                for line in log.matching(&[&guest.port.endpoint]) {
+                    text += &format!("{:?} {}\n", line.at, line.text);
+                }
+            }
+            let lines = log.lines();
+            text += &format!("\n--- {name}, the last lines of its agent ---\n");
             for line in &lines[lines.len().saturating_sub(LAST)..] {
                 text += &format!("{:?} {}\n", line.at, line.text);
             }
@@ -288,7 +294,7 @@ impl Node {
     fn new(lab: &Lab, etcd: &Etcd, number: HostNumber) -> Self {
         let host = lab.host(&host_name(number));
         host.namespace().ip(OF_OTHERS);
-        firewall::load(host.namespace(), "table inet somebodys { chain nothing { counter } }");
+        firewall::load(host.namespace(), "add table inet somebodys");
         let watch = RouteWatch::start(host.namespace());
         let forwards = RouteWatch::start_of_table(host.namespace(), FORWARD_TABLE);
         let uplink = host.ifindex("eth0").expect("an uplink");

@@ -66,7 +66,8 @@ impl Stage {
         }
         let guest = &mut self.guests[number];
         let announcement = frames::rarp(guest.port.mac);
-        guest.arrive(to, Arrival::Announced).send(&announcement);
+        let how = if guest.is_armed { Arrival::Announced } else { Arrival::Unheard };
+        guest.arrive(to, how).send(&announcement);
         if !guest.is_armed {
             return Ok(Heard::Maybe);
         }
