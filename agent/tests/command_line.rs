@@ -47,6 +47,8 @@ fn wrong_usage_is_64_in_one_line() {
         (&[][..], "no command"),
         (&["fly"], "unrecognized subcommand 'fly'"),
         (&["agent", "--fly"], "--fly"),
+        (&["agent", "--json"], "--observe"),
+        (&["agent", "--within", "5"], "--observe"),
         (&["status", "extra"], "extra"),
         (&["timeline", "--last", "0"], "--last"),
         (&["timeline", "--json", "--svg", "file"], "--svg"),

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
@@ -353,6 +354,18 @@ impl Agent {
     pub fn status(&self) -> Value {
         let text = self.run_ok(&["status", "--json"]);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
+    }
+
+    /// The same without a process for the question, from an agent that is there.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn ask_status(&self) -> io::Result<Value> {
+        let mut socket = UnixStream::connect(self.run_dir.join("cutover.sock"))?;
+        socket.write_all(b"status\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(serde_json::from_str(&answer)?)
     }
 
     /// What `cutover status --json` says about the endpoint of `port` on this host.

@@ -46,6 +46,7 @@ pub struct RouteWatch {
 #[derive(Debug)]
 struct Recording {
     socket: Socket,
+    table: u32,
     history: History,
     /// What the history comes to.
     current: BTreeSet<Route>,
@@ -65,20 +66,33 @@ impl RouteWatch {
         Self::start_with(namespace, || ())
     }
 
+    /// Begins to record another table than the main one.
+    ///
+    /// # Panics
+    /// Without root.
+    #[must_use]
+    pub fn start_of_table(namespace: &Namespace, table: u32) -> Self {
+        Self::start_of(namespace, table, || ())
+    }
+
     /// The same, where the thread that records does `prepare` first.
     ///
     /// # Panics
     /// Without root.
     #[must_use]
     pub fn start_with(namespace: &Namespace, prepare: impl FnOnce() + Send + 'static) -> Self {
+        Self::start_of(namespace, MAIN_TABLE, prepare)
+    }
+
+    fn start_of(namespace: &Namespace, table: u32, prepare: impl FnOnce() + Send + 'static) -> Self {
         let (socket, initial) = namespace.run(|| {
             let socket = subscribe().expect("a netlink socket");
             // ORDER: subscribed before dumped, so no change falls between the two.
-            (socket, dump_routes().expect("a dump of the routes"))
+            (socket, dump_table(table).expect("a dump of the routes"))
         });
         let current = initial.clone();
         let history = History { initial, events: Vec::new() };
-        let recording = Arc::new(Mutex::new(Recording { socket, history, current }));
+        let recording = Arc::new(Mutex::new(Recording { socket, table, history, current }));
         let (until_closed, stop) = io::pipe().expect("a pipe");
         let shared = Arc::clone(&recording);
         let thread = std::thread::spawn(move || {
@@ -200,7 +214,7 @@ impl Recording {
             for message in messages(&buffer) {
                 let replaced = message.header.flags & NLM_F_REPLACE != 0;
                 if let NetlinkPayload::InnerMessage(message) = message.payload
-                    && let Some(change) = change(&message, replaced)
+                    && let Some(change) = change(&message, replaced, self.table)
                 {
                     route_history::apply(&mut self.current, &change);
                     self.history.events.push(Event { at, change });
@@ -227,13 +241,17 @@ fn subscribe() -> io::Result<Socket> {
 /// # Errors
 /// When the kernel does not answer.
 pub fn dump_routes() -> io::Result<BTreeSet<Route>> {
+    dump_table(MAIN_TABLE)
+}
+
+fn dump_table(table: u32) -> io::Result<BTreeSet<Route>> {
     let mut found = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         for message in dump(RouteNetlinkMessage::GetRoute(request))? {
             if let RouteNetlinkMessage::NewRoute(message) = message {
-                found.extend(route(&message));
+                found.extend(route(&message, table));
             }
         }
     }
@@ -301,10 +319,12 @@ fn messages(mut bytes: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     found
 }
 
-fn change(message: &RouteNetlinkMessage, replaced: bool) -> Option<Change> {
+fn change(message: &RouteNetlinkMessage, replaced: bool, table: u32) -> Option<Change> {
     match message {
-        RouteNetlinkMessage::NewRoute(message) => Some(Change::Added { route: route(message)?, replaced }),
-        RouteNetlinkMessage::DelRoute(message) => Some(Change::Removed(route(message)?)),
+        RouteNetlinkMessage::NewRoute(message) => {
+            Some(Change::Added { route: route(message, table)?, replaced })
+        }
+        RouteNetlinkMessage::DelRoute(message) => Some(Change::Removed(route(message, table)?)),
         RouteNetlinkMessage::NewNeighbour(message) => Some(Change::NeighbourSet(neighbour(message)?)),
         RouteNetlinkMessage::DelNeighbour(message) => Some(Change::NeighbourRemoved(neighbour(message)?)),
         RouteNetlinkMessage::NewLink(message) if !message.header.flags.contains(LinkFlags::Up) => {
@@ -315,7 +335,8 @@ fn change(message: &RouteNetlinkMessage, replaced: bool) -> Option<Change> {
     }
 }
 
-fn route(message: &RouteMessage) -> Option<Route> {
+/// The route of a message, if it is one of this table.
+fn route(message: &RouteMessage, wanted: u32) -> Option<Route> {
     let header = &message.header;
     let any: IpAddr = match header.address_family {
         AddressFamily::Inet => [0; 4].into(),
@@ -336,7 +357,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    (table == MAIN_TABLE && u8::from(header.kind) == UNICAST).then_some(Route {
+    (table == wanted && u8::from(header.kind) == UNICAST).then_some(Route {
         destination: IpNet::new(address, header.destination_prefix_length).ok()?,
         metric,
         ifindex,
@@ -428,5 +449,19 @@ mod tests {
         wait::until(wait::SOON, "those of both families", || watch.metrics_to(ipv6).is_empty());
         assert_eq!(watch.since(mark).metrics(ipv6), [vec![1024], vec![]]);
         wait::until(wait::SOON, "the history leads to what is there", is_whole);
+    }
+
+    #[test]
+    fn another_table_is_another_record() {
+        let lab = Lab::new();
+        let host = lab.host("compute1");
+        let to: IpNet = "10.65.0.2/32".parse().unwrap();
+        let add = |table| format!("route add {to} dev lo table {table}");
+        host.namespace().ip(&add(7179));
+        let (main, other) =
+            (RouteWatch::start(host.namespace()), RouteWatch::start_of_table(host.namespace(), 7179));
+        assert_eq!((main.routes_to(to).len(), other.routes_to(to).len()), (0, 1));
+        host.namespace().ip(&format!("route del {to} dev lo table 7179\n{}", add(7180)));
+        assert_eq!((main.routes_to(to).len(), other.routes_to(to).len()), (0, 0));
     }
 }

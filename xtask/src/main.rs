@@ -5,6 +5,7 @@
 
 mod bench;
 mod book;
+mod chaos;
 mod check;
 mod demo;
 mod dist;
@@ -59,6 +60,8 @@ enum Chore {
     Check(check::Options),
     /// Measure, as ratios in one run; the whole set is written to docs/benchmarks.md; needs root
     Bench(bench::Options),
+    /// Migrations on real agents while everything else breaks, from a seed; what fails is replayed and made shorter; needs root
+    Chaos(chaos::Options),
     /// Build what users install and pack it, in target/dist: Debian packages, a tarball, an SBOM, checksums
     Dist(dist::Options),
     /// Check the pages of docs/ and make a book of them, in target/book/html
@@ -130,6 +133,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Test { setup, .. } => suite::full(setup),
         Chore::Check(options) => check::run(options),
         Chore::Bench(options) => bench::run(options),
+        Chore::Chaos(options) => chaos::run(options),
         Chore::Dist(options) => dist::run(&options),
         Chore::Book => book::run(),
         Chore::Fuzz(options) => fuzz::run(options),

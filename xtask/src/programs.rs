@@ -23,10 +23,11 @@ const LONGEST: Duration = Duration::from_secs(40 * 60);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Programs that take minutes, the slowest one first, so that no slow one is begun last. Others follow in the order of their names.
-const LONG: [&str; 10] = [
+const LONG: [&str; 11] = [
     "doctor",
     "scenarios",
     "etcd_status",
+    "chaos",
     "frr",
     "etcd_orders",
     "vm",

@@ -15,6 +15,7 @@ mod reporting;
 mod start;
 
 pub use parts::PartEnded;
+pub(crate) use start::interface_settings;
 pub use start::{RunError, run};
 pub use start::{attach, monitor_settings};
 

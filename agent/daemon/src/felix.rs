@@ -1,18 +1,29 @@
 //! Felix beside the agent (`CutoverRole = routes`): what it has programmed, and whether the two get in each other's way.
 //!
 //! Reads only: nothing here changes a table of Felix's. [`Observer`] follows Felix's chains and tells the engine of each interface
-//! that has some, `settings` reads what Felix runs with, `rivalry` finds out that both write routes.
+//! that has some, `settings` and `program` read what Felix runs with and which version it is, `rivalry` finds out that both write routes.
 
 mod backend;
 mod legacy;
 mod nf_tables;
 mod observer;
+mod program;
 pub(crate) mod rivalry;
 pub mod settings;
 
 pub use observer::{Observer, Report, Running};
+pub use program::{Origin as VersionOrigin, Version};
 
+use crate::settings::Settings;
+use std::path::Path;
 use std::time::Duration;
+
+/// Every Felix of the network namespace of the calling thread, with what it runs with.
+#[must_use]
+pub fn running(settings: &Settings) -> Vec<Running> {
+    let shared = rivalry::Shared::of(settings);
+    settings::running(Path::new("/proc")).iter().map(|felix| rivalry::settings_of(felix, shared)).collect()
+}
 
 /// Where Felix has chains, looked at once, in the network namespace of the calling thread.
 ///

@@ -6,7 +6,7 @@
 //! is the record of finished ones, [`timeline`] what they look like to people, [`control`] answers `cutover status`, [`settings`] says what the operator wants,
 //! [`felix`] observes Felix where it runs beside the daemon, [`peers`] talks to the agents of other hosts, [`libvirt`] hears of machines that
 //! stop, [`observe`] shows it to
-//! Prometheus, probes, people ([`browser`]) and systemd. The command line reads files, sockets and kernel with the same modules.
+//! Prometheus, probes, people ([`browser`]) and systemd. [`preview`] says what a start would change. The command line reads files, sockets and kernel with the same modules.
 
 pub mod agent;
 pub mod allocator;
@@ -36,6 +36,7 @@ mod own_namespace;
 pub mod ownership;
 pub mod peers;
 pub mod presence;
+pub mod preview;
 pub mod priority;
 pub mod processes;
 pub mod progress;

@@ -41,5 +41,5 @@ pub use family::{ByFamily, Family};
 pub(crate) use link::exists as link_exists;
 pub use monitor::{Monitor, MonitorHandle};
 pub use neighbour::{Neighbour, NeighbourChange, NeighbourKey};
-pub use route::{ObservedRoute, RouteChange};
+pub use route::{ObservedRoute, RouteChange, RouteSeen};
 pub use socket::{Failure, Outcome, RouteSocket};

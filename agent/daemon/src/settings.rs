@@ -19,6 +19,7 @@ mod value;
 pub use file::SyntaxError;
 pub use load::{Loaded, Problem, Severity, load};
 pub use resource::FelixConfiguration;
+pub(crate) use sources::in_file;
 pub use sources::{DEFAULT_FILE, Origin, Sources, SourcesError};
 pub use table::{
     Attach, ClientAuth, DatastoreType, Effect, LogFormat, LogSeverity, PageAccess, Peering, Reachability,

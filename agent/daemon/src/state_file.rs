@@ -85,23 +85,47 @@ impl StateFile {
     /// # Errors
     /// The file exists and cannot be read or renamed at all.
     pub fn load(&mut self) -> io::Result<SavedState> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SavedState::Nothing),
-            Err(error) => return Err(error),
-        };
-        let reason = match serde_json::from_slice::<Document>(&text) {
-            Ok(document) if document.boot_id != self.boot_id => return Ok(SavedState::Nothing),
-            Ok(document) if document.version == VERSION => {
-                self.settings.clone_from(&document.settings);
-                return Ok(SavedState::Memory(document.memory, document.settings));
+        let reason = match self.read()? {
+            Ok(saved) => {
+                if let SavedState::Memory(_, settings) = &saved {
+                    self.settings.clone_from(settings);
+                }
+                return Ok(saved);
             }
-            Ok(document) => format!("layout {} is not {VERSION}", document.version),
-            Err(error) => error.to_string(),
+            Err(reason) => reason,
         };
         let aside = self.path.with_extension("json.unreadable");
         fs::rename(&self.path, &aside)?;
         Ok(SavedState::SetAside(aside, reason))
+    }
+
+    /// The memory in the file as it is now, for whoever only looks. What cannot be understood would be set aside at a start, and
+    /// is nothing here.
+    ///
+    /// # Errors
+    /// The file exists and cannot be read.
+    pub fn peek(&self) -> io::Result<Memory> {
+        match self.read()? {
+            Ok(SavedState::Memory(memory, _)) => Ok(memory),
+            _ => Ok(Memory::default()),
+        }
+    }
+
+    /// What is in the file, or why that cannot be understood.
+    fn read(&self) -> io::Result<Result<SavedState, String>> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(SavedState::Nothing)),
+            Err(error) => return Err(error),
+        };
+        Ok(match serde_json::from_slice::<Document>(&text) {
+            Ok(document) if document.boot_id != self.boot_id => Ok(SavedState::Nothing),
+            Ok(document) if document.version == VERSION => {
+                Ok(SavedState::Memory(document.memory, document.settings))
+            }
+            Ok(document) => Err(format!("layout {} is not {VERSION}", document.version)),
+            Err(error) => Err(error.to_string()),
+        })
     }
 
     /// What the datastore says about the settings, from now on. It is written with the memory.

@@ -13,6 +13,7 @@ pub mod table;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use table::{Ipv6Device, Setting, Value};
 
 /// Where they are.
@@ -32,11 +33,24 @@ pub struct SettingError {
     pub error: io::Error,
 }
 
+/// A setting that is to be another one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SysctlChange {
+    /// Below /proc/sys/net.
+    pub path: String,
+    /// What it is.
+    pub is: String,
+    /// What it would be set to.
+    pub to_be: String,
+}
+
 /// The settings of one network namespace.
 #[derive(Debug)]
 pub struct Sysctls {
     root: PathBuf,
     rp_filter: String,
+    /// What would have been written, for whoever writes nothing.
+    noted: Option<Mutex<Vec<SysctlChange>>>,
 }
 
 impl Sysctls {
@@ -44,7 +58,27 @@ impl Sysctls {
     pub fn new(root: &Path) -> Self {
         let default = fs::read_to_string(root.join("ipv4/conf/default/rp_filter"));
         let rp_filter = default.map_or_else(|_| RP_FILTER_FALLBACK.to_owned(), |text| text.trim().to_owned());
-        Self { root: root.to_owned(), rp_filter }
+        Self { root: root.to_owned(), rp_filter, noted: None }
+    }
+
+    /// The same, but what is to be written is noted and not written.
+    pub fn noting(root: &Path) -> Self {
+        Self { noted: Some(Mutex::default()), ..Self::new(root) }
+    }
+
+    /// What was noted since the last call.
+    pub fn take_noted(&self) -> Vec<SysctlChange> {
+        let noted = self.noted.iter();
+        noted
+            .flat_map(|noted| std::mem::take(&mut *noted.lock().unwrap_or_else(PoisonError::into_inner)))
+            .collect()
+    }
+
+    fn put(&self, path: &str, value: &str) -> io::Result<()> {
+        let Some(noted) = &self.noted else { return fs::write(self.root.join(path), value) };
+        let change = SysctlChange { path: path.to_owned(), is: self.read(path)?, to_be: value.to_owned() };
+        noted.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        Ok(())
     }
 
     /// What a setting is now.
@@ -76,7 +110,7 @@ impl Sysctls {
             if self.read(&setting.path)? == value {
                 return Ok(false);
             }
-            fs::write(self.root.join(&setting.path), value)?;
+            self.put(&setting.path, value)?;
             Ok(true)
         };
         write().map_err(|error| self.error(&setting.path, value, error))
@@ -84,7 +118,7 @@ impl Sysctls {
 
     /// Writes a setting, whatever it was.
     pub fn write(&self, path: &str, value: &str) -> Result<(), SettingError> {
-        fs::write(self.root.join(path), value).map_err(|error| self.error(path, value, error))
+        self.put(path, value).map_err(|error| self.error(path, value, error))
     }
 
     /// Why a sysctl could not be set.

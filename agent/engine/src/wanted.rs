@@ -21,6 +21,9 @@ pub struct Wanted {
     pub is_recalled: bool,
     /// Routes of the main table.
     pub routes: SharedSet<WantedRoute>,
+    /// Routes that are wanted but for their interface, which is down: the kernel has taken them away, so nobody adds them. One that is there
+    /// was added when the interface was up again, of which the engine hears last, and stays.
+    pub suspended: SharedSet<WantedRoute>,
     /// Routes of ours that nobody wants may be removed from interfaces without a known endpoint. False at
     /// start for a grace time, and as long as the datastore could not be read completely.
     pub leftovers_may_go: bool,

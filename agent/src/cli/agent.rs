@@ -1,5 +1,7 @@
 //! `cutover agent`: the daemon in the foreground.
 
+mod observe;
+
 use super::{ConfigFile, Failure, datastore};
 use cutover_daemon::agent::{self, RunError};
 use cutover_daemon::allocator;
@@ -9,20 +11,37 @@ use cutover_daemon::run_dir::RunDirError;
 use cutover_daemon::settings::Origin;
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 /// Arguments of `cutover agent`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct AgentArguments {
     /// Where the settings are.
     #[command(flatten)]
     pub file: ConfigFile,
+    /// Write nothing: look once, and say what would be changed and where the host differs; also beside Felix or an agent
+    #[arg(long)]
+    pub observe: bool,
+    /// Print the report as JSON
+    #[arg(long, requires = "observe")]
+    pub json: bool,
+    /// How long the datastore may take to tell everything
+    #[arg(long, value_name = "SECONDS", requires = "observe", default_value_t = 60)]
+    pub within: u64,
 }
+
+const EXIT_CODES: &str = "Exit codes of --observe: 0 nothing would change, 2 something would, 69 the datastore cannot be read; \
+others as those of cutover.";
 
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
 /// When it cannot start or cannot go on.
 pub fn run(arguments: &AgentArguments) -> Result<(), Failure> {
+    if arguments.observe {
+        return observe::run(&arguments.file, arguments.json, Duration::from_secs(arguments.within));
+    }
     let sources = arguments.file.sources()?;
     let loaded = arguments.file.load()?;
     datastore(&loaded.settings)?;

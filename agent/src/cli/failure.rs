@@ -32,6 +32,11 @@ impl Failure {
         Self { code: 78, text: text.into() }
     }
 
+    /// What was looked at is not as it is to be (2).
+    pub fn differs(text: impl Into<String>) -> Self {
+        Self { code: 2, text: text.into() }
+    }
+
     /// Anything else (1).
     pub fn other(text: impl Into<String>) -> Self {
         Self { code: 1, text: text.into() }

@@ -130,6 +130,19 @@ fn table(Answer { status, overruns }: &Answer) -> String {
     if let Some(trouble) = status.felix.as_ref().and_then(|felix| felix.unreadable.as_ref()) {
         let _ = writeln!(text, "Felix's chains cannot be seen: {trouble}");
     }
+    if let Some(felix) = &status.felix {
+        let _ = writeln!(text, "Felix {}", printable(&felix.chains_text()));
+        for running in &felix.running {
+            let (version, settings) = (running.version_text(), running.settings_text());
+            let _ = writeln!(
+                text,
+                "Felix (process {}): {}; {}",
+                running.pid,
+                printable(&version),
+                printable(&settings)
+            );
+        }
+    }
     if !status.quarantine.is_empty() {
         let _ = writeln!(text, "cannot be read: {}", status.quarantine.len());
         for (name, reason) in &status.quarantine {
@@ -395,7 +408,7 @@ mod tests {
     use super::*;
     use crate::example;
     use cutover_daemon::control::Trouble;
-    use cutover_daemon::felix::Report;
+    use cutover_daemon::felix::{Report, Running};
     use cutover_engine::machine::State;
     use cutover_engine::view::RouteView;
     use std::collections::BTreeMap;
@@ -454,7 +467,18 @@ mod tests {
         Status {
             quarantine: BTreeMap::from([("LiveMigration x".to_owned(), "no uid".to_owned())]),
             role: "routes".into(),
-            felix: Some(Report { conflicts: vec!["both write".into()], ..Report::default() }),
+            felix: Some(Report {
+                conflicts: vec!["both write".into()],
+                backends: vec!["nftables".into()],
+                running: vec![Running {
+                    pid: 9,
+                    route_sync_disabled: Some(true),
+                    endpoint_reporting_enabled: None,
+                    version: None,
+                    mode: None,
+                }],
+                ..Report::default()
+            }),
             unarmed: BTreeMap::from([("tap9".to_owned(), "no memory".to_owned())]),
             unprepared: BTreeMap::from([("tap8".to_owned(), "no IPv6".to_owned())]),
             refused_routes: BTreeMap::from([("10.0.0.9/32 dev tap7".to_owned(), "down".to_owned())]),
@@ -470,6 +494,11 @@ mod tests {
         let text = table(&Answer { status: status(), overruns });
         let mut lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.remove(3), "ERROR: both write");
+        assert_eq!(lines.remove(3), "Felix has chains in nftables");
+        assert_eq!(
+            lines.remove(3),
+            "Felix (process 9): version not known; RouteSyncDisabled true, EndpointReportingEnabled not known, mode as set not known"
+        );
         assert!(lines[0].contains("role routes"), "{}", lines[0]);
         assert_eq!(lines[1].find("INTERFACE"), lines[2].find("tapport1 (7)"));
         assert_eq!(lines[1].find("ROUTES"), lines[2].find("10.0.0.1/32 metric 512"));

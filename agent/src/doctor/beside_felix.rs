@@ -7,7 +7,7 @@ use cutover_daemon::clock;
 use cutover_daemon::control::Status;
 use cutover_daemon::datastore::etcd::{Cluster, Keys, Writer};
 use cutover_daemon::felix::settings::{self as felix_settings, Felix};
-use cutover_daemon::felix::{self, Report};
+use cutover_daemon::felix::{self, Report, Version, VersionOrigin};
 use cutover_daemon::processes::Processes;
 use cutover_daemon::settings::{DatastoreType, Role, Settings};
 use std::fs;
@@ -83,17 +83,21 @@ pub(super) fn examine(
 ) -> Vec<Finding> {
     let proc = Path::new("/proc");
     let felix = felix_settings::of_processes(proc, processes);
-    let program = felix.first().map(|felix| format!("/proc/{}/exe", felix.pid));
-    let version = program.and_then(|program| command::answer(&program, &["--version"]).ok());
+    let version = version(felix.first());
     let heartbeat = (is_readable && settings.datastore_type == DatastoreType::Etcdv3)
         .then(|| look_at_heartbeat(proc, settings, &felix, status));
-    let seen = BesideFelix {
-        version: version.and_then(|text| text.lines().next().map(str::to_owned)),
-        report: felix::look(LOOK_WITHIN),
-        felix,
-        heartbeat,
-    };
+    let seen = BesideFelix { version, report: felix::look(LOOK_WITHIN), felix, heartbeat };
     judge(&seen, settings, status)
+}
+
+/// What its program says without being run, else what it says when it is asked. The doctor is started by an operator, and ends.
+fn version(felix: Option<&Felix>) -> Option<String> {
+    let felix = felix?;
+    if let Some(Version { text, from: VersionOrigin::Program }) = &felix.version {
+        return Some(text.clone());
+    }
+    let answer = command::answer(&format!("/proc/{}/exe", felix.pid), &["--version"]).ok();
+    answer.and_then(|text| text.lines().next().map(str::to_owned))
 }
 
 fn judge(seen: &BesideFelix, settings: &Settings, status: Option<&Status>) -> Vec<Finding> {
@@ -329,7 +333,7 @@ mod tests {
             (with(b"FELIX_ENDPOINTREPORTINGENABLED=false\0"), beside(), ("felix-settings", Level::Error)),
             (with(b"FELIX_ROUTESYNCDISABLED=true\0"), shared, ("felix-settings", Level::Error)),
             (
-                BesideFelix { felix: vec![Felix { pid: 7, environment: None }], ..healthy() },
+                BesideFelix { felix: vec![Felix { pid: 7, ..Felix::default() }], ..healthy() },
                 beside(),
                 ("felix-settings", Level::Notice),
             ),

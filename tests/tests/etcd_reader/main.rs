@@ -2,6 +2,7 @@
 
 mod access;
 mod memory;
+mod observe;
 mod outages;
 mod reading;
 mod site;

@@ -105,6 +105,34 @@ fn a_tap_that_was_down_gets_its_routes_back() {
     node.wait_metrics(&port, &[NORMAL]);
 }
 
+/// It is up again before the agent hears that it was down. The route that is back by then stays.
+#[test]
+fn a_tap_that_flaps_loses_its_routes_once_each_time() {
+    const FLAPS: usize = 25;
+    /// Longer than a route was away for the second time, when it was.
+    const QUIET: Duration = Duration::from_millis(100);
+    let lab = Lab::new();
+    let directory = lab.directory();
+    let port = Port::new(1);
+    let mut node = Node::new(&lab, SOURCE, &directory, &port);
+    Driver::new(&directory, &port).bind(SOURCE);
+    node.agent.start();
+    node.wait_metrics(&port, &[NORMAL]);
+    let mark = node.watch.mark();
+    for _ in 0..FLAPS {
+        let tap = &port.interface;
+        node.host.namespace().ip(&format!("link set {tap} down\nlink set {tap} up"));
+        node.wait_metrics(&port, &[NORMAL]);
+        node.watch.wait_quiet(wait::SOON, QUIET);
+    }
+    let history = node.watch.since(mark);
+    for to in port.routed() {
+        let metrics = history.metrics(to);
+        let gaps = metrics.iter().filter(|metrics| metrics.is_empty()).count();
+        assert!(gaps <= FLAPS, "{gaps} in {FLAPS}: {metrics:?}\n{}", node.agent.log_text());
+    }
+}
+
 /// W18, W21: while nobody has opened the tap everything is in place already, and reported so.
 #[test]
 fn w18_everything_is_in_place_before_the_hypervisor_opens_the_tap() {

@@ -19,7 +19,8 @@ pub(super) struct Beside {
 impl Beside {
     /// Nothing in any other role.
     pub(super) fn new(settings: &Settings) -> Option<Self> {
-        let beside = || Self { observer: Observer::default(), shared: watch::Sender::new(shared(settings)) };
+        let beside =
+            || Self { observer: Observer::default(), shared: watch::Sender::new(Shared::of(settings)) };
         (settings.cutover_role == Role::Routes).then(beside)
     }
 
@@ -42,14 +43,7 @@ impl Beside {
 
     /// Takes changed settings over.
     pub(super) fn configure(&self, settings: &Settings) {
-        let now = shared(settings);
+        let now = Shared::of(settings);
         self.shared.send_if_modified(|before| std::mem::replace(before, now) != now);
-    }
-}
-
-const fn shared(settings: &Settings) -> Shared {
-    Shared {
-        route_sync_disabled: settings.route_sync_disabled,
-        endpoint_reporting_enabled: settings.endpoint_reporting_enabled,
     }
 }

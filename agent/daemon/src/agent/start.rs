@@ -172,7 +172,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     let (route_appliers, route_report) = RouteApplier::open_both(&wanted.for_recall(), routes)?;
     let (interface_facts_in, interface_facts) = mpsc::channel(INTERFACE_FACTS_MAX);
     let mut interface_applier = InterfaceApplier::open(
-        interface_settings(&settings, run_dir.path()),
+        interface_settings(&settings, Some(run_dir.path())),
         wanted.subscribe(),
         neighbours,
         interface_facts_in,
@@ -364,10 +364,11 @@ pub const fn attach(attach: Attach) -> bpf::Attach {
     }
 }
 
-fn interface_settings(settings: &Settings, run_dir: &Path) -> InterfaceSettings {
+/// What the interface applier has to know. Without a run directory nothing is noted there.
+pub(crate) fn interface_settings(settings: &Settings, run_dir: Option<&Path>) -> InterfaceSettings {
     InterfaceSettings {
         ip_forwarding: settings.ip_forwarding == Switch::Enabled,
-        run_dir: Some(run_dir.to_owned()),
+        run_dir: run_dir.map(Path::to_owned),
         ..InterfaceSettings::default()
     }
 }

@@ -8,9 +8,11 @@
 mod model;
 mod neighbours;
 mod preparer;
+mod preview;
 mod round;
 mod unprepared;
 
+pub use preview::{InterfacePreview, preview};
 pub use unprepared::Unprepared;
 
 use super::WantedReceiver;
@@ -23,7 +25,7 @@ use crate::retry::Retries;
 use crate::sysctls;
 use crate::sysctls::table::Keeper;
 use cutover_engine::shared::Difference;
-use cutover_engine::wanted::Ipv6;
+use cutover_engine::wanted::{Ipv6, WantedInterface};
 use cutover_engine::{BootTime, Fact, Wanted};
 use preparer::{PrepareError, Preparer, Prepares};
 use round::next_round;
@@ -82,6 +84,13 @@ impl Default for InterfaceSettings {
 struct Forwards {
     any: bool,
     ipv6: bool,
+}
+
+impl Forwards {
+    const fn take(&mut self, interface: &WantedInterface) {
+        self.any = true;
+        self.ipv6 |= matches!(interface.ipv6, Ipv6::Routed);
+    }
 }
 
 /// The applier. Open it in the right network namespace, then [`InterfaceApplier::run`] it on a thread of the
@@ -248,8 +257,7 @@ impl<Preparer: Prepares> Applier<Preparer> {
             self.retries.release(|other| *other == item);
             if let Some(interface) = now {
                 self.dirty.insert(item);
-                self.forwards.any = true;
-                self.forwards.ipv6 |= interface.ipv6 == Ipv6::Routed;
+                self.forwards.take(interface);
             } else {
                 self.dirty.remove(&item);
                 self.reported.remove(&ifindex);

@@ -16,12 +16,14 @@ mod log;
 #[cfg(test)]
 mod model;
 mod plan;
+mod preview;
 mod refused;
 mod report;
 mod rewrites;
 mod zebra;
 
 pub use plan::{ObservedRoutes, Plan, Target};
+pub use preview::RoutePreview;
 pub use report::RouteReport;
 
 use super::recount::OwnWrites;
@@ -31,7 +33,7 @@ use crate::fast_path::Written;
 use crate::felix::rivalry::Deletions;
 use crate::netlink::batch::DATAGRAM_MESSAGES_MAX;
 use crate::netlink::socket::{OpenError, Outcome, SendError};
-use crate::netlink::{ByFamily, Family, Owner, RouteChange, RouteEvent, RouteSocket};
+use crate::netlink::{ByFamily, Family, Owner, RouteChange, RouteEvent, RouteSocket, route};
 use crate::retry::Retries;
 use awaited::Awaited;
 use backlog::Backlog;
@@ -227,9 +229,12 @@ impl<Table: MainTable> RouteApplier<Table> {
             None => self.look_at_everything(),
         }
         let mut state = self.report.lock(self.family);
-        if wanted.watches != self.taken.watches {
+        let are_suspended_as_before = wanted.suspended == self.taken.suspended;
+        if wanted.watches != self.taken.watches || !are_suspended_as_before {
             self.expected.update(self.family, &wanted, &state.observed);
-            let before = std::mem::replace(&mut self.target.tolerated, self.expected.tolerated.clone());
+            let suspended = wanted.suspended.iter().filter(|route| family.has(route)).map(route::normalised);
+            let tolerated = self.expected.tolerated.iter().copied().chain(suspended).collect();
+            let before = std::mem::replace(&mut self.target.tolerated, tolerated);
             let changed = before.symmetric_difference(&self.target.tolerated);
             self.dirty.extend(changed.map(|route| route.destination));
         }

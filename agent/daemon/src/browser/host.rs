@@ -170,21 +170,10 @@ fn agent(html: &mut Html, status: &Status) {
         };
         fact("Datastore", datastore);
         if let Some(felix) = &status.felix {
-            let chains = if felix.backends.is_empty() {
-                "has no chains here".to_owned()
-            } else {
-                format!("has chains in {}", felix.backends.join(", "))
-            };
-            fact("Felix", &chains);
+            fact("Felix", &felix.chains_text());
             for running in &felix.running {
-                let word =
-                    |value: Option<bool>| value.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
-                let settings = format!(
-                    "RouteSyncDisabled {}, EndpointReportingEnabled {}",
-                    word(running.route_sync_disabled),
-                    word(running.endpoint_reporting_enabled)
-                );
-                fact(&format!("Felix, process {}", running.pid), &settings);
+                let text = format!("{}; {}", running.version_text(), running.settings_text());
+                fact(&format!("Felix, process {}", running.pid), &text);
             }
         }
         let peers = match &status.peers.off {

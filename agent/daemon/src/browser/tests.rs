@@ -119,7 +119,7 @@ fn a_page_says_what_is_under_way_and_what_is_waited_for() {
         "3 of 5 wait for something.",
         "<a href=\"/\" aria-current=\"true\">Once</a>",
         "<dt>Announcements accepted</dt><dd>first frame 5, garp reply 3",
-        "<dt>Felix, process 9</dt><dd>RouteSyncDisabled true, EndpointReportingEnabled unknown</dd>",
+        "<dt>Felix, process 9</dt><dd>version v3.31.2; RouteSyncDisabled true, EndpointReportingEnabled not known, NFTablesMode Enabled</dd>",
         "2 kept that the datastore does not show any more",
         "<li>endpoint x: a reason</li>",
     ] {

@@ -2,6 +2,7 @@
 
 use super::backend::Backend;
 use super::nf_tables::{self, Changes, FollowError};
+use super::program::{Origin as VersionOrigin, Version};
 use super::{legacy, rivalry};
 use crate::applier::WantedReceiver;
 use crate::clock;
@@ -33,7 +34,7 @@ pub struct Report {
 }
 
 /// A Felix that runs, as its environment and what it shares with this agent say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Running {
     /// Its process.
     pub pid: u32,
@@ -41,6 +42,59 @@ pub struct Running {
     pub route_sync_disabled: Option<bool>,
     /// Its `EndpointReportingEnabled`; nothing if that cannot be known.
     pub endpoint_reporting_enabled: Option<bool>,
+    /// Its version; nothing if that cannot be known.
+    #[serde(default)]
+    pub version: Option<Version>,
+    /// What its environment and its file say of the settings that choose its mode (`BPFEnabled`, `NFTablesMode`, `IptablesBackend`); nothing
+    /// if that cannot be known. Where it really has its chains is in [`Report::backends`].
+    #[serde(default)]
+    pub mode: Option<BTreeMap<String, String>>,
+}
+
+/// What is said of whatever cannot be read.
+const NOT_KNOWN: &str = "not known";
+
+impl Running {
+    /// Its version in words.
+    #[must_use]
+    pub fn version_text(&self) -> String {
+        match &self.version {
+            Some(Version { text, from: VersionOrigin::Program }) => format!("version {text}"),
+            Some(Version { text, from: VersionOrigin::Package }) => {
+                format!("version not known, the package is {text}")
+            }
+            None => format!("version {NOT_KNOWN}"),
+        }
+    }
+
+    /// What it runs with, in words.
+    #[must_use]
+    pub fn settings_text(&self) -> String {
+        let word =
+            |value: Option<bool>| value.map_or_else(|| NOT_KNOWN.to_owned(), |value| value.to_string());
+        let mut text = format!(
+            "RouteSyncDisabled {}, EndpointReportingEnabled {}",
+            word(self.route_sync_disabled),
+            word(self.endpoint_reporting_enabled)
+        );
+        match &self.mode {
+            None => text.push_str(", mode as set not known"),
+            Some(mode) => mode.iter().for_each(|(name, value)| text.push_str(&format!(", {name} {value}"))),
+        }
+        text
+    }
+}
+
+impl Report {
+    /// Where it has its chains, in words.
+    #[must_use]
+    pub fn chains_text(&self) -> String {
+        if self.backends.is_empty() {
+            "has no chains here".to_owned()
+        } else {
+            format!("has chains in {}", self.backends.join(", "))
+        }
+    }
 }
 
 /// The observer. Cheap to clone: a handle on what it knows.

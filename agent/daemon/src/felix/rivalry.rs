@@ -4,6 +4,7 @@
 
 use super::settings::{self, Felix};
 use super::{Observer, Running};
+use crate::settings::Settings;
 use cutover_engine::BootTime;
 use cutover_engine::wanted::WantedRoute;
 use std::collections::BTreeMap;
@@ -77,6 +78,15 @@ pub(crate) struct Shared {
     pub(crate) endpoint_reporting_enabled: bool,
 }
 
+impl Shared {
+    pub(crate) const fn of(settings: &Settings) -> Self {
+        Self {
+            route_sync_disabled: settings.route_sync_disabled,
+            endpoint_reporting_enabled: settings.endpoint_reporting_enabled,
+        }
+    }
+}
+
 /// Looks at what Felix runs with, again and again.
 pub(crate) async fn watch_settings(observer: Observer, mut shared: watch::Receiver<Shared>) {
     loop {
@@ -93,11 +103,13 @@ pub(crate) async fn watch_settings(observer: Observer, mut shared: watch::Receiv
     }
 }
 
-fn settings_of(felix: &Felix, shared: Shared) -> Running {
+pub(super) fn settings_of(felix: &Felix, shared: Shared) -> Running {
     Running {
         pid: felix.pid,
         route_sync_disabled: felix.leaves_routes(shared.route_sync_disabled),
         endpoint_reporting_enabled: felix.reports_endpoints(shared.endpoint_reporting_enabled),
+        version: felix.version.clone(),
+        mode: felix.mode(),
     }
 }
 
@@ -154,10 +166,9 @@ mod tests {
             assert_eq!(found.is_some(), is_conflict, "{environment} {in_file}");
         }
         let seen = settings_of(&felix("FELIX_RouteSyncDisabled=true\0"), shared(false));
-        let expected =
-            Running { pid: 5, route_sync_disabled: Some(true), endpoint_reporting_enabled: Some(false) };
-        assert_eq!(seen, expected);
-        let unreadable = Felix { pid: 5, environment: None };
+        let expected = (5, Some(true), Some(false));
+        assert_eq!((seen.pid, seen.route_sync_disabled, seen.endpoint_reporting_enabled), expected);
+        let unreadable = Felix { pid: 5, ..Felix::default() };
         assert_eq!(settings_of(&unreadable, shared(true)).route_sync_disabled, None);
         assert_eq!(writes_routes(&unreadable, shared(false)), None, "nobody is accused on a guess");
     }

@@ -1,10 +1,14 @@
-//! What a running Felix has in its own environment: the place for settings that must not be this agent's.
+//! What a running Felix has in its own environment: the place for settings that must not be this agent's; and what its configuration file
+//! says of the mode in which it works.
 //!
-//! Read from the process; where that is not allowed, from its systemd unit and the unit's drop-ins.
+//! The environment is read from the process; where that is not allowed, from its systemd unit and the unit's drop-ins.
 
+use super::program::{self, Version};
 use crate::processes::{Process, Processes};
+use crate::settings::{DEFAULT_FILE, in_file};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Where systemd looks for units, the first one first.
@@ -13,20 +17,40 @@ const UNIT_FOLDERS: [&str; 4] =
 /// Its unit, as the packages and the units below dist/ have it.
 pub const UNIT: &str = "calico-felix.service";
 
+/// Settings that choose what Felix programs the packet filter with.
+const MODE: [&str; 3] = ["BPFEnabled", "NFTablesMode", "IptablesBackend"];
+
 /// A Felix of this network namespace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Felix {
     /// Its process.
     pub pid: u32,
     /// Settings in its environment, by their names in lower case; nothing if that cannot be known.
     pub environment: Option<BTreeMap<String, String>>,
+    /// Settings in its configuration file, in the same way.
+    pub file: Option<BTreeMap<String, String>>,
+    /// Its version, if its program or its package says it.
+    pub version: Option<Version>,
 }
 
 impl Felix {
     /// With an environment as /proc shows it.
     pub fn with_environment(pid: u32, environment: &[u8]) -> Self {
         let variables = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-        Self { pid, environment: Some(variables.filter_map(|variable| setting(&variable)).collect()) }
+        let environment = variables.filter_map(|variable| setting(&variable)).collect();
+        Self { pid, environment: Some(environment), ..Self::default() }
+    }
+
+    /// What its environment and its file say of the settings that choose its mode; of what is not there, the datastore or its built-in
+    /// value counts. Nothing if one of the two cannot be known.
+    pub fn mode(&self) -> Option<BTreeMap<String, String>> {
+        let (environment, file) = (self.environment.as_ref()?, self.file.as_ref()?);
+        let given = |name: &&str| {
+            let key = name.to_ascii_lowercase();
+            let value = environment.get(&key).or_else(|| file.get(&key))?;
+            Some(((*name).to_owned(), value.clone()))
+        };
+        Some(MODE.iter().filter_map(given).collect())
     }
 
     /// What a setting is: its environment wins over what it shares with this agent. Nothing if that cannot be known.
@@ -68,12 +92,25 @@ pub fn of_processes(proc: &Path, processes: &Processes) -> Vec<Felix> {
     let look = |process: &Process| {
         let environment = fs::read(proc.join(process.pid.to_string()).join("environ"));
         // KERNEL: a process without CAP_SYS_PTRACE may not look at one with more capabilities.
-        environment.map_or_else(
-            |_| Felix { pid: process.pid, environment: of_unit() },
+        let felix = environment.map_or_else(
+            |_| Felix { pid: process.pid, environment: of_unit(), ..Felix::default() },
             |environment| Felix::with_environment(process.pid, &environment),
-        )
+        );
+        Felix { file: of_file(proc, process), version: program::version(proc, process.pid), ..felix }
     };
     processes.felix().map(look).collect()
+}
+
+/// What its configuration file says, which is another one than this agent's if it runs in a container.
+fn of_file(proc: &Path, process: &Process) -> Option<BTreeMap<String, String>> {
+    let named = process.values_of(&["-c", "--config-file"]).pop();
+    let path = Path::new(named.unwrap_or(DEFAULT_FILE));
+    let in_its_root = proc.join(process.pid.to_string()).join("root").join(path.strip_prefix("/").ok()?);
+    match in_file(&in_its_root) {
+        // Both read the same file, where the agent is confined as its unit says.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => in_file(path).ok(),
+        read => read.ok(),
+    }
 }
 
 /// What the unit gives to Felix; nothing if there is no such unit, or it names other files.
@@ -141,8 +178,19 @@ mod tests {
         assert_eq!((felix.leaves_routes(false), felix.reports_endpoints(true)), (Some(true), Some(false)));
         let plain = Felix::with_environment(1, b"PATH=/bin\0");
         assert_eq!((plain.leaves_routes(false), plain.reports_endpoints(true)), (Some(false), Some(true)));
-        let unknown = Felix { pid: 1, environment: None };
+        let unknown = Felix { pid: 1, ..Felix::default() };
         assert_eq!(unknown.leaves_routes(true), None);
+    }
+
+    #[test]
+    fn its_mode_is_what_its_environment_says_and_then_its_file() {
+        let file = BTreeMap::from([("nftablesmode", "Disabled"), ("iptablesbackend", "NFT"), ("other", "x")]);
+        let file = file.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let felix = Felix::with_environment(1, b"FELIX_NFTABLESMODE=Enabled\0");
+        assert_eq!(felix.mode(), None, "a file that cannot be read may say anything");
+        let mode = Felix { file: Some(file), ..felix }.mode().unwrap();
+        let mode: Vec<_> = mode.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(mode, [("IptablesBackend", "NFT"), ("NFTablesMode", "Enabled")]);
     }
 
     #[test]

@@ -222,6 +222,43 @@ pub(super) fn place(payload: &[u8]) -> Option<(IpNet, u32)> {
     in_main.then_some((destination, metric))
 }
 
+/// A unicast route of the main table, whoever made it and wherever it leads.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RouteSeen {
+    /// Destination prefix.
+    pub destination: IpNet,
+    /// Metric.
+    pub metric: u32,
+    /// Who made it, as the kernel has it.
+    pub protocol: u8,
+    /// The interface; nothing if there are several next hops.
+    pub ifindex: Option<u32>,
+    /// The next hop, if it is a router.
+    pub gateway: Option<IpAddr>,
+}
+
+/// Reads the payload of a route message of any kind that leads to somewhere.
+pub(super) fn seen(payload: &[u8]) -> Option<RouteSeen> {
+    let (destination, metric) = place(payload)?;
+    let message = RouteMessage::parse(payload).ok()?;
+    let (mut ifindex, mut gateway) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => ifindex = Some(*oif),
+            RouteAttribute::Gateway(address) => gateway = ip_address(address),
+            _ => {}
+        }
+    }
+    let protocol = u8::from(message.header.protocol);
+    (message.header.kind == RouteType::Unicast).then_some(RouteSeen {
+        destination,
+        metric,
+        protocol,
+        ifindex,
+        gateway,
+    })
+}
+
 const fn ip_address(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),

@@ -1,14 +1,16 @@
-//! One look at the kernel's links and routes, for commands that do not follow them.
+//! One look at the kernel's links, routes and neighbours, for commands that do not follow them.
 //!
 //! A socket of its own for each look, in the network namespace of the calling thread, and full answers. Changes nothing.
 
 use super::dump::{ANY_PROTOCOL, Question, request};
-use super::route::ObservedRoute;
+use super::neighbour::Neighbour;
+use super::route::{ObservedRoute, RouteSeen};
 use super::walk::Walk;
 use super::witness::Witness;
-use super::{link, route};
+use super::{link, neighbour, route};
 use cutover_common::MacAddr;
 use cutover_engine::fact::Link;
+use ipnet::IpNet;
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -76,6 +78,49 @@ pub fn routes(interfaces: &BTreeSet<u32>) -> io::Result<BTreeSet<ObservedRoute>>
         }
     }
     found.retain(|route| interfaces.contains(&route.ifindex));
+    Ok(found)
+}
+
+/// The unicast routes of the main table to just these destinations, of every protocol and through every interface.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn routes_to(destinations: &BTreeSet<IpNet>) -> io::Result<BTreeSet<RouteSeen>> {
+    let mut questions = Questions::open()?;
+    let mut found = BTreeSet::new();
+    for ipv6 in [false, true] {
+        match questions.ask(Question::Routes { ipv6, protocol: ANY_PROTOCOL }) {
+            Ok((payloads, _)) => found.extend(payloads.iter().filter_map(|payload| route::seen(payload))),
+            // As in `routes`.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    found.retain(|route| destinations.contains(&route.destination));
+    Ok(found)
+}
+
+/// The permanent neighbours on these interfaces.
+///
+/// KERNEL: a dump of neighbours that others change meanwhile misses some, unmarked. So it is read until nothing new comes up.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn neighbours(interfaces: &BTreeSet<u32>) -> io::Result<BTreeSet<Neighbour>> {
+    let mut questions = Questions::open()?;
+    let mut found = BTreeSet::new();
+    for _ in 0..QUESTIONS_MAX {
+        let before = found.len();
+        let (payloads, _) = questions.ask(Question::Neighbours)?;
+        let permanent = payloads.iter().filter_map(|payload| {
+            let (key, mac) = neighbour::decode(payload)?;
+            Some(Neighbour { key, mac: mac? })
+        });
+        found.extend(permanent.filter(|neighbour| interfaces.contains(&neighbour.key.ifindex)));
+        if found.len() == before {
+            break;
+        }
+    }
     Ok(found)
 }
 
@@ -186,5 +231,7 @@ mod tests {
         assert_eq!((loopback.kind.as_deref(), loopback.mac), (None, Some(MacAddr::ZERO)));
         assert_eq!(loopback.link.ifindex, 1);
         routes(&BTreeSet::from([1])).unwrap();
+        neighbours(&BTreeSet::from([1])).unwrap();
+        assert!(routes_to(&BTreeSet::new()).unwrap().is_empty());
     }
 }

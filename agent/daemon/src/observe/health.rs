@@ -127,12 +127,27 @@ pub(super) fn readiness(parts: &Parts, observed: Option<&Observed>) -> Report {
             component("routes", observed.routes_attempted, counted(refused, "refused by the kernel"));
             component("watches", true, counted(status.unarmed.len(), "cannot be armed"));
             if let Some(felix) = &status.felix {
+                // What Felix is says nothing of how the agent stands.
+                component("Felix", true, of_felix(felix));
                 let detail = felix.unreadable.clone().unwrap_or_else(|| chains(observed));
                 component("Felix's chains", felix.unreadable.is_none(), detail);
             }
         }
     }
     Report { is_good, lines }
+}
+
+/// Who runs, and with what.
+fn of_felix(felix: &crate::felix::Report) -> String {
+    let running = felix.running.iter();
+    let mut words: Vec<String> = running
+        .map(|it| format!("process {}, {}, {}", it.pid, it.version_text(), it.settings_text()))
+        .collect();
+    if words.is_empty() {
+        words.push("does not run".to_owned());
+    }
+    words.push(felix.chains_text());
+    words.join("; ")
 }
 
 fn part_lines(parts: &Parts) -> Vec<[String; 5]> {
@@ -239,6 +254,18 @@ mod tests {
         apart.status.datastore_trouble = Some(Trouble { reason: "no member answers".into(), for_ms: 7000 });
         let report = readiness(&well, Some(&apart));
         assert!(!report.is_good && report.to_string().contains("no member answers (for 7 s)"), "{report}");
+
+        let shown = readiness(&well, Some(&good)).to_string();
+        let felix = "process 9, version v3.31.2, RouteSyncDisabled true, EndpointReportingEnabled not known, NFTablesMode Enabled; has chains in nftables";
+        assert!(shown.contains(felix), "{shown}");
+        let mut unknown = good.clone();
+        let running = &mut unknown.status.felix.as_mut().unwrap().running[0];
+        (running.version, running.mode) = (None, None);
+        let shown = readiness(&well, Some(&unknown)).to_string();
+        assert!(
+            shown.contains("process 9, version not known, ") && shown.contains("mode as set not known"),
+            "{shown}"
+        );
 
         let mut early = good.clone();
         early.routes_attempted = false;

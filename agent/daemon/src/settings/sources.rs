@@ -5,6 +5,7 @@ use super::go_number::go_duration_s;
 use super::resource::FelixConfiguration;
 use super::table::{Setting, TABLE};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -151,6 +152,18 @@ impl Sources {
             system_hostname: system_hostname.trim().to_ascii_lowercase(),
         })
     }
+}
+
+/// What a configuration file says, by names in lower case. One that does not exist says nothing; there is no answer if it cannot be
+/// read or parsed.
+pub(crate) fn in_file(path: &Path) -> io::Result<BTreeMap<String, String>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let entries = file::parse(&bytes).map_err(io::Error::other)?;
+    Ok(entries.into_iter().map(|entry| (entry.key.to_ascii_lowercase(), entry.value)).collect())
 }
 
 fn environment_values(variables: impl IntoIterator<Item = (String, String)>) -> Vec<Given> {

@@ -6,12 +6,12 @@
 
 use super::Engine;
 use super::claims::Rank;
-use super::placed::{Conflict, Placed};
+use super::placed::{Claims, Conflict, Placed};
 use super::wants::{self, Part};
 use crate::machine::{Arming, State};
 use crate::model::EndpointKey;
 use crate::time::BootTime;
-use crate::wanted::{Status, WantedRoute, WantedStatus};
+use crate::wanted::{Status, WantedStatus};
 use cutover_common::MacAddr;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -105,7 +105,8 @@ impl Engine {
     fn claim_prefixes(&mut self, concerned: &mut Keys) {
         for key in concerned.clone() {
             let rank = self.locals.rank(&key);
-            let (routes, watched) = rank.as_ref().map_or_else(Default::default, |rank| self.claimed(rank));
+            let Claims { routes, watched, .. } =
+                rank.as_ref().map(|rank| self.claimed(rank)).unwrap_or_default();
             let before = self.placed.get(&key);
             let is_same = before.is_some_and(|before| {
                 Some(&before.rank) == rank.as_ref() && before.routes == routes && before.watched == watched
@@ -143,26 +144,26 @@ impl Engine {
         self.locals.interfaces.winner(interface) == Some(rank)
     }
 
-    /// The routes that an endpoint claims, and the prefixes that it would claim after an announcement.
-    fn claimed(&self, rank: &Rank) -> (Vec<WantedRoute>, Vec<IpNet>) {
+    /// What an endpoint claims.
+    fn claimed(&self, rank: &Rank) -> Claims {
         let local = &self.locals[&rank.key];
         let link = self.link(&local.endpoint.interface);
         let Some(link) = link.filter(|_| self.has_interface(rank, &local.endpoint.interface)) else {
-            return Default::default();
+            return Claims::default();
         };
-        let routes = match local.machine.elevated() {
-            Some(elevated) if link.admin_up => {
-                wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated).collect()
-            }
-            _ => Vec::new(),
-        };
+        let due = local
+            .machine
+            .elevated()
+            .into_iter()
+            .flat_map(|elevated| wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated));
+        let (routes, suspended) = due.partition(|_| link.admin_up);
         let watched = match local.machine.arming {
             Some(arming) => wants::routes(&self.policy, &local.endpoint, arming.ifindex, true)
                 .map(|route| route.destination)
                 .collect(),
             None => Vec::new(),
         };
-        (routes, watched)
+        Claims { routes, suspended, watched }
     }
 
     /// What others have before an endpoint does. All claims are known.
@@ -182,13 +183,14 @@ impl Engine {
         let key = &rank.key;
         let local = &self.locals[key];
         let interface = &local.endpoint.interface;
-        let (routes, watched) = self.claimed(rank);
+        let Claims { routes, suspended, watched } = self.claimed(rank);
         let mut part = Part {
             placed: Placed {
                 rank: rank.clone(),
                 interface: interface.clone(),
                 ifindex: None,
                 routes,
+                suspended,
                 watched,
                 withheld: self.withheld(rank),
                 conflicts: Vec::new(),
@@ -250,6 +252,11 @@ impl Engine {
                 self.wanted.routes.remove(route);
             }
         }
+        for route in &before.suspended {
+            if now.is_none_or(|now| !now.placed.suspended.contains(route)) {
+                self.wanted.suspended.remove(route);
+            }
+        }
         if let Some(ifindex) = before.ifindex {
             let stays = now.is_some_and(|now| now.placed.ifindex == Some(ifindex));
             if !stays {
@@ -296,6 +303,11 @@ impl Engine {
         for route in part.routes {
             if !wanted.routes.contains(&route) {
                 wanted.routes.insert(route);
+            }
+        }
+        for route in &part.placed.suspended {
+            if !wanted.suspended.contains(route) {
+                wanted.suspended.insert(*route);
             }
         }
         if let Some(ifindex) = part.placed.ifindex {

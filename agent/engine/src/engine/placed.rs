@@ -17,11 +17,24 @@ pub(super) struct Placed {
     pub(super) ifindex: Option<u32>,
     /// The routes that it has or would have if nobody else came first.
     pub(super) routes: Vec<WantedRoute>,
+    /// Those that it would have if its interface were not down.
+    pub(super) suspended: Vec<WantedRoute>,
     /// What its watch would install.
     pub(super) watched: Vec<IpNet>,
     /// What of its prefixes others have before it does, if there is something to remember about it.
     pub(super) withheld: BTreeSet<IpNet>,
     pub(super) conflicts: Vec<Conflict>,
+}
+
+/// What an endpoint would have if nobody else came first.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// Its routes.
+    pub(super) routes: Vec<WantedRoute>,
+    /// Those of an interface that is down.
+    pub(super) suspended: Vec<WantedRoute>,
+    /// The prefixes that it would claim after an announcement.
+    pub(super) watched: Vec<IpNet>,
 }
 
 /// Why an endpoint does not get what it names.

@@ -3,13 +3,10 @@
 use super::{Node, host_name};
 use crate::guest::Guest;
 use crate::orders::HostNumber;
-use cutover_tests::Agent;
 use cutover_tests::route_history::Route;
 use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 
 /// What one host shows at one time.
 pub(super) struct Picture {
@@ -19,7 +16,7 @@ pub(super) struct Picture {
 
 impl Picture {
     pub(super) fn of(node: &Node) -> Self {
-        let status = ask_status(&node.agent);
+        let status = node.agent.ask_status().expect("the agent answers");
         let shown = status["endpoints"].as_array().into_iter().flatten();
         let name = |endpoint: &Value| endpoint["name"].as_str().unwrap_or_default().to_owned();
         let endpoints = shown.map(|endpoint| (name(endpoint), endpoint.clone())).collect();
@@ -37,15 +34,6 @@ impl Picture {
     pub(super) fn metrics(&self, to: &IpNet) -> &[u32] {
         self.routes.get(to).map_or(&[], Vec::as_slice)
     }
-}
-
-/// What `cutover status` asks, without a process for each question.
-fn ask_status(agent: &Agent) -> Value {
-    let mut socket = UnixStream::connect(agent.run_dir().join("cutover.sock")).expect("the agent listens");
-    socket.write_all(b"status\n").expect("the agent listens");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("the agent answers");
-    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer}"))
 }
 
 /// What is still to happen for a machine before its next phase begins.

@@ -3,11 +3,11 @@
 use super::neighbours;
 use crate::applier::recount::OwnWrites;
 use crate::clock;
-use crate::netlink::socket::{OpenError, SendError};
+use crate::netlink::socket::{OpenError, Outcome, SendError};
 use crate::netlink::{Neighbour, NeighbourChange, NeighbourKey, RouteSocket, neighbour};
 use crate::sysctls::former::FormerValues;
 use crate::sysctls::table::{self, HostSysctl, Ipv6Device, Keeper, Need, Setting};
-use crate::sysctls::{SettingError, Sysctls, is_safe_name};
+use crate::sysctls::{SettingError, SysctlChange, Sysctls, is_safe_name};
 use cutover_common::MacAddr;
 use cutover_engine::BootTime;
 use cutover_engine::wanted::{Ipv6, WantedInterface};
@@ -61,12 +61,32 @@ pub(super) trait Prepares: Send {
     fn prepare(&mut self, ifindex: u32, interface: &WantedInterface) -> Result<Option<String>, PrepareError>;
 }
 
+/// Where changes of neighbours go.
+#[derive(Debug)]
+enum Neighbours {
+    Kernel(RouteSocket),
+    /// Nowhere: they are noted.
+    Noted(Vec<NeighbourChange>),
+}
+
+impl Neighbours {
+    fn change(&mut self, changes: &[NeighbourChange]) -> Result<Outcome, SendError> {
+        match self {
+            Self::Kernel(socket) => socket.send(&neighbour::prepare(changes)),
+            Self::Noted(noted) => {
+                noted.extend_from_slice(changes);
+                Ok(Outcome::default())
+            }
+        }
+    }
+}
+
 /// What it takes to prepare interfaces, and the neighbours that there are.
 #[derive(Debug)]
 pub(super) struct Preparer {
     sysctls: Sysctls,
     former: Option<FormerValues>,
-    socket: RouteSocket,
+    neighbours: Neighbours,
     observed: BTreeMap<NeighbourKey, MacAddr>,
     own_writes: OwnWrites<NeighbourKey>,
     /// Settings and neighbours so far.
@@ -79,16 +99,35 @@ pub(super) struct Preparer {
 impl Preparer {
     /// What the host's sysctls were is noted in `run_dir`, if there is one.
     pub(super) fn open(sysctl_root: &Path, run_dir: Option<&Path>) -> Result<Self, OpenError> {
-        Ok(Self {
-            sysctls: Sysctls::new(sysctl_root),
-            former: run_dir.map(FormerValues::of),
-            socket: RouteSocket::open()?,
+        let former = run_dir.map(FormerValues::of);
+        Ok(Self::with(Sysctls::new(sysctl_root), former, Neighbours::Kernel(RouteSocket::open()?)))
+    }
+
+    /// One that writes nothing, and notes what it would have written.
+    pub(super) fn noting(sysctl_root: &Path) -> Self {
+        Self::with(Sysctls::noting(sysctl_root), None, Neighbours::Noted(Vec::new()))
+    }
+
+    fn with(sysctls: Sysctls, former: Option<FormerValues>, neighbours: Neighbours) -> Self {
+        Self {
+            sysctls,
+            former,
+            neighbours,
             observed: BTreeMap::new(),
             own_writes: OwnWrites::default(),
             writes: 0,
             is_loud: true,
             keeper: Keeper::Agent,
-        })
+        }
+    }
+
+    /// What was noted since the last call.
+    pub(super) fn take_noted(&mut self) -> (Vec<SysctlChange>, Vec<NeighbourChange>) {
+        let neighbours = match &mut self.neighbours {
+            Neighbours::Kernel(_) => Vec::new(),
+            Neighbours::Noted(noted) => std::mem::take(noted),
+        };
+        (self.sysctls.take_noted(), neighbours)
     }
 
     pub(super) const fn kept_by(&mut self, keeper: Keeper) {
@@ -162,7 +201,7 @@ impl Preparer {
         }
         let sent_at = clock::now();
         self.writes += changes.len();
-        let outcome = self.socket.send(&neighbour::prepare(&changes))?;
+        let outcome = self.neighbours.change(&changes)?;
         let failed: BTreeMap<usize, i32> =
             outcome.failed.iter().map(|failure| (failure.index, failure.errno)).collect();
         let mut first_error = None;

@@ -115,7 +115,8 @@ pub struct Target {
     routes: BTreeSet<WantedRoute>,
     known_interfaces: SharedSet<u32>,
     leftovers_may_go: bool,
-    /// Routes that nobody wants yet but that the fast path may have installed a moment ago, so that they are left alone.
+    /// Routes that are left alone although nobody wants them yet: the fast path may have installed them a moment ago, or they were added as
+    /// soon as their interface was up again, and the engine has heard only that it was down.
     pub(super) tolerated: BTreeSet<WantedRoute>,
 }
 

@@ -128,8 +128,9 @@ families! {
     }
     "Felix beside the agent (CutoverRole = routes)" {
         FELIX_BACKENDS: Gauge, "cutover_felix_backend_info", ["backend"], "Always 1: where Felix's chains are found";
+        FELIX_INFO: Gauge, "cutover_felix_info", ["version", "from"], "Felixes that run with this version, as the program (from=\"program\") or, where that does not say it, the installed package has it (from=\"package\"); both labels are unknown where neither does";
         FELIX_RUNNING: Gauge, "cutover_felix_running", [], "Felixes that run on this host, looked at twice a minute";
-        FELIX_SETTINGS: Gauge, "cutover_felix_setting_info", ["setting", "value"], "Felixes that run with this value of RouteSyncDisabled and of EndpointReportingEnabled: true, false, or unknown where their environment cannot be read";
+        FELIX_SETTINGS: Gauge, "cutover_felix_setting_info", ["setting", "value"], "Felixes that run with this value of RouteSyncDisabled and of EndpointReportingEnabled: true, false, or unknown where their environment cannot be read; and with what their environment or their file says of BPFEnabled, NFTablesMode and IptablesBackend";
         FELIX_UNREADABLE: Gauge, "cutover_felix_chains_unreadable", [], "1 if Felix's chains cannot be seen: no new endpoint is reported up then";
         FELIX_CONFLICTS: Gauge, "cutover_felix_conflicts", [], "Ways in which the two get in each other's way; cutover status has them in words";
         FELIX_AWAITED: Gauge, "cutover_felix_chains_awaited", [], "Endpoints whose tap exists and for which Felix has no chains yet: they are not reported up";

@@ -209,6 +209,9 @@ pub(super) fn forwarding(sheet: &mut Sheet, Observed { status, tally, .. }: &Obs
     }
 }
 
+/// What cannot be read.
+const UNKNOWN: &str = "unknown";
+
 pub(super) fn felix(sheet: &mut Sheet, status: &Status) {
     let Some(felix) = &status.felix else { return };
     for backend in &felix.backends {
@@ -221,10 +224,25 @@ pub(super) fn felix(sheet: &mut Sheet, status: &Status) {
         ("EndpointReportingEnabled", |it| it.endpoint_reporting_enabled),
     ];
     for (setting, of_felix) in settings {
-        for (value, word) in [(Some(true), "true"), (Some(false), "false"), (None, "unknown")] {
+        for (value, word) in [(Some(true), "true"), (Some(false), "false"), (None, UNKNOWN)] {
             let count = felix.running.iter().filter(|it| of_felix(it) == value).count();
             sheet.put(&of::FELIX_SETTINGS, [setting, word], number(count));
         }
+    }
+    let mut modes: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (name, value) in felix.running.iter().filter_map(|it| it.mode.as_ref()).flatten() {
+        *modes.entry((name, value)).or_default() += 1;
+    }
+    for ((name, value), count) in modes {
+        sheet.put(&of::FELIX_SETTINGS, [name, value], number(count));
+    }
+    let mut versions: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for running in &felix.running {
+        let version = running.version.as_ref().map_or((UNKNOWN, UNKNOWN), |it| (&it.text, it.from.word()));
+        *versions.entry(version).or_default() += 1;
+    }
+    for ((version, from), count) in versions {
+        sheet.put(&of::FELIX_INFO, [version, from], number(count));
     }
     sheet.put(&of::FELIX_UNREADABLE, [], flag(felix.unreadable.is_some()));
     sheet.put(&of::FELIX_CONFLICTS, [], number(felix.conflicts.len()));

@@ -98,6 +98,8 @@ pub(crate) fn observed() -> Observed {
                 pid: 9,
                 route_sync_disabled: Some(true),
                 endpoint_reporting_enabled: None,
+                version: Some(felix::Version { text: "v3.31.2".into(), from: felix::VersionOrigin::Program }),
+                mode: Some(BTreeMap::from([("NFTablesMode".into(), "Enabled".into())])),
             }],
             ..felix::Report::default()
         }),
@@ -187,6 +189,8 @@ fn the_page_says_what_was_observed() {
         "cutover_felix_chains_awaited 1.0",
         "cutover_felix_setting_info{setting=\"RouteSyncDisabled\",value=\"true\"} 1.0",
         "cutover_felix_setting_info{setting=\"EndpointReportingEnabled\",value=\"unknown\"} 1.0",
+        "cutover_felix_setting_info{setting=\"NFTablesMode\",value=\"Enabled\"} 1.0",
+        "cutover_felix_info{version=\"v3.31.2\",from=\"program\"} 1.0",
         "cutover_felix_chains_wait_seconds{endpoint=\"host-openstack-vm3-port3\",interface=\"tap3\"} 8.0",
         "cutover_peer_conversations{side=\"source\",state=\"connected\"} 1.0",
         "cutover_status_writes_total{result=\"failed\"} 1.0",

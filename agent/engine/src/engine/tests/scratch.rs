@@ -64,9 +64,11 @@ impl Engine {
         let Some(link) = link else { return };
         wanted.known_interfaces.insert(link.ifindex);
         wanted.interfaces.insert(link.ifindex, wants::interface(&self.policy, &local.endpoint, link));
-        if let (Some(elevated), true) = (local.machine.elevated(), link.admin_up) {
+        if let Some(elevated) = local.machine.elevated() {
             for route in wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated) {
-                if taken.prefixes.insert(route.destination) {
+                if !link.admin_up {
+                    wanted.suspended.insert(route);
+                } else if taken.prefixes.insert(route.destination) {
                     wanted.routes.insert(route);
                 }
             }

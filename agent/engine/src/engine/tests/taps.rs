@@ -100,8 +100,12 @@ fn carrier_decides_nothing_about_routes_and_admin_state_everything() {
     assert_eq!(host.metric(), Some(ELEVATED));
     host.tell(Fact::LinkSeen(Link { admin_up: false, ..link(5, false) }));
     assert_eq!(host.metric(), None);
+    let suspended: Vec<_> =
+        host.wanted().suspended.iter().map(|route| (route.ifindex, route.metric)).collect();
+    assert_eq!(suspended, [(5, ELEVATED); 2], "one that is there by now stays");
     host.tell(Fact::LinkSeen(link(5, true)));
     assert_eq!(host.metric(), Some(ELEVATED));
+    assert_eq!(host.wanted().suspended.len(), 0);
 }
 
 #[test]

@@ -1,0 +1,343 @@
+//! Three compute hosts on one etcd, their agents, and virtual machines; and what all of them come to when nothing is broken. What happens
+//! to them is in `steps` and `faults`.
+
+mod faults;
+mod steps;
+
+use crate::guest::{Arrival, Guest, Stay};
+use crate::judge::{Excuse, Failure, judge};
+use crate::model::{Expected, Model};
+use crate::plan::{Fault, GuestNumber, HOSTS, HostNumber, Plan};
+use cutover_daemon::clock;
+use cutover_tests::etcd::Write;
+use cutover_tests::resources::felix_configuration;
+use cutover_tests::route_history::Neighbour;
+use cutover_tests::route_watch::dump_neighbours;
+use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Tap, firewall, forwarding, wait};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::Duration;
+
+pub(crate) const RESOURCES: &str = "/calico/resources/v3/projectcalico.org";
+
+/// `CutoverForwardTable`, by default.
+const FORWARD_TABLE: u32 = 7179;
+
+/// How long an elevated route stays after a migration, in seconds.
+const CONVERGENCE_S: u32 = 1;
+/// How long an endpoint that is away is held, in seconds. A driver's gap here is as short as etcd.
+const GRACE_S: u32 = 2;
+
+/// LIMIT: an agent that has lost etcd tries again after up to some seconds. Only failing runs wait this long.
+const LONG: Duration = Duration::from_secs(45);
+
+/// LIMIT: asking every agent costs something, on a machine that has something to do.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+pub(crate) fn host_name(host: HostNumber) -> String {
+    format!("compute{}", host + 1)
+}
+
+/// A compute host.
+pub(crate) struct Node {
+    pub(crate) agent: Agent,
+    pub(crate) watch: RouteWatch,
+    /// What is forwarded.
+    pub(crate) forwards: RouteWatch,
+    /// Number of the interface towards everybody else, through which the routes of others go.
+    pub(crate) uplink: u32,
+    /// It has lost its memory, and may not have heard from etcd since.
+    is_forgetful: bool,
+    sentinel: Option<Tap>,
+    pub(crate) host: Host,
+}
+
+/// Everything. Fields go in this order, the lab last.
+pub(crate) struct Stage {
+    pub(crate) nodes: Vec<Node>,
+    guests: Vec<Guest>,
+    etcd: Etcd,
+    model: Model,
+    broken: Vec<Fault>,
+    excuses: Vec<Excuse>,
+    round: u16,
+    _lab: Lab,
+}
+
+/// Plays a plan from the beginning on a stage of its own.
+pub(crate) fn play(plan: &Plan) -> Result<(), Failure> {
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut stage = Stage::new(plan)?;
+        for step in &plan.steps {
+            stage
+                .make(*step)
+                .map_err(|failure| Failure { text: format!("{step}: {}", failure.text), ..failure })?;
+        }
+        stage.settle()?;
+        judge(&stage.nodes, &stage.guests, &stage.excuses)
+    }));
+    played.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Failure::new("a panic", text.unwrap_or_default()))
+    })
+}
+
+impl Stage {
+    /// Everybody runs at home and has routes and a status there.
+    fn new(plan: &Plan) -> Result<Self, Failure> {
+        let lab = Lab::new();
+        let etcd = Etcd::start(&lab);
+        let ready = json!({
+            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
+            "metadata": {"name": "default"}, "spec": {"datastoreReady": true},
+        });
+        etcd.put(&format!("{RESOURCES}/clusterinformations/default"), &ready.to_string());
+        let spec = json!({"endpointReportingEnabled": true, "interfacePrefix": "tap"});
+        let document = felix_configuration("default", &spec);
+        etcd.put(&format!("{RESOURCES}/felixconfigurations/default"), &document.to_string());
+        let nodes = (0..HOSTS).map(|number| Node::new(&lab, &etcd, number)).collect();
+        let guests = (0..plan.homes.len()).map(Guest::new).collect();
+        let model = Model::new(&plan.homes);
+        let mut stage =
+            Self { nodes, guests, etcd, model, broken: Vec::new(), excuses: Vec::new(), round: 0, _lab: lab };
+        for node in &mut stage.nodes {
+            node.agent.wait_answering();
+        }
+        let homes: Vec<_> = plan.homes.iter().copied().enumerate().collect();
+        stage.plug(&homes);
+        let mut lists = Vec::new();
+        for (guest, (_, home)) in stage.guests.iter_mut().zip(homes) {
+            guest.open = Some(guest.taps[&home].open());
+            let stay = Stay { host: home, from: clock::now(), how: Arrival::Home, ended_at: None, to: None };
+            guest.stays.push(stay);
+            lists.push(vec![guest.written(home)]);
+        }
+        stage.etcd.write_lists(lists);
+        stage.settle()?;
+        for guest in &mut stage.guests {
+            guest.stays[0].from = clock::now();
+        }
+        Ok(stage)
+    }
+
+    /// Plugs taps, as Nova does.
+    fn plug(&mut self, wanted: &[(GuestNumber, HostNumber)]) {
+        for (host, node) in self.nodes.iter().enumerate() {
+            let of_it: Vec<GuestNumber> =
+                wanted.iter().filter(|(_, on)| *on == host).map(|(guest, _)| *guest).collect();
+            if of_it.is_empty() {
+                continue;
+            }
+            let name = |guest: &GuestNumber| {
+                let port = &self.guests[*guest].port;
+                (port.interface.clone(), port.tap_mac())
+            };
+            let names: Vec<_> = of_it.iter().map(name).collect();
+            for (guest, tap) in of_it.into_iter().zip(node.host.plug_many(&names)) {
+                self.guests[guest].taps.insert(host, tap);
+            }
+        }
+    }
+
+    /// Everything is mended; waits until the hosts hold what the model says.
+    fn settle(&mut self) -> Result<(), Failure> {
+        self.mend_all();
+        self.pass_sentinels()?;
+        let mut wrong = Vec::new();
+        let settled = wait::holds_within(LONG, || {
+            wrong = self.differences();
+            let is_right = wrong.is_empty();
+            if !is_right {
+                thread::sleep(LOOK_EVERY);
+            }
+            is_right
+        });
+        self.look_for_the_dead()?;
+        if settled { Ok(()) } else { Err(Failure::new("it does not settle", self.story(&wrong))) }
+    }
+
+    /// What hosts hold that they should not, or the other way round.
+    fn differences(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let held = Held::on(node);
+            for guest in &self.guests {
+                let Expected { metrics, forwards } = self.model.expected(guest.number, number);
+                let mut differs = |what: String| {
+                    wrong.push(format!("virtual machine {} on {}: {what}", guest.number, host_name(number)));
+                };
+                for to in guest.port.routed() {
+                    let is = held.routes.get(&to).map_or(&[][..], Vec::as_slice);
+                    if !metrics.contains(&is) {
+                        differs(format!("the routes to {to} are {is:?}, not one of {metrics:?}"));
+                    }
+                    let is = held.forwarded.contains(&to);
+                    if forwards.is_some_and(|forwards| is != forwards) {
+                        differs(format!("{to} is forwarded: {is}"));
+                    }
+                    let has_neighbour = |tap: &Tap| {
+                        let (address, mac) = (to.addr(), Some(guest.port.mac));
+                        let ifindex = tap.ifindex();
+                        held.neighbours.contains(&Neighbour { address, ifindex, mac, permanent: true })
+                    };
+                    let tap = guest.taps.get(&number);
+                    if self.model.runs_on(guest.number) == number && !tap.is_some_and(has_neighbour) {
+                        differs(format!("no permanent neighbour {}", to.addr()));
+                    }
+                }
+            }
+        }
+        // Asked last, because each question is a process.
+        if wrong.is_empty() { self.left_or_missing() } else { wrong }
+    }
+
+    /// What of forwarding is left while nobody is being migrated, what of somebody else's is gone, and statuses.
+    fn left_or_missing(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (number, node) in self.nodes.iter().enumerate() {
+            if !node.has_what_is_somebody_elses() {
+                wrong.push(format!("what is somebody else's on {} is gone", host_name(number)));
+            }
+            if self.model.is_at_rest() {
+                let left = forwarding::traces(&node.host).into_iter();
+                wrong.extend(left.map(|left| format!("left on {}: {left}", host_name(number))));
+            }
+        }
+        if self.model.is_at_rest() {
+            wrong.extend(self.missing_statuses());
+        }
+        wrong
+    }
+
+    /// A status where each one runs. Elsewhere one may be left: agents remove it when the host where it runs has reported it after the
+    /// migration, 15 s later, and without that, because somebody was dead or revisions have gone back, 10 minutes later.
+    fn missing_statuses(&self) -> Vec<String> {
+        let all: BTreeMap<String, String> = self.etcd.all("/calico/felix/").into_iter().collect();
+        let mut missing = Vec::new();
+        for guest in &self.guests {
+            let host = self.model.runs_on(guest.number);
+            let value = all.get(&guest.status_key(host));
+            let status = value.and_then(|value| serde_json::from_str::<Value>(value).ok());
+            if status.is_none_or(|status| status["status"] != "up") {
+                let (number, name) = (guest.number, host_name(host));
+                missing.push(format!("the status of virtual machine {number} on {name} is {value:?}"));
+            }
+        }
+        missing
+    }
+
+    /// Waits until every agent has acted on all that was written so far: on an endpoint that is written last.
+    fn pass_sentinels(&mut self) -> Result<(), Failure> {
+        self.round += 1;
+        let [high, low] = self.round.to_be_bytes();
+        let address = IpNet::new([10, 67, high, low].into(), 32).expect("a full prefix");
+        let mut port = Port::new(250);
+        port.interface = "tapsentinel".into();
+        port.addresses = vec![address];
+        let mut list = Vec::new();
+        for (number, node) in self.nodes.iter_mut().enumerate() {
+            node.sentinel.get_or_insert_with(|| node.host.plug(&port.interface, port.tap_mac()));
+            let name = host_name(number);
+            let key = format!("{RESOURCES}/workloadendpoints/openstack/{}", port.name_on(&name));
+            list.push(Write { key, value: Some(port.endpoint_on(&name, "sentinel").to_string()) });
+        }
+        self.etcd.write_lists(vec![list]);
+        for node in &self.nodes {
+            if !wait::holds_within(LONG, || !node.watch.routes_to(address).is_empty()) {
+                return Err(Failure::new("an agent hangs", self.story(&[])));
+            }
+        }
+        Ok(())
+    }
+
+    /// No agent has ended by itself.
+    fn look_for_the_dead(&mut self) -> Result<(), Failure> {
+        let ended: Vec<String> = self
+            .nodes
+            .iter_mut()
+            .filter_map(|node| Some(format!("{}: {}", node.host.name(), node.agent.has_ended()?)))
+            .collect();
+        if ended.is_empty() { Ok(()) } else { Err(Failure::new("an agent has ended", self.story(&ended))) }
+    }
+
+    /// What is wrong, what every agent said about the virtual machines in question, and its last words.
+    fn story(&self, wrong: &[String]) -> String {
+        const LAST: usize = 60;
+        let is_meant = |guest: &&Guest| {
+            let name = format!("virtual machine {} ", guest.number);
+            wrong.iter().any(|wrong| wrong.contains(&name))
+        };
+        let mut text = wrong.join("\n");
+        for node in &self.nodes {
+            let (name, log) = (node.host.name(), node.agent.log());
+            for guest in self.guests.iter().filter(is_meant) {
+                text += &format!("\n--- {name} about virtual machine {} ---\n", guest.number);
+                for line in log.matching(&[&guest.port.endpoint]) {
+                    text += &format!("{:?} {}\n", line.at, line.text);
+                }
+            }
+            let lines = log.lines();
+            text += &format!("\n--- {name}, the last lines of its agent ---\n");
+            for line in &lines[lines.len().saturating_sub(LAST)..] {
+                text += &format!("{:?} {}\n", line.at, line.text);
+            }
+        }
+        text
+    }
+}
+
+impl Node {
+    fn new(lab: &Lab, etcd: &Etcd, number: HostNumber) -> Self {
+        let host = lab.host(&host_name(number));
+        host.namespace().ip(OF_OTHERS);
+        firewall::load(host.namespace(), "add table inet somebodys");
+        let watch = RouteWatch::start(host.namespace());
+        let forwards = RouteWatch::start_of_table(host.namespace(), FORWARD_TABLE);
+        let uplink = host.ifindex("eth0").expect("an uplink");
+        let mut agent = Agent::new(lab, &host, &lab.directory()).on_etcd(etcd);
+        agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
+        agent.set("CutoverEndpointGrace", GRACE_S);
+        // What others do is noticed at once, and not by a look around now and then.
+        agent.set("RouteRefreshInterval", 3600);
+        agent.set("InterfaceRefreshInterval", 3600);
+        agent.spawn();
+        Self { agent, watch, forwards, uplink, is_forgetful: false, sentinel: None, host }
+    }
+
+    /// The rules of others; their routes and neighbours are in the record.
+    fn has_what_is_somebody_elses(&self) -> bool {
+        let rules = self.host.namespace().command("ip").args(["rule", "show"]).output().expect("iproute2");
+        String::from_utf8_lossy(&rules.stdout).contains("from 198.51.100.1 lookup 100")
+            && firewall::rules(self.host.namespace()).contains("table inet somebodys")
+    }
+}
+
+/// Routes of a BGP daemon, one of them to a virtual machine of ours, an operator's route with the number of the agent's protocol, a
+/// neighbour and a rule.
+const OF_OTHERS: &str = "route add 10.66.0.1/32 via 192.168.77.200 dev eth0 proto 12 metric 600\n\
+                         route add 198.51.100.0/24 via 192.168.77.201 dev eth0 proto 3\n\
+                         neigh add 192.168.77.202 lladdr 02:00:00:00:00:01 nud permanent dev eth0\n\
+                         rule add pref 100 from 198.51.100.1 lookup 100";
+
+/// What the kernel of one host holds at one time.
+struct Held {
+    routes: BTreeMap<IpNet, Vec<u32>>,
+    forwarded: BTreeSet<IpNet>,
+    neighbours: BTreeSet<Neighbour>,
+}
+
+impl Held {
+    fn on(node: &Node) -> Self {
+        let mut routes: BTreeMap<IpNet, Vec<u32>> = BTreeMap::new();
+        for route in node.watch.routes().into_iter().filter(|route| route.ifindex != node.uplink) {
+            routes.entry(route.destination).or_default().push(route.metric);
+        }
+        let forwarded = node.forwards.routes().into_iter().map(|route| route.destination).collect();
+        let neighbours = node.host.namespace().run(dump_neighbours).expect("a dump");
+        Self { routes, forwarded, neighbours }
+    }
+}

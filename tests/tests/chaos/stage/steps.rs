@@ -1,0 +1,111 @@
+//! The steps of a migration: what the driver, Nova and the hypervisors do.
+
+use super::{LONG, Stage};
+use crate::guest::Arrival;
+use crate::judge::Failure;
+use crate::model::Heard;
+use crate::plan::{GuestNumber, HostNumber, Step};
+use cutover_daemon::clock;
+use cutover_tests::{frames, wait};
+
+impl Stage {
+    /// Makes a step, or none if it makes no sense now.
+    pub(super) fn make(&mut self, step: Step) -> Result<(), Failure> {
+        if !self.model.allows(step) {
+            return Ok(());
+        }
+        let heard = match step {
+            Step::Move { guest, is_announced } => self.move_it(guest, is_announced)?,
+            _ => {
+                self.make_another(step)?;
+                Heard::No
+            }
+        };
+        self.model.advance(step, heard);
+        Ok(())
+    }
+
+    fn make_another(&mut self, step: Step) -> Result<(), Failure> {
+        match step {
+            Step::Begin { guest, to } => self.begin(guest, to),
+            Step::Succeed { guest, is_recreated } => self.succeed(guest, is_recreated),
+            Step::Cancel { guest } => self.cancel(guest),
+            Step::Break(fault) => self.break_it(fault),
+            Step::Mend(fault) => self.mend(fault),
+            Step::Hit(hit) => self.hit(hit),
+            Step::Settle => return self.settle(),
+            Step::Move { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, guest: GuestNumber, to: HostNumber) {
+        self.mend_etcd();
+        let from = self.model.runs_on(guest);
+        self.plug(&[(guest, to)]);
+        let guest = &mut self.guests[guest];
+        guest.is_armed = false;
+        let list = vec![guest.begins(from, to), guest.written(from), guest.written(to)];
+        self.etcd.write_lists(vec![list]);
+    }
+
+    fn move_it(&mut self, number: GuestNumber, is_announced: bool) -> Result<Heard, Failure> {
+        let (_, to) = self.model.migration(number).expect("it makes sense");
+        if !is_announced {
+            let _qemu = self.guests[number].arrive(to, Arrival::Silent);
+            return Ok(Heard::No);
+        }
+        if self.is_sound(to) {
+            let armed = wait::holds_within(LONG, || self.is_armed_on(to, number));
+            if !armed {
+                return Err(Failure::new("a target is not armed", self.story(&[])));
+            }
+            self.guests[number].is_armed = true;
+        } else {
+            self.look_who_is_armed(to);
+        }
+        let guest = &mut self.guests[number];
+        let announcement = frames::rarp(guest.port.mac);
+        let how = if guest.is_armed { Arrival::Announced } else { Arrival::Unheard };
+        guest.arrive(to, how).send(&announcement);
+        if !guest.is_armed {
+            return Ok(Heard::Maybe);
+        }
+        if self.can_hear(to) {
+            let (watch, port) = (&self.nodes[to].watch, &self.guests[number].port);
+            let uplink = self.nodes[to].uplink;
+            let is_routed = |to| watch.routes_to(to).iter().any(|route| route.ifindex != uplink);
+            if !wait::holds_within(LONG, || port.routed().into_iter().all(is_routed)) {
+                return Err(Failure::new("an announcement is lost", self.story(&[])));
+            }
+        }
+        Ok(Heard::Yes)
+    }
+
+    fn succeed(&mut self, number: GuestNumber, is_recreated: bool) {
+        self.mend_etcd();
+        let (from, to) = self.model.migration(number).expect("it makes sense");
+        let guest = &mut self.guests[number];
+        let mut list = vec![guest.ends(to), guest.gone(from)];
+        if is_recreated {
+            list.push(guest.gone(to));
+        }
+        list.push(guest.written(to));
+        guest.stays.last_mut().expect("it runs").ended_at = Some(clock::now());
+        self.etcd.write_lists(vec![list]);
+        self.unplug(number, from);
+    }
+
+    fn cancel(&mut self, number: GuestNumber) {
+        self.mend_etcd();
+        let (from, to) = self.model.migration(number).expect("it makes sense");
+        let guest = &mut self.guests[number];
+        let list = vec![guest.ends(to), guest.gone(from), guest.gone(to), guest.written(from)];
+        self.etcd.write_lists(vec![list]);
+        self.unplug(number, to);
+    }
+
+    fn unplug(&mut self, guest: GuestNumber, host: HostNumber) {
+        self.guests[guest].taps.remove(&host).expect("it is plugged").remove();
+    }
+}
