@@ -195,13 +195,14 @@ fn it_writes_nothing_and_an_agent_does_just_what_it_says() {
     let [added, removed] = written(site, &site.node.watch.since(mark));
     assert_eq!(added, routes(&seen, &["add", "replace"]), "{}", site.node.agent.log_text());
     assert_eq!(removed, routes(&seen, &["remove"]), "{}", site.node.agent.log_text());
-    let neighbours = site.node.watch.since(mark);
+    let (neighbours, tap) = (site.node.watch.since(mark), site.node.tap().ifindex());
     let neighbours: BTreeSet<String> = neighbours
-        .writes()
+        .events
         .iter()
         .filter_map(|event| match &event.change {
-            Change::NeighbourSet(it) => Some(format!("{} {}", it.address, it.mac?)),
-            Change::NeighbourRemoved(it) => Some(format!("{} gone", it.address)),
+            Change::NeighbourSet(it) if it.permanent => Some(format!("{} {}", it.address, it.mac?)),
+            // KERNEL: one that is removed is not permanent any more when it is told of.
+            Change::NeighbourRemoved(it) if it.ifindex == tap => Some(format!("{} gone", it.address)),
             _ => None,
         })
         .collect();

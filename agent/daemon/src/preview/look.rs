@@ -86,20 +86,26 @@ impl Kernel {
         NeighbourWrite { write, address, interface: self.name(ifindex), mac: mac.map(text), is: is.map(text) }
     }
 
-    /// Routes of others to these destinations that are used before a wanted one, or have its place.
+    /// Routes of others to these destinations that are used before a wanted one. One that a wanted route replaces is not among them.
     fn in_the_way(&self, wanted: &Wanted, ours: u8) -> io::Result<Vec<InTheWay>> {
         let mut metrics: BTreeMap<IpNet, u32> = BTreeMap::new();
         for route in wanted.routes.iter() {
             let metric = metrics.entry(route.destination.trunc()).or_insert(route.metric);
             *metric = route.metric.min(*metric);
         }
+        let places: BTreeSet<(IpNet, u32, u32)> =
+            wanted.routes.iter().map(|it| (it.destination.trunc(), it.ifindex, it.metric)).collect();
         let destinations = metrics.keys().copied().collect();
         let found = snapshot::routes_to(&destinations)?.into_iter().filter_map(|route| {
             let wanted_metric = *metrics.get(&route.destination)?;
             let is_ours = route.protocol == ours
                 && route.gateway.is_none()
                 && route.ifindex.is_some_and(|ifindex| self.workloads.contains(&ifindex));
-            (!is_ours && route.metric <= wanted_metric).then(|| InTheWay {
+            let is_replaced = route.gateway.is_none()
+                && route
+                    .ifindex
+                    .is_some_and(|ifindex| places.contains(&(route.destination, ifindex, route.metric)));
+            (!is_ours && !is_replaced && route.metric <= wanted_metric).then(|| InTheWay {
                 destination: route.destination.to_string(),
                 interface: route.ifindex.map(|ifindex| self.name(ifindex)),
                 gateway: route.gateway,
