@@ -48,10 +48,13 @@ pub struct Heard {
 }
 
 /// How a forward is started.
-#[derive(Debug, PartialEq, Eq)]
-struct Ready(ByFamily<Batch>);
+#[derive(Debug)]
+struct Ready {
+    routes: Vec<SideRoute>,
+    batches: ByFamily<Batch>,
+}
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 struct Batch {
     changes: Vec<PolicyChange>,
     requests: PreparedBatch,
@@ -86,7 +89,7 @@ impl Starter {
         let _: Result<(), _> = self.0.heard.send(Heard { start, at: clock::now(), done });
     }
 
-    fn send(&self, Ready(ByFamily { ipv4, ipv6 }): &Ready) -> Vec<PolicyChange> {
+    fn send(&self, Ready { batches: ByFamily { ipv4, ipv6 }, .. }: &Ready) -> Vec<PolicyChange> {
         let Some(socket) = &self.0.socket else { return Vec::new() };
         let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
         // ORDER: IPv6 first, because nobody can make it wait. The others may wait for the lock of links, which nobody does with a
@@ -142,10 +145,9 @@ impl Starts {
         ready.keep_only(&starts.keys().cloned().collect::<BTreeSet<_>>());
         let mut begun = Vec::new();
         for (start, routes) in starts {
-            let prepared = Ready(ByFamily::each(|family| Batch::new(&routes, family)));
             let is_taken = match ready.look(&start) {
-                Some((before, is_taken)) if is_taken || *before == prepared => is_taken,
-                _ => ready.prepare(&start, prepared),
+                Some((before, is_taken)) if is_taken || before.routes == routes => is_taken,
+                _ => ready.prepare(&start, Ready::of(routes)),
             };
             if is_taken {
                 begun.push(start);
@@ -159,6 +161,12 @@ impl Heard {
     /// What the kernel has confirmed.
     pub(super) fn done(&self) -> &[PolicyChange] {
         &self.done
+    }
+}
+
+impl Ready {
+    fn of(routes: Vec<SideRoute>) -> Self {
+        Self { batches: ByFamily::each(|family| Batch::new(&routes, family)), routes }
     }
 }
 
