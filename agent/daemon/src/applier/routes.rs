@@ -22,6 +22,7 @@ mod report;
 mod rewrites;
 mod zebra;
 
+pub(crate) use plan::place;
 pub use plan::{ObservedRoutes, Plan, Target};
 pub use preview::RoutePreview;
 pub use report::RouteReport;

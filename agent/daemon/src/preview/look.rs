@@ -6,7 +6,7 @@ use super::report::{
 use super::{PreviewError, Read};
 use crate::agent::interface_settings;
 use crate::applier::interfaces;
-use crate::applier::routes::RoutePreview;
+use crate::applier::routes::{RoutePreview, place};
 use crate::clock;
 use crate::control::Losses;
 use crate::datastore::whereabouts;
@@ -64,7 +64,6 @@ impl Kernel {
 
     fn write(&self, change: &RouteChange, is_later: bool) -> RouteWrite {
         let route = change.route();
-        let place = |it: &WantedRoute| (it.destination, it.ifindex, it.metric);
         let replaced = || self.routes.keys().find(|other| place(other) == place(route));
         let (write, in_place_of) = match change {
             RouteChange::Add(_) => (Write::Add, None),
@@ -93,8 +92,7 @@ impl Kernel {
             let metric = metrics.entry(route.destination.trunc()).or_insert(route.metric);
             *metric = route.metric.min(*metric);
         }
-        let places: BTreeSet<(IpNet, u32, u32)> =
-            wanted.routes.iter().map(|it| (it.destination.trunc(), it.ifindex, it.metric)).collect();
+        let places: BTreeSet<_> = wanted.routes.iter().map(|route| place(&normalised(route))).collect();
         let destinations = metrics.keys().copied().collect();
         let found = snapshot::routes_to(&destinations)?.into_iter().filter_map(|route| {
             let wanted_metric = *metrics.get(&route.destination)?;

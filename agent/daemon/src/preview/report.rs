@@ -54,7 +54,7 @@ pub struct Report {
     pub endpoints_without_interface: Vec<Absent>,
     /// Interfaces with the name of a VM's that no endpoint of this host has.
     pub interfaces_without_endpoint: Vec<Alone>,
-    /// Routes of others to addresses of VMs of this host, which are used instead of the agent's or would make way for them.
+    /// Routes of others to addresses of VMs of this host, which are used instead of the agent's.
     pub in_the_way: Vec<InTheWay>,
     /// What would be kept although the datastore does not show it, until `cutover release` confirms that it is gone.
     pub losses: Losses,

@@ -213,7 +213,12 @@ fn in_place_of<'a>(
 }
 
 fn same_place(a: &WantedRoute, b: &WantedRoute) -> bool {
-    (a.destination, a.ifindex, a.metric) == (b.destination, b.ifindex, b.metric)
+    place(a) == place(b)
+}
+
+/// By which the kernel finds the route that another one replaces: destination, interface and metric.
+pub(crate) const fn place(route: &WantedRoute) -> (IpNet, u32, u32) {
+    (route.destination, route.ifindex, route.metric)
 }
 
 #[cfg(test)]
