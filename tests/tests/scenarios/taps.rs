@@ -89,9 +89,8 @@ fn a_live_endpoint_gets_its_routes_back_with_its_tap() {
     node.wait_metrics(&port, &[NORMAL]);
 }
 
-/// A tap that is set down loses its routes in the kernel; set up again it has them back.
-#[test]
-fn a_tap_that_was_down_gets_its_routes_back() {
+/// An agent that runs, and a port that is at home there and routed.
+fn at_home() -> (Lab, Port, Node) {
     let lab = Lab::new();
     let directory = lab.directory();
     let port = Port::new(1);
@@ -99,6 +98,13 @@ fn a_tap_that_was_down_gets_its_routes_back() {
     Driver::new(&directory, &port).bind(SOURCE);
     node.agent.start();
     node.wait_metrics(&port, &[NORMAL]);
+    (lab, port, node)
+}
+
+/// A tap that is set down loses its routes in the kernel; set up again it has them back.
+#[test]
+fn a_tap_that_was_down_gets_its_routes_back() {
+    let (_lab, port, node) = at_home();
     node.host.namespace().ip(&format!("link set {} down", port.interface));
     node.wait_metrics(&port, &[]);
     node.host.namespace().ip(&format!("link set {} up", port.interface));
@@ -111,13 +117,7 @@ fn a_tap_that_flaps_loses_its_routes_once_each_time() {
     const FLAPS: usize = 25;
     /// Longer than a route was away for the second time, when it was.
     const QUIET: Duration = Duration::from_millis(100);
-    let lab = Lab::new();
-    let directory = lab.directory();
-    let port = Port::new(1);
-    let mut node = Node::new(&lab, SOURCE, &directory, &port);
-    Driver::new(&directory, &port).bind(SOURCE);
-    node.agent.start();
-    node.wait_metrics(&port, &[NORMAL]);
+    let (_lab, port, node) = at_home();
     let mark = node.watch.mark();
     for _ in 0..FLAPS {
         let tap = &port.interface;
