@@ -10,6 +10,7 @@ pub use traffic::{Heard, Traffic};
 
 use crate::agent::Agent;
 use crate::bird::Bird;
+use crate::datastore;
 use crate::etcd::Etcd;
 use crate::fabric::{self, BGP_METRIC};
 use crate::host::Host;
@@ -17,14 +18,14 @@ use crate::hypervisor::{Guest, Hypervisor};
 use crate::lab::Lab;
 use crate::packet::PacketSocket;
 use crate::release::Release;
-use crate::resources::{Port, felix_configuration, new_uid};
+use crate::resources::{Port, new_uid};
 use crate::route_watch::{Mark, RouteWatch};
 use crate::scene::{NORMAL, SOURCE, TARGET};
 use crate::{probe, wait};
 use cutover_daemon::datastore::etcd::Keys;
 use cutover_engine::{BootTime, EndpointKey};
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -131,7 +132,7 @@ impl Cloud {
         let mut cloud = Self::without_agents();
         let etcd = Etcd::start(&cloud.lab);
         let keys = Keys::new(SOURCE, "");
-        set_up_datastore(&etcd, &keys);
+        datastore::set_up(&etcd);
         // The agents do not look at it.
         let directory = cloud.lab.directory();
         for compute in &mut cloud.hosts {
@@ -452,15 +453,6 @@ fn start_bird(lab: &Lab, host: &Host, configuration: &str) -> Bird {
         host.ipv4()
     ));
     Bird::start(lab, host, configuration, Release::Bird2)
-}
-
-fn set_up_datastore(etcd: &Etcd, keys: &Keys) {
-    let ready = json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-        "metadata": {"name": "default"}, "spec": {"datastoreReady": true}});
-    etcd.put(&keys.cluster(), &ready.to_string());
-    let spec = json!({"endpointReportingEnabled": true, "interfacePrefix": "tap"});
-    let configuration = felix_configuration("default", &spec);
-    etcd.put(&format!("{}default", keys.configurations()), &configuration.to_string());
 }
 
 fn endpoint(port: &Port, host: &str) -> EndpointKey {

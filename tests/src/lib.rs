@@ -15,6 +15,7 @@ pub mod chromium;
 mod clocks;
 pub mod cloud;
 pub mod crowd;
+pub mod datastore;
 pub mod deafening;
 pub mod debian;
 pub mod driver;

@@ -1,10 +1,11 @@
 //! One virtual machine: what is written about it, and where it has been since when.
 
 use crate::plan::{GuestNumber, HostNumber};
-use crate::stage::{RESOURCES, host_name};
+use crate::stage::host_name;
 use cutover_common::MacAddr;
 use cutover_daemon::clock;
 use cutover_engine::BootTime;
+use cutover_tests::datastore;
 use cutover_tests::etcd::Write;
 use cutover_tests::resources::new_uid;
 use cutover_tests::{OpenTap, Port, Tap};
@@ -105,16 +106,14 @@ impl Guest {
     }
 
     fn endpoint_key(&self, host: HostNumber) -> String {
-        format!("{RESOURCES}/workloadendpoints/openstack/{}", self.port.name_on(&host_name(host)))
+        datastore::endpoint_key(&self.port, &host_name(host))
     }
 
     fn migration_key(&self, to: HostNumber) -> String {
-        format!("{RESOURCES}/livemigrations/openstack/{}", self.port.name_on(&host_name(to)))
+        datastore::migration_key(&self.port, &host_name(to))
     }
 
     pub(crate) fn status_key(&self, host: HostNumber) -> String {
-        let (vm, port) = (&self.port.workload, &self.port.endpoint);
-        let host = host_name(host);
-        format!("/calico/felix/v2/no-region/host/{host}/workload/openstack/openstack%2f{vm}/endpoint/{port}")
+        datastore::status_key(&self.port, &host_name(host))
     }
 }

@@ -9,19 +9,17 @@ use crate::judge::{Excuse, Failure, judge};
 use crate::model::{Expected, Model};
 use crate::plan::{Fault, GuestNumber, HOSTS, HostNumber, Plan};
 use cutover_daemon::clock;
+use cutover_tests::datastore;
 use cutover_tests::etcd::Write;
-use cutover_tests::resources::felix_configuration;
 use cutover_tests::route_history::Neighbour;
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Tap, firewall, forwarding, wait};
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
-
-pub(crate) const RESOURCES: &str = "/calico/resources/v3/projectcalico.org";
 
 /// `CutoverForwardTable`, by default.
 const FORWARD_TABLE: u32 = 7179;
@@ -91,14 +89,7 @@ impl Stage {
     fn new(plan: &Plan) -> Result<Self, Failure> {
         let lab = Lab::new();
         let etcd = Etcd::start(&lab);
-        let ready = json!({
-            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-            "metadata": {"name": "default"}, "spec": {"datastoreReady": true},
-        });
-        etcd.put(&format!("{RESOURCES}/clusterinformations/default"), &ready.to_string());
-        let spec = json!({"endpointReportingEnabled": true, "interfacePrefix": "tap"});
-        let document = felix_configuration("default", &spec);
-        etcd.put(&format!("{RESOURCES}/felixconfigurations/default"), &document.to_string());
+        datastore::set_up(&etcd);
         let nodes = (0..HOSTS).map(|number| Node::new(&lab, &etcd, number)).collect();
         let guests = (0..plan.homes.len()).map(Guest::new).collect();
         let model = Model::new(&plan.homes);
@@ -242,7 +233,7 @@ impl Stage {
         for (number, node) in self.nodes.iter_mut().enumerate() {
             node.sentinel.get_or_insert_with(|| node.host.plug(&port.interface, port.tap_mac()));
             let name = host_name(number);
-            let key = format!("{RESOURCES}/workloadendpoints/openstack/{}", port.name_on(&name));
+            let key = datastore::endpoint_key(&port, &name);
             list.push(Write { key, value: Some(port.endpoint_on(&name, "sentinel").to_string()) });
         }
         self.etcd.write_lists(vec![list]);

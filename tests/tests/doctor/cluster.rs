@@ -1,13 +1,13 @@
 //! The etcd cluster: members, permissions, the ready flag, the name of the host.
 
 use crate::{only, problems, report, route_out};
+use cutover_tests::datastore::{self, RESOURCES};
 use cutover_tests::etcd::Security;
 use cutover_tests::scene::Node;
 use cutover_tests::{Etcd, Lab, Port};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const HOST: &str = "compute-1";
-const RESOURCES: &str = "/calico/resources/v3/projectcalico.org";
 
 struct Site {
     node: Node,
@@ -35,15 +35,11 @@ fn site(members: usize, security: Security) -> Site {
 
 impl Site {
     fn set_ready(&self, ready: bool) {
-        let document = json!({
-            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "default"},
-            "spec": {"datastoreReady": ready},
-        });
-        self.etcd.put(&format!("{RESOURCES}/clusterinformations/default"), &document.to_string());
+        datastore::set_ready(&self.etcd, ready);
     }
 
     fn put_endpoint(&self, host: &str) {
-        let key = format!("{RESOURCES}/workloadendpoints/openstack/{}", self.port.name_on(host));
+        let key = datastore::endpoint_key(&self.port, host);
         self.etcd.put(&key, &self.port.endpoint_on(host, "u1").to_string());
     }
 

@@ -1,10 +1,11 @@
 //! One virtual machine on its way through a script: what is written about it, where it runs, and since when.
 
 use super::orders::{HostNumber, Script, Step};
-use super::stage::{FAR, RESOURCES, host_name};
+use super::stage::{FAR, host_name};
 use cutover_common::MacAddr;
 use cutover_daemon::clock;
 use cutover_engine::BootTime;
+use cutover_tests::datastore;
 use cutover_tests::etcd::Write;
 use cutover_tests::resources::new_uid;
 use cutover_tests::{OpenTap, Port, Tap};
@@ -153,16 +154,14 @@ impl Guest {
     }
 
     pub(crate) fn endpoint_key(&self, host: HostNumber) -> String {
-        format!("{RESOURCES}/workloadendpoints/openstack/{}", self.port.name_on(&host_name(host)))
+        datastore::endpoint_key(&self.port, &host_name(host))
     }
 
     pub(crate) fn migration_key(&self, to: HostNumber) -> String {
-        format!("{RESOURCES}/livemigrations/openstack/{}", self.port.name_on(&host_name(to)))
+        datastore::migration_key(&self.port, &host_name(to))
     }
 
     pub(crate) fn status_key(&self, host: HostNumber) -> String {
-        let (vm, port) = (&self.port.workload, &self.port.endpoint);
-        let host = host_name(host);
-        format!("/calico/felix/v2/no-region/host/{host}/workload/openstack/openstack%2f{vm}/endpoint/{port}")
+        datastore::status_key(&self.port, &host_name(host))
     }
 }

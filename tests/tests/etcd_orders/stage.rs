@@ -13,20 +13,17 @@ use super::judge;
 use super::orders::{HostNumber, Script, Segment, Step};
 use cutover_common::MacAddr;
 use cutover_daemon::clock;
+use cutover_tests::datastore;
 use cutover_tests::etcd::Write;
-use cutover_tests::resources::felix_configuration;
 use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Tap, frames, wait};
 use ipnet::IpNet;
 use picture::{Picture, not_calm};
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
 /// The host that the test plays.
 pub(crate) const FAR: HostNumber = 9;
-
-pub(crate) const RESOURCES: &str = "/calico/resources/v3/projectcalico.org";
 
 /// How long an elevated route stays after a migration.
 pub(crate) const CONVERGENCE: Duration = Duration::from_secs(2);
@@ -71,14 +68,7 @@ impl Stage {
     pub(crate) fn new() -> Self {
         let lab = Lab::new();
         let etcd = Etcd::start(&lab);
-        let ready = json!({
-            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-            "metadata": {"name": "default"}, "spec": {"datastoreReady": true},
-        });
-        etcd.put(&format!("{RESOURCES}/clusterinformations/default"), &ready.to_string());
-        let spec = json!({"endpointReportingEnabled": true, "interfacePrefix": "tap"});
-        let document = felix_configuration("default", &spec);
-        etcd.put(&format!("{RESOURCES}/felixconfigurations/default"), &document.to_string());
+        datastore::set_up(&etcd);
         let mut nodes: Vec<Node> = (0..3)
             .map(|number| {
                 let host = lab.host(&host_name(number));
@@ -294,7 +284,7 @@ impl Stage {
                 node.sentinel = Some(node.host.plug(&port.interface, port.tap_mac()));
             }
             let name = host_name(number);
-            let key = format!("{RESOURCES}/workloadendpoints/openstack/{}", port.name_on(&name));
+            let key = datastore::endpoint_key(&port, &name);
             lists.push(vec![Write { key, value: Some(port.endpoint_on(&name, "sentinel").to_string()) }]);
         }
         self.etcd.write_lists(lists);

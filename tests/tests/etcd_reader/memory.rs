@@ -1,9 +1,10 @@
 //! An agent that is started while its cluster is away works with what state.json knows: taps stay watched, an announcement raises its
 //! routes, nothing else is written; afterwards what is in etcd counts.
 
-use crate::site::{HOST, RECOVERY, Site, endpoint_key, migration_key};
+use crate::site::{HOST, RECOVERY, Site};
 use crate::states::{ELSEWHERE, Machine, States, migrate};
 use cutover_daemon::clock;
+use cutover_tests::datastore::{endpoint_key, migration_key};
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{OpenTap, Tap, frames, wait};

@@ -1,6 +1,7 @@
 //! `cutover agent --observe`: it writes nothing, and what it says is what an agent then does.
 
-use crate::site::{HOST, Site, endpoint_key};
+use crate::site::{HOST, Site};
+use cutover_tests::datastore::endpoint_key;
 use cutover_tests::felix::Process;
 use cutover_tests::route_history::{Change, History, Route};
 use cutover_tests::{OpenTap, Port, Tap, wait};

@@ -2,6 +2,7 @@
 //! end what is in etcd counts.
 
 use crate::site::{HOST, RECOVERY, Site};
+use cutover_tests::datastore::RESOURCES;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{frames, wait};
 use nix::sys::signal::Signal;
@@ -88,7 +89,7 @@ fn history_is_compacted_under_a_watch() {
     site.node.agent.signal(Signal::SIGSTOP);
     flood(&site);
     site.delete_endpoint(&second, HOST);
-    site.etcd.delete_all("/calico/resources/v3/projectcalico.org/livemigrations/");
+    site.etcd.delete_all(&format!("{RESOURCES}/livemigrations/"));
     site.etcd.compact();
     site.node.agent.signal(Signal::SIGCONT);
     site.wait_after_outage(&second, &[]);
@@ -100,9 +101,7 @@ fn flood(site: &Site) {
     let filler = "x".repeat(1000);
     for round in 0..40 {
         let migrations = (0..100).map(|number| {
-            let key = format!(
-                "/calico/resources/v3/projectcalico.org/livemigrations/openstack/h-openstack-v-{number}"
-            );
+            let key = format!("{RESOURCES}/livemigrations/openstack/h-openstack-v-{number}");
             (key, format!("{{\"round\": {round}, \"{filler}\": 1}}"))
         });
         site.etcd.put_many(migrations.collect());

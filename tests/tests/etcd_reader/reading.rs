@@ -1,6 +1,7 @@
 //! What is read, and what is not: snapshot and watch, region, rewrites, values that cannot be read, the ready flag.
 
-use crate::site::{HOST, Site, endpoint_key};
+use crate::site::{HOST, Site};
+use cutover_tests::datastore::endpoint_key;
 use cutover_tests::frames;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{Port, wait};

@@ -1,9 +1,10 @@
 //! One compute host that reads from a cluster, and the keys that a driver would write, spelt out here once more.
 
+use cutover_tests::datastore::{self, endpoint_key, migration_key};
 use cutover_tests::etcd::Security;
 use cutover_tests::scene::{NORMAL, Node};
 use cutover_tests::{Etcd, Lab, Port, wait};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// How long an agent may take to notice that a member is gone, to reach another one, or the same again.
@@ -13,8 +14,6 @@ pub(crate) const RECOVERY: Duration = Duration::from_secs(40);
 
 /// The host of these tests.
 pub(crate) const HOST: &str = "compute-1";
-
-const RESOURCES: &str = "/calico/resources/v3/projectcalico.org";
 
 /// A cluster, a host and a port. Fields go in this order, the lab last.
 pub(crate) struct Site {
@@ -60,11 +59,7 @@ impl Site {
     }
 
     pub(crate) fn set_ready(&self, ready: bool) {
-        let document = json!({
-            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "default"},
-            "spec": {"clusterGUID": "8e1c", "clusterType": "openstack", "datastoreReady": ready},
-        });
-        self.etcd.put(&format!("{RESOURCES}/clusterinformations/default"), &document.to_string());
+        datastore::set_ready(&self.etcd, ready);
     }
 
     pub(crate) fn put_endpoint(&self, port: &Port, host: &str, uid: &str) {
@@ -85,8 +80,7 @@ impl Site {
     }
 
     pub(crate) fn put_configuration(&self, name: &str, spec: &Value) {
-        let document = cutover_tests::resources::felix_configuration(name, spec);
-        self.etcd.put(&format!("{RESOURCES}/felixconfigurations/{name}"), &document.to_string());
+        datastore::configure(&self.etcd, name, spec);
     }
 
     /// Another port of the host, with its tap.
@@ -117,12 +111,4 @@ impl Site {
         assert_eq!(writes.writes_to(self.node.tap().ifindex()), Vec::<&_>::new());
         assert!(self.node.has_metrics(&self.port, &[NORMAL]));
     }
-}
-
-pub(crate) fn endpoint_key(port: &Port, host: &str) -> String {
-    format!("{RESOURCES}/workloadendpoints/openstack/{}", port.name_on(host))
-}
-
-pub(crate) fn migration_key(port: &Port, to: &str) -> String {
-    format!("{RESOURCES}/livemigrations/openstack/{}", port.name_on(to))
 }

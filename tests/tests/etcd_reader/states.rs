@@ -1,8 +1,9 @@
 //! An outage that is longer than every time limit of an agent (grace, convergence, the bound for evidence, the silence of a
 //! member), in every state of a migration at once: history is compacted meanwhile, and a backup comes back.
 
-use crate::site::{HOST, RECOVERY, Site, endpoint_key, migration_key};
+use crate::site::{HOST, RECOVERY, Site};
 use cutover_daemon::clock;
+use cutover_tests::datastore::{endpoint_key, migration_key};
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{OpenTap, Port, Tap, frames, log, wait};

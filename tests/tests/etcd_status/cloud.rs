@@ -2,11 +2,12 @@
 
 use cutover_daemon::datastore::etcd::Keys;
 use cutover_engine::EndpointKey;
+use cutover_tests::datastore;
 use cutover_tests::etcd::Security;
-use cutover_tests::resources::{felix_configuration, new_uid};
+use cutover_tests::resources::new_uid;
 use cutover_tests::scene::{Node, SOURCE, TARGET};
 use cutover_tests::{Etcd, Lab, Port, wait};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// When the status of a port that lives elsewhere has gone: it stays until all who wait for the port have heard of it.
@@ -61,12 +62,7 @@ impl Cloud {
         });
         source.open();
         let cloud = Self { source, target, etcd, port, keys: Keys::new(SOURCE, region), _lab: lab };
-        cloud.put(
-            &cloud.keys.cluster(),
-            &json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-                "metadata": {"name": "default"}, "spec": {"datastoreReady": true}}),
-        );
-        cloud.configure(&json!({"endpointReportingEnabled": true, "interfacePrefix": "tap"}));
+        datastore::set_up(&cloud.etcd);
         cloud.bind(SOURCE);
         cloud
     }
@@ -83,8 +79,7 @@ impl Cloud {
 
     /// Writes the FelixConfiguration for all hosts.
     pub(crate) fn configure(&self, spec: &Value) {
-        let key = format!("{}default", self.keys.configurations());
-        self.put(&key, &felix_configuration("default", spec));
+        datastore::configure(&self.etcd, "default", spec);
     }
 
     /// `+WEP`.

@@ -1,6 +1,7 @@
 //! The heartbeat: keys, value, leases, cadence.
 
 use super::cloud::{Cloud, Pair};
+use cutover_tests::datastore;
 use cutover_tests::scene::SOURCE;
 use cutover_tests::wait;
 use serde_json::{Value, json};
@@ -80,16 +81,10 @@ fn interval_zero_turns_heartbeats_off_and_takes_effect_at_once() {
     assert_eq!(value["first_update"], false);
 }
 
-fn set_ready(cloud: &Cloud, ready: bool) {
-    let document = json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-        "metadata": {"name": "default"}, "spec": {"datastoreReady": ready}});
-    cloud.etcd.put(&cloud.keys.cluster(), &document.to_string());
-}
-
 #[test]
 fn host_says_nothing_while_the_datastore_is_not_ready() {
     let mut cloud = Cloud::new();
-    set_ready(&cloud, false);
+    datastore::set_ready(&cloud.etcd, false);
     cloud.source.agent.set("ReportingIntervalSecs", 1);
     cloud.source.agent.start();
     assert!(!wait::holds_within(Duration::from_secs(13), || {
@@ -105,14 +100,14 @@ fn host_falls_silent_when_the_datastore_is_not_ready_any_more() {
     cloud.source.agent.start_in_sync();
     cloud.wait_status(SOURCE, "up");
     wait::for_some(FIRST, "the first heartbeat", || beat(&cloud));
-    set_ready(&cloud, false);
+    datastore::set_ready(&cloud.etcd, false);
     wait::until(wait::SOON, "the heartbeat expires", || cloud.pair(KEY).is_none());
     let before = cloud.status_pair(SOURCE);
     cloud.source.qemu = None;
     wait::throughout(Duration::from_secs(3), "silence", || {
         cloud.pair(KEY).is_none() && cloud.status_pair(SOURCE) == before
     });
-    set_ready(&cloud, true);
+    datastore::set_ready(&cloud.etcd, true);
     cloud.wait_status(SOURCE, "down");
     wait::for_some(wait::SOON, "a heartbeat", || beat(&cloud));
 }

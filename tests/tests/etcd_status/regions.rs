@@ -3,11 +3,11 @@
 use super::cloud::TIDIED;
 use cutover_daemon::datastore::etcd::Keys;
 use cutover_engine::EndpointKey;
-use cutover_tests::resources::{felix_configuration, new_uid};
+use cutover_tests::datastore;
+use cutover_tests::resources::new_uid;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, TARGET};
 use cutover_tests::{Agent, Etcd, Lab, Port, frames, wait};
-use serde_json::json;
 
 /// The first heartbeat comes after ten seconds.
 const FIRST_HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(25);
@@ -18,16 +18,6 @@ struct Region {
     source: Node,
     target: Node,
     port: Port,
-}
-
-fn prepare(etcd: &Etcd) {
-    let keys = Keys::new(SOURCE, "");
-    let cluster = json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
-        "metadata": {"name": "default"}, "spec": {"datastoreReady": true}});
-    etcd.put(&keys.cluster(), &cluster.to_string());
-    let spec = json!({"endpointReportingEnabled": true, "interfacePrefix": "tap"});
-    let key = format!("{}default", keys.configurations());
-    etcd.put(&key, &felix_configuration("default", &spec).to_string());
 }
 
 fn configure(agent: &mut Agent, etcd: &Etcd, region: &str, host: &str) {
@@ -110,7 +100,7 @@ impl Region {
 fn equal_names_in_two_regions_do_not_disturb_one_another() {
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);
-    prepare(&etcd);
+    datastore::set_up(&etcd);
     let mut east = Region::start(&lab, &etcd, "east");
     let west = Region::start(&lab, &etcd, "west");
     for region in [&east, &west] {
@@ -165,7 +155,7 @@ fn two_agents_on_one_host() {
     const PROTOCOLS: [u8; 2] = [3, 80];
     let lab = Lab::new();
     let etcd = Etcd::start(&lab);
-    prepare(&etcd);
+    datastore::set_up(&etcd);
     let ports = [Port::new(1), Port::new(2)];
     let mut node = Node::new(&lab, "both", &lab.directory(), &ports[0]);
     node.open();

@@ -1,6 +1,7 @@
 //! Liveness and readiness of an agent whose cluster goes, and of one whose part is stuck.
 
 use cutover_tests::crowd::Crowd;
+use cutover_tests::datastore;
 use cutover_tests::resources::felix_configuration;
 use cutover_tests::scene::{Node, SOURCE};
 use cutover_tests::{Agent, Driver, Etcd, Lab, Port, http, wait};
@@ -24,12 +25,7 @@ fn an_agent_without_its_cluster_lives_and_is_not_ready() {
     let not_ready = ask("/readiness");
     assert_eq!(not_ready.code, 503, "nobody has said that the datastore is ready: {}", not_ready.body);
     assert_eq!(ask("/liveness").code, 200);
-    let document = json!({
-        "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "default"},
-        "spec": {"clusterGUID": "8e1c", "clusterType": "openstack", "datastoreReady": true},
-    });
-    let key = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
-    etcd.put(key, &document.to_string());
+    datastore::set_ready(&etcd, true);
     wait::until(NOTICED, "ready", || ask("/readiness").code == 200);
     etcd.kill(0);
     wait::until(NOTICED, "not ready", || ask("/readiness").code == 503);

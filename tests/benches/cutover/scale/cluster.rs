@@ -1,7 +1,7 @@
 //! A large cluster: its keys, the taps of one of its hosts, and the routes that belong there.
 
 use cutover_common::MacAddr;
-use cutover_tests::{Etcd, Host, Lab, Port};
+use cutover_tests::{Etcd, Host, Lab, Port, datastore};
 use ipnet::IpNet;
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +15,6 @@ pub(crate) const LOCAL_ENDPOINTS: usize = 10_000;
 pub(crate) const ALL_ENDPOINTS: usize = 100_000;
 
 const HOST: &str = "compute1";
-const RESOURCES: &str = "/calico/resources/v3/projectcalico.org";
 
 /// The cluster, and the host that is measured.
 pub(crate) struct Cluster {
@@ -36,17 +35,13 @@ impl Cluster {
 
     /// Writes everything that a driver would have written.
     pub(crate) fn fill(&mut self, etcd: &Etcd) {
-        let cluster = serde_json::json!({
-            "kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "default"},
-            "spec": {"datastoreReady": true},
-        });
-        etcd.put(&format!("{RESOURCES}/clusterinformations/default"), &cluster.to_string());
+        datastore::set_ready(etcd, true);
         let hosts = ALL_ENDPOINTS / LOCAL_ENDPOINTS;
         for host in 1..=hosts {
             let pairs = (0..LOCAL_ENDPOINTS).map(|number| {
                 let port = port(number);
                 let host = format!("compute{host}");
-                let key = format!("{RESOURCES}/workloadendpoints/openstack/{}", port.name_on(&host));
+                let key = datastore::endpoint_key(&port, &host);
                 (key, port.endpoint_on(&host, "5b1c0000-0000-4000-8000-000000000001").to_string())
             });
             etcd.put_many(pairs.collect());
@@ -103,10 +98,7 @@ impl Cluster {
     pub(crate) fn migrate(&self, etcd: &Etcd, number: usize) {
         let port = port(number);
         let migration = port.migration("compute2", HOST, &format!("00000000-0000-4000-8000-{number:012}"));
-        etcd.put(
-            &format!("{RESOURCES}/livemigrations/openstack/{}", port.name_on(HOST)),
-            &migration.to_string(),
-        );
+        etcd.put(&datastore::migration_key(&port, HOST), &migration.to_string());
     }
 }
 
