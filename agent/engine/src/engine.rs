@@ -229,7 +229,9 @@ impl Engine {
     /// The earliest time at which [`Engine::settle`] has something to do although nothing happened.
     #[must_use]
     pub fn next_deadline(&self) -> Option<BootTime> {
-        let in_sync_since = self.in_sync_since?;
+        let Some(in_sync_since) = self.in_sync_since else {
+            return self.next_forward_over().filter(|_| self.recalls);
+        };
         let leftovers =
             (!self.losses.is_judged() && self.complete).then_some(in_sync_since + self.policy.grace);
         let may_go = self.wanted.leftovers_may_go && !self.wanted.unknown_statuses_may_go;

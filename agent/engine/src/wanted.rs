@@ -16,8 +16,8 @@ use std::sync::Arc;
 /// Everything that should exist, all at once. Copies are cheap, and comparing two of them says what changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
-    /// The datastore has not been in sync yet, and all of this is what the memory of the last life knows: routes and watches, no
-    /// more. They may be added. Nothing may be taken away because it is not among them.
+    /// The datastore has not been in sync yet, and all of this is what the memory of the last life knows: routes and watches, and forwards
+    /// that are over. They may be added. Nothing may be taken away because it is not among them.
     pub is_recalled: bool,
     /// Routes of the main table.
     pub routes: SharedSet<WantedRoute>,
@@ -47,6 +47,9 @@ pub struct Wanted {
     pub checks: SharedMap<Arc<EndpointKey>, WantedCheck>,
     /// By the endpoint that a virtual machine leaves: what is forwarded to where it goes, or is about to be.
     pub forwards: SharedMap<Arc<EndpointKey>, WantedForward>,
+    /// Only while [`Wanted::is_recalled`], and the one thing that is to be taken away then: destinations that the memory says are
+    /// forwarded no more. Where they lead nobody takes anything for them by now.
+    pub forwards_over: SharedSet<IpNet>,
     /// By the endpoint to which a virtual machine comes: what is taken from the tunnel for it.
     pub receptions: SharedMap<Arc<EndpointKey>, WantedReception>,
     /// By the endpoint of this host: with whose agent to talk about its migration, and what to say.

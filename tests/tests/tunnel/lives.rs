@@ -2,8 +2,10 @@
 
 use crate::bed::*;
 use cutover_daemon::applier::tunnels::cleanup;
+use cutover_daemon::netlink::policy;
 use cutover_engine::Wanted;
 use cutover_tests::wait;
+use std::collections::BTreeSet;
 
 #[test]
 fn a_killed_applier_leaves_everything_at_work_and_the_next_one_takes_it_over() {
@@ -44,6 +46,34 @@ fn what_the_last_life_left_goes_if_nothing_is_wanted() {
         next.want(&Wanted::default());
         wait::until(wait::SOON, "nothing is left", || site.traces().is_empty());
     }
+}
+
+/// Of what the last life left that ends before the datastore says anything, and nothing else does.
+#[test]
+fn what_the_memory_says_is_over_ends_alone() {
+    let bed = Bed::new();
+    let (source, _target) = bed.at_work();
+    drop(source);
+    let next = bed.source_applier();
+    let forwarded = || {
+        let routes = bed.source.namespace().run(|| policy::routes(TABLE, PROTOCOL).unwrap());
+        routes.into_iter().map(|route| route.destination).collect::<BTreeSet<_>>()
+    };
+    let all = prefixes(&vm());
+    assert_eq!(forwarded(), all);
+    let (device, traces) = (bed.source.host.ifindex("cutover0"), bed.source.traces().len());
+    let mut over = BTreeSet::new();
+    for prefix in &all {
+        over.insert(*prefix);
+        let forwards_over = over.iter().copied().collect();
+        next.want(&Wanted { is_recalled: true, forwards_over, ..Wanted::default() });
+        let left: BTreeSet<_> = all.difference(&over).copied().collect();
+        wait::until(wait::SOON, "what is over is gone", || forwarded() == left);
+    }
+    assert_eq!(bed.source.host.ifindex("cutover0"), device);
+    assert_eq!(bed.source.traces().len(), traces - all.len(), "{:?}", bed.source.traces());
+    next.want(&Wanted::default());
+    wait::until(wait::SOON, "nothing is left", || bed.source.traces().is_empty());
 }
 
 /// `CutoverForwardTable` was changed between two lives.

@@ -3,7 +3,7 @@
 //! Owns the device of the tunnel with its programs and sysctls, the two tables and their rules (`plan` says what is in them). There is nothing
 //! of it while nothing is wanted. Everything that takes time is done when a forward appears that is not active yet; to make it active is
 //! one batch of netlink requests. What the last life left goes on as it is until the first wanted set says otherwise, also if it takes
-//! long to get there.
+//! long to get there; only what the memory says is forwarded no more is taken away before that.
 //!
 //! What the kernel holds is asked at the start, after a failure, and once a second while something is wanted, in case somebody else
 //! removes it. In between it is known from what the kernel confirmed.
@@ -34,7 +34,7 @@ use crate::netlink::socket::OpenError;
 use crate::priority::Priority;
 use crate::retry::BackOff;
 use cutover_common::tunnel::{Address, Traffic};
-use cutover_engine::shared::SharedMap;
+use cutover_engine::shared::{SharedMap, SharedSet};
 use cutover_engine::wanted::{WantedForward, WantedReception};
 use cutover_engine::{BootTime, EndpointKey, Fact, InterfacePrefixes, Wanted};
 use early::Early;
@@ -111,6 +111,8 @@ pub struct TunnelApplier {
     early: Early,
     /// As the engine wants it.
     wanted_forwards: Forwards,
+    /// Only until the datastore is in sync: what is forwarded no more.
+    over: Option<SharedSet<IpNet>>,
     /// With what has been started before the engine knew.
     forwards: Forwards,
     receptions: Receptions,
@@ -155,6 +157,7 @@ impl TunnelApplier {
             starts,
             early: Early::default(),
             wanted_forwards: SharedMap::default(),
+            over: None,
             forwards: SharedMap::default(),
             receptions: SharedMap::default(),
             target: Target::default(),
@@ -195,11 +198,11 @@ impl TunnelApplier {
                 () = clock::sleep_until(due) => false,
             };
             if is_news {
-                let newest = wanted.borrow_and_update().clone();
-                // What is only known from memory is not for whoever takes something away.
-                let Some(newest) = newest.filter(|wanted| !wanted.is_recalled) else { continue };
+                let Some(newest) = wanted.borrow_and_update().clone() else { continue };
+                // What is only known from memory is not for whoever takes away what is not wanted.
+                self.over = newest.is_recalled.then(|| newest.forwards_over.clone());
                 let is_first = self.observed.is_none() && due.is_none();
-                if !self.take(&newest) && !is_first {
+                if self.over.is_none() && !self.take(&newest) && !is_first {
                     continue;
                 }
             } else if let Some(observed) = &mut self.observed {
@@ -212,7 +215,30 @@ impl TunnelApplier {
                 // begun to start.
                 self.aim();
             }
-            due = self.apply_ordinary();
+            let priority = self.priority;
+            due = match self.over.clone() {
+                Some(over) => priority.while_ordinary(|| self.end(&over)),
+                None => self.apply_ordinary(),
+            };
+        }
+    }
+
+    /// Ends what the memory says is over, and touches nothing else. Returns when to come back.
+    fn end(&mut self, over: &SharedSet<IpNet>) -> Option<BootTime> {
+        let ended = if over.is_empty() { Ok(0) } else { self.plane.end_forwards(over) };
+        self.log(ended.as_ref().err());
+        match ended {
+            Ok(count) => {
+                if count > 0 {
+                    info!(
+                        count,
+                        "What the last life forwarded is over by its memory, and forwarded no more; the datastore is not in sync yet"
+                    );
+                }
+                self.back_off.reset();
+                None
+            }
+            Err(_) => Some(clock::now() + self.back_off.next_pause()),
         }
     }
 

@@ -218,6 +218,21 @@ impl Engine {
         departures.chain(arrivals.values().filter_map(|arrival| arrival.ends_at)).min()
     }
 
+    /// Before the datastore is in sync: what the memory of the last life says is forwarded no more.
+    pub(super) fn forwards_over(&self, now: BootTime) -> impl Iterator<Item = IpNet> {
+        let is_over = move |it: &&Departure| it.ends_at.is_some_and(|at| at <= now);
+        let over = self.hitless.departures.values().filter(is_over);
+        over.flat_map(|it| addresses(&self.policy, &it.prefixes))
+    }
+
+    /// When more of it is.
+    pub(super) fn next_forward_over(&self) -> Option<BootTime> {
+        let is_open = |prefix: IpNet| !self.wanted.forwards_over.contains(&prefix);
+        let departures = self.hitless.departures.values();
+        let open = departures.filter(|it| addresses(&self.policy, &it.prefixes).any(is_open));
+        open.filter_map(|it| it.ends_at).min()
+    }
+
     /// Virtual machines that are leaving, or have left a moment ago.
     pub fn departing(&self) -> impl Iterator<Item = &Departure> {
         self.hitless.departures.values().filter(|_| self.policy.forwards)

@@ -3,8 +3,9 @@
 //! An agent that is started while its datastore is away knows from its memory who is expected here. That is enough to go on
 //! listening on their taps and to believe what is announced there. It is not enough for anything else: whoever is not in
 //! the memory may be somebody all the same, and whoever is in it may have gone. So nothing is wanted but what an announcement says, nothing is
-//! given up, and no time runs out: not even the elevated priority ends, although that could be done without a gap, so that "nothing
-//! is taken away" holds without exception, whatever the memory says. Owns the wanted sets until the datastore is in sync.
+//! given up, and no time runs out: not even the elevated priority ends, although that could be done without a gap, so that no route is taken
+//! away, whatever the memory says. Only what is forwarded is forwarded no longer than the memory says: the target takes nothing
+//! for it afterwards, and what still comes here would be lost. Owns the wanted sets until the datastore is in sync.
 
 use super::Engine;
 use super::locals::Local;
@@ -25,7 +26,7 @@ impl Engine {
     /// they will be then: they say which routes are ours and what is installed.
     #[must_use]
     pub fn recalling(mut self) -> Self {
-        self.recalls = !self.remembered.is_empty();
+        self.recalls = !self.remembered.is_empty() || !self.hitless.departures.is_empty();
         self
     }
 
@@ -117,7 +118,8 @@ impl Engine {
     }
 
     fn recalled(&self, now: BootTime) -> Wanted {
-        let mut wanted = Wanted { is_recalled: true, ..Wanted::default() };
+        let forwards_over = self.forwards_over(now).collect();
+        let mut wanted = Wanted { is_recalled: true, forwards_over, ..Wanted::default() };
         // Who comes first, as when the datastore is in sync.
         let mut ranked: Vec<_> = self.remembered.iter().collect();
         ranked.sort_by_key(|(key, entry)| (entry.was_deleted, *key));

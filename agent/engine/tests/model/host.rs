@@ -347,7 +347,11 @@ impl Host {
                 }
             }
         }
-        if does(Moment::Tunnelled) && !wanted.is_recalled {
+        if does(Moment::Tunnelled) && wanted.is_recalled {
+            if prefixes().iter().all(|prefix| wanted.forwards_over.contains(prefix)) {
+                self.kernel.forward = None;
+            }
+        } else if does(Moment::Tunnelled) {
             let key = port(self.id);
             let forward = wanted.forwards.get(&key).filter(|forward| forward.is_active);
             self.kernel.forward = forward.filter(|it| it.prefixes == prefixes()).map(|it| it.tunnel);

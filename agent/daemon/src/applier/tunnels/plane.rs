@@ -3,13 +3,15 @@
 //! Owns how each step is done. Which steps there are, and when, is decided in [`super`].
 
 use super::plan::{Numbers, Policy};
-use super::{Settings, TunnelError};
+use super::{Settings, TunnelError, describe};
 use crate::bpf::{TunnelCounts, TunnelEntries, TunnelPrograms};
-use crate::netlink::policy::{self, PolicyChange};
+use crate::netlink::policy::{self, PolicyChange, SideRoute};
 use crate::netlink::socket::{Outcome, SendError};
 use crate::netlink::{RouteSocket, notrack, underlay, vxlan};
 use crate::sysctls::{self, Sysctls, table};
 use cutover_common::names::DEVICE_TUNNEL;
+use cutover_engine::shared::SharedSet;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -88,6 +90,19 @@ impl Plane {
             routes.extend(found.map_err(failed_with("read the routes"))?);
         }
         Ok(Policy { routes, rules })
+    }
+
+    /// Takes away our routes to these into the tunnel. Returns how many there were.
+    pub(super) fn end_forwards(&mut self, over: &SharedSet<IpNet>) -> Result<usize, TunnelError> {
+        let Numbers { table, .. } = self.numbers();
+        let routes = self.policy()?.routes;
+        let is_over = |route: &SideRoute| route.table == table && over.contains(&route.destination);
+        let changes: Vec<_> = routes.into_iter().filter(is_over).map(PolicyChange::RemoveRoute).collect();
+        let outcome = self.change(&changes)?;
+        outcome.failed.first().map_or(Ok(changes.len()), |failure| {
+            let what = describe(&changes[failure.index]);
+            Err(TunnelError::Refused { what, error: io::Error::from_raw_os_error(failure.errno) })
+        })
     }
 
     pub(super) fn change(&mut self, changes: &[PolicyChange]) -> Result<Outcome, SendError> {

@@ -9,7 +9,9 @@ use crate::model::{Handover, Policy};
 use crate::notice::{DepartureRecord, Notice};
 use crate::wanted::{HandoverStage, WantedForward, WantedReception};
 use cutover_common::MacAddr;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 /// Source `a`, target `b`, and a channel between them that can be cut.
 struct Pair {
@@ -705,6 +707,38 @@ fn an_announcement_ends_what_the_last_life_forwarded() {
     again.tell(Fact::LinkSeen(link(6, true)));
     assert!(again.wanted().is_recalled);
     assert!(again.watch().unwrap().ends_forwarding);
+}
+
+/// Its datastore is away for longer than it is to forward. What still comes there would be lost: the target takes nothing for it.
+#[test]
+fn what_the_last_life_forwarded_ends_without_the_datastore() {
+    let mut pair = Pair::arrived();
+    pair.both(migration_removed("b"));
+    pair.both(removed("a"));
+    let forwarded: BTreeSet<_> = forward(&pair.a).unwrap().prefixes.clone();
+    let over = |host: &Host| host.wanted().forwards_over.iter().copied().collect::<BTreeSet<_>>();
+    let mut again = Host::restarted("a", pair.a.now, pair.a.memory(), pair.a.found());
+    again.tell(Fact::LinkSeen(link(6, true)));
+    again.pass(Duration::from_secs(29));
+    assert!(again.wanted().is_recalled && over(&again).is_empty(), "its time is not over");
+    again.pass(Duration::from_secs(2));
+    assert_eq!(over(&again), forwarded);
+    // And when it is over before the agent is there.
+    let mut late = Host::restarted("a", again.now, pair.a.memory(), pair.a.found());
+    late.tell(Fact::LinkSeen(link(6, true)));
+    assert_eq!(over(&late), forwarded);
+    late.tell(Fact::InSync { complete: true });
+    assert!(over(&late).is_empty() && forward(&late).is_none());
+}
+
+/// Nobody knows how long a migration takes that has not ended.
+#[test]
+fn what_the_last_life_forwarded_in_a_migration_goes_on_without_the_datastore() {
+    let pair = Pair::arrived();
+    let mut again = Host::restarted("a", pair.a.now, pair.a.memory(), pair.a.found());
+    again.tell(Fact::LinkSeen(link(5, true)));
+    again.pass(Duration::from_hours(1));
+    assert!(again.wanted().is_recalled && again.wanted().forwards_over.is_empty());
 }
 
 /// How far the hand-over of tracked connections is, as far as a host wants it.

@@ -355,10 +355,10 @@ impl Host {
         assert_eq!(wanted, self.engine.rebuilt(), "what is wanted is not what would be wanted from scratch");
     }
 
-    /// Nothing but watches and elevated routes of endpoints that the memory knows, and no time.
+    /// Nothing but watches and elevated routes of endpoints that the memory knows, and no time but that of forwards.
     fn check_recalled(&mut self, wanted: &Wanted) {
-        let Wanted { routes, watches, .. } = wanted.clone();
-        let only_these = Wanted { is_recalled: true, routes, watches, ..Wanted::default() };
+        let Wanted { routes, watches, forwards_over, .. } = wanted.clone();
+        let only_these = Wanted { is_recalled: true, routes, watches, forwards_over, ..Wanted::default() };
         assert_eq!(*wanted, only_these, "more is wanted than the memory is enough for");
         let memory = self.engine.memory();
         let is_known = |ifindex: u32| {
@@ -369,7 +369,13 @@ impl Host {
             assert!(is_known(route.ifindex) && route.metric == ELEVATED, "{route:?}");
         }
         assert!(wanted.watches.keys().all(|ifindex| is_known(*ifindex)), "{:?}", wanted.watches);
-        assert_eq!(self.engine.next_deadline(), None, "nothing ends by itself");
+        let forwards_end: Vec<_> =
+            self.engine.departing().filter_map(|departure| departure.ends_at).collect();
+        let ends = self.engine.next_deadline();
+        assert!(
+            ends.is_none_or(|at| at > self.now && forwards_end.contains(&at)),
+            "{ends:?} {forwards_end:?}"
+        );
         assert!(!self.engine.settle(self.now), "settling again changed something");
     }
 
