@@ -1,7 +1,9 @@
 //! Reading, making and taking back, in one namespace without packets: the kernel's table is what is tested.
 
 use crate::stage::{Stage, at, vm};
-use cutover_daemon::conntrack::{Conntrack, Entry, Key, Refusal, State, Tuple, Withdrawn, is_tracking};
+use cutover_daemon::conntrack::{
+    Conntrack, ENTRIES_MAX, Entry, Key, Left, Refusal, State, Tuple, Withdrawn, is_tracking,
+};
 use cutover_tests::felix::Family;
 use cutover_tests::firewall::load;
 use cutover_tests::namespace::Namespace;
@@ -136,6 +138,51 @@ fn as_many_as_a_migration_needs_are_made() {
         let ours: HashSet<Tuple> = first.ours.iter().map(|ours| ours.original).collect();
         let second = conntrack.inject(&entries, &prefixes(VM), &ours);
         assert_eq!(second.done, 60_000, "{:?}", second.refused);
+    });
+}
+
+/// And of those that are too many, the ones stay that the kernel would keep as well: who has been answered in both directions.
+#[test]
+fn of_more_than_one_vm_may_have_the_assured_ones_are_read() {
+    const ASSURED: u32 = 60_000;
+    const UNASSURED: u32 = 10_000;
+    let table = Table::new();
+    let made = |numbers: std::ops::Range<u32>, assured| {
+        numbers.map(move |number| Entry { assured, ..connection(VM, number) }).collect::<Vec<_>>()
+    };
+    table.with(|conntrack| {
+        // Those that are to make room are there first.
+        for entries in [made(0..UNASSURED, false), made(UNASSURED..UNASSURED + ASSURED, true)] {
+            let injected = conntrack.inject(&entries, &prefixes(VM), &HashSet::new());
+            assert_eq!(injected.done, entries.len(), "{:?}", injected.refused);
+        }
+        let read = conntrack.read(&prefixes(VM)).unwrap();
+        assert_eq!(read.carried.len(), ENTRIES_MAX);
+        assert_eq!(read.carried.iter().filter(|entry| entry.assured).count(), ASSURED as usize);
+        // The kernel may tell of one of them twice.
+        let beyond = (ASSURED + UNASSURED) as usize - ENTRIES_MAX;
+        assert!(read.left[&Left::TooMany] >= beyond, "{:?}", read.left);
+    });
+}
+
+/// Of what the host itself says to somebody, no other host knows anything.
+#[test]
+fn no_connection_with_the_host_itself_is_made() {
+    let table = Table::new();
+    let (own, other) = ("198.51.100.1", "198.51.100.2");
+    table.namespace.ip("link set lo up");
+    table.namespace.ip(&format!("address add {own}/32 dev lo"));
+    let with = |address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        let mut entry = connection(VM, 1);
+        (entry.original.destination, entry.reply.source) = (address, address);
+        entry
+    };
+    table.with(|conntrack| {
+        let injected = conntrack.inject(&[with(own), with(other)], &prefixes(VM), &HashSet::new());
+        assert_eq!(injected.refused, BTreeMap::from([(Refusal::NotAllowed, 1)]));
+        let read = conntrack.read(&prefixes(VM)).unwrap();
+        assert_eq!(originals(&read.carried), originals(&[with(other)]));
     });
 }
 

@@ -250,6 +250,26 @@ fn switched_off_nothing_is_handed_over_and_the_target_drops_what_comes() {
     bed.succeed();
 }
 
+/// The source goes on tracking what it forwards, so the rules that say otherwise go with the agent that made them; the forward stays.
+#[test]
+fn an_agent_that_is_started_without_it_takes_its_table_away_and_forwards_on() {
+    let mut bed = guarded();
+    let table = |bed: &Bed| {
+        let traces = traces(&bed.scene.source.host);
+        traces.iter().filter(|trace| trace.contains("table inet")).count()
+    };
+    bed.start_migration();
+    bed.arrive();
+    wait_for(&bed.scene.source, "forwards", "is_active", true);
+    assert_eq!(table(&bed), 1);
+    bed.scene.source.agent.terminate();
+    bed.scene.source.agent.set("CutoverConntrack", "off");
+    bed.scene.source.agent.start_in_sync();
+    wait::until(wait::SOON, "the table is gone", || table(&bed) == 0);
+    wait_for(&bed.scene.source, "forwards", "is_active", true);
+    bed.succeed();
+}
+
 #[test]
 fn what_was_taken_over_is_taken_back_when_the_migration_fails() {
     let bed = guarded();
