@@ -8,10 +8,12 @@
 //!
 //! KERNEL: a change of an IPv4 route waits for the lock of links (RTNL) while anybody anywhere holds it, for as long as half a second
 //! (measured on 6.18: a namespace with 4,000 links that goes); one of an IPv6 route does not. So the routes of IPv6 go first, only one
-//! thread at a time writes those of IPv4, and another one takes the next record.
+//! thread at a time writes those of IPv4, and another one takes the next record. The source is told to forward
+//! although they still wait.
 
 mod landing;
 mod sleep;
+mod untold;
 mod worker;
 
 use crate::batches::Batches;
@@ -35,6 +37,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::warn;
+use untold::Untold;
 use worker::{Post, Worker};
 
 /// How many threads there are: one with a real-time priority ([`crate::priority`]), the lead, and two ordinary ones in reserve. Each
@@ -60,6 +63,7 @@ struct Shared {
     /// By the generation of the watch.
     batches: Batches<u64, ByFamily<Arc<Prepared>>>,
     landings: Landings,
+    untold: Untold,
     /// Held by the thread that polls the ring before it sleeps: one processor is enough.
     spinning: Mutex<()>,
     /// Where the lead sleeps.
@@ -99,7 +103,7 @@ struct Prepared {
 pub struct Listeners {
     /// Hear of the routes of a family once all of them are installed, before `facts` hears of the announcement.
     pub written: ByFamily<UnboundedSender<Written>>,
-    /// Hears of each announcement when its routes are written, before `facts` does, and keeps nobody waiting.
+    /// Hears of each announcement when its routes are written, or a millisecond later if they have to wait. Keeps nobody waiting.
     pub herald: Herald,
     /// Hears of each announcement when everything about it is done.
     pub facts: UnboundedSender<Fact>,
@@ -133,6 +137,7 @@ impl FastPath {
             ring: Mutex::new(ring),
             batches: Batches::default(),
             landings: Landings::default(),
+            untold: Untold::default(),
             spinning: Mutex::default(),
             lead,
             reserve,

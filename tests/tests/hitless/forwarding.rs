@@ -2,9 +2,16 @@
 
 use crate::bed::*;
 use cutover_daemon::clock;
+use cutover_daemon::netlink::policy;
+use cutover_tests::crowd::Crowd;
 use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
 use cutover_tests::stream::wait_answered;
 use cutover_tests::{frames, wait};
+use std::time::Duration;
+
+/// Of what is forwarded: `CutoverForwardTable`, and how the agent marks it.
+const FORWARD_TABLE: u32 = 7179;
+const FORWARD_PROTOCOL: u8 = 79;
 
 #[test]
 fn what_a_client_sends_to_the_source_reaches_the_virtual_machine_on_the_target() {
@@ -40,6 +47,48 @@ fn what_a_client_sends_to_the_source_reaches_the_virtual_machine_on_the_target()
     let timeline = bed.scene.target.agent.run_ok(&["timeline", &uid]);
     assert!(timeline.contains("forwarded"), "{timeline}");
     bed.scene.source.agent.log().wait(wait::SOON, &["Forwarding nothing any more"]);
+}
+
+/// Somebody has the kernel's lock of links, for which routes of IPv4 wait, on both hosts: of an announcement the source hears all the same, and
+/// forwards what is of IPv6.
+#[test]
+fn the_source_hears_of_it_while_routes_of_the_target_wait() {
+    /// LIMIT: the lock can be free again before anything comes to it on a busy machine; then it is held once more.
+    const ATTEMPTS: usize = 5;
+    /// A wait of this length is the lock's doing and nothing else's.
+    const HELD_UP: Duration = Duration::from_millis(30);
+    let bed = Bed::new();
+    let (source, target, port) = (&bed.scene.source, &bed.scene.target, &bed.scene.port);
+    let hypervisor = target.tap().open();
+    let is_forwarding = || {
+        let routes = source.host.namespace().run(|| policy::routes(FORWARD_TABLE, FORWARD_PROTOCOL));
+        routes.expect("the kernel tells").iter().any(|route| route.destination.addr().is_ipv6())
+    };
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let _uid = bed.start_migration();
+        let crowd = Crowd::gather(&bed.scene.lab);
+        let mark = target.watch.mark();
+        let mut forwarded_at = None;
+        crowd.disperse_during(|| {
+            hypervisor.send(&frames::rarp(port.mac));
+            wait::until(wait::SOON, "the source forwards", is_forwarding);
+            forwarded_at = Some(clock::now());
+        });
+        target.wait_metrics(port, &[ELEVATED]);
+        let history = target.watch.since(mark);
+        let ipv4 = port.routed().into_iter().filter(|net| net.addr().is_ipv4());
+        let routed_at = ipv4.filter_map(|net| history.added_at(net, ELEVATED)).min();
+        seen.push((forwarded_at, routed_at));
+        let heard_early = forwarded_at.zip(routed_at).is_some_and(|(heard, routed)| heard + HELD_UP < routed);
+        bed.scene.driver.withdraw(TARGET);
+        bed.scene.driver.unbind(TARGET);
+        wait_gone(&source.host);
+        if heard_early {
+            return;
+        }
+    }
+    panic!("it has never forwarded {HELD_UP:?} before the target had its routes: {seen:?}");
 }
 
 /// The way back is begun while the source still forwards.

@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
+use std::time::Duration;
 use tracing::debug;
 
 /// What epoll says: there may be a record, or the bell rings.
@@ -30,10 +31,11 @@ impl Sleep {
         Ok(Self { epoll, bell })
     }
 
-    /// Sleeps until there may be something to do. At the end the bell is left ringing, for the others.
-    pub(super) fn sleep(&self, is_end: impl Fn() -> bool) -> nix::Result<()> {
+    /// Sleeps until there may be something to do; returns whether there may be. At the end the bell is left ringing, for the others.
+    pub(super) fn sleep(&self, at_most: Option<Duration>, is_end: impl Fn() -> bool) -> nix::Result<bool> {
         let mut events = [EpollEvent::empty(); 2];
-        match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+        let timeout = at_most.map(EpollTimeout::try_from).and_then(Result::ok).unwrap_or(EpollTimeout::NONE);
+        match self.epoll.wait(&mut events, timeout) {
             Ok(count) => {
                 if events[..count].iter().any(|event| event.data() == BELL)
                     && !is_end()
@@ -41,9 +43,9 @@ impl Sleep {
                 {
                     debug!(%error, "a bell of the fast path was silent");
                 }
-                Ok(())
+                Ok(count > 0)
             }
-            Err(Errno::EINTR) => Ok(()),
+            Err(Errno::EINTR) => Ok(true),
             Err(error) => Err(error),
         }
     }

@@ -4,6 +4,7 @@
 //! another thread is at it ([`super::landing`]).
 
 use super::landing::Landing;
+use super::untold::UNTOLD_FOR;
 use super::{Listeners, Prepared, Shared, Written};
 use crate::applier::is_gone;
 use crate::clock;
@@ -66,9 +67,14 @@ impl Worker {
         while !is_end() {
             self.drain();
             self.spin();
-            if let Err(error) = place.sleep(is_end) {
-                warn!(%error, "the fast path cannot wait for announcements; the agent ends, to be started anew");
-                break;
+            let at_most = (!shared.untold.is_empty()).then_some(UNTOLD_FOR);
+            match place.sleep(at_most, is_end) {
+                Ok(true) => {}
+                Ok(false) => shared.untold.tell_all(&self.listeners.herald),
+                Err(error) => {
+                    warn!(%error, "the fast path cannot wait for announcements; the agent ends, to be started anew");
+                    break;
+                }
             }
         }
         // The bell may have been read right before the end.
@@ -113,7 +119,13 @@ impl Worker {
     ///
     /// LIMIT: a reserve that loses its processor in here makes the lead wait for it. That is some hundred instructions.
     fn take(&self) -> Option<Option<Announcement>> {
-        self.shared.ring().0.next().map(|item| read_record(&item))
+        let mut ring = self.shared.ring();
+        let record = read_record(&ring.0.next()?);
+        // ORDER: before another thread finds the ring empty and goes to sleep.
+        if let Some(record) = &record {
+            self.shared.untold.add(record.generation);
+        }
+        Some(record)
     }
 
     fn act(&mut self, record: Announcement, taken_at: BootTime) {
@@ -123,24 +135,21 @@ impl Worker {
     }
 
     fn write_routes(&mut self, record: Announcement, taken_at: BootTime) {
+        let Announcement { generation, ifindex, seen_at_ns, .. } = record;
         // ORDER: before anything is installed that nobody would hear of.
         let Some(kind) = AnnouncementKind::from_number(record.kind) else {
             warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
+            self.shared.untold.forget(generation);
             return;
         };
-        let prepared = self.shared.batches.take(&record.generation);
-        let mut seen = AnnouncementSeen {
-            generation: record.generation,
-            kind,
-            seen_at: BootTime(record.seen_at_ns),
-            taken_at: Some(taken_at),
-            routed_at: None,
-        };
+        let prepared = self.shared.batches.take(&generation);
+        let (seen_at, taken_at) = (BootTime(seen_at_ns), Some(taken_at));
+        let mut seen = AnnouncementSeen { generation, kind, seen_at, taken_at, routed_at: None };
         let Some(prepared) = prepared else { return self.tell(seen) };
         let ByFamily { ipv4, ipv6 } = &*prepared;
         // ORDER: IPv6 first, because nobody can make it wait.
-        let ifindex = record.ifindex;
-        seen.routed_at = write(&mut self.socket, &self.listeners, Family::Ipv6, ifindex, ipv6);
+        seen.routed_at = write(&mut self.socket, ifindex, ipv6);
+        self.listeners.written(Family::Ipv6, ipv6, seen.routed_at);
         if ipv4.routes.is_empty() {
             return self.tell(seen);
         }
@@ -151,10 +160,14 @@ impl Worker {
     fn land(&mut self, landing: Landing) {
         let Self { socket, listeners, shared, priority, .. } = self;
         let land = |Landing { ifindex, mut seen, ipv4 }| {
-            let routed_at = write(socket, listeners, Family::Ipv4, ifindex, &ipv4);
+            let written = write(socket, ifindex, &ipv4);
+            // ORDER: who forwards is told first of all. It has to be after the routes: whoever this wakes has a real-time priority, too, and
+            // would take the processor from who writes them.
+            shared.untold.tell(seen.generation, &listeners.herald);
+            listeners.written(Family::Ipv4, &ipv4, written);
             // The announcement is acted on when all of its routes are there.
-            seen.routed_at = seen.routed_at.and(routed_at);
-            tell(listeners, seen);
+            seen.routed_at = seen.routed_at.and(written);
+            listeners.seen(seen);
         };
         priority.while_ordinary(|| {
             shared.landings.add(landing);
@@ -163,35 +176,33 @@ impl Worker {
     }
 
     fn tell(&self, seen: AnnouncementSeen) {
-        tell(&self.listeners, seen);
+        self.shared.untold.tell(seen.generation, &self.listeners.herald);
+        self.listeners.seen(seen);
     }
 }
 
-fn tell(listeners: &Listeners, seen: AnnouncementSeen) {
-    // ORDER: after the routes. Whoever it wakes has a real-time priority, too, and would take the processor from who writes them.
-    listeners.herald.announced(seen.generation);
-    // The receiver is gone only while the agent stops.
-    let _: Result<(), _> = listeners.facts.send(Fact::AnnouncementSeen(seen));
+impl Listeners {
+    fn seen(&self, seen: AnnouncementSeen) {
+        // The receiver is gone only while the agent stops.
+        let _: Result<(), _> = self.facts.send(Fact::AnnouncementSeen(seen));
+    }
+
+    /// The routes of one family are there since then, if they are.
+    fn written(&self, family: Family, Prepared { routes, .. }: &Prepared, at: Option<BootTime>) {
+        if let Some(at) = at.filter(|_| !routes.is_empty()) {
+            // ORDER: before the fact, which makes the routes wanted. The receiver is gone only while the agent stops.
+            let _: Result<(), _> = self.written.of(family).send(Written { routes: routes.clone(), at });
+        }
+    }
 }
 
 /// Writes the routes of one family. Returns when the kernel had confirmed all of them, if it has.
-fn write(
-    socket: &mut RouteSocket,
-    listeners: &Listeners,
-    family: Family,
-    ifindex: u32,
-    Prepared { batch, routes }: &Prepared,
-) -> Option<BootTime> {
+fn write(socket: &mut RouteSocket, ifindex: u32, Prepared { batch, routes }: &Prepared) -> Option<BootTime> {
     if routes.is_empty() {
         return Some(clock::now());
     }
     match socket.send(batch) {
-        Ok(outcome) if outcome.is_success() => {
-            let at = clock::now();
-            // ORDER: before the fact, which makes the routes wanted. The receiver is gone only while the agent stops.
-            let _: Result<(), _> = listeners.written.of(family).send(Written { routes: routes.clone(), at });
-            Some(at)
-        }
+        Ok(outcome) if outcome.is_success() => Some(clock::now()),
         Ok(outcome) => {
             log_refusal(ifindex, &outcome);
             None

@@ -84,28 +84,35 @@ impl Starter {
     /// A virtual machine has announced itself where it goes. Returns when its forward is active, if it was ready for that.
     pub fn start(&self, start: Start) {
         let ready = self.0.ready.take(&start);
-        let done = ready.map(|ready| self.send(&ready)).unwrap_or_default();
+        let sent = ready.and_then(|ready| self.send(&ready));
+        let (done, at) = sent.unwrap_or_else(|| (Vec::new(), clock::now()));
         // The receiver is gone only while the agent stops.
-        let _: Result<(), _> = self.0.heard.send(Heard { start, at: clock::now(), done });
+        let _: Result<(), _> = self.0.heard.send(Heard { start, at, done });
     }
 
-    fn send(&self, Ready { batches: ByFamily { ipv4, ipv6 }, .. }: &Ready) -> Vec<PolicyChange> {
-        let Some(socket) = &self.0.socket else { return Vec::new() };
-        let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns what the kernel has confirmed, and when it had.
+    fn send(
+        &self,
+        Ready { batches: ByFamily { ipv4, ipv6 }, .. }: &Ready,
+    ) -> Option<(Vec<PolicyChange>, BootTime)> {
+        let mut socket = self.0.socket.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         // ORDER: IPv6 first, because nobody can make it wait. The others may wait for the lock of links, which nobody does with a
         // real-time priority.
-        let mut done = send(&mut socket, ipv6);
+        let (mut done, mut at) = send(&mut socket, ipv6);
         if !ipv4.changes.is_empty() {
-            done.extend(Priority::current().while_ordinary(|| send(&mut socket, ipv4)));
+            let (ipv4_done, ipv4_at) = Priority::current().while_ordinary(|| send(&mut socket, ipv4));
+            done.extend(ipv4_done);
+            at = ipv4_at;
         }
-        done
+        Some((done, at))
     }
 }
 
-/// Returns what the kernel has confirmed. What it has not, the applier tries again, and says.
-fn send(socket: &mut RouteSocket, batch: &Batch) -> Vec<PolicyChange> {
-    let mut done = batch.changes.clone();
-    match socket.send(&batch.requests) {
+/// Returns what the kernel has confirmed, and when. What it has not, the applier tries again, and says.
+fn send(socket: &mut RouteSocket, batch: &Batch) -> (Vec<PolicyChange>, BootTime) {
+    let result = socket.send(&batch.requests);
+    let (at, mut done) = (clock::now(), batch.changes.clone());
+    match result {
         Ok(outcome) => {
             for failure in outcome.failed.iter().rev() {
                 debug!(
@@ -120,7 +127,7 @@ fn send(socket: &mut RouteSocket, batch: &Batch) -> Vec<PolicyChange> {
             done.clear();
         }
     }
-    done
+    (done, at)
 }
 
 impl Starts {
