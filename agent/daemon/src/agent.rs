@@ -22,6 +22,7 @@ pub use start::{attach, monitor_settings};
 use crate::allocator;
 use crate::applier::interfaces::Unprepared;
 use crate::applier::routes::RouteReport;
+use crate::applier::tunnels::Start;
 use crate::applier::watches::Unarmed;
 use crate::bpf::{Attachment, CounterReader};
 use crate::clock;
@@ -293,7 +294,13 @@ impl Agent {
             };
             (departed, Fact::MachineStopped { endpoint: departure.endpoint.clone(), is_stopped })
         };
-        self.engine.departing().filter(is_meant).map(one).unzip()
+        let meant: Vec<_> = self.engine.departing().filter(is_meant).collect();
+        for departure in meant.iter().filter(|_| is_stopped) {
+            if let Some(tunnel) = self.engine.starts_when_stopped(&departure.endpoint) {
+                self.hitless.start_forward(Start { endpoint: departure.endpoint.clone(), tunnel });
+            }
+        }
+        meant.into_iter().map(one).unzip()
     }
 
     /// What the datastore says, as facts.

@@ -130,14 +130,15 @@ impl FastPath {
         progress: &Progress,
     ) -> io::Result<Self> {
         // KERNEL: who began to wait for the ring last is woken first.
-        let reserve = Sleep::on(&ring)?;
-        let lead = Sleep::on(&ring)?;
+        let untold = Untold::new()?;
+        let reserve = Sleep::on(&ring, &untold)?;
+        let lead = Sleep::on(&ring, &untold)?;
         let ring = Ring(ring);
         let shared = Arc::new(Shared {
             ring: Mutex::new(ring),
             batches: Batches::default(),
             landings: Landings::default(),
-            untold: Untold::default(),
+            untold,
             spinning: Mutex::default(),
             lead,
             reserve,

@@ -66,6 +66,8 @@ pub struct Engine {
     recalls: bool,
     /// When that began.
     recalls_since: Option<BootTime>,
+    /// When the wanted sets were last made from it.
+    recalled_at: Option<BootTime>,
     /// Announcements that came before the endpoints did.
     early: Vec<AnnouncementSeen>,
     /// Watches that were armed, or could not be, before the endpoints came.
@@ -113,6 +115,7 @@ impl Engine {
             remembered: memory.endpoints.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
             recalls: false,
             recalls_since: None,
+            recalled_at: None,
             early: Vec::new(),
             early_armed: BTreeMap::new(),
             in_sync_since: None,
@@ -230,7 +233,7 @@ impl Engine {
     #[must_use]
     pub fn next_deadline(&self) -> Option<BootTime> {
         let Some(in_sync_since) = self.in_sync_since else {
-            return self.next_forward_over().filter(|_| self.recalls);
+            return self.next_forward_over();
         };
         let leftovers =
             (!self.losses.is_judged() && self.complete).then_some(in_sync_since + self.policy.grace);

@@ -4,11 +4,12 @@
 use crate::site::{HOST, RECOVERY, Site};
 use crate::states::{ELSEWHERE, Machine, States, migrate};
 use cutover_daemon::clock;
+use cutover_daemon::netlink::policy;
 use cutover_tests::datastore::{endpoint_key, migration_key};
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{OpenTap, Tap, frames, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// From the frame on the tap to the routes. A machine that nobody knows would wait for the cluster, which is away for longer.
@@ -252,6 +253,43 @@ fn a_migration_that_failed_while_the_cluster_was_away_leaves_nothing() {
     for to in scene.site.port.routed() {
         scene.site.node.watch.since(mark).assert_never_with(to);
     }
+}
+
+/// What the last life forwarded ends when its memory says so, although nobody can be asked. Until then it stays.
+#[test]
+fn a_forward_whose_time_is_over_ends_while_the_cluster_is_away() {
+    let mut scene = Awaited::new(|site| site.node.agent.set("CutoverPeering", "auto"));
+    let port = scene.other.port.clone();
+    let (etcd, agent) = (&scene.site.etcd, &scene.site.node.agent);
+    etcd.put(&endpoint_key(&port, ELSEWHERE), &port.endpoint_on(ELSEWHERE, "t").to_string());
+    etcd.put(&migration_key(&port, ELSEWHERE), &port.migration(HOST, ELSEWHERE, "m2").to_string());
+    wait::until(wait::SOON, "it is leaving", || agent.status()["forwards"][0]["migration_uid"] == "m2");
+    let path = agent.run_dir().join("state.json");
+    scene.lose();
+    // As if it had been heard over there, and the migration were over. No other agent talks here.
+    let mut memory: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let departure = &mut memory["departures"][0];
+    assert_eq!(departure["uid"], "m2");
+    departure["is_announced"] = true.into();
+    let ends_at = clock::now() + A_WHILE + Duration::from_secs(4);
+    departure["ends_at"] = ends_at.0.into();
+    std::fs::write(&path, memory.to_string()).unwrap();
+    let host = &scene.site.node.host;
+    host.namespace().ip("link add cutover0 type vxlan external gpe dstport 4790\nlink set cutover0 up");
+    for address in port.routed() {
+        host.namespace().ip(&format!("route add {address} dev cutover0 table 7179 metric 1024 proto 79"));
+    }
+    let forwarded = || host.namespace().run(|| policy::routes(7179, 79)).expect("the kernel tells").len();
+    assert_eq!(forwarded(), port.routed().len());
+    scene.site.node.agent.start();
+    let in_sync = || scene.site.node.agent.status()["in_sync"] == true;
+    wait::until(RECOVERY, "nothing is forwarded", || forwarded() == 0);
+    assert!(clock::now() >= ends_at, "its time was not over");
+    assert!(!in_sync());
+    assert!(host.ifindex("cutover0").is_some(), "nothing else is taken away");
+    scene.find();
+    scene.wait_back();
+    wait::until(wait::SOON, "nobody wants the device", || host.ifindex("cutover0").is_none());
 }
 
 /// A file of another boot, or one that nobody can read, is worth nothing.

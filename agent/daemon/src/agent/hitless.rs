@@ -2,10 +2,10 @@
 //! forwards and takes what is forwarded. It says nothing itself.
 
 use super::parts::Parts;
+use super::published::Published;
 use super::start::{RunError, io_error};
-use crate::applier::WantedReceiver;
 use crate::applier::leaving::LeavingApplier;
-use crate::applier::tunnels::{Starter, TunnelApplier, TunnelReport};
+use crate::applier::tunnels::{Start, Starter, TunnelApplier, TunnelReport};
 use crate::bpf::LastFrames;
 use crate::control::TunnelStatus;
 use crate::datastore::etcd::Cluster;
@@ -27,6 +27,7 @@ pub(super) struct Hitless {
     tunnels: TunnelReport,
     handovers: HandoverReport,
     last_frames: LastFrames,
+    starter: Starter,
     /// Whether libvirt is heard; nothing where nobody listens.
     pub(super) libvirt: Option<libvirt::Listener>,
 }
@@ -40,7 +41,7 @@ impl Hitless {
         parts: &mut Parts,
         settings: &Settings,
         (cluster, run_dir): (Option<&Cluster>, &Path),
-        wanted: &impl Fn() -> WantedReceiver,
+        wanted: &Published,
         (facts, herald): (&UnboundedSender<Fact>, Herald),
         hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
@@ -57,9 +58,9 @@ impl Hitless {
                     exchange: handover.exchange(),
                     last_frames: last_frames.clone(),
                     herald,
-                    starter,
+                    starter: starter.clone(),
                 };
-                let (peers, conversations) = peers::peers(options, wanted(), ways);
+                let (peers, conversations) = peers::peers(options, wanted.subscribe(), ways);
                 (peers, Some(conversations))
             }
             Err(reason) => (PeersReport::off(reason), None),
@@ -69,7 +70,7 @@ impl Hitless {
             parts
                 .start_prompt("the conversations with other hosts' agents", "cutover-peers", conversations)
                 .map_err(no_thread)?;
-            let run = handover.run(wanted());
+            let run = handover.run(wanted.subscribe());
             parts.start_apart("the hand-over of connections", "cutover-conns", run).map_err(no_thread)?;
             if !settings.cutover_libvirt_uri.is_empty() {
                 let uri = settings.cutover_libvirt_uri.clone();
@@ -81,15 +82,23 @@ impl Hitless {
         // Also where nobody says what to forward: the last life may have forwarded something.
         let applier = TunnelApplier::open(settings.into(), peers.own_address(), starts, facts.clone())?;
         let tunnels = applier.report();
-        let run = applier.run(wanted());
+        let run = applier.run(wanted.for_recall());
         parts.start_prompt("the tunnel applier", "cutover-tunnel", run).map_err(no_thread)?;
-        let run = leaving.run(wanted());
+        let run = leaving.run(wanted.subscribe());
         parts.start_apart("the applier of last frames", "cutover-leaving", run).map_err(no_thread)?;
-        Ok(Self { peers, tunnels, handovers, last_frames, libvirt })
+        Ok(Self { peers, tunnels, handovers, last_frames, starter, libvirt })
     }
 }
 
 impl Hitless {
+    /// A virtual machine has stopped: a forward that waits for that is started before anything is decided or written down. On another thread,
+    /// because it may have to wait for the lock of links.
+    pub(super) fn start_forward(&self, start: Start) {
+        let starter = self.starter.clone();
+        // It ends by itself, and the tunnel applier hears what was done.
+        drop(tokio::task::spawn_blocking(move || starter.start(start)));
+    }
+
     /// The record of a migration away from here, with when the last frame came from the tap.
     pub(super) fn with_last_frame(&self, record: &DepartureRecord, tap: Option<u32>) -> DepartureRecord {
         let last_frame_at = tap.and_then(|tap| self.last_frames.of(tap));

@@ -1,7 +1,7 @@
 //! The newest wanted sets on their way to the appliers.
 //!
-//! What the memory of the last life knows goes to those only who may add something because of it: routes and watches. For everybody
-//! else nothing is wanted before the datastore is in sync.
+//! What the memory of the last life knows goes to those only who may do something because of it: add routes and watches, and end what is
+//! forwarded no more. For everybody else nothing is wanted before the datastore is in sync.
 
 use crate::applier::WantedReceiver;
 use cutover_engine::Wanted;

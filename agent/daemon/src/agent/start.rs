@@ -230,9 +230,7 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     }
     let place = (members.as_ref(), run_dir.path());
     let (hypervisor_in, hypervisor) = mpsc::unbounded_channel();
-    let subscribe = || wanted.subscribe();
-    let hitless =
-        Hitless::start(&mut parts, &settings, place, &subscribe, (&facts_in, herald), hypervisor_in)?;
+    let hitless = Hitless::start(&mut parts, &settings, place, &wanted, (&facts_in, herald), hypervisor_in)?;
     let commands = Running::default();
     let ready_applier = ReadyApplier::new(commands.clone(), facts_in);
     parts.start("the ready applier", ready_applier.run(wanted.subscribe()));

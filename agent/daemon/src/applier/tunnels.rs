@@ -113,6 +113,8 @@ pub struct TunnelApplier {
     wanted_forwards: Forwards,
     /// Only until the datastore is in sync: what is forwarded no more.
     over: Option<SharedSet<IpNet>>,
+    /// The datastore has been in sync, and something is wanted, or nothing.
+    has_taken: bool,
     /// With what has been started before the engine knew.
     forwards: Forwards,
     receptions: Receptions,
@@ -158,6 +160,7 @@ impl TunnelApplier {
             early: Early::default(),
             wanted_forwards: SharedMap::default(),
             over: None,
+            has_taken: false,
             forwards: SharedMap::default(),
             receptions: SharedMap::default(),
             target: Target::default(),
@@ -191,7 +194,10 @@ impl TunnelApplier {
                 biased;
                 Some(heard) = self.starts.heard() => {
                     self.hear(heard);
-                    due = self.apply_ordinary();
+                    // ORDER: nothing is applied before something is wanted: that would take away what the last life has left.
+                    if self.has_taken {
+                        due = self.apply_ordinary();
+                    }
                     continue;
                 }
                 changed = wanted.changed() => if changed.is_err() { return } else { true },
@@ -201,9 +207,11 @@ impl TunnelApplier {
                 let Some(newest) = wanted.borrow_and_update().clone() else { continue };
                 // What is only known from memory is not for whoever takes away what is not wanted.
                 self.over = newest.is_recalled.then(|| newest.forwards_over.clone());
-                let is_first = self.observed.is_none() && due.is_none();
-                if self.over.is_none() && !self.take(&newest) && !is_first {
-                    continue;
+                if self.over.is_none() {
+                    let is_first = !std::mem::replace(&mut self.has_taken, true);
+                    if !self.take(&newest) && !is_first {
+                        continue;
+                    }
                 }
             } else if let Some(observed) = &mut self.observed {
                 // Not forgotten: what is not wanted any more is taken away at once, whatever the kernel says to questions.

@@ -4,7 +4,6 @@
 //! another thread is at it ([`super::landing`]).
 
 use super::landing::Landing;
-use super::untold::UNTOLD_FOR;
 use super::{Listeners, Prepared, Shared, Written};
 use crate::applier::is_gone;
 use crate::clock;
@@ -67,10 +66,9 @@ impl Worker {
         while !is_end() {
             self.drain();
             self.spin();
-            let at_most = (!shared.untold.is_empty()).then_some(UNTOLD_FOR);
-            match place.sleep(at_most, is_end) {
-                Ok(true) => {}
-                Ok(false) => shared.untold.tell_all(&self.listeners.herald),
+            match place.sleep(is_end) {
+                Ok(false) => {}
+                Ok(true) => shared.untold.tell_overdue(&self.listeners.herald),
                 Err(error) => {
                     warn!(%error, "the fast path cannot wait for announcements; the agent ends, to be started anew");
                     break;
@@ -121,9 +119,9 @@ impl Worker {
     fn take(&self) -> Option<Option<Announcement>> {
         let mut ring = self.shared.ring();
         let record = read_record(&ring.0.next()?);
-        // ORDER: before another thread finds the ring empty and goes to sleep.
+        drop(ring);
         if let Some(record) = &record {
-            self.shared.untold.add(record.generation);
+            self.shared.untold.add(record.generation, clock::now());
         }
         Some(record)
     }

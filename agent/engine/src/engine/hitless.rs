@@ -218,19 +218,22 @@ impl Engine {
         departures.chain(arrivals.values().filter_map(|arrival| arrival.ends_at)).min()
     }
 
-    /// Before the datastore is in sync: what the memory of the last life says is forwarded no more.
-    pub(super) fn forwards_over(&self, now: BootTime) -> impl Iterator<Item = IpNet> {
-        let is_over = move |it: &&Departure| it.ends_at.is_some_and(|at| at <= now);
-        let over = self.hitless.departures.values().filter(is_over);
-        over.flat_map(|it| addresses(&self.policy, &it.prefixes))
+    /// Before the datastore is in sync: what the memory of the last life, and who has said something since, says is forwarded no more.
+    pub(super) fn forwards_over(&self, now: BootTime) -> BTreeSet<IpNet> {
+        let (over, open): (Vec<_>, Vec<_>) =
+            self.hitless.departures.values().partition(|departure| departure.is_over(now));
+        let addresses = |departures: Vec<&Departure>| -> BTreeSet<IpNet> {
+            departures.into_iter().flat_map(|it| addresses(&self.policy, &it.prefixes)).collect()
+        };
+        // A floating address may have gone from one to another.
+        &addresses(over) - &addresses(open)
     }
 
     /// When more of it is.
     pub(super) fn next_forward_over(&self) -> Option<BootTime> {
-        let is_open = |prefix: IpNet| !self.wanted.forwards_over.contains(&prefix);
-        let departures = self.hitless.departures.values();
-        let open = departures.filter(|it| addresses(&self.policy, &it.prefixes).any(is_open));
-        open.filter_map(|it| it.ends_at).min()
+        let since = self.recalled_at?;
+        let open = self.hitless.departures.values().filter(|departure| !departure.is_over(since));
+        open.filter_map(Departure::over_at).min()
     }
 
     /// Virtual machines that are leaving, or have left a moment ago.

@@ -43,6 +43,7 @@ impl Engine {
     /// Brings the wanted sets up to date. Returns whether they changed.
     pub(super) fn recall(&mut self, now: BootTime) -> bool {
         self.recalls_since.get_or_insert(now);
+        self.recalled_at = Some(now);
         self.arm_remembered(now);
         self.take_early(now);
         let wanted = self.recalled(now);
@@ -118,7 +119,7 @@ impl Engine {
     }
 
     fn recalled(&self, now: BootTime) -> Wanted {
-        let forwards_over = self.forwards_over(now).collect();
+        let forwards_over = self.forwards_over(now).into_iter().collect();
         let mut wanted = Wanted { is_recalled: true, forwards_over, ..Wanted::default() };
         // Who comes first, as when the datastore is in sync.
         let mut ranked: Vec<_> = self.remembered.iter().collect();

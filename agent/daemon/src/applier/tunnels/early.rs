@@ -1,4 +1,4 @@
-//! Forwards that are started by the target's word before the engine has heard it. Pure.
+//! Forwards that are started by the target's word, or because the virtual machine has stopped, before the engine has heard it. Pure.
 //!
 //! The engine says beforehand which ones are to be ([`WantedForward::awaits_word`]), and wants the same as soon as it has heard; until
 //! then what it wants is older.
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// LIMIT: the engine hears of it within milliseconds. One that does not want it by then does not want it.
 const ENGINE_WITHIN: Duration = Duration::from_secs(1);
 
-/// A virtual machine has announced itself where it goes.
+/// A virtual machine has announced itself where it goes, or has stopped here.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Start {
     /// The endpoint of this host that it has left.

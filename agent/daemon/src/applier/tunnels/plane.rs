@@ -5,7 +5,7 @@
 use super::plan::{Numbers, Policy};
 use super::{Settings, TunnelError, describe};
 use crate::bpf::{TunnelCounts, TunnelEntries, TunnelPrograms};
-use crate::netlink::policy::{self, PolicyChange, SideRoute};
+use crate::netlink::policy::{self, PolicyChange, SideRoute, Way};
 use crate::netlink::socket::{Outcome, SendError};
 use crate::netlink::{RouteSocket, notrack, underlay, vxlan};
 use crate::sysctls::{self, Sysctls, table};
@@ -92,11 +92,12 @@ impl Plane {
         Ok(Policy { routes, rules })
     }
 
-    /// Takes away our routes to these into the tunnel. Returns how many there were.
+    /// Takes away our routes to these into the tunnel, of whichever life. Returns how many there were.
     pub(super) fn end_forwards(&mut self, over: &SharedSet<IpNet>) -> Result<usize, TunnelError> {
-        let Numbers { table, .. } = self.numbers();
+        let Some(ifindex) = find()?.map(|device| device.ifindex) else { return Ok(0) };
         let routes = self.policy()?.routes;
-        let is_over = |route: &SideRoute| route.table == table && over.contains(&route.destination);
+        let into_tunnel = Way::Interface(ifindex);
+        let is_over = |route: &SideRoute| route.way == into_tunnel && over.contains(&route.destination);
         let changes: Vec<_> = routes.into_iter().filter(is_over).map(PolicyChange::RemoveRoute).collect();
         let outcome = self.change(&changes)?;
         outcome.failed.first().map_or(Ok(changes.len()), |failure| {

@@ -81,7 +81,7 @@ impl Starter {
         (starter.clone(), Starts { starter, heard })
     }
 
-    /// A virtual machine has announced itself where it goes. Returns when its forward is active, if it was ready for that.
+    /// A virtual machine has announced itself where it goes, or has stopped here. Returns when its forward is active, if it was ready for that.
     pub fn start(&self, start: Start) {
         let ready = self.0.ready.take(&start);
         let sent = ready.and_then(|ready| self.send(&ready));

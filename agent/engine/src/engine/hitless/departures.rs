@@ -29,6 +29,16 @@ impl Departure {
         self.stopped_at.filter(|_| !self.is_announced).map(|at| at + HOLD)
     }
 
+    /// When nothing is forwarded any more, if nobody says anything.
+    pub(in crate::engine) fn over_at(&self) -> Option<BootTime> {
+        self.ends_at.into_iter().chain(self.hold_ends()).min()
+    }
+
+    /// Whether nothing is forwarded any more, as far as can be said without the datastore.
+    pub(super) fn is_over(&self, now: BootTime) -> bool {
+        self.has_resumed || self.over_at().is_some_and(|at| at <= now)
+    }
+
     /// When something happens by itself.
     pub(super) fn deadline(&self) -> Option<BootTime> {
         let is_ready_until = self.is_unready_since.map(|since| since + UNREADY);
@@ -362,6 +372,14 @@ impl Engine {
         let comes_back = self.hitless.arrivals.get(key).is_some_and(|arrival| arrival.stopped_at.is_some());
         let is_taken = departure.tunnel.is_some() && departure.is_ready;
         is_taken && !departure.has_resumed && !comes_back
+    }
+
+    /// The tunnel into which everything is forwarded as soon as the virtual machine of this endpoint has stopped, if it waits for that.
+    #[must_use]
+    pub fn starts_when_stopped(&self, endpoint: &EndpointKey) -> Option<Tunnel> {
+        let departure = self.hitless.departures.get(endpoint)?;
+        let waits = !self.is_active(endpoint, departure) && self.may_be_active(endpoint, departure);
+        departure.tunnel.filter(|_| waits && self.policy.holds && self.policy.forwards)
     }
 
     /// What is to be forwarded of what comes for an endpoint.

@@ -731,6 +731,28 @@ fn what_the_last_life_forwarded_ends_without_the_datastore() {
     assert!(over(&late).is_empty() && forward(&late).is_none());
 }
 
+/// And libvirt says that it goes on here, or the time is over for which packets are held.
+#[test]
+fn what_the_last_life_held_ends_without_the_datastore() {
+    let mut pair = Pair::migrating();
+    pair.stop(true);
+    let over = |host: &Host| !host.wanted().forwards_over.is_empty();
+    let start = |pair: &Pair| {
+        let mut again = Host::restarted("a", pair.a.now, pair.a.memory(), pair.a.found());
+        again.tell(Fact::LinkSeen(link(5, true)));
+        assert!(again.wanted().is_recalled && !over(&again));
+        again
+    };
+    let mut resumed = start(&pair);
+    resumed.tell(Fact::MachineStopped { endpoint: port("a"), is_stopped: false });
+    assert!(over(&resumed));
+    let mut silent = start(&pair);
+    silent.pass(Duration::from_secs(59));
+    assert!(!over(&silent));
+    silent.pass(Duration::from_secs(2));
+    assert!(over(&silent));
+}
+
 /// Nobody knows how long a migration takes that has not ended.
 #[test]
 fn what_the_last_life_forwarded_in_a_migration_goes_on_without_the_datastore() {

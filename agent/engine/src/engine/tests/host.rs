@@ -5,7 +5,7 @@
 use crate::Engine;
 use crate::fact::{AnnouncementSeen, Fact, Link};
 use crate::machine::{Phases, State};
-use crate::memory::{LeftBehind, Memory};
+use crate::memory::{Departure, LeftBehind, Memory};
 use crate::model::{Endpoint, EndpointKey, Labels, LiveMigration, MigrationSource, MigrationTarget, Policy};
 use crate::time::BootTime;
 use crate::wanted::{Status, Wanted, WantedRoute, WantedWatch};
@@ -369,8 +369,7 @@ impl Host {
             assert!(is_known(route.ifindex) && route.metric == ELEVATED, "{route:?}");
         }
         assert!(wanted.watches.keys().all(|ifindex| is_known(*ifindex)), "{:?}", wanted.watches);
-        let forwards_end: Vec<_> =
-            self.engine.departing().filter_map(|departure| departure.ends_at).collect();
+        let forwards_end: Vec<_> = self.engine.departing().filter_map(Departure::over_at).collect();
         let ends = self.engine.next_deadline();
         assert!(
             ends.is_none_or(|at| at > self.now && forwards_end.contains(&at)),
