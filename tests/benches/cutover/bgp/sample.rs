@@ -26,6 +26,8 @@ pub(super) struct Sample {
     pub(super) between: usize,
     /// Datagrams sent after the announcement that never came out on the target's tap.
     pub(super) lost: usize,
+    /// The most of them that were sent to one address.
+    pub(super) lost_of_one: usize,
     /// Those of them that were sent after the last hop's route.
     pub(super) lost_late: usize,
 }
@@ -44,6 +46,7 @@ impl Sample {
             to_forward: forwarded_at.map(|at| at.since(announced_at)),
             between: 0,
             lost: 0,
+            lost_of_one: 0,
             lost_late: 0,
         };
         for Followed { is_ipv4, elevated_at, led_at } in followed {
@@ -58,7 +61,9 @@ impl Sample {
             sample.to_last_hop = sample.to_last_hop.max(led_at.since(announced_at));
             sample.to_packet = sample.to_packet.max(first.since(announced_at));
             sample.between += since(announced_at).filter(|datagram| datagram.sent_at < *led_at).count();
-            sample.lost += since(announced_at).filter(is_lost).count();
+            let lost = since(announced_at).filter(is_lost).count();
+            sample.lost += lost;
+            sample.lost_of_one = sample.lost_of_one.max(lost);
             sample.lost_late += since(*led_at).filter(is_lost).count();
         }
         Some(sample)

@@ -100,7 +100,7 @@ fn method(migrations: usize) -> String {
          300 ms before it goes on over there (`pause-before-switchover`), as one that has much to copy at the end, and the client sends \
          10,000 datagrams in a second, until 300 ms after its route leads to the target. \"Lost in all\" is every datagram of the whole stream that was never answered: the guest sends \
          each back, so what an emulated guest or the way back loses counts as well. \"The source forwards\" when its agent has the \
-         kernel's acknowledgement; with Hold that is after the hook's program has been started, has read its settings and has told the agent. \
+         kernel's acknowledgement; with Hold that is after QMP has said STOP to the bench, and the bench has told the agent. \
          \"Out of order\" is an answer that came after one to a later datagram. \"In place\" is the longest silence of a TCP connection with \
          the same guest after the migration, stopped and continued by QMP's `stop` and `cont` for as long as the downtime was: no \
          migration, no network."

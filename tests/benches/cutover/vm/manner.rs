@@ -2,6 +2,7 @@
 
 use super::bed::Bed;
 use anyhow::{Context as _, Result, ensure};
+use cutover_daemon::control::{self, Departing};
 use cutover_engine::BootTime;
 use cutover_tests::hypervisor::MIGRATION;
 use cutover_tests::stream::{PERIOD, sleep_until};
@@ -14,7 +15,7 @@ pub(super) struct Manner {
     pub(super) period: Duration,
     /// For how long the guest is kept paused before it goes on over there, if it is.
     pub(super) pause: Option<Duration>,
-    /// The source's agent is told that the guest has stopped, as by a hook of the hypervisor's: Hold.
+    /// The source's agent is told that the guest has stopped, as by who has an eye on the hypervisor: Hold.
     pub(super) tells: bool,
 }
 
@@ -45,10 +46,10 @@ impl Manner {
         let qmp = instance.hypervisor.qmp();
         let stopped_at = qmp.wait_event_since(MIGRATION, "STOP", since).at;
         if self.tells {
-            let machine = &instance.guest.ports.first().context("a port")?.workload;
-            let output = cloud.hosts[instance.at].agent().run(&["migrate", "pause", "--machine", machine]);
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "cutover migrate pause: {said}");
+            let machine = instance.guest.ports.first().context("a port")?.workload.clone();
+            let run_dir = cloud.hosts[instance.at].agent().run_dir();
+            let told = control::stopped(&run_dir, &Departing::Workload(machine), true)?;
+            ensure!(!told.is_empty(), "the agent knows of no such machine that is leaving");
         }
         if let Some(pause) = self.pause {
             let _paused = qmp.wait_status_since(MIGRATION, "pre-switchover", since);
