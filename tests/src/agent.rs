@@ -7,6 +7,7 @@ use crate::lab::Lab;
 use crate::log::Log;
 use crate::namespace::Namespace;
 use crate::resources::{Directory, Port};
+use crate::starved::Starved;
 use crate::{locked_memory, wait, wall_clock};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,7 +24,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// How long an agent may take from its start until it answers on its socket.
+/// How long an agent may take from its start until it answers on its socket, without what it waits for a processor.
 const START: Duration = Duration::from_secs(15);
 
 /// LIMIT: far longer than what a command may wait for by itself. One that is stuck fails its test and does not hang it.
@@ -176,6 +177,12 @@ impl Agent {
         self.child.as_ref().map(|child| child.id().cast_signed())
     }
 
+    /// How long its process waits for a processor from now on, if it runs.
+    #[must_use]
+    pub fn starved(&self) -> Option<Starved> {
+        self.pid().map(Starved::from_now_on)
+    }
+
     /// Starts it and returns at once.
     ///
     /// # Panics
@@ -230,8 +237,12 @@ impl Agent {
     #[track_caller]
     pub fn wait_answering(&mut self) {
         let socket = self.run_dir.join("cutover.sock");
-        let answering =
-            wait::holds_within(START, || UnixStream::connect(&socket).is_ok() || self.has_ended().is_some());
+        let starved = self.starved();
+        let answering = wait::holds_within_but_for(
+            START,
+            || starved.as_ref().map_or(Duration::ZERO, Starved::time),
+            || UnixStream::connect(&socket).is_ok() || self.has_ended().is_some(),
+        );
         let ended = self.has_ended();
         assert!(answering && ended.is_none(), "no agent ({ended:?}):\n{}", self.log_text());
     }

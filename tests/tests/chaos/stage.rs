@@ -13,13 +13,13 @@ use cutover_tests::datastore;
 use cutover_tests::etcd::Write;
 use cutover_tests::route_history::Neighbour;
 use cutover_tests::route_watch::dump_neighbours;
-use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Tap, firewall, forwarding, wait};
+use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Starved, Tap, firewall, forwarding, wait};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `CutoverForwardTable`, by default.
 const FORWARD_TABLE: u32 = 7179;
@@ -29,7 +29,8 @@ const CONVERGENCE_S: u32 = 1;
 /// How long an endpoint that is away is held, in seconds. A driver's gap here is as short as etcd.
 const GRACE_S: u32 = 2;
 
-/// LIMIT: an agent that has lost etcd tries again after up to some seconds. Only failing runs wait this long.
+/// LIMIT: an agent that has lost etcd tries again after up to some seconds. Only failing runs wait this long, without what agents wait for
+/// processors.
 const LONG: Duration = Duration::from_secs(45);
 
 /// LIMIT: asking every agent costs something, on a machine that has something to do.
@@ -62,26 +63,36 @@ pub(crate) struct Stage {
     broken: Vec<Fault>,
     excuses: Vec<Excuse>,
     round: u16,
+    slowest_start: Duration,
     _lab: Lab,
 }
 
+/// What became of a plan.
+pub(crate) struct Played {
+    pub(crate) outcome: Result<(), Failure>,
+    /// The longest that an agent took to answer after it was started.
+    pub(crate) slowest_start: Duration,
+}
+
 /// Plays a plan from the beginning on a stage of its own.
-pub(crate) fn play(plan: &Plan) -> Result<(), Failure> {
+pub(crate) fn play(plan: &Plan) -> Played {
+    let mut slowest_start = Duration::ZERO;
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut stage = Stage::new(plan)?;
         for step in &plan.steps {
-            stage
-                .make(*step)
-                .map_err(|failure| Failure { text: format!("{step}: {}", failure.text), ..failure })?;
+            let made = stage.make(*step);
+            slowest_start = stage.slowest_start;
+            made.map_err(|failure| Failure { text: format!("{step}: {}", failure.text), ..failure })?;
         }
         stage.settle()?;
         judge(&stage.nodes, &stage.guests, &stage.excuses)
     }));
-    played.unwrap_or_else(|panic| {
+    let outcome = played.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err(Failure::new("a panic", text.unwrap_or_default()))
-    })
+    });
+    Played { outcome, slowest_start }
 }
 
 impl Stage {
@@ -93,11 +104,18 @@ impl Stage {
         let nodes = (0..HOSTS).map(|number| Node::new(&lab, &etcd, number)).collect();
         let guests = (0..plan.homes.len()).map(Guest::new).collect();
         let model = Model::new(&plan.homes);
-        let mut stage =
-            Self { nodes, guests, etcd, model, broken: Vec::new(), excuses: Vec::new(), round: 0, _lab: lab };
-        for node in &mut stage.nodes {
-            node.agent.wait_answering();
-        }
+        let mut stage = Self {
+            nodes,
+            guests,
+            etcd,
+            model,
+            broken: Vec::new(),
+            excuses: Vec::new(),
+            round: 0,
+            slowest_start: Duration::ZERO,
+            _lab: lab,
+        };
+        (0..HOSTS).for_each(|host| stage.wait_answering(host));
         let homes: Vec<_> = plan.homes.iter().copied().enumerate().collect();
         stage.plug(&homes);
         let mut lists = Vec::new();
@@ -113,6 +131,20 @@ impl Stage {
             guest.stays[0].from = clock::now();
         }
         Ok(stage)
+    }
+
+    /// Waits for an agent that was just started.
+    fn wait_answering(&mut self, host: HostNumber) {
+        let began_at = Instant::now();
+        self.nodes[host].agent.wait_answering();
+        self.slowest_start = self.slowest_start.max(began_at.elapsed());
+    }
+
+    /// Whether something that agents bring about is there in time.
+    fn comes(&self, condition: impl FnMut() -> bool) -> bool {
+        let starved: Vec<Starved> = self.nodes.iter().filter_map(|node| node.agent.starved()).collect();
+        let lost = || starved.iter().map(Starved::time).max().unwrap_or_default();
+        wait::holds_within_but_for(LONG, lost, condition)
     }
 
     /// Plugs taps, as Nova does.
@@ -139,7 +171,7 @@ impl Stage {
         self.mend_all();
         self.pass_sentinels()?;
         let mut wrong = Vec::new();
-        let settled = wait::holds_within(LONG, || {
+        let settled = self.comes(|| {
             wrong = self.differences();
             let is_right = wrong.is_empty();
             if !is_right {
@@ -238,7 +270,7 @@ impl Stage {
         }
         self.etcd.write_lists(vec![list]);
         for node in &self.nodes {
-            if !wait::holds_within(LONG, || !node.watch.routes_to(address).is_empty()) {
+            if !self.comes(|| !node.watch.routes_to(address).is_empty()) {
                 return Err(Failure::new("an agent hangs", self.story(&[])));
             }
         }

@@ -50,7 +50,8 @@ impl Stage {
                 let node = &mut self.nodes[host];
                 spoil(&node.agent.run_dir().join("state.json"), memory);
                 node.is_forgetful = memory != Memory::Kept;
-                node.agent.start();
+                node.agent.spawn();
+                self.wait_answering(host);
             }
             Fault::Frozen(host) => self.nodes[host].agent.signal(Signal::SIGCONT),
             Fault::Partitioned(host) => self.join(host, "etcd"),

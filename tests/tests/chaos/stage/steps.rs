@@ -1,12 +1,12 @@
 //! The steps of a migration: what the driver, Nova and the hypervisors do.
 
-use super::{LONG, Stage};
+use super::Stage;
 use crate::guest::Arrival;
 use crate::judge::Failure;
 use crate::model::Heard;
 use crate::plan::{GuestNumber, HostNumber, Step};
 use cutover_daemon::clock;
-use cutover_tests::{frames, wait};
+use cutover_tests::frames;
 
 impl Stage {
     /// Makes a step, or none if it makes no sense now.
@@ -56,7 +56,7 @@ impl Stage {
             return Ok(Heard::No);
         }
         if self.is_sound(to) {
-            let armed = wait::holds_within(LONG, || self.is_armed_on(to, number));
+            let armed = self.comes(|| self.is_armed_on(to, number));
             if !armed {
                 return Err(Failure::new("a target is not armed", self.story(&[])));
             }
@@ -75,7 +75,7 @@ impl Stage {
             let (watch, port) = (&self.nodes[to].watch, &self.guests[number].port);
             let uplink = self.nodes[to].uplink;
             let is_routed = |to| watch.routes_to(to).iter().any(|route| route.ifindex != uplink);
-            if !wait::holds_within(LONG, || port.routed().into_iter().all(is_routed)) {
+            if !self.comes(|| port.routed().into_iter().all(is_routed)) {
                 return Err(Failure::new("an announcement is lost", self.story(&[])));
             }
         }
