@@ -101,6 +101,20 @@ impl Agent {
         self.with("DatastoreType", "etcdv3").with("EtcdEndpoints", etcd.endpoint())
     }
 
+    /// Its run directory is in this folder, from the next start on.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    pub fn keep_run_dir_in(&mut self, lab: &Lab, folder: &Path) {
+        let host = self.settings["FelixHostname"].clone();
+        self.run_dir = folder.join(&host);
+        let path = self.run_dir.display().to_string();
+        self.set("CutoverRunDir", path);
+        let record = lab.peers().join(format!("{host}.json"));
+        fs::remove_file(&record).expect("a link");
+        symlink(self.run_dir.join("peer.json"), record).expect("a link");
+    }
+
     /// Lets it talk to the agents of the lab's other hosts with this address in the underlay (`CutoverPeering = files`).
     pub fn set_peering(&mut self, address: IpAddr) {
         self.set("CutoverPeering", "files");

@@ -54,6 +54,7 @@ pub mod route_watch;
 pub mod scene;
 pub mod script;
 pub mod site;
+pub mod small_disk;
 pub mod starved;
 pub mod statistics;
 pub mod stream;
