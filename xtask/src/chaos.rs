@@ -16,6 +16,9 @@ pub(crate) struct Options {
     /// Of the first plan, the following ones have the next numbers; another one each time if none is named
     #[arg(long)]
     seed: Option<u64>,
+    /// What is to break more often than anything else, by its name in the text of a plan, such as disk-full
+    #[arg(long, value_name = "FAULT")]
+    favour: Option<String>,
     /// Only these steps of the plan of the seed, such as 20..40
     #[arg(long, value_name = "A..B", requires = "seed")]
     steps: Option<String>,
@@ -49,6 +52,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let seed = options.seed.map_or_else(any_seed, Ok)?;
     say(format_args!("the seed of the first plan is {seed}"));
     campaign = campaign.env("CUTOVER_CHAOS_SEED", seed.to_string());
+    if let Some(favoured) = options.favour {
+        campaign = campaign.env("CUTOVER_CHAOS_FAVOUR", favoured);
+    }
     if let Some(steps) = options.steps {
         campaign = campaign.env("CUTOVER_CHAOS_STEPS", steps);
     }

@@ -53,7 +53,7 @@ fn campaign(options: &Options) -> Option<(Plan, Failure)> {
     let crew = Crew::new(options.migrations.div_ceil(each));
     let work_off = || {
         while let Some(number) = crew.take() {
-            let plan = Plan::of_seed(options.seed.wrapping_add(number));
+            let plan = options.plan_of(options.seed.wrapping_add(number));
             let Played { outcome, slowest_start } = play(&plan);
             crew.put_back(slowest_start, outcome.is_err());
             if let Err(failure) = outcome {
@@ -105,6 +105,27 @@ fn a_deletion_that_nobody_reports_is_found_and_shrunk() {
     assert_eq!(failure.what, "a live virtual machine had no route");
     let (plan, _) = shortest(plan, failure, Duration::from_secs(600));
     assert_eq!(plan.steps, [sabotage]);
+}
+
+/// The same of an announcement that nobody should have taken for one.
+#[test]
+fn an_announcement_that_nobody_reports_is_found() {
+    let mut plan = Plan::of_seed(7);
+    let (guest, to) = (0, (plan.homes[0] + 1) % plan::HOSTS);
+    plan.steps = vec![
+        Step::Begin { guest, to },
+        Step::Move { guest, is_announced: true },
+        Step::Succeed { guest, is_recreated: true },
+        Step::Settle,
+        Step::Begin { guest, to: plan.homes[0] },
+        Step::Move { guest, is_announced: false },
+    ];
+    let said_at = plan.steps.len();
+    plan.steps.push(Step::Succeed { guest, is_recreated: true });
+    assert_eq!(play(&plan).outcome, Ok(()));
+    plan.steps.insert(said_at, Step::Hit(Hit::AnnouncedUnreported { guest }));
+    let failure = play(&plan).outcome.expect_err("it is found");
+    assert_eq!(failure.what, "a route was elevated without its virtual machine");
 }
 
 /// Shown with a failure, and with `--nocapture` while it goes on.
