@@ -75,10 +75,8 @@ impl Stage {
         if !guest.is_armed {
             return Ok(Heard::Maybe);
         }
-        if self.can_hear(to) {
-            if !self.comes(|| self.is_routed(to, number)) {
-                return Err(Failure::new("an announcement is lost", self.story(&[])));
-            }
+        if self.can_hear(to) && !self.comes(|| self.is_routed(to, number)) {
+            return Err(Failure::new("an announcement is lost", self.story(&[])));
         }
         Ok(Heard::Yes)
     }
