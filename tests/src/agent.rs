@@ -7,6 +7,7 @@ use crate::lab::Lab;
 use crate::log::Log;
 use crate::namespace::Namespace;
 use crate::resources::{Directory, Port};
+use crate::starved::Starved;
 use crate::{locked_memory, wait, wall_clock};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,7 +24,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// How long an agent may take from its start until it answers on its socket.
+/// How long an agent may take from its start until it answers on its socket, without what it waits for a processor.
 const START: Duration = Duration::from_secs(15);
 
 /// LIMIT: far longer than what a command may wait for by itself. One that is stuck fails its test and does not hang it.
@@ -98,6 +99,20 @@ impl Agent {
     #[must_use]
     pub fn on_etcd(self, etcd: &Etcd) -> Self {
         self.with("DatastoreType", "etcdv3").with("EtcdEndpoints", etcd.endpoint())
+    }
+
+    /// Its run directory is in this folder, from the next start on.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    pub fn keep_run_dir_in(&mut self, lab: &Lab, folder: &Path) {
+        let host = self.settings["FelixHostname"].clone();
+        self.run_dir = folder.join(&host);
+        let path = self.run_dir.display().to_string();
+        self.set("CutoverRunDir", path);
+        let record = lab.peers().join(format!("{host}.json"));
+        fs::remove_file(&record).expect("a link");
+        symlink(self.run_dir.join("peer.json"), record).expect("a link");
     }
 
     /// Lets it talk to the agents of the lab's other hosts with this address in the underlay (`CutoverPeering = files`).
@@ -176,6 +191,12 @@ impl Agent {
         self.child.as_ref().map(|child| child.id().cast_signed())
     }
 
+    /// How long its process waits for a processor from now on, if it runs.
+    #[must_use]
+    pub fn starved(&self) -> Option<Starved> {
+        self.pid().map(Starved::from_now_on)
+    }
+
     /// Starts it and returns at once.
     ///
     /// # Panics
@@ -230,8 +251,12 @@ impl Agent {
     #[track_caller]
     pub fn wait_answering(&mut self) {
         let socket = self.run_dir.join("cutover.sock");
-        let answering =
-            wait::holds_within(START, || UnixStream::connect(&socket).is_ok() || self.has_ended().is_some());
+        let starved = self.starved();
+        let answering = wait::holds_within_but_for(
+            START,
+            || starved.as_ref().map_or(Duration::ZERO, Starved::time),
+            || UnixStream::connect(&socket).is_ok() || self.has_ended().is_some(),
+        );
         let ended = self.has_ended();
         assert!(answering && ended.is_none(), "no agent ({ended:?}):\n{}", self.log_text());
     }

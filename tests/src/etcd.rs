@@ -20,6 +20,7 @@ pub use impostor::Impostor;
 
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::wait;
 use client::Work;
 use member::Member;
 use std::net::IpAddr;
@@ -89,6 +90,12 @@ impl Etcd {
         if self.certificates.is_some() { "https" } else { "http" }
     }
 
+    /// How many members there are.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.members.len()
+    }
+
     /// What to give to `EtcdEndpoints`.
     #[must_use]
     pub fn endpoints(&self) -> String {
@@ -110,6 +117,19 @@ impl Etcd {
     #[must_use]
     pub fn certificates(&self) -> &Certificates {
         self.certificates.as_ref().expect("it was started with TLS")
+    }
+
+    /// Waits until each member answers with what a majority has agreed on. One that has just come back may not yet.
+    ///
+    /// # Panics
+    /// When one does not.
+    #[track_caller]
+    pub fn wait_whole(&self) {
+        for number in 0..self.members.len() {
+            wait::until(client::START, format_args!("member {number} answers"), || {
+                self.with_connection(move |connection| connection.answers(number))
+            });
+        }
     }
 
     /// Waits until a majority answers.

@@ -1,8 +1,9 @@
-//! What of a lab still exists: named namespaces, pins, folders, processes, links outside of its namespaces.
+//! What of a lab still exists: named namespaces, pins, folders, mounts, processes, links outside of its namespaces.
 //! Only looks at names that begin with the lab's prefix, so other labs and other people's things do not count.
 
 use crate::lab::BPFFS;
 use crate::namespace;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub fn of(prefix: &str) -> Vec<String> {
     let mut found: Vec<String> = paths(prefix).iter().map(|path| path.display().to_string()).collect();
     found.extend(processes(prefix).iter().map(|pid| format!("process {pid}")));
+    found.extend(mounts(prefix).iter().map(|path| format!("mounted {}", path.display())));
     let links = entries(Path::new("/sys/class/net"), prefix);
     found.extend(links.iter().map(|path| format!("link {}", path.display())));
     found
@@ -23,6 +25,10 @@ pub(crate) fn remove(prefix: &str) {
     for pid in processes(prefix) {
         // It may be gone by now.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    for path in mounts(prefix) {
+        // It may be gone by now.
+        let _ = umount2(&path, MntFlags::MNT_DETACH);
     }
     for path in paths(prefix) {
         if path.starts_with(namespace::DIRECTORY) {
@@ -38,6 +44,14 @@ fn paths(prefix: &str) -> Vec<PathBuf> {
         .into_iter()
         .flat_map(|folder| entries(folder, prefix))
         .collect()
+}
+
+/// What is mounted in the lab's folders. Namespaces are mounts as well, and found by their names.
+fn mounts(prefix: &str) -> Vec<PathBuf> {
+    let in_path = format!("/{prefix}");
+    let all = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = all.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.contains(&in_path));
+    points.filter(|path| !path.starts_with(namespace::DIRECTORY)).map(PathBuf::from).collect()
 }
 
 fn entries(folder: &Path, prefix: &str) -> Vec<PathBuf> {

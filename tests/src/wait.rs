@@ -13,6 +13,9 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// How often a condition is looked at.
 const PERIOD: Duration = Duration::from_millis(2);
 
+/// LIMIT: how many times the limit may be lost. On a machine that gives less than that, nothing comes to an end.
+const LOST_MAX: u32 = 10;
+
 /// How many times longer everything may take: a whole number, for machines that are slow by nature, such as an emulated one.
 const PATIENCE: &str = "CUTOVER_TEST_PATIENCE";
 
@@ -34,13 +37,24 @@ fn factor(value: Option<&str>) -> u32 {
 }
 
 /// Whether `condition` became true within `limit`.
-pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + patient(limit);
+pub fn holds_within(limit: Duration, condition: impl FnMut() -> bool) -> bool {
+    holds_within_but_for(limit, || Duration::ZERO, condition)
+}
+
+/// The same, but for time that somebody could not use ([`crate::Starved`]), which is asked for when the limit is over.
+pub fn holds_within_but_for(
+    limit: Duration,
+    lost: impl Fn() -> Duration,
+    mut condition: impl FnMut() -> bool,
+) -> bool {
+    let limit = patient(limit);
+    let began_at = Instant::now();
     loop {
         if condition() {
             return true;
         }
-        if Instant::now() >= deadline {
+        let took = began_at.elapsed();
+        if took >= limit && took >= limit + lost().min(limit * LOST_MAX) {
             return false;
         }
         thread::sleep(PERIOD);
@@ -94,6 +108,19 @@ mod tests {
         for wrong in ["", "0", "-1", "1.5", "much"] {
             assert!(std::panic::catch_unwind(|| factor(Some(wrong))).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_is_lost_is_waited_for_in_addition_and_not_for_ever() {
+        let limit = Duration::from_millis(20);
+        let took = |lost: Duration| {
+            let began_at = Instant::now();
+            assert!(!holds_within_but_for(limit, || lost, || false));
+            began_at.elapsed()
+        };
+        assert!(took(Duration::from_millis(50)) >= Duration::from_millis(70));
+        // It ends.
+        assert!(took(Duration::MAX) >= limit * (LOST_MAX + 1));
     }
 
     #[test]

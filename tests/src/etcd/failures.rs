@@ -2,6 +2,7 @@
 
 use super::Etcd;
 use super::impostor::Impostor;
+use crate::firewall;
 use crate::host::Host;
 use nix::sys::signal::Signal;
 use std::fs;
@@ -30,21 +31,25 @@ impl Etcd {
 
     /// Cuts a member off from the other members, but not from its clients.
     pub fn cut_off(&self, number: usize) {
-        self.between(number, "add");
+        // Members talk to this port of each other, whoever has called whom.
+        let rules = "table inet cut_off {
+            chain input {
+                type filter hook input priority 0;
+                tcp dport 2380 drop
+                tcp sport 2380 drop
+            }
+            chain output {
+                type filter hook output priority 0;
+                tcp dport 2380 drop
+                tcp sport 2380 drop
+            }
+        }";
+        firewall::load(self.members[number].host.namespace(), rules);
     }
 
     /// Undoes [`Self::cut_off`].
     pub fn rejoin(&self, number: usize) {
-        self.between(number, "del");
-    }
-
-    fn between(&self, number: usize, verb: &str) {
-        let own = &self.members[number].host;
-        for (_, other) in self.members.iter().enumerate().filter(|(other, _)| *other != number) {
-            let (here, there) = (own.ipv4(), other.host.ipv4());
-            own.namespace().ip(&format!("route {verb} blackhole {there}/32"));
-            other.host.namespace().ip(&format!("route {verb} blackhole {here}/32"));
-        }
+        firewall::load(self.members[number].host.namespace(), "delete table inet cut_off");
     }
 
     /// Which member an agent is connected to, by the other end of its connections.

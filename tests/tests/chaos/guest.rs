@@ -34,6 +34,8 @@ pub(crate) enum Arrival {
     /// Nobody knows whether its watch was armed.
     Unheard,
     Silent,
+    /// Back from a host where it was, without a word.
+    Returned,
 }
 
 /// A virtual machine.
@@ -42,6 +44,9 @@ pub(crate) struct Guest {
     pub(crate) port: Port,
     pub(crate) taps: BTreeMap<HostNumber, Tap>,
     pub(crate) open: Option<OpenTap>,
+    /// A hypervisor that keeps a virtual machine which has moved until the driver says what became of it, and lets it go on there if that
+    /// failed. Others end at once.
+    left: Option<(HostNumber, OpenTap)>,
     pub(crate) stays: Vec<Stay>,
     /// The target's watch was armed when somebody looked last.
     pub(crate) is_armed: bool,
@@ -66,6 +71,7 @@ impl Guest {
             port,
             taps: BTreeMap::new(),
             open: None,
+            left: None,
             stays: Vec::new(),
             is_armed: false,
             endpoints: BTreeMap::new(),
@@ -74,13 +80,25 @@ impl Guest {
 
     /// It runs on a host from now on. Returns the hypervisor's end of the tap.
     pub(crate) fn arrive(&mut self, host: HostNumber, how: Arrival) -> &OpenTap {
-        let qemu = self.taps[&host].open();
+        let qemu = match self.left.take() {
+            Some((left, qemu)) if left == host => qemu,
+            _ => self.taps[&host].open(),
+        };
         let now = clock::now();
+        if let (Some(stay), true) = (self.stays.last(), self.number.is_multiple_of(2)) {
+            self.left = self.open.take().map(|open| (stay.host, open));
+        }
         if let Some(stay) = self.stays.last_mut() {
             stay.to = Some(now);
         }
         self.stays.push(Stay { host, from: now, how, ended_at: None, to: None });
         self.open.insert(qemu)
+    }
+
+    /// It does not run on a host any more, and its tap there is taken away.
+    pub(crate) fn leave(&mut self, host: HostNumber) {
+        self.left.take_if(|(left, _)| *left == host);
+        self.taps.remove(&host).expect("it is plugged").remove();
     }
 
     /// The endpoint on a host, new or with the value that it has.

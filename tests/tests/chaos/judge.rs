@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// LIMIT: how late an agent on a loaded machine may hear of what others did.
+/// LIMIT: how late an agent may hear of what others did, without what it waited for a processor.
 const LATE: Duration = Duration::from_secs(8);
 
 /// Somebody took routes of a virtual machine away in this time.
@@ -39,6 +39,8 @@ impl Failure {
 struct Lives<'a> {
     guest: &'a Guest,
     excuses: &'a [Excuse],
+    /// How late an agent may hear of what others did.
+    late: Duration,
     /// By host: from when on which metrics.
     moments: Vec<Vec<(BootTime, Vec<u32>)>>,
     /// By host: when forwarding began.
@@ -49,13 +51,16 @@ struct Lives<'a> {
 pub(crate) fn judge(nodes: &[Node], guests: &[Guest], excuses: &[Excuse]) -> Result<(), Failure> {
     let histories: Vec<History> = nodes.iter().map(|node| node.watch.history()).collect();
     for (node, history) in nodes.iter().zip(&histories) {
-        let written = history.writes_to(node.uplink);
+        let is_own = |at: BootTime| node.outages.iter().any(|(from, to)| *from <= at && at <= *to);
+        let mut written = history.writes_to(node.uplink);
+        written.retain(|event| !is_own(event.at));
         if !written.is_empty() {
             let text = format!("{}: {written:#?}", node.host.name());
             return Err(Failure::new("what is somebody else's was written", text));
         }
     }
     let split: Vec<BTreeMap<IpNet, History>> = histories.iter().map(History::by_destination).collect();
+    let late = LATE + nodes.iter().map(Node::starved_for).max().unwrap_or_default();
     let forwards: Vec<History> = nodes.iter().map(|node| node.forwards.history()).collect();
     for guest in guests {
         for to in guest.port.routed() {
@@ -63,7 +68,7 @@ pub(crate) fn judge(nodes: &[Node], guests: &[Guest], excuses: &[Excuse]) -> Res
                 split.iter().zip(nodes).map(|(split, node)| moments(split.get(&to), to, node.uplink));
             let forwarded = forwards.iter().map(|history| additions(history, to));
             let (moments, forwarded) = (moments.collect(), forwarded.collect());
-            let lives = Lives { guest, excuses, moments, forwarded };
+            let lives = Lives { guest, excuses, late, moments, forwarded };
             lives.judge().map_err(|failure| Failure { text: lives.story(to, nodes, &failure), ..failure })?;
         }
     }
@@ -111,7 +116,7 @@ impl Lives<'_> {
     /// elevates its routes then; what it has before is of facts that were over.
     fn served_from(&self, stay: &Stay) -> Option<BootTime> {
         match stay.how {
-            Arrival::Home => Some(stay.from),
+            Arrival::Home | Arrival::Returned => Some(stay.from),
             Arrival::Announced => self.routed_from(stay.host, stay.from),
             Arrival::Unheard | Arrival::Silent => {
                 let moments = self.moments[stay.host].iter();
@@ -176,7 +181,7 @@ impl Lives<'_> {
                     let next = self.guest.stays.get(position + 1).and_then(|next| next.ended_at);
                     stay.host == host
                         && (stay.how == Arrival::Home || has_reason(stay, *since))
-                        && next.is_none_or(|over| *since <= over + LATE)
+                        && next.is_none_or(|over| *since <= over + self.late)
                 };
                 if !self.guest.stays.iter().enumerate().any(allows) {
                     let text = format!("{} got {metrics:?} at {since:?}", host_name(host));
@@ -187,12 +192,17 @@ impl Lives<'_> {
         Ok(())
     }
 
-    /// Forwarding never begins where it runs, but for a moment after its arrival.
+    /// Forwarding never begins where it runs, but for a moment after its arrival. Where it came back to without a word, it may until the driver
+    /// has been heard there; the model says when that must be over.
     fn never_forwarded_from_where_it_is(&self) -> Result<(), Failure> {
         for (host, began) in self.forwarded.iter().enumerate() {
             for at in began {
                 let is_here = |stay: &Stay| {
-                    let is_sure = stay.how == Arrival::Home || stay.from + LATE < *at;
+                    let is_sure = match stay.how {
+                        Arrival::Home => true,
+                        Arrival::Returned => false,
+                        _ => stay.from + self.late < *at,
+                    };
                     stay.host == host && is_sure && stay.from <= *at && stay.to.is_none_or(|to| *at < to)
                 };
                 if self.guest.stays.iter().any(is_here) {
@@ -228,7 +238,7 @@ impl Lives<'_> {
 /// Something said that it is there.
 fn has_reason(stay: &Stay, at: BootTime) -> bool {
     match stay.how {
-        Arrival::Home | Arrival::Announced | Arrival::Unheard => stay.from <= at,
+        Arrival::Home | Arrival::Announced | Arrival::Unheard | Arrival::Returned => stay.from <= at,
         Arrival::Silent => stay.ended_at.is_some_and(|ended_at| ended_at <= at),
     }
 }

@@ -56,7 +56,7 @@ impl Model {
         match (step, self.0[guest]) {
             (Step::Begin { to, .. }, Journey::AtHome(home)) => home != to,
             (Step::Move { .. } | Step::Cancel { .. }, Journey::Begun { .. }) => true,
-            (Step::Succeed { .. }, Journey::Arrived { .. }) => true,
+            (Step::Succeed { .. } | Step::Fail { .. }, Journey::Arrived { .. }) => true,
             (Step::Hit(_), _) => true,
             _ => false,
         }
@@ -70,7 +70,8 @@ impl Model {
             (Step::Begin { to, .. }, Journey::AtHome(from)) => Journey::Begun { from, to },
             (Step::Move { .. }, Journey::Begun { from, to }) => Journey::Arrived { from, to, heard },
             (Step::Succeed { .. }, Journey::Arrived { to, .. }) => Journey::AtHome(to),
-            (Step::Cancel { .. }, Journey::Begun { from, .. }) => Journey::AtHome(from),
+            (Step::Cancel { .. }, Journey::Begun { from, .. })
+            | (Step::Fail { .. }, Journey::Arrived { from, .. }) => Journey::AtHome(from),
             (_, same) => same,
         };
     }
@@ -96,6 +97,11 @@ impl Model {
     pub(crate) fn awaited_on(&self, host: HostNumber) -> impl Iterator<Item = GuestNumber> {
         let is_awaited = move |journey: &Journey| matches!(journey, Journey::Begun { to, .. } if *to == host);
         self.0.iter().enumerate().filter(move |(_, journey)| is_awaited(journey)).map(|(guest, _)| guest)
+    }
+
+    /// Whether its own announcements change nothing any more, or could never do so: nobody waits for them, or they have been heard.
+    pub(crate) fn has_been_heard(&self, guest: GuestNumber) -> bool {
+        !matches!(self.0[guest], Journey::Arrived { heard: Heard::No | Heard::Maybe, .. })
     }
 
     /// Nobody is being migrated.
@@ -142,6 +148,7 @@ mod tests {
     const MOVE: Step = Step::Move { guest: 0, is_announced: true };
     const SUCCEED: Step = Step::Succeed { guest: 0, is_recreated: true };
     const CANCEL: Step = Step::Cancel { guest: 0 };
+    const FAIL: Step = Step::Fail { guest: 0 };
 
     fn after(steps: &[Step], heard: Heard) -> Model {
         let mut model = Model::new(&[0, 2]);
@@ -188,9 +195,24 @@ mod tests {
     }
 
     #[test]
+    fn a_migration_that_fails_behind_the_announcement_leaves_everything_as_it_was() {
+        let failed = after(&[BEGIN, MOVE, FAIL], Heard::Yes);
+        assert_eq!(metrics(&failed), metrics(&after(&[], Heard::Yes)));
+        assert_eq!((failed.runs_on(0), failed.is_at_rest()), (0, true));
+        assert_eq!([0, 1].map(|host| failed.expected(0, host).forwards), [Some(false); 2]);
+    }
+
+    #[test]
+    fn only_what_nobody_has_heard_could_still_be_heard() {
+        assert!(after(&[BEGIN], Heard::Yes).has_been_heard(0));
+        let arrived = [Heard::Yes, Heard::No, Heard::Maybe].map(|heard| after(&[BEGIN, MOVE], heard));
+        assert_eq!(arrived.map(|model| model.has_been_heard(0)), [true, false, false]);
+    }
+
+    #[test]
     fn steps_without_what_they_need_are_not_made() {
         let at_home = after(&[], Heard::Yes);
-        for step in [MOVE, SUCCEED, CANCEL, Step::Begin { guest: 0, to: 0 }] {
+        for step in [MOVE, SUCCEED, CANCEL, FAIL, Step::Begin { guest: 0, to: 0 }] {
             assert!(!at_home.allows(step), "{step}");
         }
         let arrived = after(&[BEGIN, MOVE], Heard::Yes);

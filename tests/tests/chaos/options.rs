@@ -17,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) migrations: u64,
     /// Of the first plan; each of the following ones has the next number.
     pub(crate) seed: u64,
+    /// What is to break more often than anything else.
+    pub(crate) favoured: Option<String>,
     /// How long what fails is made shorter.
     pub(crate) shrink: Duration,
     /// Only these steps of the first plan.
@@ -31,12 +33,18 @@ impl Options {
         Self {
             migrations: number("MIGRATIONS", MIGRATIONS),
             seed: number("SEED", SEED),
+            favoured: env::var("CUTOVER_CHAOS_FAVOUR").ok(),
             shrink: Duration::from_secs(number("SHRINK_S", SHRINK_S)),
             steps: steps.map(|text| {
                 range(&text).unwrap_or_else(|| panic!("CUTOVER_CHAOS_STEPS is {text}, not a..b"))
             }),
             file: env::var("CUTOVER_CHAOS_PLAN").ok(),
         }
+    }
+
+    /// The plan of a seed.
+    pub(crate) fn plan_of(&self, seed: u64) -> Plan {
+        Plan::favouring(seed, self.favoured.as_deref())
     }
 
     /// The only plan that is to be played, if it is only one.
@@ -46,7 +54,7 @@ impl Options {
             return Some(text.parse().unwrap_or_else(|error| panic!("{file}: {error}")));
         }
         let (from, to) = self.steps?;
-        let plan = Plan::of_seed(self.seed);
+        let plan = self.plan_of(self.seed);
         let steps = plan.steps.get(from..to.min(plan.steps.len())).unwrap_or_default().to_vec();
         Some(plan.with_steps(steps))
     }

@@ -2,6 +2,9 @@
 //! to them is in `steps` and `faults`.
 
 mod faults;
+mod felix;
+mod hits;
+mod node;
 mod steps;
 
 use crate::guest::{Arrival, Guest, Stay};
@@ -10,16 +13,16 @@ use crate::model::{Expected, Model};
 use crate::plan::{Fault, GuestNumber, HOSTS, HostNumber, Plan};
 use cutover_daemon::clock;
 use cutover_tests::datastore;
-use cutover_tests::etcd::Write;
+use cutover_tests::etcd::{Security, Write};
 use cutover_tests::route_history::Neighbour;
 use cutover_tests::route_watch::dump_neighbours;
-use cutover_tests::{Agent, Etcd, Host, Lab, Port, RouteWatch, Tap, firewall, forwarding, wait};
+use cutover_tests::{Etcd, Lab, Port, Starved, Tap, forwarding, wait};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `CutoverForwardTable`, by default.
 const FORWARD_TABLE: u32 = 7179;
@@ -29,28 +32,17 @@ const CONVERGENCE_S: u32 = 1;
 /// How long an endpoint that is away is held, in seconds. A driver's gap here is as short as etcd.
 const GRACE_S: u32 = 2;
 
-/// LIMIT: an agent that has lost etcd tries again after up to some seconds. Only failing runs wait this long.
+/// LIMIT: an agent that has lost etcd tries again after up to some seconds. Only failing runs wait this long, without what agents wait for
+/// processors.
 const LONG: Duration = Duration::from_secs(45);
 
 /// LIMIT: asking every agent costs something, on a machine that has something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+pub(crate) use node::Node;
+
 pub(crate) fn host_name(host: HostNumber) -> String {
     format!("compute{}", host + 1)
-}
-
-/// A compute host.
-pub(crate) struct Node {
-    pub(crate) agent: Agent,
-    pub(crate) watch: RouteWatch,
-    /// What is forwarded.
-    pub(crate) forwards: RouteWatch,
-    /// Number of the interface towards everybody else, through which the routes of others go.
-    pub(crate) uplink: u32,
-    /// It has lost its memory, and may not have heard from etcd since.
-    is_forgetful: bool,
-    sentinel: Option<Tap>,
-    pub(crate) host: Host,
 }
 
 /// Everything. Fields go in this order, the lab last.
@@ -62,42 +54,60 @@ pub(crate) struct Stage {
     broken: Vec<Fault>,
     excuses: Vec<Excuse>,
     round: u16,
+    slowest_start: Duration,
     _lab: Lab,
 }
 
+/// What became of a plan.
+pub(crate) struct Played {
+    pub(crate) outcome: Result<(), Failure>,
+    /// The longest that an agent took to answer after it was started.
+    pub(crate) slowest_start: Duration,
+}
+
 /// Plays a plan from the beginning on a stage of its own.
-pub(crate) fn play(plan: &Plan) -> Result<(), Failure> {
+pub(crate) fn play(plan: &Plan) -> Played {
+    let mut slowest_start = Duration::ZERO;
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut stage = Stage::new(plan)?;
         for step in &plan.steps {
-            stage
-                .make(*step)
-                .map_err(|failure| Failure { text: format!("{step}: {}", failure.text), ..failure })?;
+            let made = stage.make(*step);
+            slowest_start = stage.slowest_start;
+            made.map_err(|failure| Failure { text: format!("{step}: {}", failure.text), ..failure })?;
         }
         stage.settle()?;
         judge(&stage.nodes, &stage.guests, &stage.excuses)
     }));
-    played.unwrap_or_else(|panic| {
+    let outcome = played.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err(Failure::new("a panic", text.unwrap_or_default()))
-    })
+    });
+    Played { outcome, slowest_start }
 }
 
 impl Stage {
     /// Everybody runs at home and has routes and a status there.
     fn new(plan: &Plan) -> Result<Self, Failure> {
         let lab = Lab::new();
-        let etcd = Etcd::start(&lab);
+        let etcd = Etcd::start_with(&lab, plan.members, Security::None);
         datastore::set_up(&etcd);
-        let nodes = (0..HOSTS).map(|number| Node::new(&lab, &etcd, number)).collect();
+        let node = |number| Node::new(&lab, &etcd, number, plan.beside_felix == Some(number));
+        let nodes = (0..HOSTS).map(node).collect();
         let guests = (0..plan.homes.len()).map(Guest::new).collect();
         let model = Model::new(&plan.homes);
-        let mut stage =
-            Self { nodes, guests, etcd, model, broken: Vec::new(), excuses: Vec::new(), round: 0, _lab: lab };
-        for node in &mut stage.nodes {
-            node.agent.wait_answering();
-        }
+        let mut stage = Self {
+            nodes,
+            guests,
+            etcd,
+            model,
+            broken: Vec::new(),
+            excuses: Vec::new(),
+            round: 0,
+            slowest_start: Duration::ZERO,
+            _lab: lab,
+        };
+        (0..HOSTS).for_each(|host| stage.wait_answering(host));
         let homes: Vec<_> = plan.homes.iter().copied().enumerate().collect();
         stage.plug(&homes);
         let mut lists = Vec::new();
@@ -113,6 +123,20 @@ impl Stage {
             guest.stays[0].from = clock::now();
         }
         Ok(stage)
+    }
+
+    /// Waits for an agent that was just started.
+    fn wait_answering(&mut self, host: HostNumber) {
+        let began_at = Instant::now();
+        self.nodes[host].agent.wait_answering();
+        self.slowest_start = self.slowest_start.max(began_at.elapsed());
+    }
+
+    /// Whether something that agents bring about is there in time.
+    fn comes(&self, condition: impl FnMut() -> bool) -> bool {
+        let starved: Vec<Starved> = self.nodes.iter().filter_map(|node| node.agent.starved()).collect();
+        let lost = || starved.iter().map(Starved::time).max().unwrap_or_default();
+        wait::holds_within_but_for(LONG, lost, condition)
     }
 
     /// Plugs taps, as Nova does.
@@ -132,14 +156,15 @@ impl Stage {
                 self.guests[guest].taps.insert(host, tap);
             }
         }
+        self.make_chains(wanted);
     }
 
     /// Everything is mended; waits until the hosts hold what the model says.
     fn settle(&mut self) -> Result<(), Failure> {
-        self.mend_all();
+        self.mend_all()?;
         self.pass_sentinels()?;
         let mut wrong = Vec::new();
-        let settled = wait::holds_within(LONG, || {
+        let settled = self.comes(|| {
             wrong = self.differences();
             let is_right = wrong.is_empty();
             if !is_right {
@@ -148,6 +173,7 @@ impl Stage {
             is_right
         });
         self.look_for_the_dead()?;
+        self.nodes.iter_mut().for_each(Node::note_memory);
         if settled { Ok(()) } else { Err(Failure::new("it does not settle", self.story(&wrong))) }
     }
 
@@ -193,6 +219,9 @@ impl Stage {
             if !node.has_what_is_somebody_elses() {
                 wrong.push(format!("what is somebody else's on {} is gone", host_name(number)));
             }
+            if !node.remembers() {
+                wrong.push(format!("{} has not written state.json again", host_name(number)));
+            }
             if self.model.is_at_rest() {
                 let left = forwarding::traces(&node.host).into_iter();
                 wrong.extend(left.map(|left| format!("left on {}: {left}", host_name(number))));
@@ -231,14 +260,16 @@ impl Stage {
         port.addresses = vec![address];
         let mut list = Vec::new();
         for (number, node) in self.nodes.iter_mut().enumerate() {
-            node.sentinel.get_or_insert_with(|| node.host.plug(&port.interface, port.tap_mac()));
+            if node.sentinel.is_none() {
+                node.sentinel = Some(node.host.plug(&port.interface, port.tap_mac()));
+            }
             let name = host_name(number);
             let key = datastore::endpoint_key(&port, &name);
             list.push(Write { key, value: Some(port.endpoint_on(&name, "sentinel").to_string()) });
         }
         self.etcd.write_lists(vec![list]);
         for node in &self.nodes {
-            if !wait::holds_within(LONG, || !node.watch.routes_to(address).is_empty()) {
+            if !self.comes(|| !node.watch.routes_to(address).is_empty()) {
                 return Err(Failure::new("an agent hangs", self.story(&[])));
             }
         }
@@ -280,39 +311,6 @@ impl Stage {
         text
     }
 }
-
-impl Node {
-    fn new(lab: &Lab, etcd: &Etcd, number: HostNumber) -> Self {
-        let host = lab.host(&host_name(number));
-        host.namespace().ip(OF_OTHERS);
-        firewall::load(host.namespace(), "add table inet somebodys");
-        let watch = RouteWatch::start(host.namespace());
-        let forwards = RouteWatch::start_of_table(host.namespace(), FORWARD_TABLE);
-        let uplink = host.ifindex("eth0").expect("an uplink");
-        let mut agent = Agent::new(lab, &host, &lab.directory()).on_etcd(etcd);
-        agent.set("LiveMigrationRouteConvergenceTime", CONVERGENCE_S);
-        agent.set("CutoverEndpointGrace", GRACE_S);
-        // What others do is noticed at once, and not by a look around now and then.
-        agent.set("RouteRefreshInterval", 3600);
-        agent.set("InterfaceRefreshInterval", 3600);
-        agent.spawn();
-        Self { agent, watch, forwards, uplink, is_forgetful: false, sentinel: None, host }
-    }
-
-    /// The rules of others; their routes and neighbours are in the record.
-    fn has_what_is_somebody_elses(&self) -> bool {
-        let rules = self.host.namespace().command("ip").args(["rule", "show"]).output().expect("iproute2");
-        String::from_utf8_lossy(&rules.stdout).contains("from 198.51.100.1 lookup 100")
-            && firewall::rules(self.host.namespace()).contains("table inet somebodys")
-    }
-}
-
-/// Routes of a BGP daemon, one of them to a virtual machine of ours, an operator's route with the number of the agent's protocol, a
-/// neighbour and a rule.
-const OF_OTHERS: &str = "route add 10.66.0.1/32 via 192.168.77.200 dev eth0 proto 12 metric 600\n\
-                         route add 198.51.100.0/24 via 192.168.77.201 dev eth0 proto 3\n\
-                         neigh add 192.168.77.202 lladdr 02:00:00:00:00:01 nud permanent dev eth0\n\
-                         rule add pref 100 from 198.51.100.1 lookup 100";
 
 /// What the kernel of one host holds at one time.
 struct Held {

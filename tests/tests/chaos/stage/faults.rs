@@ -1,32 +1,28 @@
-//! What breaks and is mended, and what others do to a host.
+//! What breaks and is mended.
 
 use super::Stage;
-use crate::judge::Excuse;
-use crate::plan::{Fault, GuestNumber, Hit, HostNumber, Memory};
+use crate::judge::Failure;
+use crate::plan::{Fault, GuestNumber, HostNumber, Memory};
 use cutover_daemon::clock;
-use cutover_tests::deafening::resize;
 use cutover_tests::firewall;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// LIMIT: many times as many as a socket of the smallest size has room for.
-const ROUTES_OF_OTHERS: u16 = 2000;
-
-/// What the agent asks for.
-const USUAL_BUFFER_BYTES: usize = 16 << 20;
-
 impl Stage {
     pub(super) fn break_it(&mut self, fault: Fault) {
-        if self.broken.iter().any(|other| other.excludes(fault)) {
+        if self.broken.iter().any(|other| other.excludes(fault)) || !self.can_break(fault) {
             return;
+        }
+        if matches!(fault, Fault::MemberKilled(_) | Fault::MemberFrozen(_) | Fault::MemberCutOff(_)) {
+            // One that failed before may not be back with the others yet, and a cluster of three bears one.
+            self.etcd.wait_whole();
         }
         match fault {
             Fault::Killed(host, _) => {
                 self.look_who_is_armed(host);
-                self.nodes[host].agent.kill();
+                self.nodes[host].kill();
             }
             Fault::Frozen(host) => {
                 self.look_who_is_armed(host);
@@ -34,45 +30,99 @@ impl Stage {
             }
             Fault::Partitioned(host) => self.cut(host, "etcd", 2379),
             Fault::Muted(host) => self.cut(host, "peers", 7179),
-            Fault::EtcdKilled => self.etcd.kill(0),
-            Fault::EtcdFrozen => self.etcd.freeze(0),
+            Fault::Unplugged(host) => {
+                self.outage(host, |stage| stage.nodes[host].host.namespace().ip("link set eth0 down"));
+            }
+            Fault::DiskFull(host) => {
+                self.nodes[host].disk.fill();
+                self.nodes[host].may_be_stale = true;
+            }
+            Fault::ChainsLate(_) => {}
+            Fault::EtcdKilled => self.members().for_each(|member| self.etcd.kill(member)),
+            Fault::EtcdFrozen => self.members().for_each(|member| self.etcd.freeze(member)),
+            Fault::MemberKilled(member) => self.etcd.kill(member),
+            Fault::MemberFrozen(member) => self.etcd.freeze(member),
+            Fault::MemberCutOff(member) => self.etcd.cut_off(member),
         }
         self.broken.push(fault);
     }
 
-    pub(super) fn mend(&mut self, fault: Fault) {
+    /// Whether there is what would break.
+    fn can_break(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::ChainsLate(host) => self.nodes[host].is_beside_felix,
+            Fault::MemberKilled(_) | Fault::MemberFrozen(_) | Fault::MemberCutOff(_) => self.etcd.size() > 1,
+            _ => true,
+        }
+    }
+
+    fn members(&self) -> std::ops::Range<usize> {
+        0..self.etcd.size()
+    }
+
+    pub(super) fn mend(&mut self, fault: Fault) -> Result<(), Failure> {
         if !self.broken.contains(&fault) {
-            return;
+            return Ok(());
         }
         self.broken.retain(|other| *other != fault);
         match fault {
             Fault::Killed(host, memory) => {
                 let node = &mut self.nodes[host];
                 spoil(&node.agent.run_dir().join("state.json"), memory);
-                node.is_forgetful = memory != Memory::Kept;
-                node.agent.start();
+                node.is_forgetful = memory != Memory::Kept || node.may_be_stale;
+                node.spawn();
+                self.wait_answering(host);
             }
             Fault::Frozen(host) => self.nodes[host].agent.signal(Signal::SIGCONT),
             Fault::Partitioned(host) => self.join(host, "etcd"),
             Fault::Muted(host) => self.join(host, "peers"),
-            Fault::EtcdKilled => self.etcd.restart(0),
-            Fault::EtcdFrozen => self.etcd.thaw(0),
+            Fault::Unplugged(host) => self.outage(host, |stage| stage.nodes[host].restore_uplink()),
+            Fault::DiskFull(host) => {
+                self.nodes[host].disk.free();
+                return self.wait_remembered(host);
+            }
+            Fault::ChainsLate(host) => return self.catch_up(host),
+            Fault::EtcdKilled => self.members().for_each(|member| self.etcd.restart(member)),
+            Fault::EtcdFrozen => self.members().for_each(|member| self.etcd.thaw(member)),
+            Fault::MemberKilled(member) => self.etcd.restart(member),
+            Fault::MemberFrozen(member) => self.etcd.thaw(member),
+            Fault::MemberCutOff(member) => self.etcd.rejoin(member),
         }
         if matches!(fault, Fault::EtcdKilled | Fault::EtcdFrozen) {
             self.etcd.wait_answering();
         }
+        Ok(())
     }
 
-    pub(super) fn mend_all(&mut self) {
-        for fault in self.broken.clone() {
-            self.mend(fault);
-        }
+    pub(super) fn mend_all(&mut self) -> Result<(), Failure> {
+        self.broken.clone().into_iter().try_for_each(|fault| self.mend(fault))
     }
 
     /// A driver waits for etcd.
-    pub(super) fn mend_etcd(&mut self) {
-        self.mend(Fault::EtcdKilled);
-        self.mend(Fault::EtcdFrozen);
+    pub(super) fn mend_etcd(&mut self) -> Result<(), Failure> {
+        self.mend(Fault::EtcdKilled)?;
+        self.mend(Fault::EtcdFrozen)
+    }
+
+    /// An agent that runs writes down what it could not. One that is dead has forgotten it.
+    fn wait_remembered(&mut self, host: HostNumber) -> Result<(), Failure> {
+        if !self.answers(host) {
+            return Ok(());
+        }
+        if !self.comes(|| self.nodes[host].remembers()) {
+            return Err(Failure::new("state.json is not written again", self.story(&[])));
+        }
+        self.nodes[host].note_memory();
+        Ok(())
+    }
+
+    /// The stage changes what is somebody else's on an uplink.
+    fn outage(&mut self, host: HostNumber, work: impl FnOnce(&Self)) {
+        let from = clock::now();
+        work(self);
+        // It is recorded by now.
+        let _mark = self.nodes[host].watch.mark();
+        self.nodes[host].outages.push((from, clock::now()));
     }
 
     /// Nothing gets through to or from this port of others.
@@ -95,18 +145,18 @@ impl Stage {
         firewall::load(self.nodes[host].host.namespace(), &format!("delete table inet cut_{name}"));
     }
 
-    fn is_broken(&self, is_it: impl Fn(Fault) -> bool) -> bool {
+    pub(super) fn is_broken(&self, is_it: impl Fn(Fault) -> bool) -> bool {
         self.broken.iter().any(|fault| is_it(*fault))
     }
 
     /// Its agent runs and answers.
-    fn answers(&self, host: HostNumber) -> bool {
+    pub(super) fn answers(&self, host: HostNumber) -> bool {
         !self.is_broken(|fault| matches!(fault, Fault::Killed(on, _) | Fault::Frozen(on) if on == host))
     }
 
     fn reaches_etcd(&self, host: HostNumber) -> bool {
         !self.is_broken(|fault| match fault {
-            Fault::Partitioned(on) => on == host,
+            Fault::Partitioned(on) | Fault::Unplugged(on) => on == host,
             Fault::EtcdKilled | Fault::EtcdFrozen => true,
             _ => false,
         })
@@ -149,101 +199,6 @@ impl Stage {
             self.guests[guest].is_armed = self.is_armed_on(host, guest);
         }
     }
-
-    pub(super) fn hit(&mut self, hit: Hit) {
-        match hit {
-            Hit::RoutesDeleted { guest, is_ipv6 } => {
-                self.excused(guest, |stage| stage.delete_routes(guest, |ipv6| ipv6 == is_ipv6));
-            }
-            Hit::DeletedUnreported { guest } => self.delete_routes(guest, |_| true),
-            Hit::NeighboursDeleted { guest } => self.delete_neighbours(guest),
-            Hit::TapFlapped { guest } => self.excused(guest, |stage| {
-                let (host, tap) = stage.place(guest);
-                stage.nodes[host].host.namespace().ip(&format!("link set {tap} down\nlink set {tap} up"));
-            }),
-            Hit::RulesDeleted(host) => {
-                for (family, table) in [("-4", "7179"), ("-6", "7179"), ("-4", "7180"), ("-6", "7180")] {
-                    let mut command = self.nodes[host].host.namespace().command("ip");
-                    // There may be none.
-                    let _ = command.args([family, "rule", "del", "lookup", table]).output();
-                }
-            }
-            Hit::TunnelDeleted(host) => {
-                // There may be none.
-                let _ = self.nodes[host].host.namespace().try_ip("link del cutover0");
-            }
-            Hit::EtcdRestored => {
-                self.mend_etcd();
-                self.etcd.save("backup");
-                (0..10).for_each(|number| self.etcd.put("/calico/unknown", &number.to_string()));
-                self.etcd.restore("backup");
-            }
-            Hit::EtcdCompacted => {
-                self.mend_etcd();
-                self.etcd.compact();
-            }
-            Hit::Overrun(host) => self.overrun(host),
-        }
-    }
-
-    /// Where a virtual machine runs, and the name of its tap.
-    fn place(&self, guest: GuestNumber) -> (HostNumber, String) {
-        (self.model.runs_on(guest), self.guests[guest].port.interface.clone())
-    }
-
-    /// Others take routes of a virtual machine away where it runs.
-    fn excused(&mut self, guest: GuestNumber, work: impl FnOnce(&mut Self)) {
-        let host = self.model.runs_on(guest);
-        let from = clock::now();
-        work(self);
-        // It is recorded by now.
-        let _mark = self.nodes[host].watch.mark();
-        self.excuses.push(Excuse { guest, host, from, to: clock::now() });
-    }
-
-    fn delete_routes(&self, guest: GuestNumber, is_meant: impl Fn(bool) -> bool) {
-        let (host, tap) = self.place(guest);
-        let namespace = self.nodes[host].host.namespace();
-        for to in self.guests[guest].port.routed().into_iter().filter(|to| is_meant(to.addr().is_ipv6())) {
-            // An elevated and a normal one. There may be none.
-            for _ in 0..2 {
-                let _ = namespace.try_ip(&format!("route del {to} dev {tap}"));
-            }
-        }
-    }
-
-    fn delete_neighbours(&self, guest: GuestNumber) {
-        let (host, tap) = self.place(guest);
-        for to in self.guests[guest].port.routed() {
-            // There may be none.
-            let _ = self.nodes[host].host.namespace().try_ip(&format!("neigh del {} dev {tap}", to.addr()));
-        }
-    }
-
-    /// The agent misses that the routes of a virtual machine were deleted: its socket is full.
-    fn overrun(&mut self, host: HostNumber) {
-        if !self.answers(host) {
-            return;
-        }
-        let pid = self.nodes[host].agent.pid().expect("it runs");
-        self.nodes[host].agent.signal(Signal::SIGSTOP);
-        let _sockets = resize(pid, 0);
-        let mut script = String::new();
-        for verb in ["add", "del"] {
-            for number in 0..ROUTES_OF_OTHERS {
-                let [high, low] = number.to_be_bytes();
-                writeln!(script, "route {verb} 10.99.{high}.{low}/32 dev lo proto 12").expect("memory");
-            }
-        }
-        self.nodes[host].host.namespace().ip(&script);
-        for guest in
-            (0..self.guests.len()).filter(|guest| self.model.runs_on(*guest) == host).collect::<Vec<_>>()
-        {
-            self.excused(guest, |stage| stage.delete_routes(guest, |_| true));
-        }
-        let _sockets = resize(pid, USUAL_BUFFER_BYTES);
-        self.nodes[host].agent.signal(Signal::SIGCONT);
-    }
 }
 
 /// Makes of a state file what an agent is to find.
@@ -252,12 +207,17 @@ fn spoil(path: &Path, memory: Memory) {
     let Ok(text) = fs::read_to_string(path) else { return };
     match memory {
         Memory::Kept => {}
-        Memory::Truncated => fs::write(path, &text.as_bytes()[..text.len() / 2]).expect("space on the disk"),
+        Memory::Truncated => write(path, &text.as_bytes()[..text.len() / 2]),
         Memory::OfAnotherVersion => {
             let mut document: Value = serde_json::from_str(&text).expect("the agent writes JSON");
             document["version"] = 999.into();
-            fs::write(path, document.to_string()).expect("space on the disk");
+            write(path, document.to_string().as_bytes());
         }
         Memory::Gone => fs::remove_file(path).expect("it was there"),
     }
+}
+
+/// Where there is no space, the file is empty then, which is spoilt enough.
+fn write(path: &Path, text: &[u8]) {
+    let _ = fs::write(path, text);
 }

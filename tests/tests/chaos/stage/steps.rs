@@ -1,12 +1,12 @@
 //! The steps of a migration: what the driver, Nova and the hypervisors do.
 
-use super::{LONG, Stage};
+use super::{Node, Stage};
 use crate::guest::Arrival;
 use crate::judge::Failure;
 use crate::model::Heard;
 use crate::plan::{GuestNumber, HostNumber, Step};
 use cutover_daemon::clock;
-use cutover_tests::{frames, wait};
+use cutover_tests::frames;
 
 impl Stage {
     /// Makes a step, or none if it makes no sense now.
@@ -30,23 +30,27 @@ impl Stage {
             Step::Begin { guest, to } => self.begin(guest, to),
             Step::Succeed { guest, is_recreated } => self.succeed(guest, is_recreated),
             Step::Cancel { guest } => self.cancel(guest),
-            Step::Break(fault) => self.break_it(fault),
+            Step::Fail { guest } => self.fail(guest),
+            Step::Break(fault) => {
+                self.break_it(fault);
+                Ok(())
+            }
             Step::Mend(fault) => self.mend(fault),
             Step::Hit(hit) => self.hit(hit),
-            Step::Settle => return self.settle(),
-            Step::Move { .. } => {}
+            Step::Settle => self.settle(),
+            Step::Move { .. } => Ok(()),
         }
-        Ok(())
     }
 
-    fn begin(&mut self, guest: GuestNumber, to: HostNumber) {
-        self.mend_etcd();
+    fn begin(&mut self, guest: GuestNumber, to: HostNumber) -> Result<(), Failure> {
+        self.mend_etcd()?;
         let from = self.model.runs_on(guest);
         self.plug(&[(guest, to)]);
         let guest = &mut self.guests[guest];
         guest.is_armed = false;
         let list = vec![guest.begins(from, to), guest.written(from), guest.written(to)];
         self.etcd.write_lists(vec![list]);
+        Ok(())
     }
 
     fn move_it(&mut self, number: GuestNumber, is_announced: bool) -> Result<Heard, Failure> {
@@ -56,7 +60,7 @@ impl Stage {
             return Ok(Heard::No);
         }
         if self.is_sound(to) {
-            let armed = wait::holds_within(LONG, || self.is_armed_on(to, number));
+            let armed = self.comes(|| self.is_armed_on(to, number));
             if !armed {
                 return Err(Failure::new("a target is not armed", self.story(&[])));
             }
@@ -71,19 +75,21 @@ impl Stage {
         if !guest.is_armed {
             return Ok(Heard::Maybe);
         }
-        if self.can_hear(to) {
-            let (watch, port) = (&self.nodes[to].watch, &self.guests[number].port);
-            let uplink = self.nodes[to].uplink;
-            let is_routed = |to| watch.routes_to(to).iter().any(|route| route.ifindex != uplink);
-            if !wait::holds_within(LONG, || port.routed().into_iter().all(is_routed)) {
-                return Err(Failure::new("an announcement is lost", self.story(&[])));
-            }
+        if self.can_hear(to) && !self.comes(|| self.is_routed(to, number)) {
+            return Err(Failure::new("an announcement is lost", self.story(&[])));
         }
         Ok(Heard::Yes)
     }
 
-    fn succeed(&mut self, number: GuestNumber, is_recreated: bool) {
-        self.mend_etcd();
+    /// Whether a host has all routes to a virtual machine, of the agent's.
+    pub(super) fn is_routed(&self, host: HostNumber, guest: GuestNumber) -> bool {
+        let Node { watch, uplink, .. } = &self.nodes[host];
+        let is_routed = |to| watch.routes_to(to).iter().any(|route| route.ifindex != *uplink);
+        self.guests[guest].port.routed().into_iter().all(is_routed)
+    }
+
+    fn succeed(&mut self, number: GuestNumber, is_recreated: bool) -> Result<(), Failure> {
+        self.mend_etcd()?;
         let (from, to) = self.model.migration(number).expect("it makes sense");
         let guest = &mut self.guests[number];
         let mut list = vec![guest.ends(to), guest.gone(from)];
@@ -94,18 +100,30 @@ impl Stage {
         guest.stays.last_mut().expect("it runs").ended_at = Some(clock::now());
         self.etcd.write_lists(vec![list]);
         self.unplug(number, from);
+        Ok(())
     }
 
-    fn cancel(&mut self, number: GuestNumber) {
-        self.mend_etcd();
+    /// It goes on at the source, where nobody announces anything, before the driver hears of it.
+    fn fail(&mut self, number: GuestNumber) -> Result<(), Failure> {
+        let (from, _) = self.model.migration(number).expect("it makes sense");
+        let guest = &mut self.guests[number];
+        let _qemu = guest.arrive(from, Arrival::Returned);
+        guest.stays.last_mut().expect("it runs").ended_at = Some(clock::now());
+        self.cancel(number)
+    }
+
+    fn cancel(&mut self, number: GuestNumber) -> Result<(), Failure> {
+        self.mend_etcd()?;
         let (from, to) = self.model.migration(number).expect("it makes sense");
         let guest = &mut self.guests[number];
         let list = vec![guest.ends(to), guest.gone(from), guest.gone(to), guest.written(from)];
         self.etcd.write_lists(vec![list]);
         self.unplug(number, to);
+        Ok(())
     }
 
     fn unplug(&mut self, guest: GuestNumber, host: HostNumber) {
-        self.guests[guest].taps.remove(&host).expect("it is plugged").remove();
+        self.guests[guest].leave(host);
+        self.remove_chains(guest, host);
     }
 }
