@@ -48,7 +48,7 @@ impl Manner {
         if self.tells {
             let machine = instance.guest.ports.first().context("a port")?.workload.clone();
             let run_dir = cloud.hosts[instance.at].agent().run_dir();
-            let told = control::stopped(&run_dir, &Departing::Workload(machine), true)?;
+            let told = control::stopped(run_dir, &Departing::Workload(machine), true)?;
             ensure!(!told.is_empty(), "the agent knows of no such machine that is leaving");
         }
         if let Some(pause) = self.pause {

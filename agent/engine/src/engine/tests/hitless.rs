@@ -515,8 +515,7 @@ fn tunnels_to_here_have_different_numbers() {
         migration.target = Some(crate::model::MigrationTarget::Endpoint(named_port("b", &name)));
         host.tell(Fact::MigrationWritten(name, migration));
     }
-    let ids: std::collections::BTreeSet<_> =
-        host.engine.receptions(host.now).into_iter().map(|it| it.tunnel_id).collect();
+    let ids: BTreeSet<_> = host.engine.receptions(host.now).into_iter().map(|it| it.tunnel_id).collect();
     assert_eq!(ids.len(), 50);
     assert!(ids.iter().all(|id| (1..1 << 24).contains(id)));
 }
