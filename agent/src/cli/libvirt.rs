@@ -1,6 +1,6 @@
 //! `cutover libvirt`: the orchestrator's part on hosts where libvirt is all the orchestrator there is.
 //!
-//! [`hook`] is what `/etc/libvirt/hooks/qemu` calls, on the host that it concerns; [`follow`] is a service that ends migrations, because
+//! `hook` is what `/etc/libvirt/hooks/qemu` calls, on the host that it concerns; `follow` is a service that ends migrations, because
 //! libvirt calls no hook on the target when a machine runs there. Both write what a driver would write, and nothing of libvirt's.
 //! Not for hosts of OpenStack's, where Neutron's driver writes the same.
 
