@@ -282,7 +282,7 @@ impl Agent {
     }
 
     /// A virtual machine that is leaving has stopped here, or goes on here: which that is, and the facts. What is over can be called
-    /// off, and not be begun.
+    /// off, and not be begun. What only waits for the stop is forwarded from now on.
     fn stopped(&self, which: &Departing, is_stopped: bool) -> (Vec<Departed>, Vec<Fact>) {
         let is_meant = |it: &&Departure| which.is(&it.endpoint) && (!is_stopped || it.ends_at.is_none());
         let one = |departure: &Departure| {

@@ -16,8 +16,8 @@ use std::sync::Arc;
 /// Everything that should exist, all at once. Copies are cheap, and comparing two of them says what changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
-    /// The datastore has not been in sync yet, and all of this is what the memory of the last life knows: routes and watches, and forwards
-    /// that are over. They may be added. Nothing may be taken away because it is not among them.
+    /// The datastore has not been in sync yet, and all of this is what the memory of the last life knows: routes and watches, which may be
+    /// added, and forwards that are over. Nothing may be taken away because it is not among them.
     pub is_recalled: bool,
     /// Routes of the main table.
     pub routes: SharedSet<WantedRoute>,

@@ -4,8 +4,8 @@
 use crate::site::{HOST, RECOVERY, Site};
 use crate::states::{ELSEWHERE, Machine, States, migrate};
 use cutover_daemon::clock;
-use cutover_daemon::netlink::policy;
 use cutover_tests::datastore::{endpoint_key, migration_key};
+use cutover_tests::forwarding::forwarded;
 use cutover_tests::route_watch::Mark;
 use cutover_tests::scene::{ELEVATED, NORMAL};
 use cutover_tests::{OpenTap, Tap, frames, wait};
@@ -279,11 +279,10 @@ fn a_forward_whose_time_is_over_ends_while_the_cluster_is_away() {
     for address in port.routed() {
         host.namespace().ip(&format!("route add {address} dev cutover0 table 7179 metric 1024 proto 79"));
     }
-    let forwarded = || host.namespace().run(|| policy::routes(7179, 79)).expect("the kernel tells").len();
-    assert_eq!(forwarded(), port.routed().len());
+    assert_eq!(forwarded(host).len(), port.routed().len());
     scene.site.node.agent.start();
     let in_sync = || scene.site.node.agent.status()["in_sync"] == true;
-    wait::until(RECOVERY, "nothing is forwarded", || forwarded() == 0);
+    wait::until(RECOVERY, "nothing is forwarded", || forwarded(host).is_empty());
     assert!(clock::now() >= ends_at, "its time was not over");
     assert!(!in_sync());
     assert!(host.ifindex("cutover0").is_some(), "nothing else is taken away");

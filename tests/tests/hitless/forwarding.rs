@@ -2,16 +2,12 @@
 
 use crate::bed::*;
 use cutover_daemon::clock;
-use cutover_daemon::netlink::policy;
 use cutover_tests::crowd::Crowd;
+use cutover_tests::forwarding::forwarded;
 use cutover_tests::scene::{ELEVATED, SOURCE, TARGET};
 use cutover_tests::stream::wait_answered;
 use cutover_tests::{frames, wait};
 use std::time::Duration;
-
-/// Of what is forwarded: `CutoverForwardTable`, and how the agent marks it.
-const FORWARD_TABLE: u32 = 7179;
-const FORWARD_PROTOCOL: u8 = 79;
 
 #[test]
 fn what_a_client_sends_to_the_source_reaches_the_virtual_machine_on_the_target() {
@@ -60,10 +56,7 @@ fn the_source_hears_of_it_while_routes_of_the_target_wait() {
     let bed = Bed::new();
     let (source, target, port) = (&bed.scene.source, &bed.scene.target, &bed.scene.port);
     let hypervisor = target.tap().open();
-    let is_forwarding = || {
-        let routes = source.host.namespace().run(|| policy::routes(FORWARD_TABLE, FORWARD_PROTOCOL));
-        routes.expect("the kernel tells").iter().any(|route| route.destination.addr().is_ipv6())
-    };
+    let is_forwarding = || forwarded(&source.host).iter().any(|net| net.addr().is_ipv6());
     let mut seen = Vec::new();
     for _ in 0..ATTEMPTS {
         let _uid = bed.start_migration();

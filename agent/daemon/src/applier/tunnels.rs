@@ -223,11 +223,7 @@ impl TunnelApplier {
                 // begun to start.
                 self.aim();
             }
-            let priority = self.priority;
-            due = match self.over.clone() {
-                Some(over) => priority.while_ordinary(|| self.end(&over)),
-                None => self.apply_ordinary(),
-            };
+            due = self.apply_ordinary();
         }
     }
 
@@ -298,6 +294,9 @@ impl TunnelApplier {
 
     /// Closes the difference. Returns when to come back.
     fn apply(&mut self) -> Option<BootTime> {
+        if let Some(over) = self.over.clone() {
+            return self.end(&over);
+        }
         // ORDER: what was made ready takes effect before anything else, and so does what is to stop.
         let first = if self.observed.is_some() { self.change_policy() } else { Ok(()) };
         self.queues.keep(&queues::Kernel, &self.receptions);
