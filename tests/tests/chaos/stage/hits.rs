@@ -30,8 +30,14 @@ impl Stage {
             Hit::DeletedUnreported { guest } => self.delete_routes(guest, |_| true),
             Hit::AnnouncedUnreported { guest } => {
                 let (host, port) = (self.model.runs_on(guest), &self.guests[guest].port);
+                // Whoever comes without a word comes to a watch that may not be armed yet.
+                if !self.comes(|| self.is_armed_on(host, guest)) {
+                    return Err(Failure::new("a target is not armed", self.story(&[])));
+                }
                 self.guests[guest].open.as_ref().expect("it runs").send(&frames::rarp(port.mac));
-                self.comes(|| self.is_routed(host, guest));
+                if !self.comes(|| self.is_routed(host, guest)) {
+                    return Err(Failure::new("an announcement is lost", self.story(&[])));
+                }
             }
             Hit::NeighboursDeleted { guest } => self.delete_neighbours(guest),
             Hit::TapFlapped { guest } => self.excused(guest, |stage| {
