@@ -1,9 +1,43 @@
-//! What a datastore has to offer so that a driver's part can be played in it.
+//! What a datastore has to offer so that an orchestrator's part can be played in it: by `cutover migrate`, and by what libvirt calls.
 
-use crate::cli::Failure;
+mod cluster;
+pub(super) mod document;
+mod files;
+pub(super) mod stamp;
+
+use super::{DatastorePlace, Failure, datastore};
+use cluster::ClusterStore;
+use cutover_daemon::datastore::etcd::Keys;
+use cutover_daemon::settings::Settings;
 use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
 use serde_json::Value;
 use std::fmt;
+use std::path::PathBuf;
+
+/// The namespace of resources in files; the one that Neutron's driver has without a region.
+const NAMESPACE: &str = "openstack";
+
+/// The datastore of the settings. Status files are looked for in the run directory of the settings unless another place is given.
+///
+/// # Errors
+/// When etcd cannot be reached, or the settings for it are wrong.
+pub(super) fn open(settings: &Settings, status_dir: Option<PathBuf>) -> Result<Box<dyn Store>, Failure> {
+    Ok(match datastore(settings)? {
+        DatastorePlace::Directory(dir) => {
+            let status_dir = status_dir.unwrap_or_else(|| settings.cutover_run_dir.join("status"));
+            open_directory(dir.to_owned(), status_dir)
+        }
+        DatastorePlace::Cluster(cluster) => {
+            let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
+            Box::new(ClusterStore::connect(&cluster, keys)?)
+        }
+    })
+}
+
+/// A directory of files.
+pub(super) fn open_directory(dir: PathBuf, status_dir: PathBuf) -> Box<dyn Store> {
+    Box::new(files::Files::new(dir, status_dir))
+}
 
 /// A datastore that can be written. Everything is about one resource at a time, as with the driver.
 pub(super) trait Store {
@@ -13,11 +47,17 @@ pub(super) trait Store {
     /// Where the status of an endpoint is, for people.
     fn status_place(&self, endpoint: &EndpointKey) -> String;
 
+    /// The namespace of endpoints and migrations.
+    fn namespace(&self) -> String;
+
     /// Whether writes that change nothing are made where the driver makes them.
     fn repeats(&self) -> bool;
 
     /// What there is of a port.
     fn look(&mut self, port: &str) -> Result<Picture, Failure>;
+
+    /// Migrations whose target is an endpoint of a host.
+    fn migrations_to(&mut self, host: &str) -> Result<Vec<StoredMigration>, Failure>;
 
     /// The document of an endpoint as it is written.
     fn endpoint(&mut self, key: &EndpointKey) -> Result<Value, Failure>;
@@ -27,6 +67,9 @@ pub(super) trait Store {
 
     /// Writes an endpoint that does not exist.
     fn create_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure>;
+
+    /// Writes an endpoint, or writes it over what is there, in one step.
+    fn put_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure>;
 
     /// Writes a migration again as it is.
     fn rewrite_migration(&mut self, name: &str) -> Result<(), Failure>;
@@ -77,6 +120,11 @@ impl Picture {
 pub(super) fn concerns(migration: &LiveMigration, port: &str) -> bool {
     matches!(&migration.source, Some(MigrationSource::Endpoint(key)) if key.endpoint == port)
         || matches!(&migration.target, Some(MigrationTarget::Endpoint(key)) if key.endpoint == port)
+}
+
+/// Whether a migration goes to an endpoint of a host.
+fn goes_to(migration: &LiveMigration, host: &str) -> bool {
+    matches!(&migration.target, Some(MigrationTarget::Endpoint(key)) if key.host == host)
 }
 
 /// A status and when it was written.

@@ -1,7 +1,7 @@
 //! Resource files, read and changed one resource at a time; every change is a rename.
 
 use super::stamp;
-use super::store::{Picture, Reported, Store, StoredMigration, concerns};
+use super::{NAMESPACE, Picture, Reported, Store, StoredMigration, concerns, goes_to};
 use crate::cli::Failure;
 use cutover_daemon::datastore::resource::Resource;
 use cutover_daemon::datastore::{Document, ResourceId, read_file, resource_files};
@@ -44,6 +44,17 @@ impl Scan {
             _ => None,
         });
         migrations.filter(move |(_, name, _)| seen.insert(*name))
+    }
+
+    /// Those that are meant, for whoever asked.
+    fn stored(&self, is_meant: impl Fn(&LiveMigration) -> bool) -> Vec<StoredMigration> {
+        let migrations = self.migrations().filter(|(_, _, migration)| is_meant(migration));
+        let migrations = migrations.map(|(path, name, migration)| StoredMigration {
+            place: path.display().to_string(),
+            name: name.to_owned(),
+            migration: migration.clone(),
+        });
+        migrations.collect()
     }
 
     /// The file that an endpoint is in.
@@ -106,6 +117,10 @@ impl Store for Files {
         self.status_path(endpoint).display().to_string()
     }
 
+    fn namespace(&self) -> String {
+        NAMESPACE.to_owned()
+    }
+
     /// A file that is written again belongs to whoever wrote it last.
     fn repeats(&self) -> bool {
         false
@@ -116,13 +131,11 @@ impl Store for Files {
         let path_of = |key| scan.endpoint_path(key).unwrap_or(&self.root).display().to_string();
         let endpoints = scan.endpoints().filter(|key| key.endpoint == port);
         let endpoints = endpoints.map(|key| (key.clone(), path_of(key))).collect();
-        let migrations = scan.migrations().filter(|(_, _, migration)| concerns(migration, port));
-        let migrations = migrations.map(|(path, name, migration)| StoredMigration {
-            place: path.display().to_string(),
-            name: name.to_owned(),
-            migration: migration.clone(),
-        });
-        Ok(Picture { endpoints, migrations: migrations.collect() })
+        Ok(Picture { endpoints, migrations: scan.stored(|migration| concerns(migration, port)) })
+    }
+
+    fn migrations_to(&mut self, host: &str) -> Result<Vec<StoredMigration>, Failure> {
+        Ok(self.scan()?.stored(|migration| goes_to(migration, host)))
     }
 
     fn endpoint(&mut self, key: &EndpointKey) -> Result<Value, Failure> {
@@ -135,6 +148,19 @@ impl Store for Files {
 
     fn create_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure> {
         self.create("workloadendpoint", &key.to_string(), document)
+    }
+
+    fn put_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure> {
+        let scan = self.scan()?;
+        let id = ResourceId::Endpoint(key.clone());
+        match scan.find(&id).next() {
+            None => self.create("workloadendpoint", &key.to_string(), document),
+            Some((path, _, 1, found)) if found.item.is_none() => write(path, &render(path, document)?),
+            Some((path, ..)) => Err(Failure::other(format!(
+                "{}: {id} shares the file with other resources and is left as it is; put it into a file of its own",
+                path.display()
+            ))),
+        }
     }
 
     fn rewrite_migration(&mut self, name: &str) -> Result<(), Failure> {
@@ -254,7 +280,13 @@ impl Files {
             scan.refuse_items(id)?;
             let Some((path, text, documents, document)) = scan.find(id).next() else { return Ok(()) };
             if documents == 1 {
-                fs::remove_file(path).map_err(|error| refuse_access(path, "cannot be removed", &error))?;
+                match fs::remove_file(path) {
+                    // Somebody else removes it as well: the source's hook and the target's service may.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(refuse_access(path, "cannot be removed", &error));
+                    }
+                    _ => {}
+                }
             } else {
                 let rest = [&text[..document.range.start], &text[document.range.end..]].concat();
                 write(path, &rest)?;
