@@ -54,6 +54,25 @@ impl Failure {
         Self { text: text.into(), ..self }
     }
 
+    /// Whether it may pass by itself: something that is needed did not answer.
+    pub const fn may_pass(&self) -> bool {
+        self.code == 69
+    }
+
+    /// Success if there are none, else all of them in one line. What may pass makes the whole of it something that may.
+    ///
+    /// # Errors
+    /// When there are any.
+    pub fn all(failures: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+        let failures: Vec<Self> = failures.into_iter().collect();
+        let texts: Vec<&str> = failures.iter().map(|failure| failure.text.as_str()).collect();
+        let text = texts.join("; ");
+        match failures.iter().find(|failure| failure.may_pass()).or(failures.first()) {
+            None => Ok(()),
+            Some(decisive) => Err(decisive.clone().with_text(text)),
+        }
+    }
+
     /// What the process exits with.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {

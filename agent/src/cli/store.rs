@@ -9,10 +9,11 @@ use super::{DatastorePlace, Failure, datastore};
 use cluster::ClusterStore;
 use cutover_daemon::datastore::etcd::Keys;
 use cutover_daemon::settings::Settings;
-use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
+use cutover_engine::model::{EndpointKey, LiveMigration, MigrationTarget};
 use serde_json::Value;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The namespace of resources in files; the one that Neutron's driver has without a region.
 const NAMESPACE: &str = "openstack";
@@ -24,14 +25,36 @@ const NAMESPACE: &str = "openstack";
 pub(super) fn open(settings: &Settings, status_dir: Option<PathBuf>) -> Result<Box<dyn Store>, Failure> {
     Ok(match datastore(settings)? {
         DatastorePlace::Directory(dir) => {
-            let status_dir = status_dir.unwrap_or_else(|| settings.cutover_run_dir.join("status"));
-            open_directory(dir.to_owned(), status_dir)
+            open_directory(dir.to_owned(), status_dir.unwrap_or_else(|| own_status_dir(settings)))
         }
+        DatastorePlace::Cluster(cluster) => Box::new(ClusterStore::connect(&cluster, keys(settings), 0)?),
+    })
+}
+
+/// The same for whoever has no time: a member of etcd that has not answered within `within` is left for the next one. Number `first` is
+/// asked first, so that another attempt does not begin with the one that failed.
+///
+/// # Errors
+/// When etcd cannot be reached, or the settings for it are wrong.
+pub(super) fn open_within(
+    settings: &Settings,
+    within: Duration,
+    first: usize,
+) -> Result<Box<dyn Store>, Failure> {
+    Ok(match datastore(settings)? {
+        DatastorePlace::Directory(dir) => open_directory(dir.to_owned(), own_status_dir(settings)),
         DatastorePlace::Cluster(cluster) => {
-            let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
-            Box::new(ClusterStore::connect(&cluster, keys)?)
+            Box::new(ClusterStore::connect(&cluster.answering_within(within), keys(settings), first)?)
         }
     })
+}
+
+fn own_status_dir(settings: &Settings) -> PathBuf {
+    settings.cutover_run_dir.join("status")
+}
+
+fn keys(settings: &Settings) -> Keys {
+    Keys::new(&settings.felix_hostname, &settings.openstack_region)
 }
 
 /// A directory of files.
@@ -55,6 +78,9 @@ pub(super) trait Store {
 
     /// What there is of a port.
     fn look(&mut self, port: &str) -> Result<Picture, Failure>;
+
+    /// What there is of a machine, by the workload of its endpoints.
+    fn look_for_machine(&mut self, workload: &str) -> Result<Picture, Failure>;
 
     /// Migrations whose target is an endpoint of a host.
     fn migrations_to(&mut self, host: &str) -> Result<Vec<StoredMigration>, Failure>;
@@ -93,7 +119,7 @@ pub(super) trait Store {
     fn reported(&mut self, migration: &str, target: &EndpointKey) -> Result<Reported, Failure>;
 }
 
-/// What there is of one port.
+/// What there is of one port, or of one machine.
 pub(super) struct Picture {
     /// Its endpoints, each with where it is.
     pub(super) endpoints: Vec<(EndpointKey, String)>,
@@ -114,12 +140,6 @@ impl Picture {
     pub(super) fn place_of(&self, key: &EndpointKey) -> Option<&str> {
         self.endpoints.iter().find(|(other, _)| other == key).map(|(_, place)| place.as_str())
     }
-}
-
-/// Whether a migration names an endpoint of a port.
-pub(super) fn concerns(migration: &LiveMigration, port: &str) -> bool {
-    matches!(&migration.source, Some(MigrationSource::Endpoint(key)) if key.endpoint == port)
-        || matches!(&migration.target, Some(MigrationTarget::Endpoint(key)) if key.endpoint == port)
 }
 
 /// Whether a migration goes to an endpoint of a host.

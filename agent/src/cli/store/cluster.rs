@@ -4,7 +4,7 @@
 //! quicker it is read anew, as often as the driver does.
 
 use super::stamp;
-use super::{Picture, Reported, Store, StoredMigration, concerns, goes_to};
+use super::{Picture, Reported, Store, StoredMigration, goes_to};
 use crate::cli::Failure;
 use cutover_daemon::datastore::etcd::{Cluster, Key, Keys, Member, RequestError};
 use cutover_daemon::datastore::resource::{self, Format, Resource};
@@ -32,13 +32,13 @@ fn unavailable(error: RequestError) -> Failure {
 }
 
 impl ClusterStore {
-    /// Connects to a member that answers.
-    pub(super) fn connect(cluster: &Cluster, keys: Keys) -> Result<Self, Failure> {
+    /// Connects to a member that answers, the one with number `first` if it does.
+    pub(super) fn connect(cluster: &Cluster, keys: Keys, first: usize) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
-        let member = runtime.block_on(cluster.connect_any(0)).map_err(unavailable)?;
+        let member = runtime.block_on(cluster.connect_any(first)).map_err(unavailable)?;
         Ok(Self { runtime, member, keys, held: None })
     }
 
@@ -156,16 +156,20 @@ impl ClusterStore {
         Ok(found)
     }
 
-    fn endpoints(&self, port: &str) -> Result<Vec<(EndpointKey, String)>, Failure> {
+    fn picture(&self, is_meant: impl Fn(&EndpointKey) -> bool) -> Result<Picture, Failure> {
         let keys = self.list(&self.keys.endpoints(), false)?;
         let endpoints = keys.iter().filter_map(|pair| {
             let place = pair.key_str().ok()?;
             match self.keys.parse(place)? {
-                Key::Endpoint(key) if key.endpoint == port => Some((key, place.to_owned())),
+                Key::Endpoint(key) if is_meant(&key) => Some((key, place.to_owned())),
                 _ => None,
             }
         });
-        Ok(endpoints.collect())
+        let endpoints = endpoints.collect();
+        Ok(Picture {
+            endpoints,
+            migrations: self.migrations(|migration| migration.endpoints().any(&is_meant))?,
+        })
     }
 }
 
@@ -195,10 +199,11 @@ impl Store for ClusterStore {
     }
 
     fn look(&mut self, port: &str) -> Result<Picture, Failure> {
-        Ok(Picture {
-            endpoints: self.endpoints(port)?,
-            migrations: self.migrations(|migration| concerns(migration, port))?,
-        })
+        self.picture(|key| key.endpoint == port)
+    }
+
+    fn look_for_machine(&mut self, workload: &str) -> Result<Picture, Failure> {
+        self.picture(|key| key.workload == workload)
     }
 
     fn migrations_to(&mut self, host: &str) -> Result<Vec<StoredMigration>, Failure> {
