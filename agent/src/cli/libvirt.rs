@@ -4,11 +4,13 @@
 //! libvirt calls no hook on the target when a machine runs there. Both write what a driver would write, and nothing of libvirt's.
 //! Not for hosts of OpenStack's, where Neutron's driver writes the same.
 
+mod course;
 mod domain;
 mod follow;
 mod hook;
 mod host;
 mod journal;
+mod mark;
 
 use super::{ConfigFile, Failure};
 
@@ -24,7 +26,8 @@ enum Part {
     /// Writes what follows from one call of libvirt's hook; reads the domain's XML on standard input
     ///
     /// Called by /etc/libvirt/hooks/qemu.d/cutover with libvirt's arguments. A domain whose metadata have no ports of Cutover's is left
-    /// alone. Takes 10 seconds at most, and `--wait` besides while a machine is about to come here.
+    /// alone. A datastore that does not answer is tried again. Takes 10 seconds at most, and `--wait` besides while a machine is about to
+    /// come here.
     Hook(HookArguments),
     /// Ends migrations to this host as soon as libvirt says that the machine runs here; runs until it is stopped
     Follow(FollowArguments),

@@ -49,18 +49,12 @@ pub(super) struct Port {
 /// # Errors
 /// In words, when this is no domain.
 pub(super) fn parse(xml: &str) -> Result<Option<Domain>, String> {
-    let options = ParsingOptions { allow_dtd: false, ..ParsingOptions::default() };
-    let document = Document::parse_with_options(xml, options).map_err(|error| error.to_string())?;
+    let document = read(xml)?;
     let root = document.root_element();
     let Some(ports) = children(root, "metadata").flat_map(|node| node.children()).find(is_ports) else {
         return Ok(None);
     };
-    let uuid = children(root, "uuid").find_map(|node| node.text()).map(|text| text.trim().to_lowercase());
-    // It becomes part of the names of files.
-    let is_uuid =
-        |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    let uuid = uuid.filter(is_uuid).ok_or("the domain has no uuid")?;
-    let mut domain = Domain { uuid, ports: Vec::new(), problems: Vec::new() };
+    let mut domain = Domain { uuid: uuid(root)?, ports: Vec::new(), problems: Vec::new() };
     for node in ports.children().filter(Node::is_element) {
         match port(root, node) {
             Ok(port) if domain.ports.iter().any(|other| other.id == port.id) => {
@@ -71,6 +65,27 @@ pub(super) fn parse(xml: &str) -> Result<Option<Domain>, String> {
         }
     }
     Ok(Some(domain))
+}
+
+/// Which domain it is, whatever its metadata say.
+///
+/// # Errors
+/// In words, when this is no domain.
+pub(super) fn uuid_of(xml: &str) -> Result<String, String> {
+    uuid(read(xml)?.root_element())
+}
+
+fn read(xml: &str) -> Result<Document<'_>, String> {
+    let options = ParsingOptions { allow_dtd: false, ..ParsingOptions::default() };
+    Document::parse_with_options(xml, options).map_err(|error| error.to_string())
+}
+
+fn uuid(root: Node<'_, '_>) -> Result<String, String> {
+    let uuid = children(root, "uuid").find_map(|node| node.text()).map(|text| text.trim().to_lowercase());
+    // It becomes part of the names of files.
+    let is_uuid =
+        |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    uuid.filter(is_uuid).ok_or_else(|| "the domain has no uuid".to_owned())
 }
 
 fn is_ports(node: &Node<'_, '_>) -> bool {
@@ -108,9 +123,7 @@ fn port(root: Node<'_, '_>, node: Node<'_, '_>) -> Result<Port, String> {
     let mut addresses = BTreeSet::new();
     for address in children(node, "address") {
         let address = address.text().unwrap_or_default().trim();
-        addresses.insert(network(address).ok_or_else(|| {
-            format!("port {text}: {address:?} is no address; write one such as 10.65.0.2 or 2001:db8::2")
-        })?);
+        addresses.insert(network(address).map_err(|problem| format!("port {text}: {address:?} {problem}"))?);
     }
     if addresses.is_empty() {
         return Err(format!("port {text}: it has no address; add one"));
@@ -122,8 +135,17 @@ fn hardware_address(interface: Node<'_, '_>) -> Option<MacAddr> {
     children(interface, "mac").find_map(|mac| mac.attribute("address")?.parse().ok())
 }
 
-fn network(text: &str) -> Option<IpNet> {
-    if text.contains('/') { text.parse().ok() } else { text.parse::<IpAddr>().ok().map(IpNet::from) }
+/// Which addresses a machine can have at all is the agent's rule, and asked of it with the whole document.
+fn network(text: &str) -> Result<IpNet, String> {
+    let net: Option<IpNet> =
+        if text.contains('/') { text.parse().ok() } else { text.parse::<IpAddr>().ok().map(IpNet::from) };
+    let net = net.ok_or("is no address; write one such as 10.65.0.2 or 2001:db8::2")?;
+    // Cut off, as the agent would do it, the machine would get the addresses of others.
+    if net != net.trunc() {
+        let whole = net.trunc();
+        return Err(format!("has bits beyond its length; write {} or {whole}", net.addr()));
+    }
+    Ok(net)
 }
 
 #[cfg(test)]
@@ -200,6 +222,14 @@ mod tests {
             ("<c:port mac='52:54:00:00:00:0c'/>", "no address"),
             ("<c:port mac='52:54:00:00:00:0c'><c:address>10.65.0.256</c:address></c:port>", "10.65.0.256"),
             ("<c:port mac='52:54:00:00:00:0c'><c:address>10.65.0.2/33</c:address></c:port>", "10.65.0.2/33"),
+            (
+                "<c:port mac='52:54:00:00:00:0c'><c:address>10.65.0.2/24</c:address></c:port>",
+                "write 10.65.0.2 or 10.65.0.0/24",
+            ),
+            (
+                "<c:port mac='52:54:00:00:00:0c'><c:address>2001:db8::2/64</c:address></c:port>",
+                "write 2001:db8::2 or 2001:db8::/64",
+            ),
         ] {
             let found = parsed(&format!("{good}{bad}"), &interfaces);
             assert_eq!(found.ports.len(), 1, "{bad}");
@@ -207,6 +237,13 @@ mod tests {
         }
         let nameless = domain(&ports(good), &interfaces).replace(UUID, "");
         assert!(parse(&nameless).unwrap_err().contains("uuid"));
+        assert!(uuid_of(&nameless).unwrap_err().contains("uuid"));
+    }
+
+    #[test]
+    fn a_domain_is_known_without_its_metadata() {
+        assert_eq!(uuid_of(&domain("", "").replace(UUID, &UUID.to_uppercase())), Ok(UUID.to_owned()));
+        assert!(uuid_of("<domain>").is_err());
     }
 
     proptest! {

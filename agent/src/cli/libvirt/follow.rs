@@ -1,27 +1,25 @@
 //! `cutover libvirt follow`: a migration to this host is over when the machine runs here.
 //!
 //! libvirt tells of that in an event, and calls no hook. What runs is told anew at each connection, so nothing is lost by whoever starts
-//! this late, or again.
+//! this late, or again. A migration whose machine has not come, and that no hook has removed, is given up after a while.
 
 use super::FollowArguments;
+use super::course::Course;
 use super::host::Host;
 use crate::cli::Failure;
 use cutover_daemon::clock;
-use cutover_daemon::libvirt::{Event, Listener, Place, What};
+use cutover_daemon::libvirt::{Event, Listener, Place, Standing};
 use cutover_daemon::logging;
-use cutover_daemon::retry::BackOff;
 use cutover_daemon::settings::Settings;
 use cutover_engine::BootTime;
 use std::collections::BTreeSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
 use tokio::runtime::Runtime;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use tracing_subscriber::filter::LevelFilter;
 
-/// LIMIT: for what libvirt says at about the same time, and for the machine's announcement: the agent hears of it within milliseconds, and
-/// an orchestrator takes seconds to end a migration.
-const SETTLED_AFTER: Duration = Duration::from_secs(1);
+/// LIMIT: events that are taken before something that is due; a host has as many machines at most.
+const EVENTS_AT_ONCE: usize = 10_000;
 
 /// Ends migrations for ever.
 ///
@@ -38,30 +36,28 @@ pub(super) fn run(arguments: &FollowArguments) -> Result<(), Failure> {
     let runtime =
         Runtime::new().map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
     let (sender, events) = mpsc::channel();
+    let listener = Listener::new(Place { uri, ..Place::default() });
+    let ears = listener.clone();
     runtime.spawn(async move {
         let (told, mut telling) = tokio::sync::mpsc::unbounded_channel();
-        let listener = Listener::new(Place { uri, ..Place::default() });
-        tokio::spawn(listener.run(told));
+        tokio::spawn(ears.run(told));
         while let Some(event) = telling.recv().await {
             if sender.send(event).is_err() {
                 return;
             }
         }
     });
-    follow(&settings, &events)
+    follow(&settings, &listener, &events)
 }
 
 /// As long as there are events.
-fn follow(settings: &Settings, events: &Receiver<Event>) -> Result<(), Failure> {
-    let mut running = BTreeSet::new();
-    let mut back_off = BackOff::new();
-    let mut due: Option<BootTime> = None;
+fn follow(settings: &Settings, listener: &Listener, events: &Receiver<Event>) -> Result<(), Failure> {
+    let mut course = Course::new(clock::now());
+    let mut said = None;
     loop {
-        match next(events, due) {
+        match next(events, course.next_at()) {
             Ok(event) => {
-                if take(&mut running, event) {
-                    due = Some(clock::now() + SETTLED_AFTER);
-                }
+                course.take(event);
                 continue;
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -69,41 +65,52 @@ fn follow(settings: &Settings, events: &Receiver<Event>) -> Result<(), Failure> 
                 return Err(Failure::other("what listens to libvirt has ended; start this again"));
             }
         }
-        match Host::open(settings).and_then(|mut host| host.complete(&running)) {
-            Ok(done) => {
-                for port in done {
-                    info!(port, "libvirt: the machine runs here, its migration is over");
-                }
-                due = None;
-                back_off.reset();
+        // What has been said already counts.
+        events.try_iter().take(EVENTS_AT_ONCE).for_each(|event| course.take(event));
+        let is_heard = listener.report().standing == Standing::Connected;
+        let now = clock::now();
+        match look(settings, &mut course, is_heard, now) {
+            Ok(()) => {
+                course.done(now);
+                said = None;
             }
             Err(failure) => {
-                warn!("migrations to this host cannot be ended, this is tried again: {failure}");
-                due = Some(clock::now() + back_off.next_pause());
+                // The same every ten seconds says nothing more.
+                if said.as_ref() == Some(&failure) {
+                    debug!("migrations to this host cannot be ended still: {failure}");
+                } else {
+                    warn!("migrations to this host cannot be ended, this is tried again: {failure}");
+                }
+                said = Some(failure);
+                course.failed(now);
             }
         }
     }
 }
 
-/// Until something is due, if anything is.
-fn next(events: &Receiver<Event>, due: Option<BootTime>) -> Result<Event, RecvTimeoutError> {
-    match due {
-        None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        Some(due) => events.recv_timeout(due.since(clock::now())),
-    }
+/// Until something is due.
+fn next(events: &Receiver<Event>, due: BootTime) -> Result<Event, RecvTimeoutError> {
+    let now = clock::now();
+    // A channel that is never empty is no reason to be late.
+    if due <= now { Err(RecvTimeoutError::Timeout) } else { events.recv_timeout(due.since(now)) }
 }
 
-/// Keeps who runs here. Says whether somebody may have come.
-fn take(running: &mut BTreeSet<String>, event: Event) -> bool {
-    match event.what {
-        What::Running => {
-            running.insert(event.domain);
-            true
-        }
-        // It is stopped on its way out, or waits for what is on its way in: it does not run here.
-        What::Stopped | What::Gone => {
-            running.remove(&event.domain);
-            false
-        }
+/// Ends what is over, and gives up what has not come. What fails keeps nothing else.
+fn look(settings: &Settings, course: &mut Course, is_heard: bool, now: BootTime) -> Result<(), Failure> {
+    let mut host = Host::open(settings)?;
+    let mut done = Vec::new();
+    let completed = host.complete(&course.settled(now), &mut done);
+    for port in done {
+        info!(port, "libvirt: the machine runs here, its migration is over");
     }
+    // Who is here is known only from a libvirt that is heard.
+    let strays = if is_heard { host.strays(course.here()) } else { Ok(BTreeSet::new()) };
+    let abandoned = strays.and_then(|strays| {
+        let over = course.seen(now, &strays);
+        for (migration, _) in &over {
+            warn!(migration, "libvirt: the machine has not come and has no process here, its migration is given up");
+        }
+        host.abandon(&over)
+    });
+    Failure::all(completed.err().into_iter().chain(abandoned.err()))
 }
