@@ -92,6 +92,12 @@ fn usual() -> String {
     domain("<target dev='tap1' managed='no'/>", "10.65.0.2")
 }
 
+/// The same domain without the metadata.
+fn foreign() -> String {
+    usual().replace("urn:cutover:libvirt:1", "urn:other")
+}
+
+const MIGRATE: [&str; 3] = ["migrate", "begin", "-"];
 const PREPARE: [&str; 3] = ["prepare", "begin", "-"];
 const START: [&str; 3] = ["start", "begin", "-"];
 const STARTED: [&str; 3] = ["started", "begin", "-"];
@@ -134,7 +140,7 @@ fn a_machine_that_comes_has_a_migration_first() {
     let mut uids = Vec::new();
     // The second attempt finds what the first one has left that was broken off.
     for _ in 0..2 {
-        site.must(&usual(), &["migrate", "begin", "-"]);
+        site.must(&usual(), &MIGRATE);
         site.must(&usual(), &PREPARE);
         site.must(&usual(), &START);
         assert_eq!(site.files(), [migration.as_str(), endpoint.as_str()]);
@@ -146,7 +152,10 @@ fn a_machine_that_comes_has_a_migration_first() {
         uids.push(document["metadata"]["uid"].clone());
         // Nobody reports anything here, and libvirt goes on.
         site.refused(&usual(), &STARTED, 69, "port 525400000001 is not up after 0 s");
-        site.must(&usual(), &STARTED);
+        // Called again, it takes nothing for a machine that boots.
+        site.refused(&usual(), &STARTED, 69, "port 525400000001 is not up after 0 s");
+        assert_eq!(site.files(), [migration.as_str(), endpoint.as_str()]);
+        assert_eq!(site.read(&migration)["metadata"]["uid"], uids[uids.len() - 1]);
     }
     assert_ne!(uids[0], uids[1]);
     // It has not come.
@@ -166,7 +175,7 @@ fn where_files_are_shared_the_source_is_named_and_goes_when_its_machine_has_gone
     on(&other);
     site.must(&usual(), &START);
     on(&settings);
-    site.must(&usual(), &["migrate", "begin", "-"]);
+    site.must(&usual(), &MIGRATE);
     site.must(&usual(), &START);
     assert_eq!(site.files().len(), 3);
     let document = site.read(&format!("livemigration-{NAME}.yaml"));
@@ -180,12 +189,120 @@ fn where_files_are_shared_the_source_is_named_and_goes_when_its_machine_has_gone
 fn what_is_none_of_its_business_is_left_alone() {
     let site = Site::new();
     fs::write(site.path("felix.cfg"), "nonsense\n").unwrap();
-    let foreign = usual().replace("urn:cutover:libvirt:1", "urn:other");
-    for call in [PREPARE, START, STARTED, STOPPED, RELEASE, ["migrate", "begin", "-"]] {
-        site.must(&foreign, &call);
+    for call in [PREPARE, START, STARTED, STOPPED, MIGRATE] {
+        site.must(&foreign(), &call);
     }
     site.must(&usual(), &["restore", "begin", "-"]);
     site.must(&usual(), &["flown", "begin", "-"]);
+}
+
+#[test]
+fn what_could_not_be_done_at_the_start_is_done_when_it_has_started() {
+    let site = Site::new();
+    let (endpoint, migration) =
+        (format!("workloadendpoint-{NAME}.yaml"), format!("livemigration-{NAME}.yaml"));
+    let away = |is_away: bool| {
+        let (here, there) = (site.path("resources"), site.path("away"));
+        if is_away { fs::rename(here, there).unwrap() } else { fs::rename(there, here).unwrap() }
+    };
+    site.must(&usual(), &PREPARE);
+    away(true);
+    site.refused(&usual(), &START, 78, "resources: cannot list the directory");
+    away(false);
+    site.must(&usual(), &STARTED);
+    assert_eq!(site.files(), [endpoint.as_str()], "it boots");
+    site.must(&usual(), &RELEASE);
+
+    site.must(&usual(), &MIGRATE);
+    site.must(&usual(), &PREPARE);
+    away(true);
+    site.refused(&usual(), &START, 78, "resources: cannot list the directory");
+    away(false);
+    site.refused(&usual(), &STARTED, 69, "is not up after 0 s");
+    assert_eq!(site.files(), [migration.as_str(), endpoint.as_str()], "it comes");
+}
+
+#[test]
+fn where_no_mark_can_be_written_no_machine_is_taken_for_one_that_boots() {
+    let site = Site::new();
+    fs::write(site.path("run"), "").unwrap();
+    site.refused(&usual(), &MIGRATE, 1, "see CutoverRunDir");
+    site.refused(&usual(), &PREPARE, 1, "see CutoverRunDir");
+    site.refused(&usual(), &START, 1, "CutoverRunDir cannot be written, so nobody knows");
+    assert_eq!(site.files(), [format!("livemigration-{NAME}.yaml"), format!("workloadendpoint-{NAME}.yaml")]);
+    site.refused(&usual(), &RELEASE, 1, "see CutoverRunDir");
+    assert_eq!(site.files(), [""; 0], "it goes all the same");
+}
+
+#[test]
+fn the_mark_of_a_machine_that_is_gone_goes_also_if_nothing_else_can() {
+    let site = Site::new();
+    let marks = || fs::read_dir(site.path("run")).unwrap().count();
+    site.must(&usual(), &MIGRATE);
+    site.must(&usual(), &PREPARE);
+    assert_eq!(marks(), 1);
+    fs::remove_dir(site.path("resources")).unwrap();
+    site.refused(&usual(), &RELEASE, 78, "resources: cannot list the directory");
+    assert_eq!(marks(), 0);
+}
+
+#[test]
+fn a_machine_is_released_though_its_metadata_are_gone_or_wrong() {
+    let site = Site::new();
+    let wrong = domain("<target dev='tap1'/>", "nowhere");
+    for is_wrong in [false, true] {
+        site.must(&usual(), &START);
+        assert_eq!(site.files().len(), 1);
+        if is_wrong {
+            site.refused(&wrong, &RELEASE, 78, "\"nowhere\" is no address");
+        } else {
+            site.must(&foreign(), &RELEASE);
+        }
+        assert_eq!(site.files(), [""; 0]);
+    }
+    // One that never had ports.
+    site.must(&foreign(), &RELEASE);
+}
+
+#[test]
+fn another_id_leaves_no_second_endpoint() {
+    let site = Site::new();
+    site.must(&usual(), &START);
+    let renamed = usual().replace("<c:port mac", "<c:port id='web' mac");
+    site.must(&renamed, &["reconnect", "begin", "-"]);
+    let name = NAME.replace("-525400000001", "-web");
+    assert_eq!(site.files(), [format!("workloadendpoint-{name}.yaml")]);
+}
+
+#[test]
+fn what_the_agent_would_not_take_is_not_written() {
+    let site = Site::new();
+    for (address, part) in [
+        ("10.65.0.2/24", "has bits beyond its length; write 10.65.0.2 or 10.65.0.0/24"),
+        ("127.0.0.1", "a virtual machine cannot have it"),
+        ("0.0.0.0/0", "it is every address there is"),
+    ] {
+        let both = usual().replace(
+            "<c:address>10.65.0.2</c:address>",
+            &format!("<c:address>10.65.0.2</c:address><c:address>{address}</c:address>"),
+        );
+        site.refused(&both, &START, 78, part);
+        assert_eq!(site.files(), [""; 0]);
+    }
+}
+
+/// Nobody listens on port 1. An attempt that fails at once is not the last one.
+#[test]
+fn a_datastore_that_does_not_answer_is_tried_again_and_its_reason_is_said_in_time() {
+    let site = Site::new();
+    let settings = format!(
+        "FelixHostname = compute2\nDatastoreType = etcdv3\nEtcdEndpoints = http://127.0.0.1:1\nCutoverRunDir = {}\n",
+        site.path("run").display()
+    );
+    fs::write(site.path("felix.cfg"), settings).unwrap();
+    let started = Instant::now();
+    site.refused(&usual(), &START, 69, "etcd http://127.0.0.1:1: cannot ");
+    assert!(started.elapsed() > Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
 /// Here it is who calls that does not end; a datastore that does not is the same.

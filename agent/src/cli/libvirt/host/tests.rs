@@ -299,8 +299,7 @@ fn a_migration_that_cannot_be_removed_keeps_no_other_and_is_found_again() {
     fs::remove_file(&found.place).unwrap();
     let item = migration_document(None, &own, &found.migration.uid);
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": [item] });
-    let path = site.resources().join("a-list.json");
-    fs::write(&path, list.to_string()).unwrap();
+    fs::write(site.resources().join("a-list.json"), list.to_string()).unwrap();
 
     let (running, mut done) = ([UUID.to_owned(), OTHER.to_owned()].into(), Vec::new());
     let text = target.complete(&running, &mut done).unwrap_err().to_string();
@@ -309,10 +308,9 @@ fn a_migration_that_cannot_be_removed_keeps_no_other_and_is_found_again() {
     site.migrations_are(OTHER, &[]);
     assert_eq!(site.endpoints(UUID), on([("compute2", "p1")]), "what could be done is done");
 
-    // What came to be meanwhile is found by the next attempt, because the migration is there.
-    start(&mut source, &usual(), &comes());
-    site.remove("livemigration-compute1");
-    fs::write(&path, list.to_string()).unwrap();
+    // What is left, or has come back, is found by the next attempt, because the migration is there.
+    let elsewhere = source.key(&usual(), &usual().ports[0]).unwrap();
+    source.put(&elsewhere, &document(&usual().ports[0], &elsewhere).unwrap()).unwrap();
     assert!(target.complete(&running, &mut done).is_err());
     assert_eq!(site.endpoints(UUID), on([("compute2", "p1")]));
 }
