@@ -5,13 +5,16 @@ use cutover_daemon::datastore::etcd::Keys;
 use cutover_engine::EndpointKey;
 use cutover_tests::agent::{self, Agent};
 use cutover_tests::libvirt::{self, Libvirt};
-use cutover_tests::resources::Directory;
+use cutover_tests::resources::{Directory, new_uid};
 use cutover_tests::route_watch::RouteWatch;
 use cutover_tests::scene::{ELEVATED, NORMAL, SOURCE, TARGET};
 use cutover_tests::tap::Tap;
 use cutover_tests::{Etcd, Host, Lab, Port, probe, wait};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
 
 const UUID: &str = "0f4ac1d2-2b0e-4f69-9a3e-3f0c3d7f0a03";
 const NAME: &str = "vm1";
@@ -223,4 +226,66 @@ fn with_etcd_the_source_hears_of_the_migration_and_forwards() {
     let record = || source.agent.run_ok(&["timeline", "--json"]);
     wait::until(libvirt::BEGUN, "the source has forwarded", || record().contains("\"forwarded\""));
     site.check_reached(target);
+
+    // Back. Which of two hosts it comes from nobody can tell, and the endpoint of one that has died goes with the migration.
+    let at_dead_host = keys.endpoint(&site.endpoint("compute3"));
+    etcd.put(&at_dead_host, &port.endpoint_on("compute3", &new_uid()).to_string());
+    target.libvirt.migrate(NAME, &source.libvirt);
+    wait::until(libvirt::BEGUN, "the migration is ended", || etcd.all(&keys.migrations()).is_empty());
+    wait::until(libvirt::BEGUN, "the endpoint on the target goes", || etcd.value(&at_target).is_none());
+    assert!(etcd.value(&at_source).is_some() && etcd.value(&at_dead_host).is_none());
+    source.wait_metrics(port, &[NORMAL]);
+}
+
+/// The only member does nothing when it is asked first, and libvirt waits.
+#[test]
+fn etcd_that_answers_in_time_is_written_after_all() {
+    let lab = Lab::new();
+    let host = lab.host(TARGET);
+    let etcd = Etcd::start(&lab);
+    let (keys, port, folder) = (Keys::new(TARGET, ""), Port::new(1), lab.folder());
+    let settings = folder.join("hook.cfg");
+    let text = format!(
+        "FelixHostname = {TARGET}\nDatastoreType = etcdv3\nEtcdEndpoints = {}\nCutoverRunDir = {}\n",
+        etcd.endpoints(),
+        folder.join("hook").display()
+    );
+    fs::write(&settings, text).expect("space on the disk");
+    let connections = || -> BTreeSet<String> {
+        let mut command = host.namespace().command("ss");
+        command.args(["-Htn", "state", "established", "( dport = :2379 )"]);
+        let output = command.output().expect("iproute2");
+        // Local and remote address; what is queued before them changes.
+        let addresses = |line: &str| line.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
+        String::from_utf8_lossy(&output.stdout).lines().map(addresses).collect()
+    };
+    etcd.freeze(0);
+    let mut command = host.namespace().command(agent::binary());
+    command.args(["libvirt", "hook", "-c"]).arg(&settings).args(["--", NAME, "start", "begin", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut hook = command.spawn().expect("the program is there");
+    let xml = format!(
+        "<domain><name>{NAME}</name><uuid>{UUID}</uuid><metadata><c:ports xmlns:c='urn:cutover:libvirt:1'>\
+         <c:port id='{}' mac='{}'><c:address>{}</c:address></c:port></c:ports></metadata><devices>\
+         <interface type='ethernet'><mac address='{}'/><target dev='{}'/></interface></devices></domain>",
+        port.endpoint,
+        port.mac,
+        port.ipv4(),
+        port.mac,
+        port.interface
+    );
+    hook.stdin.take().expect("it is a pipe").write_all(xml.as_bytes()).expect("it reads");
+    wait::until(wait::SOON, "it asks", || !connections().is_empty());
+    let first = connections();
+    wait::until(wait::SOON, "it asks again", || connections().iter().any(|one| !first.contains(one)));
+    etcd.thaw(0);
+    let output = hook.wait_with_output().expect("it is a child");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let key = EndpointKey {
+        host: TARGET.to_owned(),
+        orchestrator: "openstack".to_owned(),
+        workload: format!("openstack/{UUID}"),
+        endpoint: port.endpoint.clone(),
+    };
+    assert!(etcd.value(&keys.endpoint(&key)).is_some());
 }

@@ -33,6 +33,7 @@ fn one_command_after_the_download_the_agent_runs() {
              zcat /usr/share/man/man8/cutover-libvirt-hook.8.gz | grep -q 'hook'
              grep -q 'MIT or Apache-2.0' /usr/share/doc/cutover/copyright
              test -f /usr/lib/systemd/system/cutover-beside-felix.service
+             dpkg-query --listfiles cutover | grep -qx /etc/cutover/resources
              dpkg --verify cutover
              dpkg-query --show --showformat='${Conffiles}' cutover",
         );

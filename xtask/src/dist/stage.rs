@@ -35,6 +35,9 @@ const RENAMED: [(&str, &str); 2] = [
     ("dist/debian/copyright", "usr/share/doc/cutover/copyright"),
 ];
 
+/// What is empty until somebody puts something in. The unit that writes there cannot make it: what it may write has to be there when it starts.
+const FOLDERS: [&str; 1] = ["etc/cutover/resources"];
+
 /// The folder.
 pub(super) struct Stage {
     root: PathBuf,
@@ -61,6 +64,9 @@ impl Stage {
         }
         for (from, to) in RENAMED {
             self.copy(&workspace::root().join(from), Path::new(to))?;
+        }
+        for folder in FOLDERS {
+            self.make_folder(&self.root.join(folder))?;
         }
         Ok(())
     }
