@@ -1,8 +1,8 @@
 //! `cutover libvirt hook`: which of libvirt's calls means what.
 //!
 //! libvirt waits for a hook, and gives up what it was about to do if the hook fails. So nothing here takes longer than [`limit`], whatever
-//! hangs; what may pass is tried again until then, and at `started` what could not be done at `start` is done. The script that calls this ends with success, whatever this ends with. libvirt is asked for nothing: it answers no question about
-//! a domain while its hook runs.
+//! hangs; what may pass is tried again until then, and at `started` what could not be done at `start` is done. The script that calls this ends
+//! with success, whatever this ends with. libvirt is asked for nothing: it answers no question about a domain while its hook runs.
 //!
 //! On the target of a migration libvirt calls `migrate`, `prepare`, `start`, `started`; then the copy begins, and there is no further call.
 //! On a host where a domain boots it is the same without `migrate`. On the source there is none before `stopped` and `release`, when the

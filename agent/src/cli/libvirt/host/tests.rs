@@ -245,8 +245,9 @@ fn a_port_with_another_id_leaves_no_second_endpoint() {
 fn what_the_agent_would_leave_out_is_refused_and_nothing_is_written() {
     let site = Site::new();
     let mut host = site.host("compute2");
-    for address in ["127.0.0.1/32", "224.0.0.5/32", "0.0.0.0/32", "0.0.0.0/0", "255.255.255.255/32", "ff02::1/128"]
-    {
+    let addresses =
+        ["127.0.0.1/32", "224.0.0.5/32", "0.0.0.0/32", "0.0.0.0/0", "255.255.255.255/32", "ff02::1/128"];
+    for address in addresses {
         let mut both = port("p1", "10.65.0.2/32");
         both.addresses.insert(address.parse().unwrap());
         for ports in [vec![port("p1", address)], vec![both]] {
