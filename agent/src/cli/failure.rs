@@ -88,3 +88,18 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_are_one_line_and_may_pass_if_one_of_them_may() {
+        assert_eq!(Failure::all([]), Ok(()));
+        let (wrong, silent) = (Failure::configuration("wrong"), Failure::unavailable("no answer"));
+        assert_eq!(Failure::all([wrong.clone()]), Err(wrong.clone()));
+        let both = Failure::all([wrong, silent]).unwrap_err();
+        assert_eq!(both, Failure::unavailable("wrong; no answer"));
+        assert!(both.may_pass());
+    }
+}

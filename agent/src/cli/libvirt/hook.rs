@@ -166,6 +166,7 @@ fn perform(
         Some(domain) => domain,
         None if call == Call::Gone => {
             let uuid = domain::uuid_of(&xml).map_err(no_domain)?;
+            let _ = known.set(uuid.clone());
             let settings = arguments.file.load()?.settings;
             // It may have had ports when it started. If it never had, nobody has to wait for its sake.
             return gone(&settings, &uuid, begun);
