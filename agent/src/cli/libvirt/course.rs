@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// LIMIT: for what libvirt says at about the same time, and for the machine's announcement: the agent hears of it within milliseconds, and
 /// an orchestrator takes seconds to end a migration.
-const SETTLED_AFTER: Duration = Duration::from_secs(1);
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// LIMIT: what no event tells of, a hook that was late or could not do its part, is found within a minute.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -82,14 +82,20 @@ impl Course {
         &self.here
     }
 
-    /// These are the migrations to this host of machines that are not here; none if libvirt is not heard now. Says which of them have been
-    /// so for too long.
+    /// These are the migrations to this host of machines that are not here. Says which of them have been so for too long.
     pub(super) fn seen(&mut self, now: BootTime, strays: &BTreeSet<Stray>) -> BTreeSet<Stray> {
         let before = std::mem::take(&mut self.strays);
         let since = |stray: &Stray| before.get(stray).copied().unwrap_or(now);
         self.strays = strays.iter().map(|stray| (stray.clone(), since(stray))).collect();
         let over = self.strays.iter().filter(|(_, since)| now.since(**since) >= STRAY_AFTER);
         over.map(|(stray, _)| stray.clone()).collect()
+    }
+
+    /// libvirt is not heard: a machine that ran here may run elsewhere by now, and one that was not here may be.
+    pub(super) fn wait(&mut self, now: BootTime) {
+        self.due = self.due.map(|_| now + SETTLED_AFTER);
+        self.look_at = now + LOOK_EVERY;
+        self.strays.clear();
     }
 
     /// Everything that was due is done.
@@ -202,6 +208,22 @@ mod tests {
     }
 
     #[test]
+    fn while_libvirt_is_not_heard_nothing_is_done_and_nothing_is_forgotten() {
+        let mut course = Course::new(BEGAN);
+        course.take(event("a", What::Running, 0));
+        assert_eq!(course.seen(at(0), &stray("first")), BTreeSet::new());
+        for ms in [1000, 2000, 3000] {
+            assert_eq!(course.next_at(), at(ms));
+            course.wait(at(ms));
+        }
+        assert_eq!(course.settled(course.next_at()), names(["a"]));
+        assert_eq!(course.seen(BEGAN + STRAY_AFTER, &stray("first")), BTreeSet::new(), "it may have been here");
+        course.done(at(4000));
+        course.wait(at(5000));
+        assert_eq!(course.next_at(), at(5000) + LOOK_EVERY);
+    }
+
+    #[test]
     fn a_migration_of_a_machine_that_is_not_here_is_given_up_after_its_time_and_not_before() {
         let mut course = Course::new(BEGAN);
         let (none, first, second) = (BTreeSet::new(), stray("first"), stray("second"));
@@ -209,7 +231,7 @@ mod tests {
         let almost = BEGAN + (STRAY_AFTER - Duration::from_millis(1));
         assert_eq!(course.seen(almost, &first), none);
         assert_eq!(course.seen(BEGAN + STRAY_AFTER, &first), first);
-        // Another attempt, or a time in which the machine was here or libvirt was not heard, begins anew.
+        // Another attempt, or a time in which the machine was here, begins anew.
         assert_eq!(course.seen(BEGAN + STRAY_AFTER, &second), none);
         assert_eq!(course.seen(BEGAN + STRAY_AFTER * 2, &none), none);
         assert_eq!(course.seen(BEGAN + STRAY_AFTER * 2, &second), none);

@@ -4,7 +4,7 @@
 //! this late, or again. A migration whose machine has not come, and that no hook has removed, is given up after a while.
 
 use super::FollowArguments;
-use super::course::Course;
+use super::course::{Course, SETTLED_AFTER};
 use super::host::Host;
 use crate::cli::Failure;
 use cutover_daemon::clock;
@@ -12,7 +12,7 @@ use cutover_daemon::libvirt::{Event, Listener, Place, Standing};
 use cutover_daemon::logging;
 use cutover_daemon::settings::Settings;
 use cutover_engine::BootTime;
-use std::collections::BTreeSet;
+use cutover_engine::time::milliseconds;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use tokio::runtime::Runtime;
 use tracing::{debug, info, warn};
@@ -67,9 +67,12 @@ fn follow(settings: &Settings, listener: &Listener, events: &Receiver<Event>) ->
         }
         // What has been said already counts.
         events.try_iter().take(EVENTS_AT_ONCE).for_each(|event| course.take(event));
-        let is_heard = listener.report().standing == Standing::Connected;
         let now = clock::now();
-        match look(settings, &mut course, is_heard, now) {
+        if !is_heard(listener) {
+            course.wait(now);
+            continue;
+        }
+        match look(settings, &mut course, now) {
             Ok(()) => {
                 course.done(now);
                 said = None;
@@ -88,6 +91,12 @@ fn follow(settings: &Settings, listener: &Listener, events: &Receiver<Event>) ->
     }
 }
 
+/// Whether what has been told is so. What has ended while libvirt was not heard is told right after that it is heard again.
+fn is_heard(listener: &Listener) -> bool {
+    let report = listener.report();
+    report.standing == Standing::Connected && report.for_ms >= milliseconds(SETTLED_AFTER)
+}
+
 /// Until something is due.
 fn next(events: &Receiver<Event>, due: BootTime) -> Result<Event, RecvTimeoutError> {
     let now = clock::now();
@@ -96,16 +105,14 @@ fn next(events: &Receiver<Event>, due: BootTime) -> Result<Event, RecvTimeoutErr
 }
 
 /// Ends what is over, and gives up what has not come. What fails keeps nothing else.
-fn look(settings: &Settings, course: &mut Course, is_heard: bool, now: BootTime) -> Result<(), Failure> {
+fn look(settings: &Settings, course: &mut Course, now: BootTime) -> Result<(), Failure> {
     let mut host = Host::open(settings)?;
     let mut done = Vec::new();
     let completed = host.complete(&course.settled(now), &mut done);
     for port in done {
         info!(port, "libvirt: the machine runs here, its migration is over");
     }
-    // Who is here is known only from a libvirt that is heard.
-    let strays = if is_heard { host.strays(course.here()) } else { Ok(BTreeSet::new()) };
-    let abandoned = strays.and_then(|strays| {
+    let abandoned = host.strays(course.here()).and_then(|strays| {
         let over = course.seen(now, &strays);
         for (migration, _) in &over {
             warn!(migration, "libvirt: the machine has not come and has no process here, its migration is given up");
