@@ -130,7 +130,8 @@ mod tests {
     fn every_state_and_reason_that_libvirt_has() {
         // By libvirt 11.3, in the order of their numbers.
         let paused = [
-            Present, Running, Stopped, Running, Running, Running, Running, Running, Running, Running, Running,
+            Present, Running, Stopped, Running, Running, Running, Running, Running, Running, Running,
+            Running,
             // Starting up, as a process that waits for a guest does: the guest runs at the source.
             Present, Stopped, Stopped, Running,
         ];

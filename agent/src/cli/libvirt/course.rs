@@ -217,7 +217,11 @@ mod tests {
             course.wait(at(ms));
         }
         assert_eq!(course.settled(course.next_at()), names(["a"]));
-        assert_eq!(course.seen(BEGAN + STRAY_AFTER, &stray("first")), BTreeSet::new(), "it may have been here");
+        assert_eq!(
+            course.seen(BEGAN + STRAY_AFTER, &stray("first")),
+            BTreeSet::new(),
+            "it may have been here"
+        );
         course.done(at(4000));
         course.wait(at(5000));
         assert_eq!(course.next_at(), at(5000) + LOOK_EVERY);

@@ -115,7 +115,10 @@ fn look(settings: &Settings, course: &mut Course, now: BootTime) -> Result<(), F
     let abandoned = host.strays(course.here()).and_then(|strays| {
         let over = course.seen(now, &strays);
         for (migration, _) in &over {
-            warn!(migration, "libvirt: the machine has not come and has no process here, its migration is given up");
+            warn!(
+                migration,
+                "libvirt: the machine has not come and has no process here, its migration is given up"
+            );
         }
         host.abandon(&over)
     });

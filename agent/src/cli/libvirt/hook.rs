@@ -344,6 +344,8 @@ mod tests {
         assert_eq!(known_as(None, "it's"), r"'it'\''s'");
         assert_eq!(known_as(None, ""), "''");
         let text = by_hand(Call::Starting, &known_as(Some(&uuid), "it's")).unwrap();
-        assert!(text.ends_with(&format!("virsh dumpxml {uuid} | cutover libvirt hook {uuid} reconnect begin")));
+        assert!(
+            text.ends_with(&format!("virsh dumpxml {uuid} | cutover libvirt hook {uuid} reconnect begin"))
+        );
     }
 }

@@ -45,7 +45,10 @@ impl Host {
     /// # Errors
     /// When the datastore cannot be reached.
     pub(super) fn open_within(settings: &Settings, within: Duration, first: usize) -> Result<Self, Failure> {
-        Ok(Self { name: settings.felix_hostname.clone(), store: store::open_within(settings, within, first)? })
+        Ok(Self {
+            name: settings.felix_hostname.clone(),
+            store: store::open_within(settings, within, first)?,
+        })
     }
 
     /// The workload of a domain's endpoints.
@@ -200,9 +203,11 @@ impl Host {
         let workload = self.workload(uuid);
         let Picture { endpoints, migrations } = self.store.look_for_machine(&workload)?;
         let sides = migrations.iter().flat_map(|found| found.migration.endpoints().cloned());
-        let mut keys: BTreeSet<EndpointKey> = endpoints.into_iter().map(|(key, _)| key).chain(sides).collect();
+        let mut keys: BTreeSet<EndpointKey> =
+            endpoints.into_iter().map(|(key, _)| key).chain(sides).collect();
         keys.retain(|key| {
-            let is_ours = key.host == self.name && key.orchestrator == ORCHESTRATOR && key.workload == workload;
+            let is_ours =
+                key.host == self.name && key.orchestrator == ORCHESTRATOR && key.workload == workload;
             is_ours && is_meant(&key.endpoint)
         });
         Failure::all(keys.iter().filter_map(|key| self.take_out(key, &migrations).err()))

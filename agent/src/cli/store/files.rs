@@ -235,10 +235,7 @@ impl Files {
         let path_of = |key| scan.endpoint_path(key).unwrap_or(&self.root).display().to_string();
         let endpoints = scan.endpoints().filter(|key| is_meant(key));
         let endpoints = endpoints.map(|key| (key.clone(), path_of(key))).collect();
-        Ok(Picture {
-            endpoints,
-            migrations: scan.stored(|migration| migration.endpoints().any(&is_meant)),
-        })
+        Ok(Picture { endpoints, migrations: scan.stored(|migration| migration.endpoints().any(&is_meant)) })
     }
 
     /// Reads everything. What the agent would refuse is left out with a warning.

@@ -130,7 +130,8 @@ fn the_same_attempt_writes_what_is_missing_and_nothing_anew() {
     let (domain, told) = (usual(), comes());
     start(&mut host, &domain, &told);
     let key = host.key(&domain, &domain.ports[0]).unwrap();
-    let (uid, endpoint) = (site.migrations(UUID)[0].migration.uid.clone(), host.store.endpoint(&key).unwrap());
+    let (uid, endpoint) =
+        (site.migrations(UUID)[0].migration.uid.clone(), host.store.endpoint(&key).unwrap());
     host.start(&domain, &domain.ports[0], &told, true).unwrap();
     assert_eq!(host.store.endpoint(&key).unwrap(), endpoint);
     // It was broken off between the two, or the answer was lost.
