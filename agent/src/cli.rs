@@ -8,10 +8,12 @@ pub mod check_config;
 pub mod cleanup;
 pub mod doctor;
 mod failure;
+pub mod libvirt;
 pub mod migrate;
 mod pages;
 pub mod release;
 pub mod status;
+mod store;
 pub mod timeline;
 pub mod watch;
 
@@ -21,7 +23,7 @@ use crate::doctor::rehearsal;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use cutover_daemon::datastore::etcd::{Cluster, ClusterError};
-use cutover_daemon::libvirt;
+use cutover_daemon::libvirt as events;
 use cutover_daemon::settings::{DatastoreType, FelixConfiguration, Loaded, Settings, Sources, load};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ enum Command {
     Timeline(timeline::TimelineArguments),
     /// Plays the orchestrator's part in a migration
     Migrate(migrate::MigrateArguments),
+    /// Plays the orchestrator's part where libvirt is the only one: what its hook calls, and what ends migrations
+    Libvirt(libvirt::LibvirtArguments),
     /// Prints a configuration of the BGP daemon that carries route priority to the other hosts
     Bgp(bgp::BgpArguments),
     /// Shows the effective settings with the source of each, and every problem
@@ -70,7 +74,7 @@ enum Command {
         folder: PathBuf,
     },
     /// What the agent starts itself as to listen to libvirt
-    #[command(name = libvirt::COMMAND, hide = true)]
+    #[command(name = events::COMMAND, hide = true)]
     LibvirtEvents {
         /// libvirt's name for the hypervisor
         uri: String,
@@ -162,7 +166,7 @@ pub fn datastore_dir(settings: &Settings) -> Result<&Path, Failure> {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let result = match Arguments::try_parse() {
-        Ok(Arguments { command: Command::LibvirtEvents { uri } }) => return libvirt::helper::run(&uri),
+        Ok(Arguments { command: Command::LibvirtEvents { uri } }) => return events::helper::run(&uri),
         Ok(arguments) => run(&arguments.command),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             print(&error.render().to_string())
@@ -186,6 +190,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Watch(arguments) => watch::run(arguments),
         Command::Timeline(arguments) => timeline::run(arguments),
         Command::Migrate(arguments) => migrate::run(arguments),
+        Command::Libvirt(arguments) => libvirt::run(arguments),
         Command::Bgp(arguments) => bgp::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),

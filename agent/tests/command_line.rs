@@ -56,6 +56,8 @@ fn wrong_usage_is_64_in_one_line() {
         (&["timeline", "--with", "file"], "--html"),
         (&["watch"], "standard output is no terminal; use cutover status"),
         (&["migrate"], "no command"),
+        (&["libvirt", "hook", "vm1"], "<OPERATION>"),
+        (&["libvirt", "hook", "--wait", "21", "vm1", "start", "begin"], "--wait"),
         (&["migrate", "begin", "--port", "p1"], "--to <HOST>"),
         (&["migrate", "complete"], "--port <ID>"),
         (&["migrate", "wait-ready", "--port", "p1", "--timeout", "soon"], "soon"),
@@ -84,6 +86,9 @@ fn every_command_has_help() {
         &["migrate", "wait-ready", "--help"],
         &["migrate", "complete", "--help"],
         &["migrate", "abort", "--help"],
+        &["libvirt", "--help"],
+        &["libvirt", "hook", "--help"],
+        &["libvirt", "follow", "--help"],
     ] {
         let output = cutover(&[], arguments);
         succeeded(&output);

@@ -68,6 +68,15 @@ impl Lab {
         crate::Directory::create(self.folder().join("resources"))
     }
 
+    /// A folder of resources that is one host's own.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    #[must_use]
+    pub fn directory_of(&self, host: &str) -> crate::Directory {
+        crate::Directory::create(self.folder().join(format!("resources-{host}")))
+    }
+
     /// Where agents find each other's addresses and keys if they are told to.
     #[must_use]
     pub fn peers(&self) -> PathBuf {

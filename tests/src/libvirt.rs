@@ -12,9 +12,11 @@ use crate::release::build_folder;
 use crate::resources::Port;
 use crate::script;
 use crate::wait;
+use cutover_initramfs::BUSYBOX;
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -32,12 +34,12 @@ const FOLDERS: [&str; 2] = ["libvirt-11", "qemu-10"];
 /// shell waits for those as well while it waits for `sleep`.
 const FIRST_PROCESS: &str = r#"
 set -e
-lower=$1 own=$2 cutover=$3 name=$4
+lower=$1 own=$2 cutover=$3 name=$4 folder=$5
 echo "$name" >/proc/sys/kernel/hostname
 mkdir -p "$own/upper" "$own/work" "$own/root"
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$own/upper,workdir=$own/work" "$own/root"
 cd "$own/root"
-for folder in lib lib64 bin sbin; do [ -e $folder ] || ln -s usr/$folder $folder; done
+for usual in lib lib64 bin sbin; do [ -e $usual ] || ln -s usr/$usual $usual; done
 mkdir -p proc sys dev run tmp image var/log/libvirt/qemu var/lib/libvirt var/cache/libvirt etc/libvirt
 [ -e var/run ] || ln -s ../run var/run
 mount -t proc proc proc
@@ -45,6 +47,7 @@ mount -t sysfs sysfs sys
 mount --rbind /dev dev
 mount -t tmpfs tmpfs run
 touch cutover && mount --bind "$cutover" cutover
+mkdir -p "$own/root$folder" && mount --bind "$folder" "$own/root$folder"
 cp "$own/etc/passwd" "$own/etc/group" etc/
 cp "$own/etc/libvirtd.conf" "$own/etc/qemu.conf" etc/libvirt/
 touch "$own/ready"
@@ -90,6 +93,8 @@ pub struct Libvirt {
     /// The number of the first process in the namespaces, as it is outside.
     first_pid: i32,
     daemon: Option<Child>,
+    /// `cutover libvirt follow`.
+    follower: Option<Child>,
 }
 
 /// Whether libvirt can be run here. If not, the tests' output says that `what` was not tried, captured or not.
@@ -143,7 +148,7 @@ impl Libvirt {
             FIRST_PROCESS,
             "sh",
         ]);
-        command.arg(lower.join(":")).arg(&own).arg(cutover).arg(host.name());
+        command.arg(lower.join(":")).arg(&own).arg(cutover).arg(host.name()).arg(lab.folder());
         let log = fs::File::create(own.join("first.log")).expect("space on the disk");
         let first =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("util-linux");
@@ -159,6 +164,7 @@ impl Libvirt {
             first,
             first_pid,
             daemon: None,
+            follower: None,
         };
         let image = Image::cached();
         for (name, file) in [("kernel", image.kernel()), ("initramfs", image.initramfs())] {
@@ -331,12 +337,61 @@ impl Libvirt {
         self.boot_with(name, uuid, &[]);
     }
 
+    /// Puts the package's hook where libvirt looks for it, and starts the daemon anew, which looks only then. `configuration` is what the
+    /// agent of this host is configured with.
+    ///
+    /// # Panics
+    /// When the daemon does not start.
+    pub fn install_hook(&mut self, configuration: &Path) {
+        for folder in ["etc/libvirt/hooks/qemu.d", "etc/calico"] {
+            fs::create_dir_all(self.inside(folder)).expect("space on the disk");
+        }
+        let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/libvirt/cutover");
+        fs::copy(hook, self.inside("etc/libvirt/hooks/qemu.d/cutover")).expect("space on the disk");
+        fs::copy(configuration, self.inside("etc/calico/felix.cfg")).expect("space on the disk");
+        symlink("/cutover", self.inside("usr/bin/cutover")).expect("space on the disk");
+        // The root has no shell of its own, and this one needs no library.
+        fs::copy(BUSYBOX, self.inside("usr/bin/sh")).expect("busybox-static, and space on the disk");
+        self.kill_daemon();
+        self.start_daemon();
+    }
+
+    /// Starts `cutover libvirt follow`, as the package's unit does.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_follower(&mut self) {
+        let log = fs::File::create(self.own.join("follower.log")).expect("space on the disk");
+        let mut command = self.command("/usr/bin/cutover");
+        command.args(["libvirt", "follow"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.follower = Some(command.spawn().expect("util-linux"));
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn follower_log(&self) -> String {
+        fs::read_to_string(self.own.join("follower.log")).unwrap_or_default()
+    }
+
     /// As [`Self::boot`], with an interface for each of these ports, whose taps are plugged on this host.
     ///
     /// # Panics
     /// When it does not.
     pub fn boot_with(&self, name: &str, uuid: &str, ports: &[Port]) {
-        fs::write(self.inside("tmp/domain.xml"), domain(name, uuid, ports)).expect("space on the disk");
+        self.boot_from(&domain(name, uuid, ports));
+    }
+
+    /// As [`Self::boot_with`]; what the hook has to know of the ports is in the domain's metadata.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn boot_described(&self, name: &str, uuid: &str, ports: &[Port]) {
+        let metadata = format!("<metadata>{}</metadata>\n  <memory", metadata(ports));
+        self.boot_from(&domain(name, uuid, ports).replacen("<memory", &metadata, 1));
+    }
+
+    fn boot_from(&self, xml: &str) {
+        fs::write(self.inside("tmp/domain.xml"), xml).expect("space on the disk");
         self.must(&["create", "/tmp/domain.xml"]);
         let console = || fs::read_to_string(self.inside("tmp/console")).unwrap_or_default();
         wait::until(BEGUN, "the guest has booted", || console().contains("cutover-guest: "));
@@ -390,11 +445,25 @@ impl Drop for Libvirt {
         // Everything in its namespaces goes with it.
         let _ = self.first.kill();
         let _ = self.first.wait();
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
+        for mut child in self.daemon.take().into_iter().chain(self.follower.take()) {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
+}
+
+/// What docs/libvirt.md has operators write. The id of a port is its endpoint.
+fn metadata(ports: &[Port]) -> String {
+    let port = |port: &Port| {
+        let addresses: String = port
+            .addresses
+            .iter()
+            .map(|net| format!("<cutover:address>{}</cutover:address>", net.addr()))
+            .collect();
+        format!("<cutover:port mac='{}' id='{}'>{addresses}</cutover:port>", port.mac, port.endpoint)
+    };
+    let ports: String = ports.iter().map(port).collect();
+    format!("<cutover:ports xmlns:cutover='urn:cutover:libvirt:1'>{ports}</cutover:ports>")
 }
 
 fn only_child(parent: u32) -> i32 {

@@ -271,12 +271,12 @@ impl Agent {
         }
     }
 
-    /// What libvirt says, as facts. That a virtual machine is gone says nothing of where it is.
+    /// What libvirt says, as facts. That a virtual machine is gone says nothing of where it is, nor does a process that may wait for it.
     fn heard(&self, event: &libvirt::Event) -> Vec<Fact> {
         let is_stopped = match event.what {
             libvirt::What::Stopped => true,
             libvirt::What::Running => false,
-            libvirt::What::Gone => return Vec::new(),
+            libvirt::What::Present | libvirt::What::Gone => return Vec::new(),
         };
         self.stopped(&Departing::Workload(event.domain.clone()), is_stopped).1
     }

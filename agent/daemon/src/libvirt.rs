@@ -43,6 +43,8 @@ pub enum What {
     Stopped,
     /// It is here, and no migration has stopped it: it runs, or something else keeps it from running, as `virsh suspend` does.
     Running,
+    /// It has a process here, and nothing more is known: a guest may be on its way to it.
+    Present,
     /// It has no process here any more, whatever the reason. After [`What::Stopped`] that is the end of a migration that
     /// succeeded.
     Gone,

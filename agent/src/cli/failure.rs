@@ -42,6 +42,37 @@ impl Failure {
         Self { code: 1, text: text.into() }
     }
 
+    /// The same, with what it is about in front.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        Self { text: format!("{what}: {}", self.text), ..self }
+    }
+
+    /// The same with another text.
+    #[must_use]
+    pub fn with_text(self, text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..self }
+    }
+
+    /// Whether it may pass by itself: something that is needed did not answer.
+    pub const fn may_pass(&self) -> bool {
+        self.code == 69
+    }
+
+    /// Success if there are none, else all of them in one line. What may pass makes the whole of it something that may.
+    ///
+    /// # Errors
+    /// When there are any.
+    pub fn all(failures: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+        let failures: Vec<Self> = failures.into_iter().collect();
+        let texts: Vec<&str> = failures.iter().map(|failure| failure.text.as_str()).collect();
+        let text = texts.join("; ");
+        match failures.iter().find(|failure| failure.may_pass()).or(failures.first()) {
+            None => Ok(()),
+            Some(decisive) => Err(decisive.clone().with_text(text)),
+        }
+    }
+
     /// What the process exits with.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
@@ -57,3 +88,18 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_are_one_line_and_may_pass_if_one_of_them_may() {
+        assert_eq!(Failure::all([]), Ok(()));
+        let (wrong, silent) = (Failure::configuration("wrong"), Failure::unavailable("no answer"));
+        assert_eq!(Failure::all([wrong.clone()]), Err(wrong.clone()));
+        let both = Failure::all([wrong, silent]).unwrap_err();
+        assert_eq!(both, Failure::unavailable("wrong; no answer"));
+        assert!(both.may_pass());
+    }
+}

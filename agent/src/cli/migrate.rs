@@ -3,25 +3,18 @@
 //! Makes the writes of the Neutron driver in the driver's order, as recorded, in either datastore; it moves no virtual
 //! machine. Refuses to begin what has begun and to end what has not.
 
-mod cluster;
-mod files;
-mod stamp;
-mod store;
-
-use super::{ConfigFile, DatastorePlace, Failure, datastore, status};
-use cluster::ClusterStore;
+use super::store::document::{migration_document, namespace};
+use super::store::{self, Picture, Reported, Store, stamp};
+use super::{ConfigFile, Failure, status};
 use cutover_daemon::clock;
 use cutover_daemon::control::{self, Departed, Departing};
-use cutover_daemon::datastore::etcd::Keys;
 use cutover_daemon::datastore::resource::check_key;
 use cutover_daemon::logging;
 use cutover_daemon::settings;
 use cutover_engine::model::{EndpointKey, MigrationSource, MigrationTarget};
-use files::Files;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
-use store::{Picture, Reported, Store};
 use tracing::info;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -180,20 +173,16 @@ impl Common {
     /// The datastore. The run directory of the settings is where an agent on this machine writes its status files.
     fn store(&self, status_dir: Option<PathBuf>) -> Result<Box<dyn Store>, Failure> {
         if let (Some(dir), Some(status_dir)) = (&self.datastore_dir, &status_dir) {
-            return Ok(Box::new(Files::new(dir.clone(), status_dir.clone())));
+            return Ok(store::open_directory(dir.clone(), status_dir.clone()));
         }
         let settings = self.file.load()?.settings;
-        let status_dir = status_dir.unwrap_or_else(|| settings.cutover_run_dir.join("status"));
-        if let Some(dir) = &self.datastore_dir {
-            return Ok(Box::new(Files::new(dir.clone(), status_dir)));
-        }
-        Ok(match datastore(&settings)? {
-            DatastorePlace::Directory(dir) => Box::new(Files::new(dir.to_owned(), status_dir)),
-            DatastorePlace::Cluster(cluster) => {
-                let keys = Keys::new(&settings.felix_hostname, &settings.openstack_region);
-                Box::new(ClusterStore::connect(&cluster, keys)?)
+        match &self.datastore_dir {
+            Some(dir) => {
+                let status_dir = status_dir.unwrap_or_else(|| settings.cutover_run_dir.join("status"));
+                Ok(store::open_directory(dir.clone(), status_dir))
             }
-        })
+            None => store::open(&settings, status_dir),
+        }
     }
 }
 
@@ -216,7 +205,7 @@ fn begin(store: &mut dyn Store, port: &str, to: &str, from: Option<&str>) -> Res
     }
     let uid = stamp::uid()?;
     let name = target.to_string();
-    let migration = migration_document(&source, &target, &uid);
+    let migration = migration_document(Some(&source), &target, &uid);
     let endpoint = endpoint_document(store.endpoint(&source)?, &target)?;
     // ORDER: the migration first, or the target would announce the route before it knows that it must wait.
     store.create_migration(&name, &migration)?;
@@ -390,22 +379,6 @@ fn missing_endpoint(place: &str, port: &str, key: &EndpointKey) -> Failure {
     Failure::other(text)
 }
 
-fn migration_document(source: &EndpointKey, target: &EndpointKey, uid: &str) -> Value {
-    let side = |key: &EndpointKey| {
-        json!({ "workloadEndpoint": {
-            "hostname": key.host, "orchestratorID": key.orchestrator, "workloadID": key.workload, "endpointID": key.endpoint,
-        }})
-    };
-    json!({
-        "apiVersion": "projectcalico.org/v3",
-        "kind": "LiveMigration",
-        "metadata": {
-            "name": target.to_string(), "namespace": namespace(target), "uid": uid, "creationTimestamp": clock::wall_text(),
-        },
-        "spec": { "source": side(source), "target": side(target) },
-    })
-}
-
 /// The source's document with another host.
 fn endpoint_document(mut document: Value, target: &EndpointKey) -> Result<Value, Failure> {
     stamp::renew(&mut document)?;
@@ -417,8 +390,4 @@ fn endpoint_document(mut document: Value, target: &EndpointKey) -> Result<Value,
     document["spec"]["workload"] = workload.into();
     document["spec"]["endpoint"] = target.endpoint.clone().into();
     Ok(document)
-}
-
-fn namespace(key: &EndpointKey) -> &str {
-    key.workload.split_once('/').map_or("", |(namespace, _)| namespace)
 }

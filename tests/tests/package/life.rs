@@ -28,8 +28,12 @@ fn one_command_after_the_download_the_agent_runs() {
              grep -q 'complete -c cutover' /usr/share/fish/vendor_completions.d/cutover.fish
              test -f /usr/share/doc/cutover/examples/calico-felix.service.d/50-cutover.conf
              test -f /usr/share/doc/cutover/examples/monitoring/dashboard.json
+             test -x /usr/share/doc/cutover/examples/libvirt/cutover
+             test -f /usr/lib/systemd/system/cutover-libvirt.service
+             zcat /usr/share/man/man8/cutover-libvirt-hook.8.gz | grep -q 'hook'
              grep -q 'MIT or Apache-2.0' /usr/share/doc/cutover/copyright
              test -f /usr/lib/systemd/system/cutover-beside-felix.service
+             dpkg-query --listfiles cutover | grep -qx /etc/cutover/resources
              dpkg --verify cutover
              dpkg-query --show --showformat='${Conffiles}' cutover",
         );

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 /// Languages whose blocks are commands: each says what became of them.
 const COMMANDS: [&str; 2] = ["sh", "console"];
 /// Languages of everything else.
-const OTHERS: [&str; 7] = ["text", "ini", "yaml", "json", "toml", "rust", "sql"];
+const OTHERS: [&str; 8] = ["text", "ini", "yaml", "json", "toml", "rust", "sql", "xml"];
 /// Where settings are that exist.
 const SETTINGS: &str = "docs/configuration.md";
 /// Where every message and alert can be looked up. Text between backticks with an ellipsis in it is a message there.

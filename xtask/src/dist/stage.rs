@@ -12,10 +12,12 @@ const EXAMPLES: &str = "usr/share/doc/cutover/examples";
 const UNITS: &str = "usr/lib/systemd/system";
 
 /// Files and folders of the repository, each with the folder that it goes to.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 14] = [
     ("dist/cutover.service", UNITS),
     ("dist/cutover-beside-felix.service", UNITS),
+    ("dist/cutover-libvirt.service", UNITS),
     ("dist/felix.cfg", EXAMPLES),
+    ("dist/libvirt", EXAMPLES),
     ("dist/calico-felix.service.d", EXAMPLES),
     ("monitoring", EXAMPLES),
     ("docs", DOC),
@@ -32,6 +34,9 @@ const RENAMED: [(&str, &str); 2] = [
     ("dist/cutover.default", "etc/default/cutover"),
     ("dist/debian/copyright", "usr/share/doc/cutover/copyright"),
 ];
+
+/// What is empty until somebody puts something in. The unit that writes there cannot make it: what it may write has to be there when it starts.
+const FOLDERS: [&str; 1] = ["etc/cutover/resources"];
 
 /// The folder.
 pub(super) struct Stage {
@@ -60,6 +65,9 @@ impl Stage {
         for (from, to) in RENAMED {
             self.copy(&workspace::root().join(from), Path::new(to))?;
         }
+        for folder in FOLDERS {
+            self.make_folder(&self.root.join(folder))?;
+        }
         Ok(())
     }
 
@@ -73,7 +81,10 @@ impl Stage {
             }
             return Ok(());
         }
-        self.write(to, &fs::read(from).with_context(|| from.display().to_string())?)
+        self.write(to, &fs::read(from).with_context(|| from.display().to_string())?)?;
+        // A script stays one.
+        let is_program = fs::metadata(from)?.permissions().mode() & 0o100 != 0;
+        if is_program { mode(&self.root.join(to), 0o755) } else { Ok(()) }
     }
 
     /// A file that everybody may read.

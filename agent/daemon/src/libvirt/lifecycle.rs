@@ -21,13 +21,28 @@ const SUSPENDED_POSTCOPY: i32 = 7;
 const SUSPENDED_POSTCOPY_FAILED: i32 = 8;
 
 // virDomainState.
+const RUNNING: i32 = 1;
+const BLOCKED: i32 = 2;
 const PAUSED: i32 = 3;
+const SHUTDOWN: i32 = 4;
 const SHUTOFF: i32 = 5;
+const CRASHED: i32 = 6;
+const PMSUSPENDED: i32 = 7;
 
 // virDomainPausedReason.
+const PAUSED_USER: i32 = 1;
 const PAUSED_MIGRATION: i32 = 2;
+const PAUSED_SAVE: i32 = 3;
+const PAUSED_DUMP: i32 = 4;
+const PAUSED_IOERROR: i32 = 5;
+const PAUSED_WATCHDOG: i32 = 6;
+const PAUSED_FROM_SNAPSHOT: i32 = 7;
+const PAUSED_SHUTTING_DOWN: i32 = 8;
+const PAUSED_SNAPSHOT: i32 = 9;
+const PAUSED_CRASHED: i32 = 10;
 const PAUSED_POSTCOPY: i32 = 12;
 const PAUSED_POSTCOPY_FAILED: i32 = 13;
+const PAUSED_API_ERROR: i32 = 14;
 
 /// What a lifecycle event means, by its number and that of its detail.
 pub(super) fn of_event(event: i32, detail: i32) -> Option<What> {
@@ -44,7 +59,7 @@ pub(super) fn of_event(event: i32, detail: i32) -> Option<What> {
         (SUSPENDED, _) => None,
         // Whoever resumed it, it runs. After a migration that was cancelled libvirt 11.3 says the same as after `virsh resume`.
         (RESUMED, _) => Some(What::Running),
-        (STARTED, STARTED_MIGRATED) => None,
+        (STARTED, STARTED_MIGRATED) => Some(What::Present),
         (STARTED, _) => Some(What::Running),
         (STOPPED, _) => Some(What::Gone),
         // Defined, undefined, shutting down (a stop follows), crashed or asleep (the process is here).
@@ -56,15 +71,26 @@ pub(super) fn of_event(event: i32, detail: i32) -> Option<What> {
 pub(super) fn of_state(state: i32, reason: i32) -> What {
     match (state, reason) {
         (PAUSED, PAUSED_MIGRATION | PAUSED_POSTCOPY | PAUSED_POSTCOPY_FAILED) => What::Stopped,
+        // Each of these is of a guest that is here. One that was paused and then migrated is paused by its user at the target.
+        (
+            PAUSED,
+            PAUSED_USER | PAUSED_SAVE | PAUSED_DUMP | PAUSED_IOERROR | PAUSED_WATCHDOG | PAUSED_FROM_SNAPSHOT
+            | PAUSED_SHUTTING_DOWN | PAUSED_SNAPSHOT | PAUSED_CRASHED | PAUSED_API_ERROR,
+        ) => What::Running,
+        // A process that is starting up (11) may be one that waits for a guest which runs at the source, and a reason that libvirt does not
+        // know (0), or that is not known here, may be anything.
+        (PAUSED, _) => What::Present,
+        // Whatever the reason: one that a cancelled migration has left here, and one that runs here after post-copy, run here.
+        (RUNNING | BLOCKED | SHUTDOWN | CRASHED | PMSUSPENDED, _) => What::Running,
         (SHUTOFF, _) => What::Gone,
-        _ => What::Running,
+        _ => What::Present,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use What::{Gone, Running, Stopped};
+    use What::{Gone, Present, Running, Stopped};
 
     #[test]
     fn every_detail_that_libvirt_has() {
@@ -73,7 +99,7 @@ mod tests {
         let expected: [(i32, &[Option<What>]); 9] = [
             (0, &none),
             (1, &none),
-            (STARTED, &[Some(Running), None, Some(Running), Some(Running), Some(Running)]),
+            (STARTED, &[Some(Running), Some(Present), Some(Running), Some(Running), Some(Running)]),
             (
                 SUSPENDED,
                 &[None, Some(Stopped), None, None, None, None, Some(Running), Some(Stopped), Some(Stopped)],
@@ -101,15 +127,39 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_somebody_paused_is_not_one_that_a_migration_stopped() {
-        for reason in 0..=14 {
-            let by_a_migration =
-                [PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED].contains(&reason);
-            let expected = if by_a_migration { Stopped } else { Running };
-            assert_eq!(of_state(PAUSED, reason), expected, "{reason}");
+    fn every_state_and_reason_that_libvirt_has() {
+        // By libvirt 11.3, in the order of their numbers.
+        let paused = [
+            Present, Running, Stopped, Running, Running, Running, Running, Running, Running, Running,
+            Running,
+            // Starting up, as a process that waits for a guest does: the guest runs at the source.
+            Present, Stopped, Stopped, Running,
+        ];
+        let expected: [(i32, &[What]); 8] = [
+            (0, &[Present]),
+            // The last ones: a migration was cancelled, saving was, it woke up, it crashed, it came with post-copy, and that failed.
+            (RUNNING, &[Running; 12]),
+            (BLOCKED, &[Running]),
+            (PAUSED, &paused),
+            (SHUTDOWN, &[Running; 2]),
+            (SHUTOFF, &[Gone; 8]),
+            // It is kept after a crash, so its process is here.
+            (CRASHED, &[Running; 2]),
+            (PMSUSPENDED, &[Running]),
+        ];
+        for (state, reasons) in expected {
+            for (reason, &expected) in (0..).zip(reasons) {
+                assert_eq!(of_state(state, reason), expected, "state {state}, reason {reason}");
+            }
         }
-        assert_eq!(of_state(1, 5), Running);
-        assert_eq!(of_state(SHUTOFF, 4), Gone);
-        assert_eq!(of_state(6, 1), Running, "a crashed one that is kept has its process here");
+    }
+
+    #[test]
+    fn of_a_state_that_is_not_known_nothing_is_known() {
+        for (state, reason) in [(PAUSED, 15), (PAUSED, -1), (8, 0), (-1, -1)] {
+            assert_eq!(of_state(state, reason), Present, "state {state}, reason {reason}");
+        }
+        assert_eq!(of_state(RUNNING, 99), Running);
+        assert_eq!(of_state(SHUTOFF, 99), Gone);
     }
 }

@@ -93,6 +93,7 @@ pub struct Cluster {
     ca_file: Option<PathBuf>,
     identity: Option<(PathBuf, PathBuf)>,
     user: Option<(String, String)>,
+    answer_within: Duration,
 }
 
 impl fmt::Debug for Cluster {
@@ -125,8 +126,15 @@ impl Cluster {
             ("", _) => return Err(ClusterError::HalfUser { missing: "EtcdUsername" }),
             (name, password) => Some((name.to_owned(), password.to_owned())),
         };
-        let cluster = Self { endpoints, ca_file: settings.etcd_ca_file.clone(), identity, user };
+        let ca_file = settings.etcd_ca_file.clone();
+        let cluster = Self { endpoints, ca_file, identity, user, answer_within: ANSWER_WITHIN };
         cluster.tls().map(|_| cluster)
+    }
+
+    /// The same for whoever has no time for a member that does not answer.
+    #[must_use]
+    pub fn answering_within(self, answer_within: Duration) -> Self {
+        Self { answer_within, ..self }
     }
 
     /// The members, as URLs; at least one.
@@ -159,7 +167,7 @@ impl Cluster {
     pub async fn connect(&self, endpoint: &str) -> Result<Member, RequestError> {
         let refuse = |step, reason| RequestError { endpoint: endpoint.to_owned(), step, reason };
         let mut options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_WITHIN)
+            .with_connect_timeout(CONNECT_WITHIN.min(self.answer_within))
             .with_require_leader(true)
             .with_auto_token_refresh(true);
         if endpoint.starts_with("https://") {
@@ -173,11 +181,12 @@ impl Cluster {
             }
             None => "connect",
         };
-        let connected = tokio::time::timeout(ANSWER_WITHIN, Client::connect([endpoint], Some(options))).await;
+        let answer_within = self.answer_within;
+        let connected = tokio::time::timeout(answer_within, Client::connect([endpoint], Some(options))).await;
         match connected {
-            Ok(Ok(client)) => Ok(Member { endpoint: endpoint.to_owned(), client }),
+            Ok(Ok(client)) => Ok(Member { endpoint: endpoint.to_owned(), client, answer_within }),
             Ok(Err(error)) => Err(refuse(step, describe(&error))),
-            Err(_) => Err(refuse(step, no_answer())),
+            Err(_) => Err(refuse(step, no_answer(answer_within))),
         }
     }
 
@@ -206,6 +215,7 @@ impl Cluster {
 pub struct Member {
     endpoint: String,
     client: Client,
+    answer_within: Duration,
 }
 
 impl fmt::Debug for Member {
@@ -246,10 +256,10 @@ impl Member {
         step: &'static str,
         request: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, RequestError> {
-        let reason = match tokio::time::timeout(ANSWER_WITHIN, request).await {
+        let reason = match tokio::time::timeout(self.answer_within, request).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => describe(&error),
-            Err(_) => no_answer(),
+            Err(_) => no_answer(self.answer_within),
         };
         Err(self.error(step, reason))
     }
@@ -265,8 +275,8 @@ impl Member {
     }
 }
 
-fn no_answer() -> String {
-    format!("no answer within {} s", ANSWER_WITHIN.as_secs())
+fn no_answer(within: Duration) -> String {
+    format!("no answer within {} s", within.as_secs())
 }
 
 /// An error of the client crate with its causes, which it keeps to itself.

@@ -4,11 +4,11 @@
 //! quicker it is read anew, as often as the driver does.
 
 use super::stamp;
-use super::store::{Picture, Reported, Store, StoredMigration, concerns};
+use super::{Picture, Reported, Store, StoredMigration, goes_to};
 use crate::cli::Failure;
 use cutover_daemon::datastore::etcd::{Cluster, Key, Keys, Member, RequestError};
 use cutover_daemon::datastore::resource::{self, Format, Resource};
-use cutover_engine::model::EndpointKey;
+use cutover_engine::model::{EndpointKey, LiveMigration};
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, Txn, TxnOp};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -32,13 +32,13 @@ fn unavailable(error: RequestError) -> Failure {
 }
 
 impl ClusterStore {
-    /// Connects to a member that answers.
-    pub(super) fn connect(cluster: &Cluster, keys: Keys) -> Result<Self, Failure> {
+    /// Connects to a member that answers, the one with number `first` if it does.
+    pub(super) fn connect(cluster: &Cluster, keys: Keys, first: usize) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
-        let member = runtime.block_on(cluster.connect_any(0)).map_err(unavailable)?;
+        let member = runtime.block_on(cluster.connect_any(first)).map_err(unavailable)?;
         Ok(Self { runtime, member, keys, held: None })
     }
 
@@ -122,7 +122,21 @@ impl ClusterStore {
             .map_err(|error| Failure::other(format!("{key}: the value cannot be copied: {error}")))
     }
 
-    fn migrations(&self, port: &str) -> Result<Vec<StoredMigration>, Failure> {
+    /// Writes a key, whatever is there.
+    fn put(&self, key: &str, document: &Value) -> Result<(), Failure> {
+        for _ in 0..ATTEMPTS {
+            let before = match self.get(key)? {
+                Some(pair) => unchanged(&pair),
+                None => Compare::version(key, CompareOp::Equal, 0),
+            };
+            if self.change(key, before, TxnOp::put(key, document.to_string(), None))? {
+                return Ok(());
+            }
+        }
+        Err(contended(key))
+    }
+
+    fn migrations(&self, is_meant: impl Fn(&LiveMigration) -> bool) -> Result<Vec<StoredMigration>, Failure> {
         let mut found = Vec::new();
         for pair in self.list(&self.keys.migrations(), true)? {
             let place = String::from_utf8_lossy(pair.key()).into_owned();
@@ -131,7 +145,7 @@ impl ClusterStore {
             match resource::parse(&text, Format::Json) {
                 Ok(parsed) => {
                     if let Resource::Migration(_, migration) = parsed.resource
-                        && concerns(&migration, port)
+                        && is_meant(&migration)
                     {
                         found.push(StoredMigration { place, name, migration });
                     }
@@ -142,16 +156,20 @@ impl ClusterStore {
         Ok(found)
     }
 
-    fn endpoints(&self, port: &str) -> Result<Vec<(EndpointKey, String)>, Failure> {
+    fn picture(&self, is_meant: impl Fn(&EndpointKey) -> bool) -> Result<Picture, Failure> {
         let keys = self.list(&self.keys.endpoints(), false)?;
         let endpoints = keys.iter().filter_map(|pair| {
             let place = pair.key_str().ok()?;
             match self.keys.parse(place)? {
-                Key::Endpoint(key) if key.endpoint == port => Some((key, place.to_owned())),
+                Key::Endpoint(key) if is_meant(&key) => Some((key, place.to_owned())),
                 _ => None,
             }
         });
-        Ok(endpoints.collect())
+        let endpoints = endpoints.collect();
+        Ok(Picture {
+            endpoints,
+            migrations: self.migrations(|migration| migration.endpoints().any(&is_meant))?,
+        })
     }
 }
 
@@ -172,12 +190,24 @@ impl Store for ClusterStore {
         self.keys.status(endpoint)
     }
 
+    fn namespace(&self) -> String {
+        self.keys.namespace()
+    }
+
     fn repeats(&self) -> bool {
         true
     }
 
     fn look(&mut self, port: &str) -> Result<Picture, Failure> {
-        Ok(Picture { endpoints: self.endpoints(port)?, migrations: self.migrations(port)? })
+        self.picture(|key| key.endpoint == port)
+    }
+
+    fn look_for_machine(&mut self, workload: &str) -> Result<Picture, Failure> {
+        self.picture(|key| key.workload == workload)
+    }
+
+    fn migrations_to(&mut self, host: &str) -> Result<Vec<StoredMigration>, Failure> {
+        self.migrations(|migration| goes_to(migration, host))
     }
 
     fn endpoint(&mut self, key: &EndpointKey) -> Result<Value, Failure> {
@@ -190,6 +220,10 @@ impl Store for ClusterStore {
 
     fn create_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure> {
         self.create(&self.keys.endpoint(key), document)
+    }
+
+    fn put_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure> {
+        self.put(&self.keys.endpoint(key), document)
     }
 
     fn rewrite_migration(&mut self, name: &str) -> Result<(), Failure> {

@@ -7,14 +7,14 @@ use serde_json::Value;
 /// The kernel makes a random UUID (version 4) each time this is read.
 const UUID_SOURCE: &str = "/proc/sys/kernel/random/uuid";
 
-pub(super) fn uid() -> Result<String, Failure> {
+pub(in crate::cli) fn uid() -> Result<String, Failure> {
     let text = std::fs::read_to_string(UUID_SOURCE)
         .map_err(|error| Failure::other(format!("{UUID_SOURCE}: cannot make a uid: {error}; mount /proc")))?;
     Ok(text.trim().to_owned())
 }
 
 /// Makes a document the document of a new resource.
-pub(super) fn renew(document: &mut Value) -> Result<(), Failure> {
+pub(in crate::cli) fn renew(document: &mut Value) -> Result<(), Failure> {
     document["metadata"]["uid"] = uid()?.into();
     document["metadata"]["creationTimestamp"] = clock::wall_text().into();
     Ok(())

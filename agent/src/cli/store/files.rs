@@ -1,7 +1,7 @@
 //! Resource files, read and changed one resource at a time; every change is a rename.
 
 use super::stamp;
-use super::store::{Picture, Reported, Store, StoredMigration, concerns};
+use super::{NAMESPACE, Picture, Reported, Store, StoredMigration, goes_to};
 use crate::cli::Failure;
 use cutover_daemon::datastore::resource::Resource;
 use cutover_daemon::datastore::{Document, ResourceId, read_file, resource_files};
@@ -44,6 +44,17 @@ impl Scan {
             _ => None,
         });
         migrations.filter(move |(_, name, _)| seen.insert(*name))
+    }
+
+    /// Those that are meant, for whoever asked.
+    fn stored(&self, is_meant: impl Fn(&LiveMigration) -> bool) -> Vec<StoredMigration> {
+        let migrations = self.migrations().filter(|(_, _, migration)| is_meant(migration));
+        let migrations = migrations.map(|(path, name, migration)| StoredMigration {
+            place: path.display().to_string(),
+            name: name.to_owned(),
+            migration: migration.clone(),
+        });
+        migrations.collect()
     }
 
     /// The file that an endpoint is in.
@@ -106,23 +117,25 @@ impl Store for Files {
         self.status_path(endpoint).display().to_string()
     }
 
+    fn namespace(&self) -> String {
+        NAMESPACE.to_owned()
+    }
+
     /// A file that is written again belongs to whoever wrote it last.
     fn repeats(&self) -> bool {
         false
     }
 
     fn look(&mut self, port: &str) -> Result<Picture, Failure> {
-        let scan = self.scan()?;
-        let path_of = |key| scan.endpoint_path(key).unwrap_or(&self.root).display().to_string();
-        let endpoints = scan.endpoints().filter(|key| key.endpoint == port);
-        let endpoints = endpoints.map(|key| (key.clone(), path_of(key))).collect();
-        let migrations = scan.migrations().filter(|(_, _, migration)| concerns(migration, port));
-        let migrations = migrations.map(|(path, name, migration)| StoredMigration {
-            place: path.display().to_string(),
-            name: name.to_owned(),
-            migration: migration.clone(),
-        });
-        Ok(Picture { endpoints, migrations: migrations.collect() })
+        self.picture(|key| key.endpoint == port)
+    }
+
+    fn look_for_machine(&mut self, workload: &str) -> Result<Picture, Failure> {
+        self.picture(|key| key.workload == workload)
+    }
+
+    fn migrations_to(&mut self, host: &str) -> Result<Vec<StoredMigration>, Failure> {
+        Ok(self.scan()?.stored(|migration| goes_to(migration, host)))
     }
 
     fn endpoint(&mut self, key: &EndpointKey) -> Result<Value, Failure> {
@@ -135,6 +148,19 @@ impl Store for Files {
 
     fn create_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure> {
         self.create("workloadendpoint", &key.to_string(), document)
+    }
+
+    fn put_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure> {
+        let scan = self.scan()?;
+        let id = ResourceId::Endpoint(key.clone());
+        match scan.find(&id).next() {
+            None => self.create("workloadendpoint", &key.to_string(), document),
+            Some((path, _, 1, found)) if found.item.is_none() => write(path, &render(path, document)?),
+            Some((path, ..)) => Err(Failure::other(format!(
+                "{}: {id} shares the file with other resources and is left as it is; put it into a file of its own",
+                path.display()
+            ))),
+        }
     }
 
     fn rewrite_migration(&mut self, name: &str) -> Result<(), Failure> {
@@ -204,6 +230,14 @@ impl Files {
         self.status_dir.join(cutover_daemon::applier::statuses::dir::file_name(endpoint))
     }
 
+    fn picture(&self, is_meant: impl Fn(&EndpointKey) -> bool) -> Result<Picture, Failure> {
+        let scan = self.scan()?;
+        let path_of = |key| scan.endpoint_path(key).unwrap_or(&self.root).display().to_string();
+        let endpoints = scan.endpoints().filter(|key| is_meant(key));
+        let endpoints = endpoints.map(|key| (key.clone(), path_of(key))).collect();
+        Ok(Picture { endpoints, migrations: scan.stored(|migration| migration.endpoints().any(&is_meant)) })
+    }
+
     /// Reads everything. What the agent would refuse is left out with a warning.
     fn scan(&self) -> Result<Scan, Failure> {
         let paths = resource_files(&self.root).map_err(|error| {
@@ -254,7 +288,13 @@ impl Files {
             scan.refuse_items(id)?;
             let Some((path, text, documents, document)) = scan.find(id).next() else { return Ok(()) };
             if documents == 1 {
-                fs::remove_file(path).map_err(|error| refuse_access(path, "cannot be removed", &error))?;
+                match fs::remove_file(path) {
+                    // Somebody else removes it as well: the source's hook and the target's service may.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(refuse_access(path, "cannot be removed", &error));
+                    }
+                    _ => {}
+                }
             } else {
                 let rest = [&text[..document.range.start], &text[document.range.end..]].concat();
                 write(path, &rest)?;
@@ -271,6 +311,14 @@ fn refuse_access(path: &Path, what: &str, error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::PermissionDenied {
         return Failure::privilege(format!("{}: {what}: {error}; use sudo", path.display()));
     }
+    if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        let folder = path.parent().unwrap_or(path).display();
+        return Failure::configuration(format!(
+            "{}: {what}: {error}; make it writable. If it is read-only for a service of systemd's alone, write \
+             ReadWritePaths={folder} below [Service] in systemctl edit cutover-libvirt, and restart the service",
+            path.display()
+        ));
+    }
     refuse(path, what, error)
 }
 
@@ -284,11 +332,26 @@ fn render(path: &Path, document: &Value) -> Result<String, Failure> {
 /// Replaces a file as a whole; the agent sees the old text or the new one. A link stays a link.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    remove_leftovers(&target);
     let hidden = write_hidden(&target, text)?;
     fs::rename(&hidden, &target).map_err(|error| {
         let _ = fs::remove_file(&hidden);
         refuse_access(&target, "cannot be replaced", &error)
     })
+}
+
+/// Removes what a process that was ended in the middle of writing this file has left beside it. What cannot be removed is in nobody's way.
+fn remove_leftovers(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let prefix = format!(".{}.", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let hidden = entry.file_name();
+        let writer: Option<u32> =
+            hidden.to_str().and_then(|hidden| hidden.strip_prefix(&prefix)?.parse().ok());
+        if writer.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Writes a text under a name beside `path` that the agent does not look at, with the permissions of `path`.
@@ -308,4 +371,34 @@ fn write_hidden(path: &Path, text: &str) -> Result<PathBuf, Failure> {
         refuse_access(&hidden, "cannot be written", &error)
     })?;
     Ok(hidden)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_only_file_system_is_said_with_what_to_write_into_the_unit() {
+        let error = io::Error::from_raw_os_error(libc::EROFS);
+        let text = refuse_access(Path::new("/srv/ports/a.yaml"), "cannot be written", &error).to_string();
+        assert!(text.starts_with("/srv/ports/a.yaml: cannot be written: "), "{text}");
+        assert!(text.contains("ReadWritePaths=/srv/ports below [Service]"), "{text}");
+    }
+
+    #[test]
+    fn what_a_writer_that_was_ended_has_left_is_removed_by_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        // KERNEL: no process has such a number (PID_MAX_LIMIT is 4194304).
+        let of_nobody = path(".a.yaml.4294967295");
+        let of_somebody = path(&format!(".a.yaml.{}", std::os::unix::process::parent_id()));
+        let (of_another_file, no_number) = (path(".b.yaml.4294967295"), path(".a.yaml.swp"));
+        for file in [&of_nobody, &of_somebody, &of_another_file, &no_number] {
+            fs::write(file, "half").unwrap();
+        }
+        write(&path("a.yaml"), "whole\n").unwrap();
+        assert_eq!(fs::read_to_string(path("a.yaml")).unwrap(), "whole\n");
+        assert!(!of_nobody.exists());
+        assert!(of_somebody.exists() && of_another_file.exists() && no_number.exists());
+    }
 }

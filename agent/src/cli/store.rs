@@ -1,9 +1,66 @@
-//! What a datastore has to offer so that a driver's part can be played in it.
+//! What a datastore has to offer so that an orchestrator's part can be played in it: by `cutover migrate`, and by what libvirt calls.
 
-use crate::cli::Failure;
-use cutover_engine::model::{EndpointKey, LiveMigration, MigrationSource, MigrationTarget};
+mod cluster;
+pub(super) mod document;
+mod files;
+pub(super) mod stamp;
+
+use super::{DatastorePlace, Failure, datastore};
+use cluster::ClusterStore;
+use cutover_daemon::datastore::etcd::Keys;
+use cutover_daemon::settings::Settings;
+use cutover_engine::model::{EndpointKey, LiveMigration, MigrationTarget};
 use serde_json::Value;
 use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The namespace of resources in files; the one that Neutron's driver has without a region.
+const NAMESPACE: &str = "openstack";
+
+/// The datastore of the settings. Status files are looked for in the run directory of the settings unless another place is given.
+///
+/// # Errors
+/// When etcd cannot be reached, or the settings for it are wrong.
+pub(super) fn open(settings: &Settings, status_dir: Option<PathBuf>) -> Result<Box<dyn Store>, Failure> {
+    Ok(match datastore(settings)? {
+        DatastorePlace::Directory(dir) => {
+            open_directory(dir.to_owned(), status_dir.unwrap_or_else(|| own_status_dir(settings)))
+        }
+        DatastorePlace::Cluster(cluster) => Box::new(ClusterStore::connect(&cluster, keys(settings), 0)?),
+    })
+}
+
+/// The same for whoever has no time: a member of etcd that has not answered within `within` is left for the next one. Number `first` is
+/// asked first, so that another attempt does not begin with the one that failed.
+///
+/// # Errors
+/// When etcd cannot be reached, or the settings for it are wrong.
+pub(super) fn open_within(
+    settings: &Settings,
+    within: Duration,
+    first: usize,
+) -> Result<Box<dyn Store>, Failure> {
+    Ok(match datastore(settings)? {
+        DatastorePlace::Directory(dir) => open_directory(dir.to_owned(), own_status_dir(settings)),
+        DatastorePlace::Cluster(cluster) => {
+            Box::new(ClusterStore::connect(&cluster.answering_within(within), keys(settings), first)?)
+        }
+    })
+}
+
+fn own_status_dir(settings: &Settings) -> PathBuf {
+    settings.cutover_run_dir.join("status")
+}
+
+fn keys(settings: &Settings) -> Keys {
+    Keys::new(&settings.felix_hostname, &settings.openstack_region)
+}
+
+/// A directory of files.
+pub(super) fn open_directory(dir: PathBuf, status_dir: PathBuf) -> Box<dyn Store> {
+    Box::new(files::Files::new(dir, status_dir))
+}
 
 /// A datastore that can be written. Everything is about one resource at a time, as with the driver.
 pub(super) trait Store {
@@ -13,11 +70,20 @@ pub(super) trait Store {
     /// Where the status of an endpoint is, for people.
     fn status_place(&self, endpoint: &EndpointKey) -> String;
 
+    /// The namespace of endpoints and migrations.
+    fn namespace(&self) -> String;
+
     /// Whether writes that change nothing are made where the driver makes them.
     fn repeats(&self) -> bool;
 
     /// What there is of a port.
     fn look(&mut self, port: &str) -> Result<Picture, Failure>;
+
+    /// What there is of a machine, by the workload of its endpoints.
+    fn look_for_machine(&mut self, workload: &str) -> Result<Picture, Failure>;
+
+    /// Migrations whose target is an endpoint of a host.
+    fn migrations_to(&mut self, host: &str) -> Result<Vec<StoredMigration>, Failure>;
 
     /// The document of an endpoint as it is written.
     fn endpoint(&mut self, key: &EndpointKey) -> Result<Value, Failure>;
@@ -27,6 +93,9 @@ pub(super) trait Store {
 
     /// Writes an endpoint that does not exist.
     fn create_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure>;
+
+    /// Writes an endpoint, or writes it over what is there, in one step.
+    fn put_endpoint(&mut self, key: &EndpointKey, document: &Value) -> Result<(), Failure>;
 
     /// Writes a migration again as it is.
     fn rewrite_migration(&mut self, name: &str) -> Result<(), Failure>;
@@ -50,7 +119,7 @@ pub(super) trait Store {
     fn reported(&mut self, migration: &str, target: &EndpointKey) -> Result<Reported, Failure>;
 }
 
-/// What there is of one port.
+/// What there is of one port, or of one machine.
 pub(super) struct Picture {
     /// Its endpoints, each with where it is.
     pub(super) endpoints: Vec<(EndpointKey, String)>,
@@ -73,10 +142,9 @@ impl Picture {
     }
 }
 
-/// Whether a migration names an endpoint of a port.
-pub(super) fn concerns(migration: &LiveMigration, port: &str) -> bool {
-    matches!(&migration.source, Some(MigrationSource::Endpoint(key)) if key.endpoint == port)
-        || matches!(&migration.target, Some(MigrationTarget::Endpoint(key)) if key.endpoint == port)
+/// Whether a migration goes to an endpoint of a host.
+fn goes_to(migration: &LiveMigration, host: &str) -> bool {
+    matches!(&migration.target, Some(MigrationTarget::Endpoint(key)) if key.host == host)
 }
 
 /// A status and when it was written.
