@@ -38,6 +38,7 @@ impl Settings {
         Policy {
             hostname: self.felix_hostname.clone(),
             interface_prefixes: self.interface_prefix.clone(),
+            bridges: self.cutover_bridges.clone(),
             ipv4: Priorities {
                 normal: self.ipv4_normal_route_priority,
                 elevated: self.ipv4_elevated_route_priority,
@@ -112,9 +113,14 @@ impl Settings {
     }
 
     /// What is in force once `new` was read by a running agent. The engine's endpoints are this host's by its name:
-    /// another one would make all of them another host's. The role decides what is started.
+    /// another one would make all of them another host's. The role decides what is started, and bridges whose routes are whose.
     #[must_use]
     pub fn reloaded(&self, new: Self) -> Self {
-        Self { felix_hostname: self.felix_hostname.clone(), cutover_role: self.cutover_role, ..new }
+        Self {
+            felix_hostname: self.felix_hostname.clone(),
+            cutover_role: self.cutover_role,
+            cutover_bridges: self.cutover_bridges.clone(),
+            ..new
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod absence;
 mod aftermath;
+mod bridges;
 mod build;
 mod claims;
 mod filter;
@@ -54,6 +55,8 @@ pub struct Engine {
     ifindexes: BTreeMap<String, u32>,
     /// Interfaces that have been an endpoint's in this life: what is left on them is not somebody else's.
     served: SharedSet<u32>,
+    /// Bridges about whose ports something has changed.
+    changed_bridges: BTreeSet<u32>,
     /// Whether neighbours and sysctls are in place, for interfaces of which that was reported.
     configured: BTreeMap<u32, bool>,
     /// What Felix has, by interface.
@@ -108,6 +111,7 @@ impl Engine {
             links: BTreeMap::new(),
             ifindexes: BTreeMap::new(),
             served: SharedSet::default(),
+            changed_bridges: BTreeSet::new(),
             configured: BTreeMap::new(),
             chains: BTreeMap::new(),
             waiting: WaitingEndpoints::new(),
@@ -156,16 +160,16 @@ impl Engine {
                 if !is_asked {
                     self.forget_answers();
                 }
+                self.changed_bridges.extend(self.served.iter().copied());
                 self.locals.touch_all();
             }
             Fact::WatchArmed { generation, at } => self.watch_armed(generation, Some(at)),
             Fact::WatchFailed { generation } => self.watch_armed(generation, None),
             Fact::AnnouncementSeen(seen) => self.announcement_seen(now, seen),
             Fact::InterfaceConfigured { ifindex, ready } => {
-                if let Some(link) = self.links.get(&ifindex)
-                    && self.configured.insert(ifindex, ready) != Some(ready)
+                if self.links.contains_key(&ifindex) && self.configured.insert(ifindex, ready) != Some(ready)
                 {
-                    self.locals.touch_interface(&link.name);
+                    self.touch_link(ifindex);
                 }
             }
             Fact::ChainsSeen { interface, chains } => self.chains_seen(interface, chains),

@@ -87,8 +87,10 @@ pub struct WantedReception {
     pub tunnel: Tunnel,
     /// Name of the tap.
     pub interface: String,
-    /// Its number.
+    /// Its number: what waits for the virtual machine waits there.
     pub ifindex: u32,
+    /// Number of the interface that leads to it: the tap, or the bridge whose port it is.
+    pub outlet: u32,
     /// The prefixes that may be sent through the tunnel; everything else that comes out of it is dropped.
     pub prefixes: BTreeSet<IpNet>,
 }
@@ -177,6 +179,8 @@ pub struct WantedInterface {
     pub neighbours: BTreeMap<IpAddr, MacAddr>,
     /// What it needs of IPv6.
     pub ipv6: Ipv6,
+    /// It is a bridge, of which only these neighbours are ours: settings and other neighbours are its operator's.
+    pub is_bridge: bool,
 }
 
 /// What an interface needs of IPv6.

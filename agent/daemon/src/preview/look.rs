@@ -38,7 +38,8 @@ impl Kernel {
     fn look(settings: &Settings) -> io::Result<Self> {
         let links: BTreeMap<u32, Link> =
             snapshot::links()?.into_iter().map(|seen| (seen.link.ifindex, seen.link)).collect();
-        let workloads = links.values().filter(|link| settings.interface_prefix.cover(&link.name));
+        let policy = settings.policy();
+        let workloads = links.values().filter(|link| policy.has_routes(&link.name));
         let workloads: BTreeSet<u32> = workloads.map(|link| link.ifindex).collect();
         let owner = |route: &ObservedRoute| {
             if route.protocol == settings.device_route_protocol { Owner::Ours } else { Owner::Other }

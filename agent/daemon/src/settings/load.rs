@@ -6,6 +6,9 @@ use super::table::{Effect, Role, Setting, Settings, TABLE};
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// RTPROT_BOOT, which ip(8) writes if it is not told another one, and RTPROT_STATIC.
+const COMMON_PROTOCOLS: [u8; 2] = [3, 4];
+
 /// How bad a problem is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
@@ -75,6 +78,7 @@ pub fn load(sources: &Sources, configurations: &[FelixConfiguration]) -> Loaded 
         loader.resolve(setting);
     }
     loader.check_priorities();
+    loader.check_bridges();
     loader.loaded
 }
 
@@ -220,6 +224,20 @@ impl Loader {
         };
         let text = format!("{:?} is not valid: {reason}{consequence}", given.text);
         self.problem(severity, setting.name, &given.origin, text);
+    }
+
+    /// What has no protocol of its own is `boot` (3), or `static` (4): on a bridge that may be an operator's route, which would be removed.
+    fn check_bridges(&mut self) {
+        let settings = &self.loaded.settings;
+        let protocol = settings.device_route_protocol;
+        if settings.cutover_bridges.is_empty() || !COMMON_PROTOCOLS.contains(&protocol) {
+            return;
+        }
+        let origin = self.loaded.origins["CutoverBridges"].clone();
+        let text = format!(
+            "on a bridge, routes of DeviceRouteProtocol {protocol} may be anybody's; set DeviceRouteProtocol beside it, to 80 for example"
+        );
+        self.problem(Severity::Fatal, "CutoverBridges", &origin, text);
     }
 
     /// Equal or exchanged metrics would send traffic to where the machine is not.

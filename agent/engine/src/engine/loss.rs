@@ -105,7 +105,7 @@ impl Engine {
     fn is_unserved_with_carrier(&self, ifindex: u32) -> bool {
         let link = self.links.get(&ifindex);
         !self.served.contains(&ifindex)
-            && link.is_some_and(|link| link.running && self.policy.interface_prefixes.cover(&link.name))
+            && link.is_some_and(|link| link.running && self.policy.has_routes(&link.name))
     }
 
     /// What has no carrier any more, or has got an endpoint, is no longer in question.

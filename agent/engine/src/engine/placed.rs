@@ -15,6 +15,8 @@ pub(super) struct Placed {
     pub(super) interface: String,
     /// The interface with this number is set up, and perhaps watched, for it.
     pub(super) ifindex: Option<u32>,
+    /// Number of the bridge that its routes lead to, if its tap is a port.
+    pub(super) bridge: Option<u32>,
     /// The routes that it has or would have if nobody else came first.
     pub(super) routes: Vec<WantedRoute>,
     /// Those that it would have if its interface were not down.

@@ -22,6 +22,7 @@ impl Engine {
             interface: local.endpoint.interface.clone(),
             ifindex: link.map(|link| link.ifindex),
             mac: local.endpoint.mac,
+            bridge: link.and_then(|link| self.bridge_of(link)).map(|bridge| bridge.name.clone()),
             running: link.is_some_and(|link| link.running),
             role: String::new(),
             state: local.machine.state,
@@ -42,7 +43,7 @@ impl Engine {
         };
         view.describe(&local.machine);
         if let (Some(elevated), Some(link)) = (local.machine.elevated(), link) {
-            view.routes = wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated)
+            view.routes = wants::routes(&self.policy, &local.endpoint, self.outlet(link).ifindex, elevated)
                 .filter(|route| self.wanted.routes.contains(route))
                 .map(|route| RouteView { destination: route.destination.to_string(), metric: route.metric })
                 .collect();

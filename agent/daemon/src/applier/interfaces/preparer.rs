@@ -88,6 +88,8 @@ pub(super) struct Preparer {
     former: Option<FormerValues>,
     neighbours: Neighbours,
     observed: BTreeMap<NeighbourKey, MacAddr>,
+    /// On bridges, where neighbours of others are as well.
+    made_on_bridges: BTreeSet<NeighbourKey>,
     own_writes: OwnWrites<NeighbourKey>,
     /// Settings and neighbours so far.
     writes: usize,
@@ -114,6 +116,7 @@ impl Preparer {
             former,
             neighbours,
             observed: BTreeMap::new(),
+            made_on_bridges: BTreeSet::new(),
             own_writes: OwnWrites::default(),
             writes: 0,
             is_loud: true,
@@ -159,7 +162,12 @@ impl Preparer {
     ) -> Result<Option<String>, PrepareError> {
         let name = interface.name.as_str();
         let device = self.sysctls.ipv6_device(name);
-        let mut lacks = self.ensure_all(&table::of_interface(name, interface.ipv6, device, self.keeper))?;
+        let settings = if interface.is_bridge {
+            Vec::new()
+        } else {
+            table::of_interface(name, interface.ipv6, device, self.keeper)
+        };
+        let mut lacks = self.ensure_all(&settings)?;
         if interface.ipv6 == Ipv6::Routed {
             lacks.extend(without_ipv6(name, device));
         }
@@ -195,7 +203,7 @@ impl Preparer {
         interface: &WantedInterface,
         has_ipv6: bool,
     ) -> Result<(), PrepareError> {
-        let changes = neighbours::plan(ifindex, interface, has_ipv6, &self.observed);
+        let changes = neighbours::plan(ifindex, interface, has_ipv6, &self.observed, &self.made_on_bridges);
         if changes.is_empty() {
             return Ok(());
         }
@@ -216,6 +224,9 @@ impl Preparer {
                 NeighbourChange::Add(neighbour) => {
                     say!(self.is_loud, %address, ifindex, mac = %neighbour.mac, "neighbour added");
                     self.observed.insert(neighbour.key, neighbour.mac);
+                    if interface.is_bridge {
+                        self.made_on_bridges.insert(neighbour.key);
+                    }
                     self.own_writes.sent(neighbour.key, sent_at);
                 }
                 NeighbourChange::Remove(key) => {
@@ -251,6 +262,7 @@ impl Prepares for Preparer {
     /// A neighbour is not there any more. Says whether that is news.
     fn gone(&mut self, key: &NeighbourKey) -> bool {
         self.own_writes.gone(key);
+        self.made_on_bridges.remove(key);
         self.observed.remove(key).is_some()
     }
 
@@ -354,6 +366,7 @@ mod tests {
             name: name.into(),
             neighbours: BTreeMap::new(),
             ipv6: Ipv6::Routed,
+            is_bridge: false,
         };
         let gone = i32::MAX.cast_unsigned();
         let error = preparer.prepare(gone, &wanted("cut0gone")).unwrap_err();

@@ -5,9 +5,9 @@ use crate::Engine;
 use crate::engine::locals::Local;
 use crate::engine::wants;
 use crate::model::{EndpointKey, LiveMigration};
-use crate::wanted::{Status, Wanted, WantedStatus};
+use crate::wanted::{Ipv6, Status, Wanted, WantedInterface, WantedStatus};
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Who has what, while the sets are built in order: the first one wins.
@@ -42,6 +42,12 @@ impl Engine {
                 wanted.statuses.insert(Arc::clone(key), WantedStatus::of(Status::AsReported));
             }
         }
+        // A bridge that was served is looked after for as long as it exists.
+        for ifindex in self.served.iter() {
+            if let Some(bridge) = self.bridge_from_scratch(*ifindex) {
+                wanted.interfaces.insert(*ifindex, bridge);
+            }
+        }
         let migrating = self.migrations.values().flat_map(LiveMigration::endpoints);
         for endpoint in migrating.chain(self.aftermaths()) {
             let here = self.same_port_here(endpoint);
@@ -63,10 +69,16 @@ impl Engine {
         }
         let Some(link) = link else { return };
         wanted.known_interfaces.insert(link.ifindex);
-        wanted.interfaces.insert(link.ifindex, wants::interface(&self.policy, &local.endpoint, link));
-        if let Some(elevated) = local.machine.elevated() {
-            for route in wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated) {
-                if !link.admin_up {
+        let outlet = self.outlet(link);
+        if let Some(bridge) = self.bridge_of(link) {
+            wanted.known_interfaces.insert(bridge.ifindex);
+        } else {
+            wanted.interfaces.insert(link.ifindex, wants::interface(&self.policy, &local.endpoint, link));
+        }
+        let is_due = link.admin_up || outlet.ifindex == link.ifindex;
+        if let Some(elevated) = local.machine.elevated().filter(|_| is_due) {
+            for route in wants::routes(&self.policy, &local.endpoint, outlet.ifindex, elevated) {
+                if !outlet.admin_up {
                     wanted.suspended.insert(route);
                 } else if taken.prefixes.insert(route.destination) {
                     wanted.routes.insert(route);
@@ -74,12 +86,33 @@ impl Engine {
             }
         }
         if let Some(arming) = local.machine.arming {
-            let mut watch =
-                wants::watch(&self.policy, &local.endpoint, arming, local.machine.unresolved.is_some());
+            let is_open = local.machine.unresolved.is_some();
+            let mut watch = wants::watch(&self.policy, &local.endpoint, arming, outlet.ifindex, is_open);
             watch.routes.retain(|route| !taken.prefixes.contains(&route.destination));
             watch.ends_forwarding = self.is_forwarded(key);
             wanted.watches.insert(link.ifindex, watch);
         }
+    }
+
+    /// Neighbours of all ports of a bridge, each of whoever comes first.
+    fn bridge_from_scratch(&self, ifindex: u32) -> Option<WantedInterface> {
+        let bridge = self.links.get(&ifindex).filter(|link| self.policy.bridges.contains(&link.name))?;
+        let mut taken = BTreeSet::new();
+        let (gone, shown): (Vec<_>, Vec<_>) =
+            self.locals.iter().partition(|(_, local)| local.held_since.is_some());
+        let ipv6 = if self.policy.ipv6_support { Ipv6::Unused } else { Ipv6::LeftAlone };
+        let neighbours = BTreeMap::new();
+        let mut all = WantedInterface { name: bridge.name.clone(), neighbours, ipv6, is_bridge: true };
+        for (_, local) in shown.into_iter().chain(gone) {
+            let link = self.link(&local.endpoint.interface).filter(|link| link.master == Some(ifindex));
+            if !taken.insert(local.endpoint.interface.clone()) || link.is_none() {
+                continue;
+            }
+            let own = wants::interface(&self.policy, &local.endpoint, bridge);
+            own.neighbours.into_iter().for_each(|(at, mac)| drop(all.neighbours.entry(at).or_insert(mac)));
+            all.ipv6 = if own.ipv6 == Ipv6::Routed { Ipv6::Routed } else { all.ipv6 };
+        }
+        Some(all)
     }
 
     /// Everybody who does not get what he names, with what it is and a number for the reason.
@@ -97,9 +130,10 @@ impl Engine {
                 conflicts.insert((name, interface, 0));
                 continue;
             }
-            let link = self.link(&interface).filter(|link| link.admin_up);
+            let link = self.link(&interface).filter(|link| link.admin_up && self.outlet(link).admin_up);
             let (Some(link), Some(elevated)) = (link, local.machine.elevated()) else { continue };
-            for route in wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated) {
+            let outlet = self.outlet(link).ifindex;
+            for route in wants::routes(&self.policy, &local.endpoint, outlet, elevated) {
                 if !taken.prefixes.insert(route.destination) {
                     conflicts.insert((name.clone(), route.destination.to_string(), 1));
                 }

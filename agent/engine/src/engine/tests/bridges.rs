@@ -1,0 +1,178 @@
+//! Taps that are ports of a bridge: what is wanted where.
+
+use super::host::*;
+use crate::Engine;
+use crate::conversation::{Says, SourceSays};
+use crate::fact::{Fact, Link};
+use crate::machine::State;
+use crate::memory::{LeftBehind, Memory};
+use crate::model::{Endpoint, Policy};
+use crate::wanted::{Ipv6, Status, WantedRoute};
+use std::collections::BTreeSet;
+
+const BRIDGE: u32 = 9;
+
+fn bridge() -> Link {
+    Link { ifindex: BRIDGE, name: "br0".into(), admin_up: true, running: true, master: None }
+}
+
+fn port_of_bridge(ifindex: u32) -> Link {
+    Link { master: Some(BRIDGE), ..link(ifindex, true) }
+}
+
+fn policy(host: &Host) -> Policy {
+    Policy { bridges: BTreeSet::from(["br0".to_owned()]), ..host.engine.policy.clone() }
+}
+
+/// As [`Host::quiet`], with the tap in a bridge.
+fn quiet() -> Host {
+    let mut host = Host::quiet("b");
+    host.tell(Fact::PolicyChanged(Box::new(policy(&host))));
+    host.tell(Fact::LinkSeen(bridge())).tell(Fact::LinkSeen(port_of_bridge(5)));
+    host
+}
+
+fn target() -> Host {
+    let mut host = quiet();
+    host.tell(written("a"));
+    host.tell(migration_written("u1", "a", "b"));
+    host.tell(written("b"));
+    host.pass(ms(5_000));
+    assert_eq!(host.state(), State::Target);
+    host
+}
+
+/// Numbers of the interfaces that routes lead to, and that of the watch.
+fn places(host: &Host) -> (BTreeSet<u32>, BTreeSet<u32>) {
+    let wanted = host.wanted();
+    (wanted.routes.iter().map(|route| route.ifindex).collect(), wanted.watches.keys().copied().collect())
+}
+
+#[test]
+fn the_watch_is_on_the_tap_and_the_routes_lead_to_the_bridge() {
+    let mut host = target();
+    assert_eq!(places(&host), (BTreeSet::new(), BTreeSet::from([5])));
+    assert_eq!(host.status(), Some(Status::Up));
+    let prepared: BTreeSet<u32> = host.watch().unwrap().routes.iter().map(|route| route.ifindex).collect();
+    assert_eq!(prepared, BTreeSet::from([BRIDGE]));
+    host.announce();
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([BRIDGE]), Some(ELEVATED)));
+    // What is wanted of interfaces is neighbours on the bridge, and nothing of the tap.
+    let interfaces = &host.wanted().interfaces;
+    assert_eq!(interfaces.keys().copied().collect::<Vec<_>>(), [BRIDGE]);
+    let of_bridge = interfaces.get(&BRIDGE).unwrap();
+    assert_eq!((of_bridge.neighbours.len(), of_bridge.ipv6, of_bridge.is_bridge), (2, Ipv6::Routed, true));
+    assert!([5, BRIDGE].iter().all(|ifindex| host.wanted().known_interfaces.contains(ifindex)));
+    let view = host.engine.view(host.now).remove(0);
+    assert_eq!((view.bridge.as_deref(), view.routes.len()), (Some("br0"), 2));
+}
+
+#[test]
+fn a_tap_that_goes_takes_its_routes_and_neighbours_from_the_bridge() {
+    let mut host = quiet();
+    host.tell(written("b"));
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([BRIDGE]), Some(NORMAL)));
+    host.tell(Fact::LinkRemoved { ifindex: 5 });
+    assert_eq!(places(&host).0, BTreeSet::new());
+    // It is still looked after, or a permanent neighbour would stay.
+    assert!(host.wanted().interfaces.get(&BRIDGE).unwrap().neighbours.is_empty());
+    assert!(host.wanted().known_interfaces.contains(&BRIDGE));
+}
+
+#[test]
+fn a_tap_that_joins_or_leaves_a_bridge_takes_its_routes_along() {
+    let mut host = quiet();
+    host.tell(written("b"));
+    for (link, outlet) in [(link(5, true), 5), (port_of_bridge(5), BRIDGE), (link(5, true), 5)] {
+        host.tell(Fact::LinkSeen(link));
+        assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([outlet]), Some(NORMAL)));
+        assert_eq!(host.status(), Some(Status::Up));
+    }
+    // As it is when the bridge itself goes: the kernel lets its ports go first.
+    host.tell(Fact::LinkSeen(port_of_bridge(5)));
+    host.tell(Fact::LinkSeen(link(5, true))).tell(Fact::LinkRemoved { ifindex: BRIDGE });
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([5]), Some(NORMAL)));
+    assert!(host.wanted().interfaces.get(&BRIDGE).is_none());
+}
+
+#[test]
+fn a_bridge_that_is_down_has_no_routes_and_its_ports_are_down() {
+    let mut host = quiet();
+    host.tell(written("b"));
+    host.tell(Fact::LinkSeen(Link { admin_up: false, ..bridge() }));
+    assert_eq!((host.metric(), host.status()), (None, Some(Status::Down)));
+    assert_eq!(host.wanted().suspended.len(), 2);
+    host.tell(Fact::LinkSeen(bridge()));
+    assert_eq!((host.metric(), host.status()), (Some(NORMAL), Some(Status::Up)));
+    // A port that is down leaves the bridge as it is, so the routes have to be taken away.
+    host.tell(Fact::LinkSeen(Link { admin_up: false, ..port_of_bridge(5) }));
+    assert_eq!((host.metric(), host.wanted().suspended.len()), (None, 0));
+}
+
+#[test]
+fn a_target_whose_bridge_is_down_is_not_reported_ready() {
+    let mut host = quiet();
+    host.tell(Fact::LinkSeen(Link { admin_up: false, ..bridge() }));
+    host.tell(written("a")).tell(migration_written("u1", "a", "b")).tell(written("b"));
+    host.pass(ms(1_000));
+    assert_eq!((host.state(), host.status()), (State::Target, Some(Status::AsReported)));
+    host.tell(Fact::LinkSeen(bridge()));
+    assert_eq!(host.status(), Some(Status::Up));
+}
+
+/// Nobody asked for it: the datastore cannot, and a bridge that is none of an operator's choice is somebody else's.
+#[test]
+fn another_bridge_is_left_alone() {
+    let mut host = Host::quiet("b");
+    host.tell(Fact::LinkSeen(bridge())).tell(Fact::LinkSeen(port_of_bridge(5))).tell(written("b"));
+    assert_eq!(places(&host).0, BTreeSet::from([5]));
+    assert!(!host.wanted().known_interfaces.contains(&BRIDGE));
+}
+
+#[test]
+fn two_ports_of_one_bridge_have_their_own_neighbours() {
+    let mut host = quiet();
+    let second = Link { name: "tap2".into(), ..port_of_bridge(6) };
+    let other = Endpoint { prefixes: ["10.65.0.3/32".parse().unwrap()].into(), ..endpoint_on("tap2") };
+    host.tell(written("b")).tell(Fact::LinkSeen(second));
+    host.tell(Fact::EndpointWritten(named_port("b", "port2"), other));
+    let neighbours = |host: &Host| host.wanted().interfaces.get(&BRIDGE).unwrap().neighbours.len();
+    assert_eq!(neighbours(&host), 3);
+    host.tell(Fact::LinkRemoved { ifindex: 6 });
+    assert_eq!(neighbours(&host), 2);
+}
+
+/// Elevated routes of others on the same bridge say nothing of this one.
+#[test]
+fn without_a_memory_only_its_own_elevated_routes_say_that_a_machine_is_here() {
+    let mut live = target();
+    live.announce();
+    let all = live.found().routes;
+    let of_another = all.iter().map(|route| {
+        let destination = if route.destination.addr().is_ipv4() { "10.65.0.9/32" } else { "2001:db8::9/128" };
+        WantedRoute { destination: destination.parse().unwrap(), ..*route }
+    });
+    for (routes, state) in [(all.clone(), State::Live), (of_another.collect(), State::Target)] {
+        let found = LeftBehind { routes, ..LeftBehind::default() };
+        let mut host = Host::restarted("b", live.now, Memory::default(), found.clone());
+        host.engine = Engine::new(policy(&host), Memory::default(), found);
+        host.tell(Fact::LinkSeen(bridge())).tell(Fact::LinkSeen(port_of_bridge(5)));
+        host.tell(written("a")).tell(migration_written("u1", "a", "b")).tell(written("b"));
+        host.tell(Fact::InSync { complete: true });
+        assert_eq!(host.state(), state);
+    }
+}
+
+#[test]
+fn what_comes_out_of_the_tunnel_is_led_to_the_bridge_and_waits_in_the_tap() {
+    let mut host = target();
+    let conversation = host.wanted().conversations.values().next().expect("it talks to the source").clone();
+    host.tell(Fact::PeerSaid {
+        endpoint: port("b"),
+        uid: conversation.uid,
+        address: [192, 0, 2, 1].into(),
+        says: Says::Source(SourceSays::default()),
+    });
+    let reception = host.wanted().receptions.values().next().expect("a reception");
+    assert_eq!((reception.ifindex, reception.outlet), (5, BRIDGE));
+}
