@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 18] = [
+    let areas: [&[&Check]; 19] = [
         settings::CHECKS,
         ready_command::CHECKS,
         kernel::CHECKS,
