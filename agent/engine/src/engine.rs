@@ -32,6 +32,7 @@ use crate::view::EndpointView;
 use crate::wanted::Wanted;
 use absence::Absences;
 use aftermath::Aftermaths;
+use bridges::Bridges;
 use claims::Claims;
 use filter::WaitingEndpoints;
 use hitless::Hitless;
@@ -55,8 +56,7 @@ pub struct Engine {
     ifindexes: BTreeMap<String, u32>,
     /// Interfaces that have been an endpoint's in this life: what is left on them is not somebody else's.
     served: SharedSet<u32>,
-    /// Bridges about whose ports something has changed.
-    changed_bridges: BTreeSet<u32>,
+    bridges: Bridges,
     /// Whether neighbours and sysctls are in place, for interfaces of which that was reported.
     configured: BTreeMap<u32, bool>,
     /// What Felix has, by interface.
@@ -111,7 +111,7 @@ impl Engine {
             links: BTreeMap::new(),
             ifindexes: BTreeMap::new(),
             served: SharedSet::default(),
-            changed_bridges: BTreeSet::new(),
+            bridges: Bridges::default(),
             configured: BTreeMap::new(),
             chains: BTreeMap::new(),
             waiting: WaitingEndpoints::new(),
@@ -160,15 +160,15 @@ impl Engine {
                 if !is_asked {
                     self.forget_answers();
                 }
-                self.changed_bridges.extend(self.served.iter().copied());
+                self.bridges.look_at_all();
                 self.locals.touch_all();
             }
             Fact::WatchArmed { generation, at } => self.watch_armed(generation, Some(at)),
             Fact::WatchFailed { generation } => self.watch_armed(generation, None),
             Fact::AnnouncementSeen(seen) => self.announcement_seen(now, seen),
             Fact::InterfaceConfigured { ifindex, ready } => {
-                if self.links.contains_key(&ifindex) && self.configured.insert(ifindex, ready) != Some(ready)
-                {
+                let is_there = self.links.contains_key(&ifindex);
+                if is_there && self.configured.insert(ifindex, ready) != Some(ready) {
                     self.touch_link(ifindex);
                 }
             }
@@ -220,8 +220,12 @@ impl Engine {
         self.build_hitless();
         self.tell_waiting(now);
         self.wanted.chains_awaited = !self.waiting.is_empty();
-        self.wanted.known_interfaces.clone_from(&self.served);
         self.wanted.leftovers_may_go = self.leftovers_may_go(now);
+        if self.wanted.leftovers_may_go {
+            self.bridges.know_all(&mut self.served);
+        }
+        self.wanted.known_interfaces.clone_from(&self.served);
+        self.wanted.known_on_bridges.clone_from(&self.bridges.known);
         self.wanted.unknown_statuses_may_go = self.unknown_statuses_may_go(now);
         self.tell_losses();
         self.wanted != before
@@ -306,7 +310,7 @@ impl Engine {
 
     /// The number of a workload's interface that exists. Which names are a workload's can change at any time.
     fn ifindex(&self, interface: &str) -> Option<u32> {
-        self.ifindexes.get(interface).copied().filter(|_| self.policy.interface_prefixes.cover(interface))
+        self.ifindexes.get(interface).copied().filter(|_| self.policy.is_workload(interface))
     }
 
     fn link(&self, interface: &str) -> Option<&Link> {

@@ -209,6 +209,12 @@ pub enum Handover {
 }
 
 impl Policy {
+    /// Whether an interface of this name is a workload's. A bridge is none, however its name begins: it has many of them.
+    #[must_use]
+    pub fn is_workload(&self, name: &str) -> bool {
+        self.interface_prefixes.cover(name) && !self.bridges.contains(name)
+    }
+
     /// Whether routes of ours may lead to an interface of this name.
     #[must_use]
     pub fn has_routes(&self, name: &str) -> bool {

@@ -32,6 +32,9 @@ pub struct Wanted {
     pub unknown_statuses_may_go: bool,
     /// Interfaces of endpoints, also of removed ones: routes of ours on them that are not in `routes` are removed at once.
     pub known_interfaces: SharedSet<u32>,
+    /// The same for bridges on which an earlier life may have left routes of others: number of the bridge, and a destination that some endpoint
+    /// there has or had. Routes of ours to it are removed at once, the others with the leftovers.
+    pub known_on_bridges: SharedSet<(u32, IpNet)>,
     /// Numbers of the taps whose virtual machines are about to leave: when the last frame of each comes is to be noted.
     pub leaving: SharedSet<u32>,
     /// Watches by ifindex.

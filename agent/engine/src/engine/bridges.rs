@@ -8,8 +8,64 @@
 use super::Engine;
 use super::wants;
 use crate::fact::Link;
+use crate::shared::SharedSet;
 use crate::wanted::{Ipv6, WantedInterface};
-use std::collections::BTreeMap;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is noted about bridges.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bridges {
+    /// Those that have had a port with an endpoint in this life.
+    pub(super) served: BTreeSet<u32>,
+    /// Those about whose ports something has changed.
+    pub(super) changed: BTreeSet<u32>,
+    /// As [`crate::wanted::Wanted::known_on_bridges`].
+    pub(super) known: SharedSet<(u32, IpNet)>,
+}
+
+impl Bridges {
+    /// A port of this bridge has an endpoint with these prefixes.
+    ///
+    /// A tap is known as a whole as soon as its endpoint is: there are no routes but its own. A bridge has others' as well, whose
+    /// endpoints may show up later (W33), so it is `known` as a whole only when leftovers have gone.
+    pub(super) fn serve(&mut self, bridge: u32, prefixes: &BTreeSet<IpNet>, known: &SharedSet<u32>) {
+        self.served.insert(bridge);
+        self.changed.insert(bridge);
+        if known.contains(&bridge) {
+            return;
+        }
+        for prefix in prefixes.iter().map(IpNet::trunc) {
+            if !self.known.contains(&(bridge, prefix)) {
+                self.known.insert((bridge, prefix));
+            }
+        }
+    }
+
+    /// Nothing that an earlier life has left is kept any more: from now on what is on them is this life's.
+    pub(super) fn know_all(&mut self, known: &mut SharedSet<u32>) {
+        for bridge in &self.served {
+            if !known.contains(bridge) {
+                known.insert(*bridge);
+            }
+        }
+        if !self.known.is_empty() {
+            self.known = SharedSet::default();
+        }
+    }
+
+    pub(super) fn look_at_all(&mut self) {
+        self.changed.extend(&self.served);
+    }
+
+    /// It does not exist any more.
+    pub(super) fn forget(&mut self, bridge: u32) {
+        if self.served.remove(&bridge) {
+            let left = self.known.iter().filter(|(ifindex, _)| *ifindex != bridge);
+            self.known = left.copied().collect();
+        }
+    }
+}
 
 impl Engine {
     /// The bridge of an operator's choice whose port this is.
@@ -40,7 +96,7 @@ impl Engine {
         if !self.policy.bridges.contains(&link.name) {
             return;
         }
-        self.changed_bridges.insert(ifindex);
+        self.bridges.changed.insert(ifindex);
         for port in self.links.values().filter(|port| port.master == Some(ifindex)) {
             self.locals.touch_interface(&port.name);
         }
@@ -51,7 +107,7 @@ impl Engine {
     /// LIMIT: all endpoints are gone through if anything about a port changed. A permanent neighbour that is left on a bridge would stay for
     /// ever, so a bridge without ports is still wanted, with none.
     pub(super) fn build_bridges(&mut self) {
-        for ifindex in core::mem::take(&mut self.changed_bridges) {
+        for ifindex in core::mem::take(&mut self.bridges.changed) {
             match self.wanted_bridge(ifindex) {
                 None => {
                     // Its number may be a tap's by now.
@@ -67,19 +123,19 @@ impl Engine {
         }
     }
 
-    pub(super) fn wanted_bridge(&self, ifindex: u32) -> Option<WantedInterface> {
+    fn wanted_bridge(&self, ifindex: u32) -> Option<WantedInterface> {
         let link = self.links.get(&ifindex).filter(|link| self.policy.bridges.contains(&link.name))?;
-        if !self.served.contains(&ifindex) {
+        if !self.bridges.served.contains(&ifindex) {
             return None;
         }
-        let mut on_it: Vec<_> =
-            self.placed.values().filter(|placed| placed.bridge == Some(ifindex)).collect();
-        on_it.sort_unstable_by(|a, b| a.rank.cmp(&b.rank));
+        let on_it = self.placed.values().filter(|placed| placed.bridge == Some(ifindex));
+        let mut ranks: Vec<_> = on_it.map(|placed| &placed.rank).collect();
+        ranks.sort_unstable();
         let ipv6 = if self.policy.ipv6_support { Ipv6::Unused } else { Ipv6::LeftAlone };
         let mut all =
             WantedInterface { name: link.name.clone(), neighbours: BTreeMap::new(), ipv6, is_bridge: true };
-        for placed in on_it {
-            let endpoint = &self.locals[&placed.rank.key].endpoint;
+        for rank in ranks {
+            let endpoint = &self.locals[&rank.key].endpoint;
             let own = wants::interface(&self.policy, endpoint, link);
             for (address, mac) in own.neighbours {
                 all.neighbours.entry(address).or_insert(mac);

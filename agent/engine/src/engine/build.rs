@@ -207,7 +207,7 @@ impl Engine {
             status: WantedStatus::of(Status::AsReported),
             check: None,
         };
-        if !self.policy.interface_prefixes.cover(interface) {
+        if !self.policy.is_workload(interface) {
             part.placed.conflicts.push(Conflict::NotAWorkloadInterface);
         }
         if let Some(winner) = self.locals.interfaces.winner(interface).filter(|winner| *winner != rank) {
@@ -276,7 +276,7 @@ impl Engine {
                 self.wanted.watches.remove(&ifindex);
             }
         }
-        self.changed_bridges.extend(before.bridge);
+        self.bridges.changed.extend(before.bridge);
         if now.is_none() {
             self.placed.remove(key);
         }
@@ -324,8 +324,8 @@ impl Engine {
         if let Some(ifindex) = part.placed.ifindex {
             self.served.insert(ifindex);
             if let Some(bridge) = part.placed.bridge {
-                self.served.insert(bridge);
-                self.changed_bridges.insert(bridge);
+                let endpoint = &self.locals[key].endpoint;
+                self.bridges.serve(bridge, &endpoint.prefixes, &self.served);
             }
             if let Some(interface) = part.interface.filter(|it| wanted.interfaces.get(&ifindex) != Some(it)) {
                 wanted.interfaces.insert(ifindex, interface);

@@ -32,6 +32,7 @@ impl Engine {
         }
         self.configured.remove(&ifindex);
         self.served.remove(&ifindex);
+        self.bridges.forget(ifindex);
         if self.ifindexes.contains_key(&link.name) {
             return;
         }

@@ -111,7 +111,8 @@ impl Engine {
         let outlet = self.outlet_of(ifindex);
         self.found.routes.iter().any(|route| {
             let elevated = self.policy.priorities(route.destination.addr()).elevated;
-            let is_its_own = outlet == ifindex || endpoint.prefixes.contains(&route.destination);
+            let is_its_own = outlet == ifindex
+                || endpoint.prefixes.iter().any(|prefix| prefix.trunc() == route.destination);
             is_its_own
                 && (route.ifindex, route.metric, route.protocol)
                     == (outlet, elevated, self.policy.route_protocol)

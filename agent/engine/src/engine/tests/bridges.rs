@@ -7,6 +7,7 @@ use crate::fact::{Fact, Link};
 use crate::machine::State;
 use crate::memory::{LeftBehind, Memory};
 use crate::model::{Endpoint, Policy};
+use crate::time::BootTime;
 use crate::wanted::{Ipv6, Status, WantedRoute};
 use std::collections::BTreeSet;
 
@@ -30,6 +31,31 @@ fn quiet() -> Host {
     host.tell(Fact::PolicyChanged(Box::new(policy(&host))));
     host.tell(Fact::LinkSeen(bridge())).tell(Fact::LinkSeen(port_of_bridge(5)));
     host
+}
+
+/// With these routes of an earlier life.
+fn restarted(now: BootTime, routes: BTreeSet<WantedRoute>) -> Host {
+    let found = LeftBehind { routes, ..LeftBehind::default() };
+    let mut host = Host::restarted("b", now, Memory::default(), found.clone());
+    host.kernel.clone_from(&found.routes);
+    host.engine = Engine::new(policy(&host), Memory::default(), found).recalling().drawing_lots(7);
+    host.tell(Fact::LinkSeen(bridge())).tell(Fact::LinkSeen(port_of_bridge(5)));
+    host
+}
+
+/// A second tap in the bridge.
+fn second() -> Link {
+    Link { name: "tap2".into(), ..port_of_bridge(6) }
+}
+
+fn normal(destination: &str) -> WantedRoute {
+    WantedRoute {
+        destination: destination.parse().unwrap(),
+        ifindex: BRIDGE,
+        metric: NORMAL,
+        protocol: Policy::default().route_protocol,
+        source: None,
+    }
 }
 
 fn target() -> Host {
@@ -132,9 +158,8 @@ fn another_bridge_is_left_alone() {
 #[test]
 fn two_ports_of_one_bridge_have_their_own_neighbours() {
     let mut host = quiet();
-    let second = Link { name: "tap2".into(), ..port_of_bridge(6) };
     let other = Endpoint { prefixes: ["10.65.0.3/32".parse().unwrap()].into(), ..endpoint_on("tap2") };
-    host.tell(written("b")).tell(Fact::LinkSeen(second));
+    host.tell(written("b")).tell(Fact::LinkSeen(second()));
     host.tell(Fact::EndpointWritten(named_port("b", "port2"), other));
     let neighbours = |host: &Host| host.wanted().interfaces.get(&BRIDGE).unwrap().neighbours.len();
     assert_eq!(neighbours(&host), 3);
@@ -153,14 +178,67 @@ fn without_a_memory_only_its_own_elevated_routes_say_that_a_machine_is_here() {
         WantedRoute { destination: destination.parse().unwrap(), ..*route }
     });
     for (routes, state) in [(all.clone(), State::Live), (of_another.collect(), State::Target)] {
-        let found = LeftBehind { routes, ..LeftBehind::default() };
-        let mut host = Host::restarted("b", live.now, Memory::default(), found.clone());
-        host.engine = Engine::new(policy(&host), Memory::default(), found);
-        host.tell(Fact::LinkSeen(bridge())).tell(Fact::LinkSeen(port_of_bridge(5)));
+        let mut host = restarted(live.now, routes);
         host.tell(written("a")).tell(migration_written("u1", "a", "b")).tell(written("b"));
         host.tell(Fact::InSync { complete: true });
         assert_eq!(host.state(), state);
     }
+}
+
+/// W33: who is known on a bridge says nothing about others there, whose endpoints may be back in a moment.
+#[test]
+fn what_an_earlier_life_left_on_a_bridge_goes_with_the_leftovers() {
+    let other = normal("10.65.0.9/32");
+    let own = ["10.65.0.2/32", "2001:db8::2/128"].map(normal);
+    let mut host = restarted(BootTime(1_000_000_000_000), own.into_iter().chain([other]).collect());
+    host.tell(written("b")).tell(Fact::InSync { complete: true });
+    assert!(!host.wanted().known_interfaces.contains(&BRIDGE));
+    assert!(host.kernel.contains(&other) && own.iter().all(|route| host.kernel.contains(route)));
+    // What this life knows goes at once.
+    let fewer = Endpoint { prefixes: [own[0].destination].into(), ..endpoint() };
+    host.tell(Fact::EndpointWritten(port("b"), fewer));
+    assert!(host.kernel.contains(&other) && !host.kernel.contains(&own[1]));
+    host.pass(ms(60_000));
+    assert!(host.wanted().leftovers_may_go && host.wanted().known_interfaces.contains(&BRIDGE));
+    assert_eq!(host.kernel, BTreeSet::from([own[0]]));
+    assert!(host.wanted().known_on_bridges.is_empty(), "the bridge is known as a whole");
+}
+
+/// A bridge has carrier in any case: its ports say what is lost.
+#[test]
+fn what_is_lost_on_a_bridge_is_counted_by_its_ports() {
+    let routes = || ["10.65.0.2/32", "2001:db8::2/128", "10.65.0.3/32"].map(normal).into();
+    let now = BootTime(1_000_000_000_000);
+    let mut emptied = restarted(now, routes());
+    emptied.tell(Fact::LinkSeen(second())).tell(Fact::InSync { complete: true });
+    emptied.pass(ms(60_000));
+    assert_eq!(emptied.engine.losses().interfaces, ["tap1", "tap2"]);
+    assert!(!emptied.wanted().leftovers_may_go && emptied.kernel.len() == 3);
+    // One has left while nobody was looking, and its tap with it.
+    let mut left = restarted(now, routes());
+    left.tell(written("b")).tell(Fact::InSync { complete: true });
+    left.pass(ms(60_000));
+    assert!(left.engine.losses().interfaces.is_empty() && left.wanted().leftovers_may_go);
+    assert_eq!(left.kernel.len(), 2);
+    // Nobody has left: the second tap is a virtual machine's that has never had an endpoint.
+    let mut alone = restarted(now, ["10.65.0.2/32", "2001:db8::2/128"].map(normal).into());
+    alone.tell(Fact::LinkSeen(second())).tell(written("b")).tell(Fact::InSync { complete: true });
+    alone.pass(ms(60_000));
+    assert!(alone.wanted().leftovers_may_go);
+}
+
+/// However its name begins: it is not the tap of anybody.
+#[test]
+fn an_endpoint_on_the_bridge_itself_has_nothing() {
+    let mut host = quiet();
+    let mut policy = policy(&host);
+    policy.interface_prefixes = "tap,br".parse().unwrap();
+    host.tell(Fact::PolicyChanged(Box::new(policy))).tell(written("b"));
+    host.tell(Fact::EndpointWritten(named_port("b", "port2"), endpoint_on("br0")));
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([BRIDGE]), Some(NORMAL)));
+    assert!(host.wanted().interfaces.get(&BRIDGE).unwrap().is_bridge);
+    host.tell(removed("b")).pass(ms(60_000));
+    assert_eq!(host.metric(), None);
 }
 
 #[test]

@@ -212,10 +212,13 @@ impl Host {
     pub(super) fn install(&mut self) {
         let Some(wanted) = self.engine.wanted() else { return };
         let (links, leftovers_may_go) = (&self.engine.links, wanted.leftovers_may_go);
-        let may_stay = |ifindex: u32| {
-            !leftovers_may_go && !wanted.known_interfaces.contains(&ifindex) && links.contains_key(&ifindex)
+        let may_stay = |route: &WantedRoute| {
+            !leftovers_may_go
+                && !wanted.known_interfaces.contains(&route.ifindex)
+                && !wanted.known_on_bridges.contains(&(route.ifindex, route.destination))
+                && links.contains_key(&route.ifindex)
         };
-        self.kernel.retain(|route| may_stay(route.ifindex));
+        self.kernel.retain(may_stay);
         self.kernel.extend(wanted.routes.iter());
     }
 
@@ -384,7 +387,12 @@ impl Host {
         let local = &self.engine.locals[key];
         let Some(link) = self.engine.link(&local.endpoint.interface) else { return };
         let outlet = self.engine.outlet(link).ifindex;
-        let routes = wanted.routes.iter().filter(|route| route.ifindex == outlet);
+        // On a bridge there are those of others who have the same prefix and come first.
+        let is_its_own = |route: &&WantedRoute| {
+            let winner = self.engine.prefixes.winner(&route.destination);
+            outlet == link.ifindex || winner.is_some_and(|winner| *winner.key == *key)
+        };
+        let routes = wanted.routes.iter().filter(|route| route.ifindex == outlet).filter(is_its_own);
         for route in routes.filter(|route| local.endpoint.prefixes.contains(&route.destination)) {
             assert_ne!(local.machine.state, State::Target, "{key} has a route while it is suppressed");
             let elevated = matches!(local.machine.state, State::Live | State::TimeWait);

@@ -23,6 +23,7 @@ impl Engine {
             leftovers_may_go: self.wanted.leftovers_may_go,
             unknown_statuses_may_go: self.wanted.unknown_statuses_may_go,
             known_interfaces: self.served.clone(),
+            known_on_bridges: self.bridges.known.clone(),
             chains_awaited: self.wanted.chains_awaited,
             // Built anew each time.
             leaving: self.wanted.leaving.clone(),
@@ -43,9 +44,9 @@ impl Engine {
             }
         }
         // A bridge that was served is looked after for as long as it exists.
-        for ifindex in self.served.iter() {
-            if let Some(bridge) = self.bridge_from_scratch(*ifindex) {
-                wanted.interfaces.insert(*ifindex, bridge);
+        for &ifindex in &self.bridges.served {
+            if let Some(bridge) = self.bridge_from_scratch(ifindex) {
+                wanted.interfaces.insert(ifindex, bridge);
             }
         }
         let migrating = self.migrations.values().flat_map(LiveMigration::endpoints);
@@ -70,9 +71,7 @@ impl Engine {
         let Some(link) = link else { return };
         wanted.known_interfaces.insert(link.ifindex);
         let outlet = self.outlet(link);
-        if let Some(bridge) = self.bridge_of(link) {
-            wanted.known_interfaces.insert(bridge.ifindex);
-        } else {
+        if outlet.ifindex == link.ifindex {
             wanted.interfaces.insert(link.ifindex, wants::interface(&self.policy, &local.endpoint, link));
         }
         let is_due = link.admin_up || outlet.ifindex == link.ifindex;
@@ -109,7 +108,9 @@ impl Engine {
                 continue;
             }
             let own = wants::interface(&self.policy, &local.endpoint, bridge);
-            own.neighbours.into_iter().for_each(|(at, mac)| drop(all.neighbours.entry(at).or_insert(mac)));
+            for (address, mac) in own.neighbours {
+                all.neighbours.entry(address).or_insert(mac);
+            }
             all.ipv6 = if own.ipv6 == Ipv6::Routed { Ipv6::Routed } else { all.ipv6 };
         }
         Some(all)
@@ -123,7 +124,7 @@ impl Engine {
             self.locals.iter().partition(|(_, local)| local.held_since.is_some());
         for (key, local) in shown.into_iter().chain(gone) {
             let (name, interface) = (key.to_string(), local.endpoint.interface.clone());
-            if !self.policy.interface_prefixes.cover(&interface) {
+            if !self.policy.is_workload(&interface) {
                 conflicts.insert((name.clone(), interface.clone(), 2));
             }
             if !taken.interfaces.insert(interface.clone()) {
