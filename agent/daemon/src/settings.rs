@@ -109,14 +109,27 @@ impl Settings {
         at_start
             .filter(|setting| (setting.show)(self) != (setting.show)(new))
             .map(|setting| setting.name)
+            .chain(self.needs_own_protocol(new).then_some("DeviceRouteProtocol"))
             .collect()
     }
 
+    /// `new` gives up the bridges, which stay until the next start, and with them a protocol that is nobody else's.
+    fn needs_own_protocol(&self, new: &Self) -> bool {
+        !self.cutover_bridges.is_empty() && load::is_common(new.device_route_protocol)
+    }
+
     /// What is in force once `new` was read by a running agent. The engine's endpoints are this host's by its name:
-    /// another one would make all of them another host's. The role decides what is started, and bridges whose routes are whose.
+    /// another one would make all of them another host's. The role decides what is started, and bridges whose routes are whose:
+    /// with them stays a protocol of the agent's own.
     #[must_use]
     pub fn reloaded(&self, new: Self) -> Self {
+        let device_route_protocol = if self.needs_own_protocol(&new) {
+            self.device_route_protocol
+        } else {
+            new.device_route_protocol
+        };
         Self {
+            device_route_protocol,
             felix_hostname: self.felix_hostname.clone(),
             cutover_role: self.cutover_role,
             cutover_bridges: self.cutover_bridges.clone(),

@@ -6,8 +6,13 @@ use super::table::{Effect, Role, Setting, Settings, TABLE};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// RTPROT_BOOT, which ip(8) writes if it is not told another one, and RTPROT_STATIC.
-const COMMON_PROTOCOLS: [u8; 2] = [3, 4];
+/// What others write: RTPROT_BOOT, which is ip(8)'s if it is not told another one, RTPROT_STATIC, RTPROT_RA and RTPROT_DHCP.
+const COMMON_PROTOCOLS: [u8; 4] = [3, 4, 9, 16];
+
+/// Whether routes of this protocol may be anybody's.
+pub(super) fn is_common(protocol: u8) -> bool {
+    COMMON_PROTOCOLS.contains(&protocol)
+}
 
 /// How bad a problem is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -226,11 +231,11 @@ impl Loader {
         self.problem(severity, setting.name, &given.origin, text);
     }
 
-    /// What has no protocol of its own is `boot` (3), or `static` (4): on a bridge that may be an operator's route, which would be removed.
+    /// On a bridge there may be an operator's routes: what has their protocol would be removed.
     fn check_bridges(&mut self) {
         let settings = &self.loaded.settings;
         let protocol = settings.device_route_protocol;
-        if settings.cutover_bridges.is_empty() || !COMMON_PROTOCOLS.contains(&protocol) {
+        if settings.cutover_bridges.is_empty() || !is_common(protocol) {
             return;
         }
         let origin = self.loaded.origins["CutoverBridges"].clone();

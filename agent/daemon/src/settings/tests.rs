@@ -117,7 +117,7 @@ fn bridges_need_a_protocol_of_the_agents_own() {
     let culprits = |file: &str| -> Vec<String> {
         load(&sources(&[], file), &[]).fatal().map(|problem| problem.setting.clone()).collect()
     };
-    for protocol in ["", "\nDeviceRouteProtocol = 3", "\nDeviceRouteProtocol = 4"] {
+    for protocol in ["", "\nDeviceRouteProtocol = 3", "\nDeviceRouteProtocol = 4", "\nDeviceRouteProtocol = 16"] {
         assert_eq!(culprits(&format!("CutoverBridges = vmbr0{protocol}")), ["CutoverBridges"], "{protocol}");
     }
     let file = "CutoverBridges = vmbr0, br-1\nDeviceRouteProtocol = 80";
@@ -126,8 +126,13 @@ fn bridges_need_a_protocol_of_the_agents_own() {
     assert_eq!(Vec::from_iter(&settings.cutover_bridges), ["br-1", "vmbr0"]);
     let policy = settings.policy();
     assert!(policy.has_routes("vmbr0") && policy.has_routes("tap1") && !policy.has_routes("vmbr01"));
-    let kept = settings.reloaded(load(&sources(&[], ""), &[]).settings);
+    let without = load(&sources(&[], ""), &[]).settings;
+    assert_eq!(settings.waiting_for_restart(&without), ["CutoverBridges", "DeviceRouteProtocol"]);
+    let kept = settings.reloaded(without);
     assert_eq!(kept.cutover_bridges, settings.cutover_bridges, "until the next start");
+    assert_eq!(kept.device_route_protocol, 80, "boot may be anybody's on the bridge");
+    let other = load(&sources(&[], "CutoverBridges = vmbr0, br-1\nDeviceRouteProtocol = 81"), &[]).settings;
+    assert_eq!(settings.reloaded(other).device_route_protocol, 81);
 }
 
 #[test]

@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// What has to be written so that the permanent neighbours of an interface are the wanted ones. A permanent
 /// unicast neighbour on a tap is ours: nobody else knows the guest's address for certain. On a bridge there are an operator's as well, and
-/// ours are those that were `made` in this life. Where IPv6 is to be left alone its neighbours are nobody's.
+/// `ours_on_bridges` says which are not. Where IPv6 is to be left alone its neighbours are nobody's.
 pub(super) fn plan(
     ifindex: u32,
     interface: &WantedInterface,
     has_ipv6: bool,
     observed: &BTreeMap<NeighbourKey, MacAddr>,
-    made: &BTreeSet<NeighbourKey>,
+    ours_on_bridges: &BTreeSet<NeighbourKey>,
 ) -> Vec<NeighbourChange> {
     let wanted: BTreeMap<NeighbourKey, MacAddr> = interface
         .neighbours
@@ -26,7 +26,7 @@ pub(super) fn plan(
     let additions = missing.map(|(key, mac)| NeighbourChange::Add(Neighbour { key: *key, mac: *mac }));
     let is_ours = |key: &&NeighbourKey| {
         let is_left_alone = key.address.is_ipv6() && interface.ipv6 == Ipv6::LeftAlone;
-        let is_operators = interface.is_bridge && !made.contains(*key);
+        let is_operators = interface.is_bridge && !ours_on_bridges.contains(*key);
         !key.address.is_multicast() && !is_left_alone && !is_operators
     };
     let first = NeighbourKey { ifindex, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
@@ -88,13 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn of_a_bridge_only_what_was_made_is_removed() {
+    fn of_a_bridge_only_what_is_ours_is_removed() {
         let bridge = WantedInterface { name: "br0".into(), is_bridge: true, ..interface() };
         let observed = ["10.65.0.2", "2001:db8::2", "10.65.0.98", "10.65.0.99"];
-        let observed = observed.map(|address| (key(7, address), MAC)).into();
-        let made = BTreeSet::from([key(7, "10.65.0.2"), key(7, "10.65.0.99")]);
+        let observed = BTreeMap::from(observed.map(|address| (key(7, address), MAC)));
+        let ours = BTreeSet::from([key(7, "10.65.0.2"), key(7, "10.65.0.99")]);
         let expected = [NeighbourChange::Remove(key(7, "10.65.0.99"))];
-        assert_eq!(plan(7, &bridge, true, &observed, &made), expected);
+        assert_eq!(plan(7, &bridge, true, &observed, &ours), expected);
     }
 
     #[test]

@@ -88,8 +88,8 @@ pub(super) struct Preparer {
     former: Option<FormerValues>,
     neighbours: Neighbours,
     observed: BTreeMap<NeighbourKey, MacAddr>,
-    /// On bridges, where neighbours of others are as well.
-    made_on_bridges: BTreeSet<NeighbourKey>,
+    /// Those that have been wanted in this life on bridges, where neighbours of others are as well.
+    ours_on_bridges: BTreeSet<NeighbourKey>,
     own_writes: OwnWrites<NeighbourKey>,
     /// Settings and neighbours so far.
     writes: usize,
@@ -116,7 +116,7 @@ impl Preparer {
             former,
             neighbours,
             observed: BTreeMap::new(),
-            made_on_bridges: BTreeSet::new(),
+            ours_on_bridges: BTreeSet::new(),
             own_writes: OwnWrites::default(),
             writes: 0,
             is_loud: true,
@@ -203,7 +203,12 @@ impl Preparer {
         interface: &WantedInterface,
         has_ipv6: bool,
     ) -> Result<(), PrepareError> {
-        let changes = neighbours::plan(ifindex, interface, has_ipv6, &self.observed, &self.made_on_bridges);
+        let changes = neighbours::plan(ifindex, interface, has_ipv6, &self.observed, &self.ours_on_bridges);
+        if interface.is_bridge {
+            // Also those that an earlier life has made, or they would stay when their VM leaves.
+            let wanted = interface.neighbours.keys().map(|&address| NeighbourKey { ifindex, address });
+            self.ours_on_bridges.extend(wanted);
+        }
         if changes.is_empty() {
             return Ok(());
         }
@@ -224,9 +229,6 @@ impl Preparer {
                 NeighbourChange::Add(neighbour) => {
                     say!(self.is_loud, %address, ifindex, mac = %neighbour.mac, "neighbour added");
                     self.observed.insert(neighbour.key, neighbour.mac);
-                    if interface.is_bridge {
-                        self.made_on_bridges.insert(neighbour.key);
-                    }
                     self.own_writes.sent(neighbour.key, sent_at);
                 }
                 NeighbourChange::Remove(key) => {
@@ -262,7 +264,7 @@ impl Prepares for Preparer {
     /// A neighbour is not there any more. Says whether that is news.
     fn gone(&mut self, key: &NeighbourKey) -> bool {
         self.own_writes.gone(key);
-        self.made_on_bridges.remove(key);
+        self.ours_on_bridges.remove(key);
         self.observed.remove(key).is_some()
     }
 
