@@ -21,6 +21,7 @@ use cutover_daemon::settings::{Loaded, Origin, Settings, Sources, load};
 use cutover_daemon::sysctls::former::FormerValues;
 use cutover_daemon::sysctls::{self, Sysctls};
 use cutover_engine::wanted::WantedRoute;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -195,7 +196,7 @@ fn left_in_network(settings: &Settings) -> Result<(BTreeSet<WantedRoute>, BTreeS
 
 /// On a bridge, an operator has neighbours as well: ours are those that routes of ours lead to.
 fn is_routed(routes: &BTreeSet<WantedRoute>, neighbour: &Neighbour) -> bool {
-    let destination = neighbour.key.address.into();
+    let destination = IpNet::from(neighbour.key.address);
     routes.iter().any(|route| (route.destination, route.ifindex) == (destination, neighbour.key.ifindex))
 }
 

@@ -6,6 +6,7 @@ use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
 use cutover_tests::{Agent, Port, frames, probe, wait};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 const BRIDGE: &str = "vmbr0";
 const PROTOCOL: u8 = 80;
@@ -47,7 +48,7 @@ fn wait_led_to(node: &Node, port: &Port, interface: &str) {
 fn neighbours(node: &Node, port: &Port) -> usize {
     let ifindex = node.host.ifindex(BRIDGE);
     let found = node.host.namespace().run(dump_neighbours).expect("a dump");
-    let is_its = |address| port.addresses.iter().any(|net| net.addr() == address);
+    let is_its = |address: IpAddr| port.addresses.iter().any(|net| net.addr() == address);
     found.iter().filter(|it| Some(it.ifindex) == ifindex && it.permanent && is_its(it.address)).count()
 }
 
@@ -118,6 +119,31 @@ fn a_machine_in_a_bridge_migrates_there_and_back() {
     for node in [&scene.source, &scene.target] {
         check_foreign(node);
     }
+}
+
+/// Neither the routes nor an operator's are touched by a restart, and a neighbour that an earlier life has made goes with its VM.
+#[test]
+fn what_an_earlier_life_has_made_on_a_bridge_is_known() {
+    let mut scene = Scene::with(with_bridges);
+    let port = scene.port.clone();
+    for node in [&scene.source, &scene.target] {
+        bridge(node, &port);
+    }
+    wait_led_to(&scene.source, &port, BRIDGE);
+    wait::until(wait::SOON, "neighbours", || neighbours(&scene.source, &port) == port.addresses.len());
+    let mark = scene.source.watch.mark();
+    scene.source.agent.kill();
+    scene.source.agent.start_in_sync();
+    scene.start_migration();
+    for to in port.routed() {
+        scene.source.watch.since(mark).assert_never_without(to);
+    }
+    scene.move_vm(|qemu| qemu.send(&frames::rarp(port.mac)));
+    scene.target.wait_metrics(&port, &[ELEVATED]);
+    scene.driver.succeed_extended(SOURCE, TARGET);
+    scene.source.wait_metrics(&port, &[]);
+    wait::until(wait::SOON, "no neighbours", || neighbours(&scene.source, &port) == 0);
+    check_foreign(&scene.source);
 }
 
 fn doctor(node: &Node, check: &str) -> Vec<Value> {

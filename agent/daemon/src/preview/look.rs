@@ -121,7 +121,11 @@ impl Kernel {
             let ours = self.routes.iter().filter(|(_, owner)| **owner == Owner::Ours);
             ours.filter(|(route, _)| route.ifindex == ifindex).count()
         };
-        let alone = self.workloads.iter().filter(|ifindex| !wanted.interfaces.contains_key(*ifindex));
+        // A port of a bridge is not set up, but known.
+        let has_endpoint = |ifindex: &u32| {
+            wanted.interfaces.contains_key(ifindex) || wanted.known_interfaces.contains(ifindex)
+        };
+        let alone = self.workloads.iter().filter(|ifindex| !has_endpoint(ifindex));
         alone
             .filter_map(|ifindex| {
                 let link = self.links.get(ifindex)?;
