@@ -85,7 +85,8 @@ impl GuestInterfaces {
             Role::Full => Keeper::Agent,
             Role::Routes => Keeper::Felix,
         };
-        let is_workload = |seen: &&LinkSeen| prefixes.cover(&seen.link.name);
+        let policy = settings.policy();
+        let is_workload = |seen: &&LinkSeen| policy.is_workload(&seen.link.name);
         let workloads = links.iter().filter(is_workload).map(|seen| Workload {
             name: seen.link.name.clone(),
             ifindex: seen.link.ifindex,

@@ -231,18 +231,24 @@ impl Loader {
         self.problem(severity, setting.name, &given.origin, text);
     }
 
-    /// On a bridge there may be an operator's routes: what has their protocol would be removed.
+    /// On a bridge there may be an operator's routes: what has their protocol would be removed. Felix would route to the taps.
     fn check_bridges(&mut self) {
         let settings = &self.loaded.settings;
-        let protocol = settings.device_route_protocol;
-        if settings.cutover_bridges.is_empty() || !is_common(protocol) {
+        if settings.cutover_bridges.is_empty() {
             return;
         }
+        let (protocol, role) = (settings.device_route_protocol, settings.cutover_role);
         let origin = self.loaded.origins["CutoverBridges"].clone();
-        let text = format!(
-            "on a bridge, routes of DeviceRouteProtocol {protocol} may be anybody's; set DeviceRouteProtocol beside it, to 80 for example"
-        );
-        self.problem(Severity::Fatal, "CutoverBridges", &origin, text);
+        if is_common(protocol) {
+            let text = format!(
+                "on a bridge, routes of DeviceRouteProtocol {protocol} may be anybody's; set DeviceRouteProtocol beside it, to 80 for example"
+            );
+            self.problem(Severity::Fatal, "CutoverBridges", &origin, text);
+        }
+        if role == Role::Routes {
+            let text = "not beside Felix, which routes to taps in bridges as to any; take it or CutoverRole = routes out";
+            self.problem(Severity::Fatal, "CutoverBridges", &origin, text.to_owned());
+        }
     }
 
     /// Equal or exchanged metrics would send traffic to where the machine is not.

@@ -117,8 +117,8 @@ fn bridges_need_a_protocol_of_the_agents_own() {
     let culprits = |file: &str| -> Vec<String> {
         load(&sources(&[], file), &[]).fatal().map(|problem| problem.setting.clone()).collect()
     };
-    for protocol in ["", "\nDeviceRouteProtocol = 3", "\nDeviceRouteProtocol = 4", "\nDeviceRouteProtocol = 16"] {
-        assert_eq!(culprits(&format!("CutoverBridges = vmbr0{protocol}")), ["CutoverBridges"], "{protocol}");
+    for rest in ["", "DeviceRouteProtocol = 3", "DeviceRouteProtocol = 16", "DeviceRouteProtocol = 80\nCutoverRole = routes"] {
+        assert_eq!(culprits(&format!("CutoverBridges = vmbr0\n{rest}")), ["CutoverBridges"], "{rest}");
     }
     let file = "CutoverBridges = vmbr0, br-1\nDeviceRouteProtocol = 80";
     assert_eq!(culprits(file), [""; 0]);
