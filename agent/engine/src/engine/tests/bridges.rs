@@ -207,7 +207,7 @@ fn what_an_earlier_life_left_on_a_bridge_goes_with_the_leftovers() {
 /// A bridge has carrier in any case: its ports say what is lost.
 #[test]
 fn what_is_lost_on_a_bridge_is_counted_by_its_ports() {
-    let routes = || ["10.65.0.2/32", "2001:db8::2/128", "10.65.0.3/32"].map(normal).into();
+    let routes = || BTreeSet::from(["10.65.0.2/32", "2001:db8::2/128", "10.65.0.3/32"].map(normal));
     let now = BootTime(1_000_000_000_000);
     let mut emptied = restarted(now, routes());
     emptied.tell(Fact::LinkSeen(second())).tell(Fact::InSync { complete: true });
