@@ -29,7 +29,7 @@ use crate::notice::{MigrationRecord, Notice};
 use crate::shared::SharedSet;
 use crate::time::BootTime;
 use crate::view::EndpointView;
-use crate::wanted::Wanted;
+use crate::wanted::{Wanted, WantedRoute};
 use absence::Absences;
 use aftermath::Aftermaths;
 use bridges::Bridges;
@@ -84,6 +84,8 @@ pub struct Engine {
     /// Who claims a route to a prefix, and whose watch would install one.
     prefixes: Claims<IpNet>,
     watched: Claims<IpNet>,
+    /// Who would have a route but for its interface: on a bridge it can be several.
+    suspended: Claims<WantedRoute>,
     absences: Absences,
     losses: Losses,
     aftermaths: Aftermaths,
@@ -129,6 +131,7 @@ impl Engine {
             placed: BTreeMap::new(),
             prefixes: Claims::default(),
             watched: Claims::default(),
+            suspended: Claims::default(),
             absences: Absences::default(),
             losses: Losses::default(),
             aftermaths: Aftermaths::default(),

@@ -257,13 +257,16 @@ impl Engine {
             self.wanted.checks.remove(key.as_ref());
         }
         let Some(before) = self.placed.get(key) else { return };
-        for route in &before.routes {
+        // On a bridge, what it did not get may be the very same route, which somebody else has.
+        for route in before.routes.iter().filter(|route| !before.is_denied(&route.destination)) {
             if now.is_none_or(|now| !now.routes.contains(route)) {
                 self.wanted.routes.remove(route);
             }
         }
         for route in &before.suspended {
-            if now.is_none_or(|now| !now.placed.suspended.contains(route)) {
+            self.suspended.remove(*route, before.rank.clone());
+            let stays = now.is_some_and(|now| now.placed.suspended.contains(route));
+            if !stays && self.suspended.winner(route).is_none() {
                 self.wanted.suspended.remove(route);
             }
         }
@@ -317,6 +320,7 @@ impl Engine {
             }
         }
         for route in &part.placed.suspended {
+            self.suspended.insert(*route, part.placed.rank.clone());
             if !wanted.suspended.contains(route) {
                 wanted.suspended.insert(*route);
             }

@@ -28,6 +28,16 @@ pub(super) struct Placed {
     pub(super) conflicts: Vec<Conflict>,
 }
 
+impl Placed {
+    /// Whether somebody else has a route to this prefix, which it claims.
+    pub(super) fn is_denied(&self, prefix: &IpNet) -> bool {
+        let is_denied = |conflict: &Conflict| {
+            matches!(conflict, Conflict::Prefix { prefix: denied, .. } if denied == prefix)
+        };
+        self.conflicts.iter().any(is_denied)
+    }
+}
+
 /// What an endpoint would have if nobody else came first.
 #[derive(Debug, Default)]
 pub(super) struct Claims {

@@ -167,6 +167,30 @@ fn two_ports_of_one_bridge_have_their_own_neighbours() {
     assert_eq!(neighbours(&host), 2);
 }
 
+/// On a bridge, what both of them claim is the very same route.
+#[test]
+fn a_route_that_two_ports_of_one_bridge_claim_is_the_first_ones() {
+    let mut host = quiet();
+    host.tell(written("b")).tell(Fact::LinkSeen(second()));
+    host.tell(Fact::EndpointWritten(named_port("b", "port2"), endpoint_on("tap2")));
+    // Something about the other one changes, and it goes.
+    let other = Endpoint { mac: None, ..endpoint_on("tap2") };
+    host.tell(Fact::EndpointWritten(named_port("b", "port2"), other));
+    assert_eq!(host.metric(), Some(NORMAL));
+    let shown: Vec<usize> = host.engine.view(host.now).iter().map(|view| view.routes.len()).collect();
+    assert_eq!(shown, [2, 0]);
+    for is_up in [false, true] {
+        host.tell(Fact::LinkSeen(Link { admin_up: is_up, ..bridge() }));
+        assert_eq!(host.wanted().suspended.len(), if is_up { 0 } else { 2 });
+        host.tell(Fact::LinkSeen(Link { running: is_up, ..second() }));
+        assert_eq!(host.wanted().suspended.len(), if is_up { 0 } else { 2 });
+    }
+    host.tell(Fact::LinkSeen(Link { admin_up: false, ..bridge() })).tell(Fact::LinkRemoved { ifindex: 6 });
+    assert_eq!((host.wanted().suspended.len(), host.metric()), (2, None));
+    host.tell(Fact::LinkSeen(bridge())).tell(Fact::LinkSeen(second())).tell(Fact::LinkRemoved { ifindex: 5 });
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([BRIDGE]), Some(NORMAL)), "the other one's");
+}
+
 /// Elevated routes of others on the same bridge say nothing of this one.
 #[test]
 fn without_a_memory_only_its_own_elevated_routes_say_that_a_machine_is_here() {
