@@ -122,6 +122,28 @@ fn a_tap_that_joins_or_leaves_a_bridge_takes_its_routes_along() {
 }
 
 #[test]
+fn a_machine_that_is_awaited_or_has_arrived_goes_along_with_its_tap() {
+    let mut host = Host::target("b");
+    host.tell(Fact::PolicyChanged(Box::new(policy(&host)))).tell(Fact::LinkSeen(bridge()));
+    let generation = host.watch().unwrap().generation;
+    host.tell(Fact::LinkSeen(port_of_bridge(5)));
+    let watch = host.watch().unwrap();
+    assert_eq!((watch.generation, watch.routes.len()), (generation, 2), "it is the same watch");
+    assert!(watch.routes.iter().all(|route| route.ifindex == BRIDGE));
+    assert_eq!(host.status(), Some(Status::Up));
+    host.announce();
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([BRIDGE]), Some(ELEVATED)));
+    // The bridge is deleted, and made anew with another number.
+    host.tell(Fact::LinkSeen(link(5, true))).tell(Fact::LinkRemoved { ifindex: BRIDGE });
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([5]), Some(ELEVATED)));
+    host.tell(Fact::LinkSeen(Link { ifindex: 12, ..bridge() }));
+    host.tell(Fact::LinkSeen(Link { master: Some(12), ..link(5, true) }));
+    assert_eq!((places(&host).0, host.metric()), (BTreeSet::from([12]), Some(ELEVATED)));
+    assert_eq!(host.state(), State::Live);
+    assert_eq!(host.wanted().interfaces.keys().copied().collect::<Vec<_>>(), [12]);
+}
+
+#[test]
 fn a_bridge_that_is_down_has_no_routes_and_its_ports_are_down() {
     let mut host = quiet();
     host.tell(written("b"));
