@@ -7,6 +7,7 @@
 mod agents;
 mod beside_felix;
 mod bgp;
+mod bridges;
 mod clock;
 mod command;
 mod datastore;
@@ -41,7 +42,7 @@ use std::path::{Path, PathBuf};
 /// Every check, in the order of the areas.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    let areas: [&[&Check]; 18] = [
+    let areas: [&[&Check]; 19] = [
         settings::CHECKS,
         ready_command::CHECKS,
         kernel::CHECKS,
@@ -55,6 +56,7 @@ pub fn checks() -> Vec<&'static Check> {
         interfaces::CHECKS,
         managers::CHECKS,
         tap_mac::CHECKS,
+        bridges::CHECKS,
         routes::CHECKS,
         hitless::CHECKS,
         bgp::CHECKS,
@@ -135,6 +137,7 @@ pub fn examine(subject: &Subject) -> Report {
     let workloads = interfaces.workloads.iter().map(|workload| (workload.name.as_str(), workload.ifindex));
     findings.extend(managers::examine(workloads, &interfaces.prefixes));
     findings.extend(tap_mac::judge(&interfaces.links, status));
+    findings.extend(bridges::judge(&bridges::Bridges::look(settings), &interfaces.links, status));
     findings.extend(routes::judge(status));
     findings.extend(status.map(hitless::judge).unwrap_or_default());
     if readable {

@@ -20,6 +20,7 @@ pub(crate) fn endpoint() -> EndpointView {
         key,
         interface: "tap1".into(),
         ifindex: Some(3),
+        bridge: None,
         mac: Some(MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1])),
         running: true,
         role: "NO_ROLE".into(),

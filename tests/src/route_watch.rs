@@ -330,7 +330,12 @@ fn change(message: &RouteNetlinkMessage, replaced: bool, table: u32) -> Option<C
         RouteNetlinkMessage::NewLink(message) if !message.header.flags.contains(LinkFlags::Up) => {
             Some(Change::LinkDown(message.header.index))
         }
-        RouteNetlinkMessage::DelLink(message) => Some(Change::LinkDown(message.header.index)),
+        // KERNEL: of family AF_BRIDGE it says that a port has left its bridge.
+        RouteNetlinkMessage::DelLink(message)
+            if message.header.interface_family == AddressFamily::Unspec =>
+        {
+            Some(Change::LinkDown(message.header.index))
+        }
         _ => None,
     }
 }

@@ -440,8 +440,13 @@ fn a_link_that_leaves_a_bridge_still_exists() {
     namespace.ip("link add bridge type bridge\nlink set tapone master bridge");
     let rig = Rig::start(&namespace);
     namespace.ip("link set tapone nomaster\nlink set tapone down");
-    let down =
-        cutover_engine::fact::Link { ifindex: tap, name: "tapone".into(), admin_up: false, running: false };
+    let down = cutover_engine::fact::Link {
+        ifindex: tap,
+        name: "tapone".into(),
+        admin_up: false,
+        running: false,
+        master: None,
+    };
     rig.wait_for_fact(&Fact::LinkSeen(down));
     assert!(!rig.facts().contains(&Fact::LinkRemoved { ifindex: tap }), "{:?}", rig.facts());
 }
@@ -562,7 +567,8 @@ const MAC: MacAddr = MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]);
 fn preparing(tap: u32, mac: MacAddr) -> Wanted {
     let address = |text: &str| net(text).addr();
     let neighbours = BTreeMap::from([(address(IPV4), mac), (address(IPV6), mac)]);
-    let interface = WantedInterface { name: "tapone".into(), neighbours, ipv6: Ipv6::Routed };
+    let interface =
+        WantedInterface { name: "tapone".into(), neighbours, ipv6: Ipv6::Routed, is_bridge: false };
     Wanted { interfaces: [(tap, interface)].into(), ..wanting([]) }
 }
 

@@ -116,6 +116,8 @@ pub struct Parameters {
     pub route_protocol: u8,
     /// How the names of machines' interfaces begin.
     pub interface_prefixes: Vec<String>,
+    /// Bridges to which routes of machines lead whose interfaces are their ports (`CutoverBridges`). One may be an uplink as well.
+    pub bridges: Vec<String>,
 }
 
 /// A family of addresses.

@@ -38,6 +38,7 @@ impl Settings {
         Policy {
             hostname: self.felix_hostname.clone(),
             interface_prefixes: self.interface_prefix.clone(),
+            bridges: self.cutover_bridges.clone(),
             ipv4: Priorities {
                 normal: self.ipv4_normal_route_priority,
                 elevated: self.ipv4_elevated_route_priority,
@@ -108,13 +109,31 @@ impl Settings {
         at_start
             .filter(|setting| (setting.show)(self) != (setting.show)(new))
             .map(|setting| setting.name)
+            .chain(self.needs_own_protocol(new).then_some("DeviceRouteProtocol"))
             .collect()
     }
 
+    /// `new` gives up the bridges, which stay until the next start, and with them a protocol that is nobody else's.
+    fn needs_own_protocol(&self, new: &Self) -> bool {
+        !self.cutover_bridges.is_empty() && load::is_common(new.device_route_protocol)
+    }
+
     /// What is in force once `new` was read by a running agent. The engine's endpoints are this host's by its name:
-    /// another one would make all of them another host's. The role decides what is started.
+    /// another one would make all of them another host's. The role decides what is started, and bridges whose routes are whose:
+    /// with them stays a protocol of the agent's own.
     #[must_use]
     pub fn reloaded(&self, new: Self) -> Self {
-        Self { felix_hostname: self.felix_hostname.clone(), cutover_role: self.cutover_role, ..new }
+        let device_route_protocol = if self.needs_own_protocol(&new) {
+            self.device_route_protocol
+        } else {
+            new.device_route_protocol
+        };
+        Self {
+            device_route_protocol,
+            felix_hostname: self.felix_hostname.clone(),
+            cutover_role: self.cutover_role,
+            cutover_bridges: self.cutover_bridges.clone(),
+            ..new
+        }
     }
 }

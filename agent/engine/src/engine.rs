@@ -2,6 +2,7 @@
 
 mod absence;
 mod aftermath;
+mod bridges;
 mod build;
 mod claims;
 mod filter;
@@ -28,9 +29,10 @@ use crate::notice::{MigrationRecord, Notice};
 use crate::shared::SharedSet;
 use crate::time::BootTime;
 use crate::view::EndpointView;
-use crate::wanted::Wanted;
+use crate::wanted::{Wanted, WantedRoute};
 use absence::Absences;
 use aftermath::Aftermaths;
+use bridges::Bridges;
 use claims::Claims;
 use filter::WaitingEndpoints;
 use hitless::Hitless;
@@ -54,6 +56,7 @@ pub struct Engine {
     ifindexes: BTreeMap<String, u32>,
     /// Interfaces that have been an endpoint's in this life: what is left on them is not somebody else's.
     served: SharedSet<u32>,
+    bridges: Bridges,
     /// Whether neighbours and sysctls are in place, for interfaces of which that was reported.
     configured: BTreeMap<u32, bool>,
     /// What Felix has, by interface.
@@ -81,6 +84,8 @@ pub struct Engine {
     /// Who claims a route to a prefix, and whose watch would install one.
     prefixes: Claims<IpNet>,
     watched: Claims<IpNet>,
+    /// Who would have a route but for its interface: on a bridge it can be several.
+    suspended: Claims<WantedRoute>,
     absences: Absences,
     losses: Losses,
     aftermaths: Aftermaths,
@@ -108,6 +113,7 @@ impl Engine {
             links: BTreeMap::new(),
             ifindexes: BTreeMap::new(),
             served: SharedSet::default(),
+            bridges: Bridges::default(),
             configured: BTreeMap::new(),
             chains: BTreeMap::new(),
             waiting: WaitingEndpoints::new(),
@@ -125,6 +131,7 @@ impl Engine {
             placed: BTreeMap::new(),
             prefixes: Claims::default(),
             watched: Claims::default(),
+            suspended: Claims::default(),
             absences: Absences::default(),
             losses: Losses::default(),
             aftermaths: Aftermaths::default(),
@@ -156,16 +163,16 @@ impl Engine {
                 if !is_asked {
                     self.forget_answers();
                 }
+                self.bridges.look_at_all();
                 self.locals.touch_all();
             }
             Fact::WatchArmed { generation, at } => self.watch_armed(generation, Some(at)),
             Fact::WatchFailed { generation } => self.watch_armed(generation, None),
             Fact::AnnouncementSeen(seen) => self.announcement_seen(now, seen),
             Fact::InterfaceConfigured { ifindex, ready } => {
-                if let Some(link) = self.links.get(&ifindex)
-                    && self.configured.insert(ifindex, ready) != Some(ready)
-                {
-                    self.locals.touch_interface(&link.name);
+                let is_there = self.links.contains_key(&ifindex);
+                if is_there && self.configured.insert(ifindex, ready) != Some(ready) {
+                    self.touch_link(ifindex);
                 }
             }
             Fact::ChainsSeen { interface, chains } => self.chains_seen(interface, chains),
@@ -216,8 +223,12 @@ impl Engine {
         self.build_hitless();
         self.tell_waiting(now);
         self.wanted.chains_awaited = !self.waiting.is_empty();
-        self.wanted.known_interfaces.clone_from(&self.served);
         self.wanted.leftovers_may_go = self.leftovers_may_go(now);
+        if self.wanted.leftovers_may_go {
+            self.bridges.know_all(&mut self.served);
+        }
+        self.wanted.known_interfaces.clone_from(&self.served);
+        self.wanted.known_on_bridges.clone_from(&self.bridges.known);
         self.wanted.unknown_statuses_may_go = self.unknown_statuses_may_go(now);
         self.tell_losses();
         self.wanted != before
@@ -302,7 +313,7 @@ impl Engine {
 
     /// The number of a workload's interface that exists. Which names are a workload's can change at any time.
     fn ifindex(&self, interface: &str) -> Option<u32> {
-        self.ifindexes.get(interface).copied().filter(|_| self.policy.interface_prefixes.cover(interface))
+        self.ifindexes.get(interface).copied().filter(|_| self.policy.is_workload(interface))
     }
 
     fn link(&self, interface: &str) -> Option<&Link> {

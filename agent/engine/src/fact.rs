@@ -180,6 +180,8 @@ pub struct Link {
     pub admin_up: bool,
     /// IFF_RUNNING: something is at the other end.
     pub running: bool,
+    /// Number of the interface whose port it is, such as a bridge.
+    pub master: Option<u32>,
 }
 
 /// An accepted announcement with the times of everything that was done about it.

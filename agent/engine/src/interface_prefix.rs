@@ -17,6 +17,12 @@ impl InterfacePrefixes {
         self.iter().any(|prefix| name.starts_with(prefix))
     }
 
+    /// These, and the names of certain interfaces.
+    #[must_use]
+    pub fn and<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Self {
+        Self(self.0.iter().cloned().chain(names.into_iter().cloned()).collect())
+    }
+
     /// All of them with `separator` between them.
     #[must_use]
     pub fn join(&self, separator: &str) -> String {

@@ -163,6 +163,8 @@ pub struct Policy {
     pub hostname: String,
     /// How the names of workload interfaces begin (`InterfacePrefix`).
     pub interface_prefixes: InterfacePrefixes,
+    /// Bridges to which the routes of those lead whose taps are their ports (`CutoverBridges`).
+    pub bridges: BTreeSet<String>,
     /// IPv4 metrics.
     pub ipv4: Priorities,
     /// IPv6 metrics.
@@ -207,6 +209,18 @@ pub enum Handover {
 }
 
 impl Policy {
+    /// Whether an interface of this name is a workload's. A bridge is none, however its name begins: it has many of them.
+    #[must_use]
+    pub fn is_workload(&self, name: &str) -> bool {
+        self.interface_prefixes.cover(name) && !self.bridges.contains(name)
+    }
+
+    /// Whether routes of ours may lead to an interface of this name.
+    #[must_use]
+    pub fn has_routes(&self, name: &str) -> bool {
+        self.interface_prefixes.cover(name) || self.bridges.contains(name)
+    }
+
     /// The metrics of the family of `address`.
     #[must_use]
     pub const fn priorities(&self, address: IpAddr) -> Priorities {
@@ -223,6 +237,7 @@ impl Default for Policy {
         Self {
             hostname: String::new(),
             interface_prefixes: "tap".parse().unwrap_or_default(),
+            bridges: BTreeSet::new(),
             ipv4: priorities,
             ipv6: priorities,
             ipv6_support: true,

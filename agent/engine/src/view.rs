@@ -19,6 +19,9 @@ pub struct EndpointView {
     pub interface: String,
     /// Number of its tap, if it exists.
     pub ifindex: Option<u32>,
+    /// Name of the bridge that its routes lead to, if its tap is a port of one of `CutoverBridges`.
+    #[serde(default)]
+    pub bridge: Option<String>,
     /// Hardware address of the virtual machine's port, if the resource says it.
     #[serde(default)]
     pub mac: Option<MacAddr>,

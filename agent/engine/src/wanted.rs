@@ -32,6 +32,9 @@ pub struct Wanted {
     pub unknown_statuses_may_go: bool,
     /// Interfaces of endpoints, also of removed ones: routes of ours on them that are not in `routes` are removed at once.
     pub known_interfaces: SharedSet<u32>,
+    /// The same for bridges on which an earlier life may have left routes of others: number of the bridge, and a destination that some endpoint
+    /// there has or had. Routes of ours to it are removed at once, the others with the leftovers.
+    pub known_on_bridges: SharedSet<(u32, IpNet)>,
     /// Numbers of the taps whose virtual machines are about to leave: when the last frame of each comes is to be noted.
     pub leaving: SharedSet<u32>,
     /// Watches by ifindex.
@@ -87,8 +90,10 @@ pub struct WantedReception {
     pub tunnel: Tunnel,
     /// Name of the tap.
     pub interface: String,
-    /// Its number.
+    /// Its number: what waits for the virtual machine waits there.
     pub ifindex: u32,
+    /// Number of the interface that leads to it: the tap, or the bridge whose port it is.
+    pub outlet: u32,
     /// The prefixes that may be sent through the tunnel; everything else that comes out of it is dropped.
     pub prefixes: BTreeSet<IpNet>,
 }
@@ -177,6 +182,8 @@ pub struct WantedInterface {
     pub neighbours: BTreeMap<IpAddr, MacAddr>,
     /// What it needs of IPv6.
     pub ipv6: Ipv6,
+    /// It is a bridge, of which only these neighbours are ours: settings and other neighbours are its operator's.
+    pub is_bridge: bool,
 }
 
 /// What an interface needs of IPv6.

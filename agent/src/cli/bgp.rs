@@ -185,6 +185,7 @@ fn from_settings(arguments: &HostArguments, sessions: Sessions, settings: &Setti
         ipv6: settings.ipv6_support.then_some(ipv6),
         route_protocol: settings.device_route_protocol,
         interface_prefixes: settings.interface_prefix.iter().map(str::to_owned).collect(),
+        bridges: settings.cutover_bridges.iter().cloned().collect(),
     }
 }
 

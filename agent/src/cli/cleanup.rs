@@ -1,7 +1,7 @@
 //! `cutover cleanup`: removes everything that the agent left in the kernel and on disk.
 //!
 //! Only without a running agent: one that has the run directory, the pins, or our routes in this network namespace. What is ours is told by the same code that the agent itself uses: pins under the pin
-//! path, routes by protocol *and* interface, the tunnel's device by its kind and its routes and rules by protocol *and* table, permanent neighbours on workload interfaces, files by name. Sysctls of the host
+//! path, routes by protocol *and* interface, the tunnel's device by its kind and its routes and rules by protocol *and* table, permanent neighbours on workload interfaces (on bridges, those of our routes), files by name. Sysctls of the host
 //! are set back to what the agent noted before it changed them; those of taps go with the taps.
 
 use super::check_config::certain;
@@ -21,6 +21,7 @@ use cutover_daemon::settings::{Loaded, Origin, Settings, Sources, load};
 use cutover_daemon::sysctls::former::FormerValues;
 use cutover_daemon::sysctls::{self, Sysctls};
 use cutover_engine::wanted::WantedRoute;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -175,12 +176,28 @@ fn left_in_network(settings: &Settings) -> Result<(BTreeSet<WantedRoute>, BTreeS
     let failed = |error: &dyn std::error::Error| Failure::other(error.to_string());
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
-    runtime.block_on(async {
-        let (monitor, _handle, mut streams) =
-            Monitor::open(monitor_settings(settings)).map_err(|error| failed(&error))?;
-        tokio::spawn(monitor.run());
-        read_once(&mut streams).await.ok_or_else(|| Failure::other("the kernel's routes could not be read"))
-    })
+    runtime
+        .block_on(async {
+            let (monitor, _handle, mut streams) =
+                Monitor::open(monitor_settings(settings)).map_err(|error| failed(&error))?;
+            tokio::spawn(monitor.run());
+            read_once(&mut streams)
+                .await
+                .ok_or_else(|| Failure::other("the kernel's routes could not be read"))
+        })
+        .map(|(routes, mut neighbours)| {
+            let bridges = settings.cutover_bridges.iter();
+            let bridges: BTreeSet<u32> =
+                bridges.filter_map(|name| nix::net::if_::if_nametoindex(name.as_str()).ok()).collect();
+            neighbours.retain(|it| !bridges.contains(&it.key.ifindex) || is_routed(&routes, it));
+            (routes, neighbours)
+        })
+}
+
+/// On a bridge, an operator has neighbours as well: ours are those that routes of ours lead to.
+fn is_routed(routes: &BTreeSet<WantedRoute>, neighbour: &Neighbour) -> bool {
+    let destination = IpNet::from(neighbour.key.address);
+    routes.iter().any(|route| (route.destination, route.ifindex) == (destination, neighbour.key.ifindex))
 }
 
 async fn read_once(streams: &mut Streams) -> Option<(BTreeSet<WantedRoute>, BTreeSet<Neighbour>)> {

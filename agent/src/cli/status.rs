@@ -323,7 +323,10 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
         .map(|route| format!("{} metric {}", route.destination, route.metric))
         .collect();
     let interface = match endpoint.ifindex {
-        Some(ifindex) => format!("{} ({ifindex})", endpoint.interface),
+        Some(ifindex) => match &endpoint.bridge {
+            Some(bridge) => format!("{} ({ifindex}) in {bridge}", endpoint.interface),
+            None => format!("{} ({ifindex})", endpoint.interface),
+        },
         None => format!("{} (absent)", endpoint.interface),
     };
     vec![
@@ -417,6 +420,7 @@ mod tests {
         EndpointView {
             interface: "tapport1".into(),
             ifindex: Some(7),
+            bridge: None,
             role: "TARGET".into(),
             state: State::Live,
             migration_uid: "u1".into(),

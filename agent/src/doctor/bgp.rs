@@ -317,7 +317,8 @@ fn no_daemon(datastore: DatastoreType) -> Finding {
 /// The routes that the agent has made, by the kernel.
 fn routes_of_vms(settings: &Settings) -> Vec<VmRoute> {
     let links = snapshot::links().unwrap_or_default();
-    let is_workload = |seen: &&LinkSeen| settings.interface_prefix.cover(&seen.link.name);
+    let policy = settings.policy();
+    let is_workload = |seen: &&LinkSeen| policy.has_routes(&seen.link.name);
     let workloads = links.iter().filter(is_workload).map(|seen| seen.link.ifindex);
     let routes = snapshot::routes(&workloads.collect()).unwrap_or_default().into_iter();
     routes

@@ -87,7 +87,8 @@ impl ForwardingState {
         );
         let names = fs::read_dir(net.join("ipv4/conf")).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_guests = |name: &String| settings.interface_prefix.cover(name);
+        let policy = settings.policy();
+        let is_guests = |name: &String| policy.is_workload(name);
         let is_uplink =
             |name: &String| !matches!(name.as_str(), "all" | "default" | "lo") && !is_guests(name);
         let mut uplinks: Vec<Uplink> = names

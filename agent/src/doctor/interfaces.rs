@@ -85,7 +85,8 @@ impl GuestInterfaces {
             Role::Full => Keeper::Agent,
             Role::Routes => Keeper::Felix,
         };
-        let is_workload = |seen: &&LinkSeen| prefixes.cover(&seen.link.name);
+        let policy = settings.policy();
+        let is_workload = |seen: &&LinkSeen| policy.is_workload(&seen.link.name);
         let workloads = links.iter().filter(is_workload).map(|seen| Workload {
             name: seen.link.name.clone(),
             ifindex: seen.link.ifindex,
@@ -195,7 +196,9 @@ fn wrong_for_endpoint<'a>(workload: &'a Workload, status: &Status) -> impl Itera
     let is_set = move |wrong: &&Wrong| {
         has_ipv6 || !wrong.path.starts_with("ipv6/") || wrong.path.ends_with("/accept_ra")
     };
-    let wrong = if endpoint.is_some() { workload.wrong.as_slice() } else { &[] };
+    // A port of a bridge has none of its own.
+    let is_routed = endpoint.is_some_and(|endpoint| endpoint.bridge.is_none());
+    let wrong = if is_routed { workload.wrong.as_slice() } else { &[] };
     wrong.iter().filter(is_set)
 }
 
@@ -271,7 +274,7 @@ mod tests {
     }
 
     fn link(name: &str, ifindex: u32, kind: Option<&str>) -> LinkSeen {
-        let link = Link { ifindex, name: name.into(), admin_up: true, running: true };
+        let link = Link { ifindex, name: name.into(), admin_up: true, running: true, master: None };
         LinkSeen { link, kind: kind.map(str::to_owned), mac: None }
     }
 

@@ -31,7 +31,9 @@ const fn made_by_libvirt(port: MacAddr) -> MacAddr {
 /// `status` is what the running agent says, if one runs: without it nobody knows which interface is whose.
 pub(super) fn judge(links: &[LinkSeen], status: Option<&Status>) -> Vec<Finding> {
     let Some(status) = status else { return Vec::new() };
-    let interfaces = status.endpoints.iter().filter_map(|endpoint| {
+    // Behind a bridge it is the bridge that the VM knows.
+    let routed = status.endpoints.iter().filter(|endpoint| endpoint.bridge.is_none());
+    let interfaces = routed.filter_map(|endpoint| {
         let seen = links.iter().find(|seen| Some(seen.link.ifindex) == endpoint.ifindex)?;
         Some((seen.link.name.as_str(), seen.mac?, endpoint.mac))
     });
@@ -68,7 +70,7 @@ mod tests {
     /// What is said of a tap with this address, of a port with that one.
     fn found(tap: Option<&str>, port: Option<&str>) -> Finding {
         let mac = |text: &str| text.parse().unwrap();
-        let link = Link { ifindex: 3, name: "tap1".into(), admin_up: true, running: true };
+        let link = Link { ifindex: 3, name: "tap1".into(), admin_up: true, running: true, master: None };
         let link = LinkSeen { link, kind: Some("tun".into()), mac: tap.map(mac) };
         let endpoint = EndpointView { mac: port.map(mac), ..example::endpoint() };
         let mut found = judge(&[link], Some(&example::status(vec![endpoint])));

@@ -100,6 +100,7 @@ fn combinations() -> impl Iterator<Item = (Parameters, KernelMetric)> {
             ipv6: has_ipv6.then_some(Priorities { normal, elevated }),
             route_protocol: 3,
             interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+            bridges: Vec::new(),
         }
     });
     let guarded = move |parameters: Parameters| {

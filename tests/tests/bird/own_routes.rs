@@ -126,6 +126,7 @@ fn text(host: &Host, peer: &Host, metric: KernelMetric, release: Release) -> Str
         ipv6: Some(DEFAULT_PRIORITIES),
         route_protocol: 3,
         interface_prefixes: vec!["tap".to_owned()],
+        bridges: Vec::new(),
     };
     let version = if release.is_bird_3() { Version::Three } else { Version::Two };
     let printed = configuration(&parameters, metric, version).expect("there is a metric between both");

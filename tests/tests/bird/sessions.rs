@@ -129,6 +129,7 @@ fn text(release: Release, number: u8, other: u8) -> String {
         ipv6: None,
         route_protocol: 3,
         interface_prefixes: vec!["tap".to_owned()],
+        bridges: Vec::new(),
     };
     let metric = KernelMetric::Fixed;
     let printed = match release {

@@ -35,6 +35,7 @@ fn frr_accepts_every_combination() {
                             ipv6,
                             route_protocol: 3,
                             interface_prefixes: vec!["tap".to_owned()],
+                            bridges: Vec::new(),
                         };
                         for text in [frr::configuration(&parameters), frr::snippet(&parameters)] {
                             let text = text.unwrap().text;

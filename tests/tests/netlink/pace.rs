@@ -80,7 +80,12 @@ fn neighbours_of_many_interfaces_are_not_lost() {
                 Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 66, number).into(),
             ];
             let neighbours = BTreeMap::from(addresses.map(|address| (address, MAC)));
-            let interface = WantedInterface { name: name.as_str().into(), neighbours, ipv6: Ipv6::Routed };
+            let interface = WantedInterface {
+                name: name.as_str().into(),
+                neighbours,
+                ipv6: Ipv6::Routed,
+                is_bridge: false,
+            };
             (ifindex(&namespace, &name), interface)
         })
         .collect();

@@ -106,6 +106,7 @@ pub(crate) fn settings() -> MonitorSettings {
         route_protocol: Some(3),
         expected_protocol: None,
         interface_prefixes: "tap".parse().expect("a prefix"),
+        bridges: BTreeSet::new(),
         refresh: None,
         answer_timeout: Some(wait::SOON),
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,

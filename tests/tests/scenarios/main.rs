@@ -5,6 +5,7 @@
 
 mod announcements;
 mod beside_felix;
+mod bridges;
 mod commands;
 mod datastore;
 mod driver_orders;

@@ -272,10 +272,12 @@ impl Bed {
 
     /// What the target wants.
     pub(crate) fn reception(&self, is_ipv4: bool) -> Wanted {
+        let ifindex = self.target.host.ifindex(TAP).unwrap_or(u32::MAX >> 1);
         let reception = WantedReception {
             tunnel: Tunnel { id: ID, peer: self.source.address(is_ipv4) },
             interface: TAP.to_owned(),
-            ifindex: self.target.host.ifindex(TAP).unwrap_or(u32::MAX >> 1),
+            ifindex,
+            outlet: ifindex,
             prefixes: prefixes(&vm()),
         };
         Wanted { receptions: [(endpoint("target", 1), reception)].into(), ..Wanted::default() }

@@ -40,6 +40,7 @@ fn what_is_forged_is_dropped_and_counted_by_its_reason() {
         tunnel: Tunnel { id: ID + 1, peer: bed.client.address(true) },
         interface: "tapport2".to_owned(),
         ifindex: tap.ifindex(),
+        outlet: tap.ifindex(),
         prefixes: prefixes(&[other_vm]),
     };
     wanted.receptions.insert(endpoint("target", 2), other);

@@ -264,9 +264,10 @@ filter cutover_install{digit} {{
 
     /// A condition on a route from the kernel.
     pub(super) fn interfaces(&self) -> String {
-        let patterns =
-            self.parameters.interface_prefixes.iter().map(|prefix| format!("ifname ~ {}", Pattern(prefix)));
-        patterns.collect::<Vec<_>>().join(" || ")
+        let machines = self.parameters.interface_prefixes.iter().map(|prefix| Pattern(prefix, "*"));
+        let bridges = self.parameters.bridges.iter().map(|name| Pattern(name, ""));
+        let conditions = machines.chain(bridges).map(|pattern| format!("ifname ~ {pattern}"));
+        conditions.collect::<Vec<_>>().join(" || ")
     }
 
     fn device(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -274,7 +275,7 @@ filter cutover_install{digit} {{
             .parameters
             .interface_prefixes
             .iter()
-            .map(|prefix| format!("-{}, ", Pattern(prefix)))
+            .map(|prefix| format!("-{}, ", Pattern(prefix, "*")))
             .collect();
         let channels = match self.dialect {
             Dialect::One => String::new(),
@@ -458,11 +459,11 @@ impl Display for Pair {
     }
 }
 
-/// What the name of a machine's interface matches, in quotes.
+/// What the name of an interface matches, in quotes: how it begins, and the rest.
 ///
 /// A quoted text of BIRD's has no way to write a quote, and some characters mean something in a pattern. Each of these becomes a `?`,
 /// which stands for any one.
-struct Pattern<'prefix>(&'prefix str);
+struct Pattern<'name>(&'name str, &'static str);
 
 impl Display for Pattern<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -471,6 +472,6 @@ impl Display for Pattern<'_> {
             let is_plain = byte.is_ascii_alphanumeric() || b"-_.@+".contains(&byte);
             f.write_char(if is_plain { char::from(byte) } else { '?' })?;
         }
-        f.write_str("*\"")
+        write!(f, "{}\"", self.1)
     }
 }

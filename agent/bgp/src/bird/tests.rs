@@ -18,6 +18,7 @@ fn host(peering: Peering) -> Parameters {
         ipv6: Some(Priorities { normal: 1024, elevated: 512 }),
         route_protocol: 3,
         interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+        bridges: Vec::new(),
     }
 }
 
@@ -163,6 +164,16 @@ fn an_interface_prefix_stays_inside_its_quotes() {
     let text = configuration(&host, Fixed, Version::Two).unwrap();
     assert!(text.contains("ifname ~ \"t???????????*\""), "{text}");
     assert!(text.contains("-\"t???????????*\", -\"tap*\""), "{text}");
+}
+
+/// It may be an uplink, whose subnet is needed, and others may begin with its name.
+#[test]
+fn routes_to_a_bridge_are_taken_and_its_subnet_is_known() {
+    let mut host = host(Peering::Ibgp);
+    host.bridges = vec!["vmbr0".to_owned()];
+    let text = configuration(&host, Fixed, Version::Two).unwrap();
+    assert!(text.contains("ifname ~ \"cali*\" || ifname ~ \"tap*\" || ifname ~ \"vmbr0\""), "{text}");
+    assert!(!text.contains("-\"vmbr0") && text.contains("-\"cali*\", -\"tap*\", \"*\";"), "{text}");
 }
 
 #[test]

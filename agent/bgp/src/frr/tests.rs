@@ -20,6 +20,7 @@ fn host(peering: Peering) -> Parameters {
         ipv6: Some(Priorities { normal: NORMAL, elevated: 10 }),
         route_protocol: 3,
         interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+        bridges: Vec::new(),
     }
 }
 

@@ -488,6 +488,7 @@ pub fn monitor_settings(settings: &Settings) -> MonitorSettings {
         route_protocol: Some(settings.device_route_protocol),
         expected_protocol: None,
         interface_prefixes: settings.interface_prefix.clone(),
+        bridges: settings.cutover_bridges.clone(),
         refresh: refresh.into_iter().filter(|every| !every.is_zero()).min(),
         answer_timeout: Some(settings.netlink_timeout)
             .filter(|timeout| !timeout.is_zero())

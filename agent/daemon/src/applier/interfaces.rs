@@ -369,17 +369,25 @@ impl<Preparer: Prepares> Applier<Preparer> {
     fn due(&self, now: BootTime) -> (Vec<Item>, Vec<Item>) {
         let is_due = |item: &Item| !self.retries.holds(item, now);
         let watched = self.taken.watches.keys().copied().map(Item::Interface);
-        let awaited = std::iter::once(Item::Host).chain(watched);
+        let bridges = self.dirty.iter().copied().filter(|item| self.is_bridge(item));
+        let awaited = std::iter::once(Item::Host).chain(watched).chain(bridges);
         let awaited = awaited.filter(|item| self.dirty.contains(item) && is_due(item)).collect();
         let others = self.dirty.iter().copied().filter(|item| !self.is_awaited(item) && is_due(item));
         (awaited, others.take(OTHERS_AT_ONCE.max(LOGGED_AT_ONCE_MAX) + 1).collect())
     }
 
-    /// A migration to here waits for everything that has a watch.
+    /// A migration to here waits for everything that has a watch, and perhaps for a bridge whose port it is.
     fn is_awaited(&self, item: &Item) -> bool {
         match item {
             Item::Host => true,
-            Item::Interface(ifindex) => self.taken.watches.contains_key(ifindex),
+            Item::Interface(ifindex) => self.taken.watches.contains_key(ifindex) || self.is_bridge(item),
+        }
+    }
+
+    fn is_bridge(&self, item: &Item) -> bool {
+        match item {
+            Item::Host => false,
+            Item::Interface(ifindex) => self.taken.interfaces.get(ifindex).is_some_and(|it| it.is_bridge),
         }
     }
 

@@ -73,7 +73,7 @@ pub struct Settings {
     pub port: u16,
     /// Protocol of our routes and rules.
     pub protocol: u8,
-    /// How the names of workload interfaces begin (`InterfacePrefix`): what comes from them is tracked in any case.
+    /// How the names of workload interfaces begin (`InterfacePrefix`, `CutoverBridges`): what comes from them is tracked in any case.
     pub interface_prefixes: InterfacePrefixes,
 }
 
@@ -83,7 +83,7 @@ impl From<&crate::settings::Settings> for Settings {
             table: settings.cutover_forward_table,
             port: settings.cutover_tunnel_port,
             protocol: PROTOCOL,
-            interface_prefixes: settings.interface_prefix.clone(),
+            interface_prefixes: settings.interface_prefix.and(&settings.cutover_bridges),
         }
     }
 }
@@ -517,7 +517,7 @@ impl TunnelApplier {
         let table = self.plane.numbers().reception_table();
         is_known
             && self.observed.as_ref().is_some_and(|observed| observed.device.is_ready)
-            && self.leads(table, &wanted.prefixes, wanted.ifindex)
+            && self.leads(table, &wanted.prefixes, wanted.outlet)
     }
 
     /// Tells the engine what has come about since it was told last.

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 /// An announcement whose IPv4 routes are to be written, and that is to be told of then.
 #[derive(Debug)]
 pub(super) struct Landing {
-    pub(super) ifindex: u32,
     pub(super) seen: AnnouncementSeen,
     pub(super) ipv4: Arc<Prepared>,
 }
@@ -77,7 +76,7 @@ mod tests {
         let kind = AnnouncementKind::Rarp;
         let seen =
             AnnouncementSeen { generation, kind, seen_at: BootTime(1), taken_at: None, routed_at: None };
-        Landing { ifindex: 7, seen, ipv4: Arc::default() }
+        Landing { seen, ipv4: Arc::default() }
     }
 
     #[test]

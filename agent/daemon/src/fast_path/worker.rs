@@ -14,6 +14,7 @@ use crate::progress::Pulse;
 use cutover_common::AnnouncementKind;
 use cutover_common::abi::Announcement;
 use cutover_engine::fact::AnnouncementSeen;
+use cutover_engine::wanted::WantedRoute;
 use cutover_engine::{BootTime, Fact};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, TryLockError};
@@ -133,7 +134,7 @@ impl Worker {
     }
 
     fn write_routes(&mut self, record: Announcement, taken_at: BootTime) {
-        let Announcement { generation, ifindex, seen_at_ns, .. } = record;
+        let Announcement { generation, seen_at_ns, .. } = record;
         // ORDER: before anything is installed that nobody would hear of.
         let Some(kind) = AnnouncementKind::from_number(record.kind) else {
             warn!(kind = record.kind, "a record of the ring buffer has an unknown kind; ignored");
@@ -146,19 +147,19 @@ impl Worker {
         let Some(prepared) = prepared else { return self.tell(seen) };
         let ByFamily { ipv4, ipv6 } = &*prepared;
         // ORDER: IPv6 first, because nobody can make it wait.
-        seen.routed_at = write(&mut self.socket, ifindex, ipv6);
+        seen.routed_at = write(&mut self.socket, ipv6);
         self.listeners.written(Family::Ipv6, ipv6, seen.routed_at);
         if ipv4.routes.is_empty() {
             return self.tell(seen);
         }
-        self.land(Landing { ifindex, seen, ipv4: Arc::clone(ipv4) });
+        self.land(Landing { seen, ipv4: Arc::clone(ipv4) });
     }
 
     /// Writes these IPv4 routes, and others that wait to be written, unless another thread does.
     fn land(&mut self, landing: Landing) {
         let Self { socket, listeners, shared, priority, .. } = self;
-        let land = |Landing { ifindex, mut seen, ipv4 }| {
-            let written = write(socket, ifindex, &ipv4);
+        let land = |Landing { mut seen, ipv4 }| {
+            let written = write(socket, &ipv4);
             // ORDER: who forwards is told first of all. It has to be after the routes: whoever this wakes has a real-time priority, too, and
             // would take the processor from who writes them.
             shared.untold.tell(seen.generation, &listeners.herald);
@@ -195,10 +196,9 @@ impl Listeners {
 }
 
 /// Writes the routes of one family. Returns when the kernel had confirmed all of them, if it has.
-fn write(socket: &mut RouteSocket, ifindex: u32, Prepared { batch, routes }: &Prepared) -> Option<BootTime> {
-    if routes.is_empty() {
-        return Some(clock::now());
-    }
+fn write(socket: &mut RouteSocket, Prepared { batch, routes }: &Prepared) -> Option<BootTime> {
+    // All of them lead to the tap, or to the bridge whose port it is.
+    let Some(WantedRoute { ifindex, .. }) = routes.first().copied() else { return Some(clock::now()) };
     match socket.send(batch) {
         Ok(outcome) if outcome.is_success() => Some(clock::now()),
         Ok(outcome) => {
@@ -212,7 +212,7 @@ fn write(socket: &mut RouteSocket, ifindex: u32, Prepared { batch, routes }: &Pr
     }
 }
 
-/// The tap may have gone since it was announced on.
+/// The tap may have gone since it was announced on, or its bridge.
 fn log_refusal(ifindex: u32, outcome: &Outcome) {
     if is_gone(ifindex) {
         debug!(ifindex, failed = ?outcome.failed, "no elevated routes, the interface is gone");

@@ -5,7 +5,7 @@ use super::neighbour::{Neighbour, NeighbourKey};
 use super::route::ObservedRoute;
 use cutover_common::MacAddr;
 use cutover_engine::{BootTime, Fact, InterfacePrefixes};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct MonitorSettings {
     pub expected_protocol: Option<u8>,
     /// How the names of workload interfaces begin.
     pub interface_prefixes: InterfacePrefixes,
+    /// Bridges on which routes of ours are as well (`CutoverBridges`).
+    pub bridges: BTreeSet<String>,
     /// How often everything is read again (`RouteRefreshInterval`); `None` for never.
     pub refresh: Option<Duration>,
     /// How long the kernel may take for the next part of an answer (`NetlinkTimeoutSecs`); `None` for as long as it likes.

@@ -18,6 +18,8 @@ const IFINFO_BYTES: usize = 16;
 /// The carrier of a tap goes as soon as its last reader closes it, and a notification of that moment says so (`tun_detach`). Seen on
 /// 6.18 after a loss elsewhere: the carrier after 0.2 ms, the flag after 1.01 s. So a loss is taken from whichever tells it first. A
 /// carrier that comes counts when both have it: only the link watch gives the tap the queue without which it drops everything.
+///
+/// KERNEL: a link that becomes or is no longer a bridge's port says so in a message of its own, of family AF_UNSPEC (NETDEV_CHANGEUPPER).
 #[must_use]
 pub fn decode(payload: &[u8]) -> Option<Link> {
     let (header, attributes) = payload.split_at_checked(IFINFO_BYTES)?;
@@ -26,11 +28,12 @@ pub fn decode(payload: &[u8]) -> Option<Link> {
     }
     let ifindex = u32::from_ne_bytes(*header[4..].first_chunk()?);
     let flags = u32::from_ne_bytes(*header[8..].first_chunk()?);
-    let (mut name, mut carrier) = (None, None);
+    let (mut name, mut carrier, mut master) = (None, None, None);
     for attribute in NlasIterator::new(attributes).map_while(Result::ok) {
         match attribute.kind() {
             libc::IFLA_IFNAME => name = attribute.value().split(|&byte| byte == 0).next().map(<[u8]>::to_vec),
             libc::IFLA_CARRIER => carrier = attribute.value().first().copied(),
+            libc::IFLA_MASTER => master = attribute.value().first_chunk().map(|it| u32::from_ne_bytes(*it)),
             _ => {}
         }
     }
@@ -41,6 +44,7 @@ pub fn decode(payload: &[u8]) -> Option<Link> {
         name: String::from_utf8_lossy(&name?).into_owned(),
         admin_up: flags & libc::IFF_UP as u32 != 0,
         running: flags & libc::IFF_RUNNING as u32 != 0 && has_carrier,
+        master,
     })
 }
 
@@ -84,10 +88,13 @@ mod tests {
 
     #[test]
     fn flags_and_name_are_read() {
-        let expected = Link { ifindex: 7, name: "tap1".into(), admin_up: true, running: false };
+        let expected = Link { ifindex: 7, name: "tap1".into(), admin_up: true, running: false, master: None };
         assert_eq!(decode(&payload(&message(LinkFlags::Up))), Some(expected.clone()));
         let running = message(LinkFlags::Up | LinkFlags::Running);
-        assert_eq!(decode(&payload(&running)), Some(Link { running: true, ..expected }));
+        assert_eq!(decode(&payload(&running)), Some(Link { running: true, ..expected.clone() }));
+        let mut port = message(LinkFlags::Up);
+        port.attributes.push(LinkAttribute::Controller(3));
+        assert_eq!(decode(&payload(&port)), Some(Link { master: Some(3), ..expected }));
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Observations {
 #[derive(Debug)]
 pub(super) struct Mirror {
     interface_prefixes: InterfacePrefixes,
+    bridges: BTreeSet<String>,
     /// The current route protocol and those of earlier settings of this run: ours.
     protocols: BTreeSet<u8>,
     heard: BTreeSet<u8>,
@@ -72,6 +73,7 @@ impl Mirror {
     pub(super) fn new(settings: &MonitorSettings) -> Self {
         Self {
             interface_prefixes: settings.interface_prefixes.clone(),
+            bridges: settings.bridges.clone(),
             protocols: settings.route_protocol.into_iter().collect(),
             heard: settings.route_protocol.into_iter().chain(settings.expected_protocol).collect(),
             links: Table::new(),
@@ -94,12 +96,13 @@ impl Mirror {
     /// Takes over other settings. What is no longer a workload's is forgotten; a full read has to follow.
     pub(super) fn configure(&mut self, settings: &MonitorSettings) -> Observations {
         self.interface_prefixes.clone_from(&settings.interface_prefixes);
+        self.bridges.clone_from(&settings.bridges);
         self.protocols.extend(settings.route_protocol);
         self.heard.extend(settings.route_protocol.into_iter().chain(settings.expected_protocol));
         let mut seen = Observations::default();
         let links = &self.links;
-        let prefixes = &self.interface_prefixes;
-        let outside = |ifindex: u32| !is_workload(links, prefixes, ifindex);
+        let (prefixes, bridges) = (&self.interface_prefixes, &self.bridges);
+        let outside = |ifindex: u32| !is_workload(links, prefixes, bridges, ifindex);
         self.others = links.current().keys().copied().filter(|ifindex| outside(*ifindex)).collect();
         for route in self.routes.vanished(|route, _| outside(route.ifindex)) {
             seen.route(route, None);
@@ -123,7 +126,7 @@ impl Mirror {
     }
 
     fn is_workload(&self, ifindex: u32) -> bool {
-        is_workload(&self.links, &self.interface_prefixes, ifindex)
+        is_workload(&self.links, &self.interface_prefixes, &self.bridges, ifindex)
     }
 
     fn owner(&self, route: &ObservedRoute) -> Owner {
@@ -373,8 +376,15 @@ impl Mirror {
     }
 }
 
-fn is_workload(links: &Table<u32, Link>, prefixes: &InterfacePrefixes, ifindex: u32) -> bool {
-    links.current().get(&ifindex).is_some_and(|link| prefixes.cover(&link.name))
+/// A bridge counts as its ports do.
+fn is_workload(
+    links: &Table<u32, Link>,
+    prefixes: &InterfacePrefixes,
+    bridges: &BTreeSet<String>,
+    ifindex: u32,
+) -> bool {
+    let link = links.current().get(&ifindex);
+    link.is_some_and(|link| prefixes.cover(&link.name) || bridges.contains(&link.name))
 }
 
 #[cfg(test)]

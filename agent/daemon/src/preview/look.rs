@@ -38,7 +38,8 @@ impl Kernel {
     fn look(settings: &Settings) -> io::Result<Self> {
         let links: BTreeMap<u32, Link> =
             snapshot::links()?.into_iter().map(|seen| (seen.link.ifindex, seen.link)).collect();
-        let workloads = links.values().filter(|link| settings.interface_prefix.cover(&link.name));
+        let policy = settings.policy();
+        let workloads = links.values().filter(|link| policy.has_routes(&link.name));
         let workloads: BTreeSet<u32> = workloads.map(|link| link.ifindex).collect();
         let owner = |route: &ObservedRoute| {
             if route.protocol == settings.device_route_protocol { Owner::Ours } else { Owner::Other }
@@ -120,7 +121,11 @@ impl Kernel {
             let ours = self.routes.iter().filter(|(_, owner)| **owner == Owner::Ours);
             ours.filter(|(route, _)| route.ifindex == ifindex).count()
         };
-        let alone = self.workloads.iter().filter(|ifindex| !wanted.interfaces.contains_key(*ifindex));
+        // A port of a bridge is not set up, but known.
+        let has_endpoint = |ifindex: &u32| {
+            wanted.interfaces.contains_key(ifindex) || wanted.known_interfaces.contains(ifindex)
+        };
+        let alone = self.workloads.iter().filter(|ifindex| !has_endpoint(ifindex));
         alone
             .filter_map(|ifindex| {
                 let link = self.links.get(ifindex)?;

@@ -6,6 +6,14 @@ use super::table::{Effect, Role, Setting, Settings, TABLE};
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// What others write: RTPROT_BOOT, which is ip(8)'s if it is not told another one, RTPROT_STATIC, RTPROT_RA and RTPROT_DHCP.
+const COMMON_PROTOCOLS: [u8; 4] = [3, 4, 9, 16];
+
+/// Whether routes of this protocol may be anybody's.
+pub(super) fn is_common(protocol: u8) -> bool {
+    COMMON_PROTOCOLS.contains(&protocol)
+}
+
 /// How bad a problem is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
@@ -75,6 +83,7 @@ pub fn load(sources: &Sources, configurations: &[FelixConfiguration]) -> Loaded 
         loader.resolve(setting);
     }
     loader.check_priorities();
+    loader.check_bridges();
     loader.loaded
 }
 
@@ -220,6 +229,26 @@ impl Loader {
         };
         let text = format!("{:?} is not valid: {reason}{consequence}", given.text);
         self.problem(severity, setting.name, &given.origin, text);
+    }
+
+    /// On a bridge there may be an operator's routes: what has their protocol would be removed. Felix would route to the taps.
+    fn check_bridges(&mut self) {
+        let settings = &self.loaded.settings;
+        if settings.cutover_bridges.is_empty() {
+            return;
+        }
+        let (protocol, role) = (settings.device_route_protocol, settings.cutover_role);
+        let origin = self.loaded.origins["CutoverBridges"].clone();
+        if is_common(protocol) {
+            let text = format!(
+                "on a bridge, routes of DeviceRouteProtocol {protocol} may be anybody's; set DeviceRouteProtocol beside it, to 80 for example"
+            );
+            self.problem(Severity::Fatal, "CutoverBridges", &origin, text);
+        }
+        if role == Role::Routes {
+            let text = "not beside Felix, which routes to taps in bridges as to any; take it or CutoverRole = routes out";
+            self.problem(Severity::Fatal, "CutoverBridges", &origin, text.to_owned());
+        }
     }
 
     /// Equal or exchanged metrics would send traffic to where the machine is not.

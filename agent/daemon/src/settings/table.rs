@@ -1,12 +1,13 @@
 //! The one table of every setting. Parsing, `cutover check-config` and `docs/configuration.md` come from it.
 
 use super::value::{
-    ADDRESS, Bool, Choice, IPV4, IPV6, Integer, Kind, List, Path, Prefixes, RequiredPath, Seconds, Secret,
-    SecretText, Text, Timeouts, interpret,
+    ADDRESS, Bool, Choice, IPV4, IPV6, Integer, Interfaces, Kind, List, MAC, Path, Prefixes, RequiredPath,
+    Seconds, Secret, SecretText, Text, Timeouts, interpret,
 };
+use cutover_common::MacAddr;
 use cutover_engine::InterfacePrefixes;
 use cutover_engine::model::{Handover, Trigger, Validation};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -177,6 +178,7 @@ const NEEDED: Rules = Rules { may_be_none: false, ..PLAIN };
 const FATAL: Rules = Rules { fatal: true, ..PLAIN };
 const FATAL_NEEDED: Rules = Rules { fatal: true, may_be_none: false, ..PLAIN };
 const LOCAL: Rules = Rules { local: true, ..PLAIN };
+const LOCAL_FATAL: Rules = Rules { local: true, fatal: true, ..PLAIN };
 const LOCAL_NEEDED: Rules = Rules { local: true, may_be_none: false, ..PLAIN };
 const LOCAL_FATAL_NEEDED: Rules = Rules { local: true, fatal: true, may_be_none: false };
 
@@ -370,6 +372,10 @@ settings! {
 
     interface_prefix: InterfacePrefixes, "InterfacePrefix", Prefixes, "cali,tap",
         FATAL_NEEDED, Live, "An interface whose name begins with one of these is a workload's. Felix's default is `cali`, to which the Neutron driver adds `tap`.";
+    cutover_bridges: BTreeSet<String>, "CutoverBridges", Interfaces, "",
+        LOCAL_FATAL, AtStart, "Bridges, such as `vmbr0`: routes of a workload whose tap is a port of one of them lead to the bridge (docs/bridge.md). `DeviceRouteProtocol` has to be one that nothing else on the host uses then.";
+    cutover_gateway_mac: Option<MacAddr>, "CutoverGatewayMAC", MAC, "",
+        PLAIN, Live, "The hardware address that all of `CutoverBridges` have, on every host: `cutover doctor` compares. Nothing is set to it.";
     ipv6_support: bool, "Ipv6Support", Bool, "true",
         PLAIN, Live, "Whether IPv6 routes, neighbours and sysctls are programmed.";
     ipv4_normal_route_priority: u32, "IPv4NormalRoutePriority", PRIORITY, "1024",

@@ -111,6 +111,30 @@ fn an_elevated_priority_has_to_be_lower_than_the_normal_one() {
     assert_eq!(load(&sources(&[], file), &[]).fatal().count(), 0);
 }
 
+/// On a bridge, what has no protocol of its own may be an operator's route.
+#[test]
+fn bridges_need_a_protocol_of_the_agents_own() {
+    let culprits = |file: &str| -> Vec<String> {
+        load(&sources(&[], file), &[]).fatal().map(|problem| problem.setting.clone()).collect()
+    };
+    for rest in ["", "DeviceRouteProtocol = 3", "DeviceRouteProtocol = 16", "DeviceRouteProtocol = 80\nCutoverRole = routes"] {
+        assert_eq!(culprits(&format!("CutoverBridges = vmbr0\n{rest}")), ["CutoverBridges"], "{rest}");
+    }
+    let file = "CutoverBridges = vmbr0, br-1\nDeviceRouteProtocol = 80";
+    assert_eq!(culprits(file), [""; 0]);
+    let settings = load(&sources(&[], file), &[]).settings;
+    assert_eq!(Vec::from_iter(&settings.cutover_bridges), ["br-1", "vmbr0"]);
+    let policy = settings.policy();
+    assert!(policy.has_routes("vmbr0") && policy.has_routes("tap1") && !policy.has_routes("vmbr01"));
+    let without = load(&sources(&[], ""), &[]).settings;
+    assert_eq!(settings.waiting_for_restart(&without), ["CutoverBridges", "DeviceRouteProtocol"]);
+    let kept = settings.reloaded(without);
+    assert_eq!(kept.cutover_bridges, settings.cutover_bridges, "until the next start");
+    assert_eq!(kept.device_route_protocol, 80, "boot may be anybody's on the bridge");
+    let other = load(&sources(&[], "CutoverBridges = vmbr0, br-1\nDeviceRouteProtocol = 81"), &[]).settings;
+    assert_eq!(settings.reloaded(other).device_route_protocol, 81);
+}
+
 #[test]
 fn values_that_have_to_be_right_stop_the_start() {
     for file in [
@@ -121,6 +145,8 @@ fn values_that_have_to_be_right_stop_the_start() {
         "InterfacePrefix = a/b",
         "MetadataPort = 70000",
         "LogFilePath = relative",
+        "CutoverBridges = a/b",
+        "CutoverBridges = a234567890123456",
     ] {
         assert_eq!(load(&sources(&[], file), &[]).fatal().count(), 1, "{file}");
     }

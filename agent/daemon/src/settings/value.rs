@@ -4,8 +4,9 @@
 //! any setting by name; the table in `table.rs` says which setting is of which kind.
 
 use super::go_number::{go_duration_s, go_integer};
+use cutover_common::MacAddr;
 use cutover_engine::InterfacePrefixes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -332,6 +333,34 @@ impl Kind for Prefixes {
     }
 }
 
+/// Names of interfaces, or none.
+pub(super) struct Interfaces;
+
+impl Kind for Interfaces {
+    type Value = BTreeSet<String>;
+
+    fn parse(&self, text: &str) -> Result<BTreeSet<String>, String> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let check = |name: &str| match name.parse::<InterfacePrefixes>() {
+            Ok(_) if name != "." && name != ".." && !name.contains(':') => Ok(name.to_owned()),
+            _ => Err(format!("{name:?} is not a name that an interface can have")),
+        };
+        names.map(check).collect()
+    }
+
+    fn none(&self) -> Option<BTreeSet<String>> {
+        Some(BTreeSet::new())
+    }
+
+    fn show(&self, value: &BTreeSet<String>) -> String {
+        Vec::from_iter(value.iter().map(String::as_str)).join(",")
+    }
+
+    fn describe(&self) -> String {
+        "names of interfaces, with commas between them".to_owned()
+    }
+}
+
 /// Something of the standard library that reads itself, or nothing.
 pub(super) struct Optional<T> {
     pub(super) description: &'static str,
@@ -364,6 +393,9 @@ pub(super) const IPV4: Optional<Ipv4Addr> =
 /// An IPv6 address or nothing.
 pub(super) const IPV6: Optional<Ipv6Addr> =
     Optional { description: "an IPv6 address", marker: std::marker::PhantomData };
+/// A hardware address or nothing.
+pub(super) const MAC: Optional<MacAddr> =
+    Optional { description: "a hardware address", marker: std::marker::PhantomData };
 /// An address of either family or nothing.
 pub(super) const ADDRESS: Optional<IpAddr> =
     Optional { description: "an IPv4 or IPv6 address", marker: std::marker::PhantomData };

@@ -43,6 +43,7 @@ impl Engine {
                 self.place(key, part);
             }
         }
+        self.build_bridges();
     }
 
     /// Every endpoint in Target whose tap exists needs a generation for that very tap.
@@ -151,12 +152,16 @@ impl Engine {
         let Some(link) = link.filter(|_| self.has_interface(rank, &local.endpoint.interface)) else {
             return Claims::default();
         };
+        let outlet = self.outlet(link);
+        // A port that is down takes no route away from its bridge.
+        let is_due = link.admin_up || outlet.ifindex == link.ifindex;
         let due = local
             .machine
             .elevated()
+            .filter(|_| is_due)
             .into_iter()
-            .flat_map(|elevated| wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated));
-        let (routes, suspended) = due.partition(|_| link.admin_up);
+            .flat_map(|elevated| wants::routes(&self.policy, &local.endpoint, outlet.ifindex, elevated));
+        let (routes, suspended) = due.partition(|_| outlet.admin_up);
         let watched = match local.machine.arming {
             Some(arming) => wants::routes(&self.policy, &local.endpoint, arming.ifindex, true)
                 .map(|route| route.destination)
@@ -189,6 +194,7 @@ impl Engine {
                 rank: rank.clone(),
                 interface: interface.clone(),
                 ifindex: None,
+                bridge: None,
                 routes,
                 suspended,
                 watched,
@@ -201,7 +207,7 @@ impl Engine {
             status: WantedStatus::of(Status::AsReported),
             check: None,
         };
-        if !self.policy.interface_prefixes.cover(interface) {
+        if !self.policy.is_workload(interface) {
             part.placed.conflicts.push(Conflict::NotAWorkloadInterface);
         }
         if let Some(winner) = self.locals.interfaces.winner(interface).filter(|winner| *winner != rank) {
@@ -215,7 +221,10 @@ impl Engine {
         part.check = self.check(local, open.filter(|_| passes));
         let Some(link) = link else { return part };
         part.placed.ifindex = Some(link.ifindex);
-        part.interface = Some(wants::interface(&self.policy, &local.endpoint, link));
+        part.placed.bridge = self.bridge_of(link).map(|bridge| bridge.ifindex);
+        if part.placed.bridge.is_none() {
+            part.interface = Some(wants::interface(&self.policy, &local.endpoint, link));
+        }
         for route in &part.placed.routes {
             match self.prefixes.winner(&route.destination) {
                 Some(winner) if winner != rank => {
@@ -227,7 +236,8 @@ impl Engine {
         }
         part.watch = local.machine.arming.map(|arming| {
             let is_open = local.machine.unresolved.is_some();
-            let mut watch = wants::watch(&self.policy, &local.endpoint, arming, is_open);
+            let outlet = self.outlet_of(arming.ifindex);
+            let mut watch = wants::watch(&self.policy, &local.endpoint, arming, outlet, is_open);
             // What somebody has who comes first would not be wanted after the announcement either.
             watch
                 .routes
@@ -247,25 +257,29 @@ impl Engine {
             self.wanted.checks.remove(key.as_ref());
         }
         let Some(before) = self.placed.get(key) else { return };
-        for route in &before.routes {
+        // On a bridge, what it did not get may be the very same route, which somebody else has.
+        for route in before.routes.iter().filter(|route| !before.is_denied(&route.destination)) {
             if now.is_none_or(|now| !now.routes.contains(route)) {
                 self.wanted.routes.remove(route);
             }
         }
         for route in &before.suspended {
-            if now.is_none_or(|now| !now.placed.suspended.contains(route)) {
+            self.suspended.remove(*route, before.rank.clone());
+            let stays = now.is_some_and(|now| now.placed.suspended.contains(route));
+            if !stays && self.suspended.winner(route).is_none() {
                 self.wanted.suspended.remove(route);
             }
         }
         if let Some(ifindex) = before.ifindex {
             let stays = now.is_some_and(|now| now.placed.ifindex == Some(ifindex));
-            if !stays {
+            if !stays || now.is_some_and(|now| now.interface.is_none()) {
                 self.wanted.interfaces.remove(&ifindex);
             }
             if !stays || now.is_some_and(|now| now.watch.is_none()) {
                 self.wanted.watches.remove(&ifindex);
             }
         }
+        self.bridges.changed.extend(before.bridge);
         if now.is_none() {
             self.placed.remove(key);
         }
@@ -306,12 +320,17 @@ impl Engine {
             }
         }
         for route in &part.placed.suspended {
+            self.suspended.insert(*route, part.placed.rank.clone());
             if !wanted.suspended.contains(route) {
                 wanted.suspended.insert(*route);
             }
         }
         if let Some(ifindex) = part.placed.ifindex {
             self.served.insert(ifindex);
+            if let Some(bridge) = part.placed.bridge {
+                let endpoint = &self.locals[key].endpoint;
+                self.bridges.serve(bridge, &endpoint.prefixes, &self.served);
+            }
             if let Some(interface) = part.interface.filter(|it| wanted.interfaces.get(&ifindex) != Some(it)) {
                 wanted.interfaces.insert(ifindex, interface);
             }

@@ -12,24 +12,27 @@ impl Engine {
             if *before == link {
                 return;
             }
-            self.locals.touch_interface(&before.name);
+            let before = before.clone();
+            self.touch_link(before.ifindex);
             if self.ifindexes.get(&before.name) == Some(&link.ifindex) {
                 self.ifindexes.remove(&before.name);
             }
         }
-        self.locals.touch_interface(&link.name);
-        self.ifindexes.insert(link.name.clone(), link.ifindex);
-        self.links.insert(link.ifindex, link);
+        let ifindex = link.ifindex;
+        self.ifindexes.insert(link.name.clone(), ifindex);
+        self.links.insert(ifindex, link);
+        self.touch_link(ifindex);
     }
 
     pub(super) fn link_removed(&mut self, now: BootTime, ifindex: u32) {
+        self.touch_link(ifindex);
         let Some(link) = self.links.remove(&ifindex) else { return };
         if self.ifindexes.get(&link.name) == Some(&ifindex) {
             self.ifindexes.remove(&link.name);
         }
         self.configured.remove(&ifindex);
         self.served.remove(&ifindex);
-        self.locals.touch_interface(&link.name);
+        self.bridges.forget(ifindex);
         if self.ifindexes.contains_key(&link.name) {
             return;
         }

@@ -7,10 +7,12 @@
 
 use super::Engine;
 use super::locals::Local;
+use crate::fact::Link;
 use crate::model::{EndpointKey, Policy};
 use crate::notice::Notice;
 use crate::time::BootTime;
 use crate::view::LossView;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -93,19 +95,40 @@ impl Engine {
     }
 
     fn is_shown(&self, local: &Local) -> bool {
-        local.held_since.is_none() && self.policy.interface_prefixes.cover(&local.endpoint.interface)
+        local.held_since.is_none() && self.policy.is_workload(&local.endpoint.interface)
     }
 
     /// Interfaces on which an earlier life has left routes of ours, and which no endpoint of this life has used.
     fn leftovers_with_carrier(&self) -> BTreeSet<u32> {
         let ours = self.found.routes.iter().filter(|route| route.protocol == self.policy.route_protocol);
-        ours.map(|route| route.ifindex).filter(|ifindex| self.is_unserved_with_carrier(*ifindex)).collect()
+        let mut interfaces: BTreeSet<u32> = ours.map(|route| route.ifindex).collect();
+        let is_bridge = |link: &&Link| self.policy.bridges.contains(&link.name);
+        let bridges = interfaces.iter().filter_map(|ifindex| self.links.get(ifindex)).filter(is_bridge);
+        let on_bridges: Vec<u32> =
+            bridges.flat_map(|bridge| self.ports_without_an_endpoint(bridge.ifindex)).collect();
+        interfaces.retain(|ifindex| self.is_unserved_with_carrier(*ifindex));
+        interfaces.extend(on_bridges);
+        interfaces
+    }
+
+    /// A bridge has carrier whoever is gone, so its ports say who runs there: no more of them than there are destinations that nobody asks for,
+    /// because a port may be a virtual machine's that never had an endpoint.
+    fn ports_without_an_endpoint(&self, bridge: u32) -> Vec<u32> {
+        let prefixes = self.locals.iter().flat_map(|(_, local)| &local.endpoint.prefixes);
+        let asked_for: BTreeSet<IpNet> = prefixes.map(IpNet::trunc).collect();
+        let protocol = self.policy.route_protocol;
+        let on_it = self.found.routes.iter().filter(|it| (it.ifindex, it.protocol) == (bridge, protocol));
+        let left: BTreeSet<IpNet> =
+            on_it.map(|route| route.destination).filter(|to| !asked_for.contains(to)).collect();
+        let ports = self.links.values().filter(|link| link.master == Some(bridge));
+        let ports = ports.map(|link| link.ifindex).filter(|ifindex| self.is_unserved_with_carrier(*ifindex));
+        ports.take(left.len()).collect()
     }
 
     fn is_unserved_with_carrier(&self, ifindex: u32) -> bool {
         let link = self.links.get(&ifindex);
         !self.served.contains(&ifindex)
-            && link.is_some_and(|link| link.running && self.policy.interface_prefixes.cover(&link.name))
+            && link.is_some_and(|link| link.running && self.policy.is_workload(&link.name))
     }
 
     /// What has no carrier any more, or has got an endpoint, is no longer in question.
@@ -174,7 +197,7 @@ impl Engine {
         let suspects = self.locals.active().filter(|(_, local)| local.is_suspect);
         let leftovers = self.losses.leftovers.iter().flatten();
         let unusable = self.locals.iter().filter(|(_, local)| {
-            local.held_since.is_none() && !self.policy.interface_prefixes.cover(&local.endpoint.interface)
+            local.held_since.is_none() && !self.policy.is_workload(&local.endpoint.interface)
         });
         LossView {
             endpoints: suspects.map(|(key, _)| key.to_string()).collect(),
@@ -190,7 +213,7 @@ impl Engine {
             .locals
             .iter()
             .filter(|(_, local)| self.is_shown(local))
-            .partition(|(_, local)| policy.interface_prefixes.cover(&local.endpoint.interface));
+            .partition(|(_, local)| policy.is_workload(&local.endpoint.interface));
         let runs = |local: &Local| self.link(&local.endpoint.interface).is_some_and(|link| link.running);
         let lost = go.iter().filter(|(_, local)| runs(local)).count();
         let extent = Extent { lost, shown: stay.len(), is_found_missing: true };

@@ -15,6 +15,8 @@ pub(super) struct Placed {
     pub(super) interface: String,
     /// The interface with this number is set up, and perhaps watched, for it.
     pub(super) ifindex: Option<u32>,
+    /// Number of the bridge that its routes lead to, if its tap is a port.
+    pub(super) bridge: Option<u32>,
     /// The routes that it has or would have if nobody else came first.
     pub(super) routes: Vec<WantedRoute>,
     /// Those that it would have if its interface were not down.
@@ -24,6 +26,16 @@ pub(super) struct Placed {
     /// What of its prefixes others have before it does, if there is something to remember about it.
     pub(super) withheld: BTreeSet<IpNet>,
     pub(super) conflicts: Vec<Conflict>,
+}
+
+impl Placed {
+    /// Whether somebody else has a route to this prefix, which it claims.
+    pub(super) fn is_denied(&self, prefix: &IpNet) -> bool {
+        let is_denied = |conflict: &Conflict| {
+            matches!(conflict, Conflict::Prefix { prefix: denied, .. } if denied == prefix)
+        };
+        self.conflicts.iter().any(is_denied)
+    }
 }
 
 /// What an endpoint would have if nobody else came first.

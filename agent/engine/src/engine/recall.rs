@@ -132,19 +132,22 @@ impl Engine {
             let is_granted = |route: &WantedRoute| !entry.withheld.contains(&route.destination);
             if let Some(arming) = machine.arming.filter(|arming| arming.ifindex == ifindex) {
                 let is_open = machine.unresolved.is_some();
-                let mut watch = wants::watch(&self.policy, endpoint, arming, is_open);
+                let outlet = self.outlet_of(ifindex);
+                let mut watch = wants::watch(&self.policy, endpoint, arming, outlet, is_open);
                 watch.routes.retain(|route| is_granted(route) && !taken.contains(&route.destination));
                 // What the last life forwarded, it may forward still.
                 watch.ends_forwarding = self.hitless.departures.contains_key(key);
                 wanted.watches.insert(ifindex, watch);
             }
-            if !self.links[&ifindex].admin_up
+            let tap = &self.links[&ifindex];
+            let outlet = self.outlet(tap);
+            if !(tap.admin_up && outlet.admin_up)
                 || !is_known_on(machine, ifindex)
                 || !(self.was_heard(machine) || self.may_be_here(machine, ifindex, now))
             {
                 continue;
             }
-            for route in wants::routes(&self.policy, endpoint, ifindex, true).filter(is_granted) {
+            for route in wants::routes(&self.policy, endpoint, outlet.ifindex, true).filter(is_granted) {
                 if !self.found_normal(&route) && taken.insert(route.destination) {
                     wanted.routes.insert(route);
                 }

@@ -6,6 +6,7 @@ use crate::model::EndpointKey;
 use crate::time::BootTime;
 use crate::view::{EndpointView, RouteView};
 use crate::wanted::Status;
+use ipnet::IpNet;
 
 impl Engine {
     pub(super) fn view_of(&self, key: &EndpointKey, local: &Local, now: BootTime) -> EndpointView {
@@ -22,6 +23,7 @@ impl Engine {
             interface: local.endpoint.interface.clone(),
             ifindex: link.map(|link| link.ifindex),
             mac: local.endpoint.mac,
+            bridge: link.and_then(|link| self.bridge_of(link)).map(|bridge| bridge.name.clone()),
             running: link.is_some_and(|link| link.running),
             role: String::new(),
             state: local.machine.state,
@@ -42,8 +44,11 @@ impl Engine {
         };
         view.describe(&local.machine);
         if let (Some(elevated), Some(link)) = (local.machine.elevated(), link) {
-            view.routes = wants::routes(&self.policy, &local.endpoint, link.ifindex, elevated)
-                .filter(|route| self.wanted.routes.contains(route))
+            // On a bridge it may be the route of somebody else who comes first.
+            let placed = self.placed.get(key);
+            let is_denied = |prefix: &IpNet| placed.is_some_and(|placed| placed.is_denied(prefix));
+            view.routes = wants::routes(&self.policy, &local.endpoint, self.outlet(link).ifindex, elevated)
+                .filter(|route| self.wanted.routes.contains(route) && !is_denied(&route.destination))
                 .map(|route| RouteView { destination: route.destination.to_string(), metric: route.metric })
                 .collect();
         }

@@ -4,7 +4,7 @@
 use super::{Engine, Local};
 use crate::fact::AnnouncementSeen;
 use crate::machine::State;
-use crate::model::EndpointKey;
+use crate::model::{Endpoint, EndpointKey};
 use crate::notice::Notice;
 use crate::time::BootTime;
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,10 +106,16 @@ impl Engine {
         self.found.watches.retain(|ifindex, (generation, _)| !is_used(ifindex, *generation));
     }
 
-    fn found_elevated(&self, ifindex: u32) -> bool {
+    /// On a tap there are no routes but those of its endpoint; on a bridge there are others' as well.
+    fn found_elevated(&self, ifindex: u32, endpoint: &Endpoint) -> bool {
+        let outlet = self.outlet_of(ifindex);
         self.found.routes.iter().any(|route| {
             let elevated = self.policy.priorities(route.destination.addr()).elevated;
-            (route.ifindex, route.metric, route.protocol) == (ifindex, elevated, self.policy.route_protocol)
+            let is_its_own = outlet == ifindex
+                || endpoint.prefixes.iter().any(|prefix| prefix.trunc() == route.destination);
+            is_its_own
+                && (route.ifindex, route.metric, route.protocol)
+                    == (outlet, elevated, self.policy.route_protocol)
         })
     }
 
@@ -120,7 +126,7 @@ impl Engine {
     pub(super) fn infer_arrived(&mut self, now: BootTime, key: &EndpointKey) {
         let Some(local) = self.locals.get(key) else { return };
         let ifindex = self.ifindex(&local.endpoint.interface);
-        if !ifindex.is_some_and(|ifindex| self.found_elevated(ifindex)) {
+        if !ifindex.is_some_and(|ifindex| self.found_elevated(ifindex, &local.endpoint)) {
             return;
         }
         if local.machine.state != State::Target {

@@ -2,6 +2,7 @@
 
 mod absence;
 mod aftermath;
+mod bridges;
 mod driver;
 mod evidence;
 mod exhaustive;

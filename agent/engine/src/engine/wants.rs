@@ -46,7 +46,7 @@ impl Engine {
     /// The question that is to be asked now: not before the interface is set up, and not about somebody who is not here.
     pub(super) fn check(&self, local: &Local, open: Option<Question>) -> Option<WantedCheck> {
         let question = open.filter(|question| {
-            !local.machine.not_here && self.configured.get(&question.ifindex) == Some(&true)
+            !local.machine.not_here && self.configured.get(&self.outlet_of(question.ifindex)) == Some(&true)
         })?;
         Some(WantedCheck {
             question: Arc::new(question),
@@ -87,7 +87,8 @@ impl Engine {
     /// running virtual machines down. Nor is it where a virtual machine leaves: its hypervisor lets go of the tap
     /// before the migration is over, and Neutron would take that for the port that is in use elsewhere by then.
     fn status(&self, local: &Local, link: Option<&Link>) -> Status {
-        let configured = link.and_then(|link| self.configured.get(&link.ifindex)).copied();
+        let link = link.filter(|link| !self.is_cut_off(link));
+        let configured = link.and_then(|link| self.configured.get(&self.outlet(link).ifindex)).copied();
         match local.machine.state {
             State::Base if local.machine.not_here => Status::AsReported,
             _ if local.held_since.is_some() => Status::AsReported,
@@ -113,10 +114,16 @@ impl Engine {
     }
 }
 
-/// What its watch looks for and installs.
+/// What its watch looks for, and what it installs on `outlet`.
 ///
 /// While it is open how the migration ended, whatever the virtual machine sends says that it runs here.
-pub(super) fn watch(policy: &Policy, endpoint: &Endpoint, arming: Arming, is_open: bool) -> WantedWatch {
+pub(super) fn watch(
+    policy: &Policy,
+    endpoint: &Endpoint,
+    arming: Arming,
+    outlet: u32,
+    is_open: bool,
+) -> WantedWatch {
     WantedWatch {
         interface: endpoint.interface.clone(),
         generation: arming.generation,
@@ -124,7 +131,7 @@ pub(super) fn watch(policy: &Policy, endpoint: &Endpoint, arming: Arming, is_ope
         addresses: host_addresses(endpoint).collect(),
         trigger: if is_open { Trigger::FirstFrame } else { policy.trigger },
         validation: policy.validation,
-        routes: routes(policy, endpoint, arming.ifindex, true).collect(),
+        routes: routes(policy, endpoint, outlet, true).collect(),
         ends_forwarding: false,
     }
 }
@@ -172,5 +179,5 @@ pub(super) fn interface(policy: &Policy, endpoint: &Endpoint, link: &Link) -> Wa
         (true, false) => Ipv6::Unused,
         (true, true) => Ipv6::Routed,
     };
-    WantedInterface { name: link.name.clone(), neighbours, ipv6 }
+    WantedInterface { name: link.name.clone(), neighbours, ipv6, is_bridge: false }
 }

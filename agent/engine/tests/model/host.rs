@@ -132,7 +132,8 @@ impl Host {
 
     fn new_link(&mut self) -> Fact {
         self.links += 1;
-        let link = Link { ifindex: self.links, name: TAP.into(), admin_up: true, running: false };
+        let link =
+            Link { ifindex: self.links, name: TAP.into(), admin_up: true, running: false, master: None };
         Fact::LinkSeen(self.kernel.link.insert(link).clone())
     }
 

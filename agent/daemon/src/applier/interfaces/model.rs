@@ -102,6 +102,7 @@ impl Scene {
             name: format!("tap{ifindex}"),
             neighbours: BTreeMap::from([([10, 65, 0, version].into(), MacAddr([2, 0, 0, 0, 0, 1]))]),
             ipv6: Ipv6::Unused,
+            is_bridge: false,
         };
         let watch = |ifindex: u32| WantedWatch {
             interface: format!("tap{ifindex}"),

@@ -88,6 +88,8 @@ pub(super) struct Preparer {
     former: Option<FormerValues>,
     neighbours: Neighbours,
     observed: BTreeMap<NeighbourKey, MacAddr>,
+    /// Those that have been wanted in this life on bridges, where neighbours of others are as well.
+    ours_on_bridges: BTreeSet<NeighbourKey>,
     own_writes: OwnWrites<NeighbourKey>,
     /// Settings and neighbours so far.
     writes: usize,
@@ -114,6 +116,7 @@ impl Preparer {
             former,
             neighbours,
             observed: BTreeMap::new(),
+            ours_on_bridges: BTreeSet::new(),
             own_writes: OwnWrites::default(),
             writes: 0,
             is_loud: true,
@@ -159,7 +162,12 @@ impl Preparer {
     ) -> Result<Option<String>, PrepareError> {
         let name = interface.name.as_str();
         let device = self.sysctls.ipv6_device(name);
-        let mut lacks = self.ensure_all(&table::of_interface(name, interface.ipv6, device, self.keeper))?;
+        let settings = if interface.is_bridge {
+            Vec::new()
+        } else {
+            table::of_interface(name, interface.ipv6, device, self.keeper)
+        };
+        let mut lacks = self.ensure_all(&settings)?;
         if interface.ipv6 == Ipv6::Routed {
             lacks.extend(without_ipv6(name, device));
         }
@@ -195,7 +203,12 @@ impl Preparer {
         interface: &WantedInterface,
         has_ipv6: bool,
     ) -> Result<(), PrepareError> {
-        let changes = neighbours::plan(ifindex, interface, has_ipv6, &self.observed);
+        let changes = neighbours::plan(ifindex, interface, has_ipv6, &self.observed, &self.ours_on_bridges);
+        if interface.is_bridge {
+            // Also those that an earlier life has made, or they would stay when their VM leaves.
+            let wanted = interface.neighbours.keys().map(|&address| NeighbourKey { ifindex, address });
+            self.ours_on_bridges.extend(wanted);
+        }
         if changes.is_empty() {
             return Ok(());
         }
@@ -251,6 +264,7 @@ impl Prepares for Preparer {
     /// A neighbour is not there any more. Says whether that is news.
     fn gone(&mut self, key: &NeighbourKey) -> bool {
         self.own_writes.gone(key);
+        self.ours_on_bridges.remove(key);
         self.observed.remove(key).is_some()
     }
 
@@ -354,6 +368,7 @@ mod tests {
             name: name.into(),
             neighbours: BTreeMap::new(),
             ipv6: Ipv6::Routed,
+            is_bridge: false,
         };
         let gone = i32::MAX.cast_unsigned();
         let error = preparer.prepare(gone, &wanted("cut0gone")).unwrap_err();

@@ -114,6 +114,7 @@ pub struct Target {
     /// As the kernel will give them back.
     routes: BTreeSet<WantedRoute>,
     known_interfaces: SharedSet<u32>,
+    known_on_bridges: SharedSet<(u32, IpNet)>,
     leftovers_may_go: bool,
     /// Routes that are left alone although nobody wants them yet: the fast path may have installed them a moment ago, or they were added as
     /// soon as their interface was up again, and the engine has heard only that it was down.
@@ -153,6 +154,16 @@ impl Target {
             concerned.extend(on_them.map(|route| route.destination));
             self.known_interfaces = wanted.known_interfaces.clone();
         }
+        let known: BTreeSet<(u32, IpNet)> = wanted
+            .known_on_bridges
+            .differences(&before.known_on_bridges)
+            .map(|(known, _)| *known)
+            .collect();
+        if !known.is_empty() {
+            let on_them = observed.ours.iter().filter(|route| known.contains(&on_bridge(route)));
+            concerned.extend(on_them.map(|route| route.destination));
+            self.known_on_bridges = wanted.known_on_bridges.clone();
+        }
         let released = wanted.leftovers_may_go && !self.leftovers_may_go;
         self.leftovers_may_go = wanted.leftovers_may_go;
         (!released).then_some(concerned)
@@ -182,16 +193,26 @@ impl Target {
     }
 
     fn may_go(&self, observed: &ObservedRoutes, route: &ObservedRoute) -> bool {
-        (self.leftovers_may_go || self.known_interfaces.contains(&route.ifindex))
+        (self.leftovers_may_go || self.is_known(route))
             && !self.tolerated.contains(route)
             // The wanted route takes its place.
             && in_place_of(&self.routes, route).all(|other| observed.has(other))
+    }
+
+    /// Whether it is the route of somebody whom this life has known.
+    fn is_known(&self, route: &ObservedRoute) -> bool {
+        self.known_interfaces.contains(&route.ifindex) || self.known_on_bridges.contains(&on_bridge(route))
     }
 
     /// Whether a wanted route to this destination does not exist: nothing of the others may be removed now.
     pub(super) fn is_incomplete(&self, observed: &ObservedRoutes, destination: IpNet) -> bool {
         to(&self.routes, destination).any(|route| !observed.has(route))
     }
+}
+
+/// As in [`Wanted::known_on_bridges`].
+const fn on_bridge(route: &ObservedRoute) -> (u32, IpNet) {
+    (route.ifindex, route.destination)
 }
 
 /// The routes to one destination.

@@ -109,8 +109,8 @@ pub(super) struct Target {
     pub(super) entries: TunnelEntries,
     /// Prefixes that are forwarded now.
     pub(super) active: BTreeSet<IpNet>,
-    /// To which tap what comes out of the tunnel goes.
-    pub(super) taps: BTreeMap<IpNet, u32>,
+    /// To which interface what comes out of the tunnel goes: a tap, or the bridge whose port it is.
+    pub(super) outlets: BTreeMap<IpNet, u32>,
 }
 
 impl Target {
@@ -133,7 +133,7 @@ impl Target {
             target.entries.receptions.entry(id).or_insert(Reception { peer: wanted.tunnel.peer.into() });
             for prefix in wanted.prefixes.iter().map(IpNet::trunc) {
                 target.entries.deliveries.insert((id, prefix));
-                target.taps.entry(prefix).or_insert(wanted.ifindex);
+                target.outlets.entry(prefix).or_insert(wanted.outlet);
             }
         }
         target
@@ -152,7 +152,7 @@ impl Target {
         Self {
             entries: self.entries.clone(),
             active: self.active.iter().filter(is_written).copied().collect(),
-            taps: self.taps.clone(),
+            outlets: self.outlets.clone(),
         }
     }
 
@@ -173,8 +173,8 @@ impl Target {
                 }
             }
         }
-        for (&prefix, &tap) in &self.taps {
-            let reception = numbers.route(numbers.reception_table(), prefix, Way::Interface(tap));
+        for (&prefix, &outlet) in &self.outlets {
+            let reception = numbers.route(numbers.reception_table(), prefix, Way::Interface(outlet));
             policy.rules.insert(numbers.reception_rule(reception.family()));
             policy.routes.insert(reception);
             policy.routes.insert(SideRoute { way: Way::Nowhere, metric: METRIC_OF_NOWHERE, ..reception });

@@ -135,7 +135,13 @@ mod tests {
             let prefixes = Default::default();
             (
                 Arc::new(endpoint),
-                WantedReception { tunnel, interface: format!("tap{ifindex}"), ifindex, prefixes },
+                WantedReception {
+                    tunnel,
+                    interface: format!("tap{ifindex}"),
+                    ifindex,
+                    outlet: ifindex,
+                    prefixes,
+                },
             )
         };
         ifindexes.iter().map(|ifindex| one(*ifindex)).collect::<SharedMap<_, _>>()

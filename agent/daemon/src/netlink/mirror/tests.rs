@@ -12,6 +12,7 @@ fn settings(route_protocol: impl Into<Option<u8>>) -> MonitorSettings {
         route_protocol: route_protocol.into(),
         expected_protocol: None,
         interface_prefixes: "tap".parse().unwrap(),
+        bridges: BTreeSet::from(["br0".to_owned()]),
         refresh: None,
         answer_timeout: None,
         receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
@@ -64,6 +65,19 @@ fn routes_are_forgotten_when_the_link_goes_down_or_stops_being_a_workloads() {
         let mut seen = Observations::default();
         with_routes().notified(libc::RTM_NEWLINK, 0, &message, &mut seen);
         assert!(seen.routes.starts_with(&[RouteEvent::Gone(route(3)), RouteEvent::Gone(route(80))]));
+    }
+}
+
+/// Only the one that was named, and to the letter.
+#[test]
+fn routes_on_a_bridge_are_followed_as_those_on_its_ports() {
+    for (name, is_followed) in [("br0", true), ("br01", false)] {
+        let mut mirror = Mirror::new(&settings(80));
+        let mut seen = Observations::default();
+        mirror.notified(libc::RTM_NEWLINK, 0, &link(name, LinkFlags::Up), &mut seen);
+        mirror.notified(libc::RTM_NEWROUTE, 0, &bytes(&encode(&route(80))), &mut seen);
+        let is_told = seen.routes.contains(&RouteEvent::Seen(route(80), Owner::Ours));
+        assert_eq!(is_told, is_followed, "{name}: {:?}", seen.routes);
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn endpoint(number: u64) -> EndpointView {
         key,
         interface: format!("tap{number}"),
         ifindex: Some(7),
+        bridge: None,
         mac: None,
         running: true,
         role: "NO_ROLE".into(),

@@ -252,6 +252,7 @@ impl Engine {
             |prefix: &ipnet::IpNet| self.prefixes.winner(prefix).is_none_or(|winner| *winner >= rank);
         let prefixes = routed(&self.policy, &endpoint.prefixes, peer).filter(is_free).collect();
         let tunnel = Tunnel { id: arrival.tunnel_id, peer };
-        Some(WantedReception { tunnel, interface: endpoint.interface.clone(), ifindex, prefixes })
+        let outlet = self.outlet_of(ifindex);
+        Some(WantedReception { tunnel, interface: endpoint.interface.clone(), ifindex, outlet, prefixes })
     }
 }

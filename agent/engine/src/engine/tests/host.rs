@@ -79,7 +79,7 @@ pub(super) fn removed(host: &str) -> Fact {
 }
 
 pub(super) fn link(ifindex: u32, running: bool) -> Link {
-    Link { ifindex, name: "tap1".into(), admin_up: true, running }
+    Link { ifindex, name: "tap1".into(), admin_up: true, running, master: None }
 }
 
 pub(super) fn announcement(generation: u64, at: BootTime) -> Fact {
@@ -212,10 +212,13 @@ impl Host {
     pub(super) fn install(&mut self) {
         let Some(wanted) = self.engine.wanted() else { return };
         let (links, leftovers_may_go) = (&self.engine.links, wanted.leftovers_may_go);
-        let may_stay = |ifindex: u32| {
-            !leftovers_may_go && !wanted.known_interfaces.contains(&ifindex) && links.contains_key(&ifindex)
+        let may_stay = |route: &WantedRoute| {
+            !leftovers_may_go
+                && !wanted.known_interfaces.contains(&route.ifindex)
+                && !wanted.known_on_bridges.contains(&(route.ifindex, route.destination))
+                && links.contains_key(&route.ifindex)
         };
-        self.kernel.retain(|route| may_stay(route.ifindex));
+        self.kernel.retain(may_stay);
         self.kernel.extend(wanted.routes.iter());
     }
 
@@ -366,7 +369,9 @@ impl Host {
             memory.endpoints.iter().any(|entry| Some(&entry.endpoint.interface) == name)
         };
         for route in wanted.routes.iter() {
-            assert!(is_known(route.ifindex) && route.metric == ELEVATED, "{route:?}");
+            let name = self.engine.links.get(&route.ifindex).map(|link| &link.name);
+            let is_bridge = name.is_some_and(|name| self.engine.policy.bridges.contains(name));
+            assert!((is_known(route.ifindex) || is_bridge) && route.metric == ELEVATED, "{route:?}");
         }
         assert!(wanted.watches.keys().all(|ifindex| is_known(*ifindex)), "{:?}", wanted.watches);
         let forwards_end: Vec<_> = self.engine.departing().filter_map(Departure::over_at).collect();
@@ -381,7 +386,13 @@ impl Host {
     fn check_endpoint(&self, key: &EndpointKey, wanted: &Wanted) {
         let local = &self.engine.locals[key];
         let Some(link) = self.engine.link(&local.endpoint.interface) else { return };
-        let routes = wanted.routes.iter().filter(|route| route.ifindex == link.ifindex);
+        let outlet = self.engine.outlet(link).ifindex;
+        // On a bridge there are those of others who have the same prefix and come first.
+        let is_its_own = |route: &&WantedRoute| {
+            let winner = self.engine.prefixes.winner(&route.destination);
+            outlet == link.ifindex || winner.is_some_and(|winner| *winner.key == *key)
+        };
+        let routes = wanted.routes.iter().filter(|route| route.ifindex == outlet).filter(is_its_own);
         for route in routes.filter(|route| local.endpoint.prefixes.contains(&route.destination)) {
             assert_ne!(local.machine.state, State::Target, "{key} has a route while it is suppressed");
             let elevated = matches!(local.machine.state, State::Live | State::TimeWait);

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 const PREFIXES: [&str; 4] = ["10.65.0.2/32", "10.65.0.3/32", "2001:db8::2/128", "10.66.0.0/24"];
 /// The last one has none of the prefixes of `InterfacePrefix` at first.
-const INTERFACES: [&str; 4] = ["tap1", "tap2", "tap3", "eth7"];
+const INTERFACES: [&str; 5] = ["tap1", "tap2", "tap3", "eth7", "br0"];
 const PORTS: [&str; 4] = ["port1", "port2", "port3", "port4"];
 
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ enum Event {
     SourceRemoved { port: usize },
     Begins { port: usize, uid: u8, to_here: bool },
     Ends { port: usize, to_here: bool },
-    Link { ifindex: u32, interface: usize, up: bool, running: bool },
+    Link { ifindex: u32, interface: usize, up: bool, running: bool, master: Option<u32> },
     LinkGone { ifindex: u32 },
     Configured { ifindex: u32, ready: bool },
     Policy { ipv6: bool, every_interface: bool, normal: u32 },
@@ -49,6 +49,7 @@ fn away(port: usize) -> EndpointKey {
 fn policy(ipv6: bool, every_interface: bool, normal: u32) -> Policy {
     let awaits_chains = normal == 1025;
     let mut policy = Policy { hostname: "b".into(), ipv6_support: ipv6, awaits_chains, ..Policy::default() };
+    policy.bridges.insert("br0".into());
     if every_interface {
         policy.interface_prefixes = "tap,eth".parse().unwrap();
     }
@@ -79,11 +80,12 @@ fn facts(event: &Event) -> Vec<Fact> {
             let to = if *to_here { here(*port) } else { away(*port) };
             vec![Fact::MigrationRemoved(to.to_string())]
         }
-        Event::Link { ifindex, interface, up, running } => vec![Fact::LinkSeen(Link {
+        Event::Link { ifindex, interface, up, running, master } => vec![Fact::LinkSeen(Link {
             ifindex: *ifindex,
             name: INTERFACES[*interface].into(),
             admin_up: *up,
             running: *running,
+            master: master.filter(|master| master != ifindex),
         })],
         Event::LinkGone { ifindex } => vec![Fact::LinkRemoved { ifindex: *ifindex }],
         Event::Configured { ifindex, ready } => {
@@ -120,8 +122,10 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (port(), 0..3_u8, prop::bool::weighted(0.8))
             .prop_map(|(port, uid, to_here)| Event::Begins { port, uid, to_here }),
         2 => (port(), prop::bool::weighted(0.8)).prop_map(|(port, to_here)| Event::Ends { port, to_here }),
-        5 => (ifindex(), interface(), prop::bool::weighted(0.9), any::<bool>())
-            .prop_map(|(ifindex, interface, up, running)| Event::Link { ifindex, interface, up, running }),
+        5 => (ifindex(), interface(), prop::bool::weighted(0.9), any::<bool>(), prop::option::of(ifindex()))
+            .prop_map(|(ifindex, interface, up, running, master)| {
+                Event::Link { ifindex, interface, up, running, master }
+            }),
         2 => ifindex().prop_map(|ifindex| Event::LinkGone { ifindex }),
         1 => (ifindex(), any::<bool>()).prop_map(|(ifindex, ready)| Event::Configured { ifindex, ready }),
         1 => (any::<bool>(), any::<bool>(), 1024..1026_u32)
@@ -223,7 +227,7 @@ impl World {
 #[test]
 fn a_leftover_that_gets_an_endpoint_is_no_longer_in_question() {
     let mut world = World::new();
-    let link = |up, running| Event::Link { ifindex: 7, interface: 0, up, running };
+    let link = |up, running| Event::Link { ifindex: 7, interface: 0, up, running, master: None };
     let written = || Event::Written { port: 0, interface: 0, prefixes: vec![0] };
     for event in [written(), link(true, false), Event::Restarted, Event::InSync { complete: true }] {
         world.play(&event);

@@ -17,7 +17,7 @@ fn key(number: u8) -> EndpointKey {
 
 fn tap(number: u8, running: bool) -> Fact {
     let name = format!("tap{number}");
-    Fact::LinkSeen(Link { ifindex: ifindex(number), name, admin_up: true, running })
+    Fact::LinkSeen(Link { ifindex: ifindex(number), name, admin_up: true, running, master: None })
 }
 
 fn appears(number: u8) -> Fact {

@@ -250,7 +250,7 @@ fn without_a_memory_or_for_another_host_nothing_is_wanted() {
 }
 
 fn tap(ifindex: u32, name: &str) -> Fact {
-    Fact::LinkSeen(Link { ifindex, name: name.into(), admin_up: true, running: true })
+    Fact::LinkSeen(Link { ifindex, name: name.into(), admin_up: true, running: true, master: None })
 }
 
 /// Another endpoint, with nothing to remember, has one of the prefixes and comes first; the memory knows of it all the same.

@@ -21,6 +21,7 @@ fn endpoint(number: usize) -> EndpointView {
         key,
         interface: format!("tap{number}"),
         ifindex: Some(7),
+        bridge: None,
         routes: vec![RouteView { destination: "10.0.0.1/32".into(), metric: 1024 }],
         ..example::endpoint()
     }

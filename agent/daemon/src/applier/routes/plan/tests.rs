@@ -97,6 +97,23 @@ fn leftovers_stay_until_they_may_go() {
 }
 
 #[test]
+fn of_a_bridge_only_what_is_known_goes_before_the_leftovers() {
+    let on_bridge = |to: &str| WantedRoute { ifindex: 99, ..route(to, 1024) };
+    let [known, other] = ["10.65.0.2/32", "10.65.0.9/32"].map(on_bridge);
+    let mut wanted = Wanted { known_on_bridges: [(99, known.destination)].into(), ..wanting([]) };
+    let observed = observing([known, other]);
+    assert_eq!(plain(&wanted, &observed).remove, [known]);
+    // What becomes known later is looked at then.
+    let mut target = target(&wanting([]), &observed);
+    assert!(everything(&target, &observed).is_empty());
+    let concerned = update(&mut target, &wanted, &wanting([]), &observed);
+    assert_eq!(concerned, Some(BTreeSet::from([known.destination])));
+    assert_eq!(everything(&target, &observed).remove, [known]);
+    wanted.known_interfaces.insert(99);
+    assert_eq!(plain(&wanted, &observed).remove, [known, other]);
+}
+
+#[test]
 fn what_the_fast_path_may_have_installed_is_left_alone() {
     let elevated = route("10.65.0.2/32", 512);
     let tolerated = BTreeSet::from([elevated]);

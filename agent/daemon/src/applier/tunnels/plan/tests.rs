@@ -32,9 +32,14 @@ fn any_target() -> impl Strategy<Value = Target> {
     let forward = (0..4_u8, any_prefixes(), any::<bool>()).prop_map(|(id, prefixes, is_active)| {
         WantedForward { tunnel: tunnel(id), prefixes, is_active, awaits_word: false }
     });
-    let reception = (0..4_u8, any_prefixes(), 20..23_u32).prop_map(|(id, prefixes, ifindex)| {
-        WantedReception { tunnel: tunnel(id), interface: format!("tap{ifindex}"), ifindex, prefixes }
-    });
+    let reception =
+        (0..4_u8, any_prefixes(), 20..23_u32).prop_map(|(id, prefixes, ifindex)| WantedReception {
+            tunnel: tunnel(id),
+            interface: format!("tap{ifindex}"),
+            ifindex,
+            outlet: ifindex,
+            prefixes,
+        });
     let forwards = proptest::collection::vec(forward, 0..4);
     let receptions = proptest::collection::vec(reception, 0..4);
     (forwards, receptions).prop_map(|(forwards, receptions)| {
