@@ -331,9 +331,7 @@ fn change(message: &RouteNetlinkMessage, replaced: bool, table: u32) -> Option<C
             Some(Change::LinkDown(message.header.index))
         }
         // KERNEL: of family AF_BRIDGE it says that a port has left its bridge.
-        RouteNetlinkMessage::DelLink(message)
-            if message.header.interface_family == AddressFamily::Unspec =>
-        {
+        RouteNetlinkMessage::DelLink(message) if message.header.interface_family == AddressFamily::Unspec => {
             Some(Change::LinkDown(message.header.index))
         }
         _ => None,

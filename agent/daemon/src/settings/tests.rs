@@ -117,7 +117,12 @@ fn bridges_need_a_protocol_of_the_agents_own() {
     let culprits = |file: &str| -> Vec<String> {
         load(&sources(&[], file), &[]).fatal().map(|problem| problem.setting.clone()).collect()
     };
-    for rest in ["", "DeviceRouteProtocol = 3", "DeviceRouteProtocol = 16", "DeviceRouteProtocol = 80\nCutoverRole = routes"] {
+    for rest in [
+        "",
+        "DeviceRouteProtocol = 3",
+        "DeviceRouteProtocol = 16",
+        "DeviceRouteProtocol = 80\nCutoverRole = routes",
+    ] {
         assert_eq!(culprits(&format!("CutoverBridges = vmbr0\n{rest}")), ["CutoverBridges"], "{rest}");
     }
     let file = "CutoverBridges = vmbr0, br-1\nDeviceRouteProtocol = 80";

@@ -31,9 +31,7 @@ pub(super) struct Placed {
 impl Placed {
     /// Whether somebody else has a route to this prefix, which it claims.
     pub(super) fn is_denied(&self, prefix: &IpNet) -> bool {
-        let is_denied = |conflict: &Conflict| {
-            matches!(conflict, Conflict::Prefix { prefix: denied, .. } if denied == prefix)
-        };
+        let is_denied = |conflict: &Conflict| matches!(conflict, Conflict::Prefix { prefix: denied, .. } if denied == prefix);
         self.conflicts.iter().any(is_denied)
     }
 }

@@ -154,11 +154,8 @@ impl Target {
             concerned.extend(on_them.map(|route| route.destination));
             self.known_interfaces = wanted.known_interfaces.clone();
         }
-        let known: BTreeSet<(u32, IpNet)> = wanted
-            .known_on_bridges
-            .differences(&before.known_on_bridges)
-            .map(|(known, _)| *known)
-            .collect();
+        let known: BTreeSet<(u32, IpNet)> =
+            wanted.known_on_bridges.differences(&before.known_on_bridges).map(|(known, _)| *known).collect();
         if !known.is_empty() {
             let on_them = observed.ours.iter().filter(|route| known.contains(&on_bridge(route)));
             concerned.extend(on_them.map(|route| route.destination));
