@@ -141,10 +141,9 @@ impl Engine {
             }
             let tap = &self.links[&ifindex];
             let outlet = self.outlet(tap);
-            if !(tap.admin_up && outlet.admin_up)
-                || !is_known_on(machine, ifindex)
-                || !(self.was_heard(machine) || self.may_be_here(machine, ifindex, now))
-            {
+            let is_up = tap.admin_up && outlet.admin_up;
+            let is_here = self.was_heard(machine) || self.may_be_here(machine, ifindex, now);
+            if !(is_up && is_here && is_known_on(machine, ifindex)) {
                 continue;
             }
             for route in wants::routes(&self.policy, endpoint, outlet.ifindex, true).filter(is_granted) {
