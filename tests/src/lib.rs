@@ -46,6 +46,7 @@ pub mod probe;
 pub mod processors;
 pub mod program_cost;
 pub mod prometheus;
+pub mod prompt;
 pub mod release;
 pub mod residue;
 pub mod resources;

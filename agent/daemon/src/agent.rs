@@ -22,7 +22,6 @@ pub use start::{attach, monitor_settings};
 use crate::allocator;
 use crate::applier::interfaces::Unprepared;
 use crate::applier::routes::RouteReport;
-use crate::applier::tunnels::Start;
 use crate::applier::watches::Unarmed;
 use crate::bpf::{Attachment, CounterReader};
 use crate::clock;
@@ -282,7 +281,7 @@ impl Agent {
     }
 
     /// A virtual machine that is leaving has stopped here, or goes on here: which that is, and the facts. What is over can be called
-    /// off, and not be begun. What only waits for the stop is forwarded from now on.
+    /// off, and not be begun. Whoever heard of it has started what only waits for the stop.
     fn stopped(&self, which: &Departing, is_stopped: bool) -> (Vec<Departed>, Vec<Fact>) {
         let is_meant = |it: &&Departure| which.is(&it.endpoint) && (!is_stopped || it.ends_at.is_none());
         let one = |departure: &Departure| {
@@ -294,13 +293,7 @@ impl Agent {
             };
             (departed, Fact::MachineStopped { endpoint: departure.endpoint.clone(), is_stopped })
         };
-        let meant: Vec<_> = self.engine.departing().filter(is_meant).collect();
-        for departure in meant.iter().filter(|_| is_stopped) {
-            if let Some(tunnel) = self.engine.starts_when_stopped(&departure.endpoint) {
-                self.hitless.start_forward(Start { endpoint: departure.endpoint.clone(), tunnel });
-            }
-        }
-        meant.into_iter().map(one).unzip()
+        self.engine.departing().filter(is_meant).map(one).unzip()
     }
 
     /// What the datastore says, as facts.

@@ -79,6 +79,13 @@ impl<K: Clone + Eq + Hash + Ord, T> Batches<K, T> {
         Some((Arc::clone(&batch.prepared), batch.is_taken.load(Ordering::Acquire)))
     }
 
+    /// What there is for which this is so, taken or not.
+    pub(crate) fn find(&self, is_it: impl Fn(&K, &T) -> bool) -> Vec<K> {
+        let batches = self.0.load();
+        let found = batches.iter().filter(|(key, batch)| is_it(key, &batch.prepared));
+        found.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Whether there is one that nobody has taken.
     pub(crate) fn has_any(&self) -> bool {
         self.0.load().values().any(|batch| !batch.is_taken.load(Ordering::Relaxed))

@@ -4,14 +4,20 @@
 //! socket has mode 0600, and the kernel's word on who the peer is counts as well. With `CutoverStatusGroup` everybody may connect; members of
 //! that group are told how things stand, and others nothing. Knows nothing of the engine;
 //! it passes requests to the agent loop and the answers back.
+//!
+//! One thing cannot wait: that a virtual machine has stopped. Until what comes for it is forwarded, it is lost. So what root asks is read on
+//! a thread of its own with a real-time priority, which starts at once what waits for a stop ([`Starter::stopped`]). Everything else is done on the
+//! daemon's threads.
 
 mod access;
 
 use crate::allocator;
+use crate::applier::tunnels::Starter;
 use crate::handover::HandoverStatus;
 use crate::migrations::{self, Finished, History};
 use crate::observe::Observed;
 use crate::peers::PeersStatus;
+use crate::priority::Priority;
 use access::Access;
 use cutover_engine::EndpointKey;
 use cutover_engine::view::{ForwardView, ReceptionView};
@@ -26,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -260,9 +267,18 @@ pub struct KernelRoute {
 /// The listening end.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
+    listener: std::os::unix::net::UnixListener,
     run_dir: PathBuf,
     readers: Option<Gid>,
+}
+
+/// Where requests are answered. Cheap to clone.
+#[derive(Clone, Debug)]
+struct Desk {
+    /// The daemon's threads.
+    daemon: Handle,
+    requests: mpsc::Sender<Request>,
+    run_dir: PathBuf,
 }
 
 /// The file of the socket, removed when dropped. Whoever runs the agent keeps it: the server's task may still be
@@ -285,7 +301,8 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let listener = UnixListener::bind(&path)?;
+        let listener = std::os::unix::net::UnixListener::bind(&path)?;
+        listener.set_nonblocking(true)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         if readers.is_some() {
             // To give the socket to the group would take a privilege that the agent does not need otherwise (CAP_CHOWN). So everybody may
@@ -297,31 +314,57 @@ impl Server {
         Ok((Self { listener, run_dir: run_dir.to_owned(), readers }, SocketFile { path }))
     }
 
-    /// Answers until the agent loop goes away.
-    pub async fn serve(self, requests: mpsc::Sender<Request>) {
+    /// Takes requests on the calling thread for as long as the agent loop is there, starts there what waits for a stop, and has everything else
+    /// done by `daemon`.
+    pub async fn serve(self, daemon: Handle, requests: mpsc::Sender<Request>, starter: Starter) {
+        let listener = match UnixListener::from_std(self.listener) {
+            Ok(listener) => listener,
+            Err(error) => return warn!(%error, "cannot listen on the control socket"),
+        };
+        let desk = Desk { daemon, requests, run_dir: self.run_dir };
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let (requests, run_dir, readers) = (requests.clone(), self.run_dir.clone(), self.readers);
-                    tokio::spawn(async move {
-                        match tokio::time::timeout(PATIENCE, answer(stream, requests, run_dir, readers)).await
-                        {
-                            Ok(Ok(bytes)) if bytes >= LARGE_BYTES => {
-                                // Nothing depends on it.
-                                drop(tokio::task::spawn_blocking(allocator::give_back));
-                            }
-                            Ok(Ok(_)) => {}
-                            Ok(Err(error)) => debug!(%error, "control connection ended early"),
-                            Err(_) => debug!("control connection timed out"),
-                        }
-                    });
-                }
+            match listener.accept().await {
+                Ok((stream, _)) => take(stream, self.readers, &desk, &starter),
                 Err(error) => {
                     warn!(%error, "cannot accept a control connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
+    }
+}
+
+/// Begins a connection.
+fn take(stream: UnixStream, readers: Option<Gid>, desk: &Desk, starter: &Starter) {
+    let access = match Access::of(&stream, readers) {
+        Ok(access) => access,
+        Err(error) => return debug!(%error, "nobody can say who is at the other end of a control connection"),
+    };
+    if access == Access::All {
+        let (desk, starter) = (desk.clone(), starter.clone());
+        tokio::spawn(patiently(async move {
+            let mut stream = stream;
+            let asked = read(&mut stream).await?;
+            if let Some((which, true)) = stop_of(&asked) {
+                starter.stopped(|endpoint| which.is(endpoint));
+            }
+            desk.take(stream, access, Some(asked))
+        }));
+    } else {
+        // ORDER: what everybody may do as often as he likes is done with an ordinary priority.
+        let taken = Priority::current().while_ordinary(|| desk.clone().take(stream, access, None));
+        if let Err(error) = taken {
+            debug!(%error, "control connection ended early");
+        }
+    }
+}
+
+/// Does what belongs to a connection, and no longer than a client may take.
+async fn patiently(work: impl Future<Output = io::Result<()>>) {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "control connection ended early"),
+        Err(_) => debug!("control connection timed out"),
     }
 }
 
@@ -333,57 +376,90 @@ impl Drop for SocketFile {
     }
 }
 
-/// Answers one request. Returns the size of the answer.
-async fn answer(
-    mut stream: UnixStream,
-    requests: mpsc::Sender<Request>,
-    run_dir: PathBuf,
-    readers: Option<Gid>,
-) -> io::Result<usize> {
-    let access = Access::of(&stream, readers)?;
-    if access < Access::Reading {
-        return refuse(&mut stream, REFUSED).await;
-    }
-    let (reader, mut writer) = stream.split();
+/// The words of a request.
+async fn read(stream: &mut UnixStream) -> io::Result<Vec<String>> {
     let mut line = String::new();
-    BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
-    let mut text = match line.split_whitespace().collect::<Vec<_>>()[..] {
-        ["status"] => serde_json::to_vec(&put(&requests, Request::Status).await?),
-        ["history"] => {
-            let read = tokio::task::spawn_blocking(move || migrations::read(&run_dir)).await;
-            serde_json::to_vec(&read.map_err(io::Error::other)??)
-        }
-        ["departures"] => {
-            let read = tokio::task::spawn_blocking(move || migrations::read_departures(&run_dir)).await;
-            serde_json::to_vec(&read.map_err(io::Error::other)??)
-        }
-        _ if access < Access::All => return refuse(&mut writer, REFUSED).await,
-        ["release", count] if let Ok(count) = count.parse() => {
-            serde_json::to_vec(&put(&requests, |reply| Request::Release { count, reply }).await?)
-        }
-        [step @ ("pause" | "resume"), kind @ ("port" | "workload"), id] => {
-            let which = if kind == "port" { Departing::Port } else { Departing::Workload }(id.to_owned());
-            let is_stopped = step == "pause";
-            let request = |reply| Request::Stopped { which, is_stopped, reply };
-            serde_json::to_vec(&put(&requests, request).await?)
-        }
-        _ => {
-            let known = "status, history, departures, release COUNT, pause|resume port|workload ID";
-            return refuse(&mut writer, &format!("unknown request; known: {known}")).await;
-        }
+    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    Ok(line.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Which virtual machine has stopped, or goes on if it says false.
+fn stop_of(asked: &[String]) -> Option<(Departing, bool)> {
+    let [step, kind, id] = asked else { return None };
+    let is_stopped = match &**step {
+        "pause" => true,
+        "resume" => false,
+        _ => return None,
+    };
+    let which = match &**kind {
+        "port" => Departing::Port,
+        "workload" => Departing::Workload,
+        _ => return None,
+    };
+    Some((which(id.clone()), is_stopped))
+}
+
+impl Desk {
+    /// Goes on with a connection on the daemon's threads. What is asked is read there, if it has not been yet.
+    fn take(self, stream: UnixStream, access: Access, asked: Option<Vec<String>>) -> io::Result<()> {
+        let stream = stream.into_std()?;
+        let daemon = self.daemon.clone();
+        daemon.spawn(patiently(async move {
+            let mut stream = UnixStream::from_std(stream)?;
+            if access < Access::Reading {
+                return refuse(&mut stream, REFUSED).await;
+            }
+            let asked = match asked {
+                Some(asked) => asked,
+                None => read(&mut stream).await?,
+            };
+            self.answer(&mut stream, access, asked).await
+        }));
+        Ok(())
     }
-    .map_err(io::Error::other)?;
-    text.push(b'\n');
-    writer.write_all(&text).await?;
-    Ok(text.len())
+
+    async fn answer(self, stream: &mut UnixStream, access: Access, asked: Vec<String>) -> io::Result<()> {
+        let Self { requests, run_dir, .. } = self;
+        let stop = stop_of(&asked);
+        let mut text = match asked.iter().map(|word| &**word).collect::<Vec<_>>()[..] {
+            ["status"] => serde_json::to_vec(&put(&requests, Request::Status).await?),
+            ["history"] => {
+                let read = tokio::task::spawn_blocking(move || migrations::read(&run_dir)).await;
+                serde_json::to_vec(&read.map_err(io::Error::other)??)
+            }
+            ["departures"] => {
+                let read = tokio::task::spawn_blocking(move || migrations::read_departures(&run_dir)).await;
+                serde_json::to_vec(&read.map_err(io::Error::other)??)
+            }
+            _ if access < Access::All => return refuse(stream, REFUSED).await,
+            ["release", count] if let Ok(count) = count.parse() => {
+                serde_json::to_vec(&put(&requests, |reply| Request::Release { count, reply }).await?)
+            }
+            _ if let Some((which, is_stopped)) = stop => {
+                let request = |reply| Request::Stopped { which, is_stopped, reply };
+                serde_json::to_vec(&put(&requests, request).await?)
+            }
+            _ => {
+                let known = "status, history, departures, release COUNT, pause|resume port|workload ID";
+                return refuse(stream, &format!("unknown request; known: {known}")).await;
+            }
+        }
+        .map_err(io::Error::other)?;
+        text.push(b'\n');
+        stream.write_all(&text).await?;
+        if text.len() >= LARGE_BYTES {
+            // Nothing depends on it.
+            drop(tokio::task::spawn_blocking(allocator::give_back));
+        }
+        Ok(())
+    }
 }
 
 /// What a peer is told that may not ask for this.
 const REFUSED: &str = "permission denied";
 
-async fn refuse(writer: &mut (impl tokio::io::AsyncWrite + Unpin), why: &str) -> io::Result<usize> {
-    writer.write_all(format!("{{\"error\":\"{why}\"}}\n").as_bytes()).await?;
-    Ok(0)
+async fn refuse(stream: &mut UnixStream, why: &str) -> io::Result<()> {
+    stream.write_all(format!("{{\"error\":\"{why}\"}}\n").as_bytes()).await
 }
 
 /// An answer in place of the one that was asked for.

@@ -81,6 +81,8 @@ pub struct WantedForward {
     pub is_active: bool,
     /// It is to become active at once when the target's agent says that the virtual machine has announced itself there.
     pub awaits_word: bool,
+    /// It is to become active at once also when somebody says that the virtual machine has stopped here.
+    pub awaits_stop: bool,
 }
 
 /// What comes out of the tunnel for a virtual machine that is arriving, or has arrived.

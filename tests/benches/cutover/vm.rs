@@ -191,7 +191,7 @@ fn method(migrations: usize) -> String {
          sends 1000 numbered datagrams in a second, and 200 times in a second eight bytes on one TCP connection; the guest sends all of it back. \
          With Cutover: two agents on one etcd, `cutover migrate` in Nova's role. They talk to each other, and the source forwards from the \
          announcement on ([hitless.md](hitless.md)); \"agents that do not talk\" have `CutoverPeering = off`; with \"Hold\", \
-         the source's agent is told over its control socket when QEMU says STOP, as `cutover migrate pause --machine` does, by a process that is there already. \"AF_PACKET\" is a packet socket on the tap in place \
+         the source's agent is told over its control socket when QEMU says STOP, as `cutover migrate pause --machine` does, by a process that is there already and whose threads come before ordinary ones, because emulated guests leave no processor free. \"AF_PACKET\" is a packet socket on the tap in place \
          of the agent, read and answered with etherparse and rtnetlink on tokio's default threads, with the fast path's priority. \"On \
          completion\" moves the route as soon as the source's QEMU reports that it is done, which is the best that an \
          orchestrator could do with pre-copy and may be before the guest runs; a real one takes longer, and with post-copy the \

@@ -1,6 +1,7 @@
 //! QEMU's monitor: commands and their answers, and the events that come in between (QEMU's docs/interop/qmp-spec).
 
 use crate::clocks::Clocks;
+use crate::prompt::Prompt;
 use crate::wait;
 use cutover_engine::BootTime;
 use serde_json::{Value, json};
@@ -170,6 +171,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Until QEMU goes: sorts what comes into answers and events.
 fn read(reader: BufReader<UnixStream>, answers: &mpsc::Sender<Value>, events: &Events) {
+    // What is noted is when it came, and emulated guests leave no processor free.
+    let _prompt = Prompt::now();
     for line in reader.lines().map_while(Result::ok) {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         if let Some(event) = event(&message, Clocks::read()) {

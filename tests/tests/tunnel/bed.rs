@@ -266,7 +266,13 @@ impl Bed {
     pub(crate) fn forward(&self, is_active: bool, is_ipv4: bool) -> Wanted {
         let tunnel = Tunnel { id: ID, peer: self.target.address(is_ipv4) };
         let awaits_word = !is_active;
-        let forward = WantedForward { tunnel, prefixes: prefixes(&vm()), is_active, awaits_word };
+        let forward = WantedForward {
+            tunnel,
+            prefixes: prefixes(&vm()),
+            is_active,
+            awaits_word,
+            awaits_stop: awaits_word,
+        };
         Wanted { forwards: [(endpoint("source", 1), forward)].into(), ..Wanted::default() }
     }
 

@@ -179,7 +179,13 @@ fn what_is_forwarded_goes_round_in_no_circle() {
     // The target forwards the very same to the source, as if the virtual machine had just left it again.
     let mut both = bed.reception(true);
     let tunnel = Tunnel { id: ID + 1, peer: bed.source.address(true) };
-    let back = WantedForward { tunnel, prefixes: prefixes(&vm()), is_active: true, awaits_word: false };
+    let back = WantedForward {
+        tunnel,
+        prefixes: prefixes(&vm()),
+        is_active: true,
+        awaits_word: false,
+        awaits_stop: false,
+    };
     both.forwards = [(endpoint("target", 1), back)].into();
     target.want(&both);
     target.wait_started();
@@ -201,7 +207,13 @@ fn a_host_that_is_source_and_target_at_once_keeps_the_two_apart() {
     let mut both = bed.reception(true);
     let other = "10.65.0.3".parse().unwrap();
     let tunnel = Tunnel { id: ID + 1, peer: bed.source.address(true) };
-    let leaving = WantedForward { tunnel, prefixes: prefixes(&[other]), is_active: true, awaits_word: false };
+    let leaving = WantedForward {
+        tunnel,
+        prefixes: prefixes(&[other]),
+        is_active: true,
+        awaits_word: false,
+        awaits_stop: false,
+    };
     both.forwards = [(endpoint("target", 2), leaving)].into();
     target.want(&both);
     target.wait_started();

@@ -5,9 +5,9 @@ use super::parts::Parts;
 use super::published::Published;
 use super::start::{RunError, io_error};
 use crate::applier::leaving::LeavingApplier;
-use crate::applier::tunnels::{Start, Starter, TunnelApplier, TunnelReport};
+use crate::applier::tunnels::{Starter, TunnelApplier, TunnelReport};
 use crate::bpf::LastFrames;
-use crate::control::TunnelStatus;
+use crate::control::{Departing, TunnelStatus};
 use crate::datastore::etcd::Cluster;
 use crate::handover::{Handover, HandoverReport, HandoverStatus};
 use crate::libvirt;
@@ -18,7 +18,7 @@ use cutover_engine::Fact;
 use cutover_engine::notice::DepartureRecord;
 use cutover_engine::view::{ForwardView, ReceptionView};
 use std::path::Path;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// What says how it stands.
 #[derive(Debug)]
@@ -76,7 +76,8 @@ impl Hitless {
                 let uri = settings.cutover_libvirt_uri.clone();
                 let listener = libvirt::Listener::new(libvirt::Place { uri, ..libvirt::Place::default() });
                 libvirt = Some(listener.clone());
-                parts.start("the listener to libvirt", listener.run(hypervisor));
+                let run = listen(listener, starter.clone(), hypervisor);
+                parts.start_prompt("the listener to libvirt", "cutover-libvirt", run).map_err(no_thread)?;
             }
         }
         // Also where nobody says what to forward: the last life may have forwarded something.
@@ -90,13 +91,26 @@ impl Hitless {
     }
 }
 
+/// Starts what waits for a stop as soon as libvirt tells of one, and passes on what libvirt says.
+async fn listen(listener: libvirt::Listener, starter: Starter, hypervisor: UnboundedSender<libvirt::Event>) {
+    let (told, mut telling) = unbounded_channel::<libvirt::Event>();
+    let pass_on = async {
+        while let Some(event) = telling.recv().await {
+            if event.what == libvirt::What::Stopped {
+                let which = Departing::Workload(event.domain.clone());
+                starter.stopped(|endpoint| which.is(endpoint));
+            }
+            // The receiver is gone only while the agent stops.
+            let _: Result<(), _> = hypervisor.send(event);
+        }
+    };
+    tokio::join!(listener.run(told), pass_on);
+}
+
 impl Hitless {
-    /// A virtual machine has stopped: a forward that waits for that is started before anything is decided or written down. On another thread,
-    /// because it may have to wait for the lock of links.
-    pub(super) fn start_forward(&self, start: Start) {
-        let starter = self.starter.clone();
-        // It ends by itself, and the tunnel applier hears what was done.
-        drop(tokio::task::spawn_blocking(move || starter.start(start)));
+    /// By which whoever hears that a virtual machine has stopped starts what waits for that.
+    pub(super) fn starter(&self) -> Starter {
+        self.starter.clone()
     }
 
     /// The record of a migration away from here, with when the last frame came from the tap.

@@ -44,6 +44,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -244,7 +245,8 @@ pub async fn run(config_file: Option<PathBuf>, sources: Sources, loaded: Loaded)
     parts.start("the page's listener", observers.serve_page());
     parts.start("the health listener", observers.serve_health());
     parts.start("the word to the service manager", observers.tell_service_manager());
-    parts.start("the control socket", server.serve(requests_in));
+    let serve = server.serve(Handle::current(), requests_in, hitless.starter());
+    parts.start_prompt("the control socket", "cutover-control", serve).map_err(no_thread)?;
 
     let mut engine = Engine::new(settings.policy(), memory, found).drawing_lots(lots()?);
     if recalls {

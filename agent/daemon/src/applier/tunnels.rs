@@ -42,7 +42,7 @@ use ipnet::IpNet;
 use plan::{Forwards, Policy, Receptions, Target};
 use plane::{Found, Plane};
 use queues::Queues;
-use starter::Heard;
+use starter::{Heard, Waiting};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -458,7 +458,7 @@ impl TunnelApplier {
         })
     }
 
-    /// Lets those be started that wait for the target's word and need nothing but their routes.
+    /// Lets those be started that wait for the target's word, or for a stop, and need nothing but their routes.
     fn make_ready(&mut self) {
         let numbers = self.plane.numbers();
         let mut starts = BTreeMap::new();
@@ -473,7 +473,8 @@ impl TunnelApplier {
                         && policy.rules.contains(&numbers.forward_rule(route.family()))
                 };
                 if let Some(routes) = routes.filter(|routes| routes.iter().all(is_ready)) {
-                    starts.insert(start_of(endpoint, wanted), routes);
+                    let waiting = Waiting { routes, awaits_stop: wanted.awaits_stop };
+                    starts.insert(start_of(endpoint, wanted), waiting);
                 }
             }
         }

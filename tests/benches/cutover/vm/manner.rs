@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use cutover_daemon::control::{self, Departing};
 use cutover_engine::BootTime;
 use cutover_tests::hypervisor::MIGRATION;
+use cutover_tests::prompt::Prompt;
 use cutover_tests::stream::{PERIOD, sleep_until};
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ impl Manner {
             return Ok(());
         }
         let (instance, cloud) = (bed.instance(), bed.cloud());
+        let _prompt = Prompt::now();
         let qmp = instance.hypervisor.qmp();
         let stopped_at = qmp.wait_event_since(MIGRATION, "STOP", since).at;
         if self.tells {

@@ -1,7 +1,7 @@
 //! Forwards that are started by the target's word, or because the virtual machine has stopped, before the engine has heard it. Pure.
 //!
-//! The engine says beforehand which ones are to be ([`WantedForward::awaits_word`]), and wants the same as soon as it has heard; until
-//! then what it wants is older.
+//! The engine says beforehand which ones are to be ([`WantedForward::awaits_word`], [`WantedForward::awaits_stop`]), and wants the same as soon as it
+//! has heard; until then what it wants is older.
 
 use super::plan::Forwards;
 use cutover_engine::wanted::{Tunnel, WantedForward};
@@ -70,7 +70,9 @@ mod tests {
         Tunnel { id: 7, peer: std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)) };
 
     fn wanted(is_active: bool, awaits_word: bool) -> Forwards {
-        let forward = WantedForward { tunnel: TUNNEL, prefixes: Default::default(), is_active, awaits_word };
+        let prefixes = Default::default();
+        let forward =
+            WantedForward { tunnel: TUNNEL, prefixes, is_active, awaits_word, awaits_stop: awaits_word };
         [(Arc::new(endpoint()), forward)].into()
     }
 

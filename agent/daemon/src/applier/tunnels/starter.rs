@@ -1,6 +1,6 @@
-//! Forwards that whoever hears the target's word starts itself, without waking the applier first.
+//! Forwards that whoever hears the target's word, or that a virtual machine has stopped, starts himself, without waking the applier first.
 //!
-//! Owns the finished requests of forwards that wait for the word, each for the first one who asks, and the socket by which they are sent.
+//! Owns the finished requests of forwards that wait for that, each for the first one who asks, and the socket by which they are sent.
 //! The applier prepares and withdraws them, and is told what was done. A word for which nothing is prepared starts nothing here; the
 //! applier hears of it all the same.
 
@@ -11,7 +11,7 @@ use crate::netlink::policy::{self, PolicyChange, SideRoute};
 use crate::netlink::socket::OpenError;
 use crate::netlink::{ByFamily, Family, PreparedBatch, RouteSocket};
 use crate::priority::Priority;
-use cutover_engine::BootTime;
+use cutover_engine::{BootTime, EndpointKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -47,10 +47,18 @@ pub struct Heard {
     done: Vec<PolicyChange>,
 }
 
-/// How a forward is started.
+/// How a forward is to be started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Waiting {
+    /// By adding these.
+    pub(super) routes: Vec<SideRoute>,
+    /// Also by a stop of the virtual machine here.
+    pub(super) awaits_stop: bool,
+}
+
 #[derive(Debug)]
 struct Ready {
-    routes: Vec<SideRoute>,
+    waiting: Waiting,
     batches: ByFamily<Batch>,
 }
 
@@ -81,7 +89,15 @@ impl Starter {
         (starter.clone(), Starts { starter, heard })
     }
 
-    /// A virtual machine has announced itself where it goes, or has stopped here. Returns when its forward is active, if it was ready for that.
+    /// A virtual machine has stopped here, of which these are the endpoints. Returns when its forwards are active that were ready for that.
+    pub fn stopped(&self, is_it: impl Fn(&EndpointKey) -> bool) {
+        let waits = |start: &Start, ready: &Ready| ready.waiting.awaits_stop && is_it(&start.endpoint);
+        for start in self.0.ready.find(waits) {
+            self.start(start);
+        }
+    }
+
+    /// A virtual machine has announced itself where it goes. Returns when its forward is active, if it was ready for that.
     pub fn start(&self, start: Start) {
         let ready = self.0.ready.take(&start);
         let sent = ready.and_then(|ready| self.send(&ready));
@@ -146,15 +162,15 @@ impl Starts {
         self.starter.0.ready.look(start).is_some_and(|(_, is_taken)| is_taken)
     }
 
-    /// From now on these can be started, each by adding its routes, and no others. Returns those that somebody had begun to start before this.
-    pub(super) fn make_ready(&self, starts: BTreeMap<Start, Vec<SideRoute>>) -> Vec<Start> {
+    /// From now on these can be started, and no others. Returns those that somebody had begun to start before this.
+    pub(super) fn make_ready(&self, starts: BTreeMap<Start, Waiting>) -> Vec<Start> {
         let ready = &self.starter.0.ready;
         ready.keep_only(&starts.keys().cloned().collect::<BTreeSet<_>>());
         let mut begun = Vec::new();
-        for (start, routes) in starts {
+        for (start, waiting) in starts {
             let is_taken = match ready.look(&start) {
-                Some((before, is_taken)) if is_taken || before.routes == routes => is_taken,
-                _ => ready.prepare(&start, Ready::of(routes)),
+                Some((before, is_taken)) if is_taken || before.waiting == waiting => is_taken,
+                _ => ready.prepare(&start, Ready::of(waiting)),
             };
             if is_taken {
                 begun.push(start);
@@ -172,8 +188,8 @@ impl Heard {
 }
 
 impl Ready {
-    fn of(routes: Vec<SideRoute>) -> Self {
-        Self { batches: ByFamily::each(|family| Batch::new(&routes, family)), routes }
+    fn of(waiting: Waiting) -> Self {
+        Self { batches: ByFamily::each(|family| Batch::new(&waiting.routes, family)), waiting }
     }
 }
 
@@ -190,7 +206,6 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::netlink::policy::Way;
-    use cutover_engine::EndpointKey;
     use cutover_engine::wanted::Tunnel;
 
     fn start(id: u32) -> Start {
@@ -209,10 +224,15 @@ mod tests {
         ["10.65.0.2/32", "2001:db8::2/128"].map(route).into()
     }
 
+    /// Waiting for the target's word only, or for the stop as well.
+    fn waiting(awaits_stop: bool) -> Waiting {
+        Waiting { routes: routes(), awaits_stop }
+    }
+
     #[test]
     fn what_is_ready_is_begun_by_its_word_only() {
         let (starter, mut starts) = Starter::that_only_tells();
-        assert!(starts.make_ready([(start(1), routes())].into()).is_empty());
+        assert!(starts.make_ready([(start(1), waiting(false))].into()).is_empty());
         starter.start(start(2));
         assert_eq!(starts.heard.try_recv().unwrap().start, start(2), "told all the same");
         assert!(starts.is_ready(&start(1)) && !starts.is_begun(&start(1)));
@@ -222,14 +242,38 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_begins_what_waits_for_stops_and_is_meant() {
+        let (starter, mut starts) = Starter::that_only_tells();
+        starts.make_ready([(start(1), waiting(false))].into());
+        starter.stopped(|_| true);
+        assert!(starts.is_ready(&start(1)), "nothing is held: it waits for the word");
+        starts.make_ready([(start(1), waiting(true)), (start(2), waiting(true))].into());
+        starter.stopped(|endpoint| endpoint.endpoint == "another");
+        assert!(starts.is_ready(&start(1)) && starts.heard.try_recv().is_err());
+        starter.stopped(|endpoint| endpoint.endpoint == "port");
+        assert!(
+            starts.is_begun(&start(1)) && starts.is_begun(&start(2)),
+            "every one of the virtual machine's"
+        );
+        let mut heard = [(); 2].map(|()| starts.heard.try_recv().unwrap().start);
+        heard.sort_unstable();
+        assert_eq!(heard, [start(1), start(2)]);
+        starts.make_ready([(start(3), waiting(true))].into());
+        starts.make_ready([(start(3), waiting(false))].into());
+        starter.stopped(|_| true);
+        assert!(starts.is_ready(&start(3)), "CutoverHold was switched off");
+    }
+
+    #[test]
     fn one_that_is_begun_is_not_made_ready_again_until_it_is_withdrawn() {
         let (starter, starts) = Starter::that_only_tells();
-        starts.make_ready([(start(1), routes())].into());
+        starts.make_ready([(start(1), waiting(false))].into());
         starter.start(start(1));
-        assert_eq!(starts.make_ready([(start(1), vec![route("10.65.0.3/32")])].into()), [start(1)]);
+        let other = Waiting { routes: vec![route("10.65.0.3/32")], ..waiting(false) };
+        assert_eq!(starts.make_ready([(start(1), other)].into()), [start(1)]);
         assert!(starts.make_ready(BTreeMap::new()).is_empty());
         assert!(!starts.is_begun(&start(1)));
-        assert!(starts.make_ready([(start(1), routes())].into()).is_empty());
+        assert!(starts.make_ready([(start(1), waiting(false))].into()).is_empty());
     }
 
     #[test]

@@ -374,14 +374,6 @@ impl Engine {
         is_taken && !departure.has_resumed && !comes_back
     }
 
-    /// The tunnel into which everything is forwarded as soon as the virtual machine of this endpoint has stopped, if it waits for that.
-    #[must_use]
-    pub fn starts_when_stopped(&self, endpoint: &EndpointKey) -> Option<Tunnel> {
-        let departure = self.hitless.departures.get(endpoint)?;
-        let waits = !self.is_active(endpoint, departure) && self.may_be_active(endpoint, departure);
-        departure.tunnel.filter(|_| waits && self.policy.holds && self.policy.forwards)
-    }
-
     /// What is to be forwarded of what comes for an endpoint.
     pub(super) fn forward(&self, key: &EndpointKey, departure: &Departure) -> Option<WantedForward> {
         let tunnel = departure.tunnel?;
@@ -391,7 +383,10 @@ impl Engine {
         let prefixes = routed(&self.policy, &departure.prefixes, tunnel.peer).filter(is_free).collect();
         let is_active = self.is_active(key, departure);
         let awaits_word = !is_active && self.may_be_active(key, departure);
-        Some(WantedForward { tunnel, prefixes, is_active, awaits_word })
+        // What is over can be called off, and not be begun.
+        let awaits_stop =
+            awaits_word && self.policy.forwards && self.policy.holds && departure.ends_at.is_none();
+        Some(WantedForward { tunnel, prefixes, is_active, awaits_word, awaits_stop })
     }
 }
 

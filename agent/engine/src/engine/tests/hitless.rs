@@ -244,12 +244,16 @@ fn a_migration_of_which_nothing_came_and_one_in_place_of_another_are_said_too() 
 #[test]
 fn held_from_the_stop_and_not_when_that_is_off() {
     let mut pair = Pair::migrating();
+    let awaits = |pair: &Pair| forward(&pair.a).map(|it| (it.awaits_word, it.awaits_stop));
+    assert_eq!(awaits(&pair), Some((true, true)));
     pair.stop(true);
     assert!(is_active(&pair.a));
+    assert_eq!(awaits(&pair), Some((false, false)), "it is there");
     assert!(pair.b.phases().stopped_at.is_some());
     let policy = Policy { holds: false, ..pair.a.engine.policy.clone() };
     pair.a.tell(Fact::PolicyChanged(Box::new(policy)));
     assert!(!is_active(&pair.a));
+    assert_eq!(awaits(&pair), Some((true, false)));
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn any_prefixes() -> impl Strategy<Value = BTreeSet<IpNet>> {
 
 fn any_target() -> impl Strategy<Value = Target> {
     let forward = (0..4_u8, any_prefixes(), any::<bool>()).prop_map(|(id, prefixes, is_active)| {
-        WantedForward { tunnel: tunnel(id), prefixes, is_active, awaits_word: false }
+        WantedForward { tunnel: tunnel(id), prefixes, is_active, awaits_word: false, awaits_stop: false }
     });
     let reception =
         (0..4_u8, any_prefixes(), 20..23_u32).prop_map(|(id, prefixes, ifindex)| WantedReception {
@@ -128,6 +128,7 @@ fn of_two_that_claim_a_prefix_the_active_one_has_it() {
         prefixes: [prefix(2)].into(),
         is_active,
         awaits_word: false,
+        awaits_stop: false,
     };
     let target = |first, second| {
         let forwards = [(endpoint(1), forward(1, first)), (endpoint(2), forward(2, second))].into();
@@ -146,6 +147,7 @@ fn the_own_end_is_said_to_a_peer_of_its_family_only() {
         prefixes: [prefix(2)].into(),
         is_active: true,
         awaits_word: false,
+        awaits_stop: false,
     };
     let local = |own: &str| {
         let forwards = [(endpoint(1), forward.clone())].into();
