@@ -123,7 +123,7 @@ impl Running {
         let (report_in, report) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             namespace.run(|| {
-                let (starter, starts) = Starter::open().unwrap();
+                let (starter, starts) = Starter::open(facts_in.clone()).unwrap();
                 let applier = TunnelApplier::open(settings, local, starts, facts_in).unwrap();
                 report_in.send((applier.report(), starter)).unwrap();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

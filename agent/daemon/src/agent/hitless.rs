@@ -46,7 +46,7 @@ impl Hitless {
         hypervisor: UnboundedSender<libvirt::Event>,
     ) -> Result<Self, RunError> {
         let no_thread = io_error("start a thread");
-        let (starter, starts) = Starter::open()?;
+        let (starter, starts) = Starter::open(facts.clone())?;
         let handover = Handover::new(facts.clone());
         let handovers = handover.report();
         let leaving = LeavingApplier::default();

@@ -11,7 +11,7 @@ use crate::netlink::policy::{self, PolicyChange, SideRoute};
 use crate::netlink::socket::OpenError;
 use crate::netlink::{ByFamily, Family, PreparedBatch, RouteSocket};
 use crate::priority::Priority;
-use cutover_engine::{BootTime, EndpointKey};
+use cutover_engine::{BootTime, EndpointKey, Fact};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -27,6 +27,7 @@ struct Shared {
     /// Nothing where nobody prepares anything.
     socket: Option<Mutex<RouteSocket>>,
     heard: UnboundedSender<Heard>,
+    facts: UnboundedSender<Fact>,
 }
 
 /// The other end, for the applier.
@@ -69,23 +70,23 @@ struct Batch {
 }
 
 impl Starter {
-    /// One that sends in the network namespace of the calling thread, and its other end.
+    /// One that sends in the network namespace of the calling thread, and its other end. It tells the engine of stops by `facts`.
     ///
     /// # Errors
     /// When there is no netlink socket to be had.
-    pub fn open() -> Result<(Self, Starts), OpenError> {
-        Ok(Self::with(Some(Mutex::new(RouteSocket::open()?))))
+    pub fn open(facts: UnboundedSender<Fact>) -> Result<(Self, Starts), OpenError> {
+        Ok(Self::with(Some(Mutex::new(RouteSocket::open()?)), facts))
     }
 
-    /// One that only tells.
+    /// One that starts nothing and only tells the applier.
     #[must_use]
     pub fn that_only_tells() -> (Self, Starts) {
-        Self::with(None)
+        Self::with(None, unbounded_channel().0)
     }
 
-    fn with(socket: Option<Mutex<RouteSocket>>) -> (Self, Starts) {
+    fn with(socket: Option<Mutex<RouteSocket>>, facts: UnboundedSender<Fact>) -> (Self, Starts) {
         let (heard_in, heard) = unbounded_channel();
-        let starter = Self(Arc::new(Shared { ready: Batches::default(), socket, heard: heard_in }));
+        let starter = Self(Arc::new(Shared { ready: Batches::default(), socket, heard: heard_in, facts }));
         (starter.clone(), Starts { starter, heard })
     }
 
@@ -93,6 +94,9 @@ impl Starter {
     pub fn stopped(&self, is_it: impl Fn(&EndpointKey) -> bool) {
         let waits = |start: &Start, ready: &Ready| ready.waiting.awaits_stop && is_it(&start.endpoint);
         for start in self.0.ready.find(waits) {
+            let endpoint = start.endpoint.clone();
+            // ORDER: the engine hears of it before it hears that it has been done. Without the loop the agent is about to end.
+            let _: Result<(), _> = self.0.facts.send(Fact::MachineStopped { endpoint, is_stopped: true });
             self.start(start);
         }
     }
@@ -243,7 +247,8 @@ mod tests {
 
     #[test]
     fn a_stop_begins_what_waits_for_stops_and_is_meant() {
-        let (starter, mut starts) = Starter::that_only_tells();
+        let (facts_in, mut facts) = unbounded_channel();
+        let (starter, mut starts) = Starter::with(None, facts_in);
         starts.make_ready([(start(1), waiting(false))].into());
         starter.stopped(|_| true);
         assert!(starts.is_ready(&start(1)), "nothing is held: it waits for the word");
@@ -258,10 +263,17 @@ mod tests {
         let mut heard = [(); 2].map(|()| starts.heard.try_recv().unwrap().start);
         heard.sort_unstable();
         assert_eq!(heard, [start(1), start(2)]);
+        for _ in heard {
+            let fact = facts.try_recv().unwrap();
+            assert!(
+                matches!(fact, Fact::MachineStopped { endpoint, is_stopped: true } if endpoint == start(1).endpoint)
+            );
+        }
         starts.make_ready([(start(3), waiting(true))].into());
         starts.make_ready([(start(3), waiting(false))].into());
         starter.stopped(|_| true);
         assert!(starts.is_ready(&start(3)), "CutoverHold was switched off");
+        assert!(facts.try_recv().is_err(), "the loop says what nothing is started for");
     }
 
     #[test]

@@ -254,6 +254,10 @@ impl Engine {
     /// it goes.
     pub(in crate::engine) fn machine_stopped(&mut self, now: BootTime, key: &EndpointKey, is_stopped: bool) {
         let Some(departure) = self.hitless.departures.get_mut(key) else { return };
+        if is_stopped && departure.ends_at.is_some() {
+            // What is over can be called off, and not be begun.
+            return;
+        }
         let had_gone = departure.is_announced || departure.stopped_at.is_some() || departure.has_resumed;
         departure.stopped_at = is_stopped.then(|| departure.stopped_at.unwrap_or(now));
         // Of one that had not gone an announcement may come later: libvirt says of each machine that it runs when it is heard for the first

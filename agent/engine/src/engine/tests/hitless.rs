@@ -257,6 +257,18 @@ fn held_from_the_stop_and_not_when_that_is_off() {
 }
 
 #[test]
+fn a_stop_that_is_heard_when_the_migration_is_over_is_none() {
+    let mut pair = Pair::migrating();
+    pair.b.announce();
+    pair.talk();
+    pair.both(migration_removed("b"));
+    pair.stop(true);
+    let stopped: Vec<_> = pair.a.engine.departing().map(|departure| departure.stopped_at).collect();
+    assert_eq!(stopped, [None]);
+    assert!(is_active(&pair.a));
+}
+
+#[test]
 fn a_virtual_machine_that_goes_on_at_the_source_gets_its_packets_at_once() {
     let mut pair = Pair::migrating();
     pair.stop(true);
