@@ -151,8 +151,11 @@ impl Handover {
         let gone = std::mem::replace(&mut self.arriving, arriving);
         for (topic, mut one) in gone {
             one.end();
-            // What is to be taken back goes on being known until it is.
-            if one.has_work() {
+            let is_left_to_next =
+                |(next, it): (&Topic, &mut Arriving)| next.endpoint == topic.endpoint && it.takes_over();
+            // What is to be taken back goes on being known until it is. After the next migration of the same virtual machine has made something, nothing
+            // is taken back any more for this one: that might be the same connection.
+            if one.has_work() && !self.arriving.iter_mut().any(is_left_to_next) {
                 self.arriving.insert(topic, one);
             }
         }
@@ -296,4 +299,40 @@ fn open(conntrack: &mut Option<Conntrack>) -> Result<&mut Conntrack, Trouble> {
         Some(open) => open,
         closed => closed.insert(Conntrack::open()?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cutover_engine::wanted::{HandoverStage, WantedHandover};
+    use std::sync::Arc;
+
+    fn wanted(uid: Option<&str>) -> Wanted {
+        let [host, orchestrator, workload, endpoint] =
+            ["b", "openstack", "openstack/vm", "port"].map(str::to_owned);
+        let endpoint = Arc::new(EndpointKey { host, orchestrator, workload, endpoint });
+        let one = |uid: &str| WantedHandover {
+            uid: uid.to_owned(),
+            prefixes: ["10.65.0.2/32".parse().unwrap()].into(),
+            stage: HandoverStage::Expected,
+            is_always: false,
+            has_made: uid == "u1",
+        };
+        Wanted { handovers: uid.map(|uid| (endpoint, one(uid))).into_iter().collect(), ..Wanted::default() }
+    }
+
+    #[test]
+    fn what_one_has_left_is_taken_back_unless_the_next_one_clears_up() {
+        let mut handover = Handover::new(tokio::sync::mpsc::unbounded_channel().0);
+        let known = |handover: &Handover| -> Vec<String> {
+            handover.arriving.keys().map(|topic| topic.uid.clone()).collect()
+        };
+        handover.take(&wanted(Some("u1")));
+        handover.take(&wanted(None));
+        assert_eq!(known(&handover), ["u1"], "it is to be taken back");
+        handover.take(&wanted(Some("u2")));
+        assert_eq!(known(&handover), ["u2"]);
+        handover.take(&wanted(None));
+        assert_eq!(known(&handover), ["u2"], "what the first one has made as well");
+    }
 }

@@ -113,7 +113,10 @@ fn one(bed: &mut dyn Bed, manner: Manner) -> Result<Sample> {
     let next_hop = bed.cloud().hosts[to].address_like(net.addr());
     bed.cloud().client.wait_led_through(wait::SOON, net, next_hop);
     let (client, target) = (migration.lookout.client, migration.lookout.target);
-    blackout.on_tap_at = migration.lookout.taps[0].first_from(bed.instance().guest.ports[0].mac);
+    // Without an agent the route may be moved before the guest has said anything.
+    let mac = bed.instance().guest.ports[0].mac;
+    let first = || migration.lookout.taps[0].first_from(mac);
+    blackout.on_tap_at = Some(wait::for_some(wait::SOON, "the guest on the target's tap", first));
     sleep(SETTLING);
     // What an emulated guest cannot answer in the long run says nothing of the pause.
     let (traffic, heard) =

@@ -115,6 +115,13 @@ impl Arriving {
         self.has_ended = true;
     }
 
+    /// What an earlier migration has left to be taken back is this one's, if it clears up before it makes anything. Says whether it is.
+    pub(super) fn takes_over(&mut self) -> bool {
+        let takes_over = self.is_open() && self.stage == HandoverStage::Expected && !self.is_cleared;
+        self.has_made |= takes_over;
+        takes_over
+    }
+
     /// Whether what the source knows is of use.
     fn is_open(&self) -> bool {
         !self.has_ended && self.stage != HandoverStage::Failed && !self.prefixes.is_empty()
@@ -429,6 +436,24 @@ mod tests {
         assert!(one.has_work());
         assert_eq!(one.take_back(&mut table, &staying).unwrap(), 1);
         assert!(!one.has_work() && table.there().is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_migration_left_is_the_next_ones_until_that_has_made_something() {
+        let expected = || WantedHandover { has_made: false, ..wanted(HandoverStage::Expected) };
+        let (mut next, mut table) = (Arriving::default(), Fake::with(&[tcp(1)]));
+        next.take(&expected());
+        assert!(next.takes_over());
+        next.take(&WantedHandover { has_made: false, ..wanted(HandoverStage::Failed) });
+        assert!(next.has_work());
+        assert_eq!(next.take_back(&mut table, &staying).unwrap(), 1);
+        let mut next = Arriving::default();
+        next.take(&expected());
+        transfer(&mut next, &mut table, 1, (None, &reading(1, &[tcp(2)])));
+        assert!(!next.takes_over(), "it has cleared up");
+        for stage in [HandoverStage::Arrived, HandoverStage::Failed] {
+            assert!(!arriving(stage).takes_over());
+        }
     }
 
     #[test]
