@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn what_one_has_left_is_taken_back_unless_the_next_one_clears_up() {
-        let mut handover = Handover::new(tokio::sync::mpsc::unbounded_channel().0);
+        let mut handover = Handover::new(mpsc::unbounded_channel().0);
         let known = |handover: &Handover| -> Vec<String> {
             handover.arriving.keys().map(|topic| topic.uid.clone()).collect()
         };
