@@ -5,6 +5,8 @@
 //! it: `cutover-ebpf-tunnel` the programs of the tunnel between its two hosts, `cutover-ebpf-leaving` that of the tap which is about to be
 //! left. A toolchain that is missing is asked for before anything is built, because what the compiler says about it does not help anybody.
 
+#![expect(unsafe_code, reason = "sets a variable of its own process before it starts anything")]
+
 use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain, build_ebpf};
 use std::path::{Path, PathBuf};

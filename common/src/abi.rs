@@ -94,6 +94,7 @@ pub struct Announcement {
 }
 
 #[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "says that the kernel may copy these as they are")]
 mod pod {
     use super::{Announcement, Evidence, Watch};
 

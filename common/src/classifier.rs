@@ -22,6 +22,8 @@
 //! are not seen and do not matter. Neither the checksum nor an extension header in front of ICMPv6 is looked
 //! at: a frame from a tap may still wait for its checksum, and advertisements have no such headers.
 
+#![expect(unsafe_code, reason = "looks at bytes of a frame as at a header")]
+
 use crate::MacAddr;
 use crate::abi::{WATCH_FLAG_ANY, WATCH_FLAG_FIRST_FRAME, Watch};
 use crate::announcement::{AnnouncementKind, Refusal, Verdict};

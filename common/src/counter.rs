@@ -139,6 +139,7 @@ impl Counter {
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "a test looks at counters as at numbers")]
 mod tests {
     use super::*;
 

@@ -4,6 +4,8 @@
 //! and not lengths: the verifier learns how much of a packet may be read only from a comparison of a packet
 //! pointer with the end of the packet, never from the length of a slice.
 
+#![expect(unsafe_code, reason = "reads a frame between two addresses, which the verifier can follow")]
+
 use core::marker::PhantomData;
 
 /// The unread rest of a frame.

@@ -222,6 +222,7 @@ pub fn judge_arrival(
 }
 
 #[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "says that the kernel may copy these as they are")]
 mod user {
     use super::{Address, Delivery, Forward, Reception, Traffic, TunnelCounters};
     use core::net::IpAddr;

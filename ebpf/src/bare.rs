@@ -1,5 +1,7 @@
 //! What every object needs that has nothing under it: somewhere to go in a panic, and a licence.
 
+#![expect(unsafe_code, reason = "the licence has a section of its own")]
+
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // No path of the programs panics; the compiler asks for a handler all the same.

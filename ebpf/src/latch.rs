@@ -1,5 +1,7 @@
 //! What happens to a frame that was read: judge it by the watch of its tap, latch it, tell the agent.
 
+#![expect(unsafe_code, reason = "helpers of the kernel")]
+
 use crate::maps::{EVENTS, EVIDENCE, SETTINGS, WATCHES, count};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;

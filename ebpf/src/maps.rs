@@ -1,5 +1,7 @@
 //! The maps that the programs share with the agent. Their layout is `cutover_common::abi`.
 
+#![expect(unsafe_code, reason = "maps of the kernel")]
+
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_RINGBUF};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_ringbuf_reserve, bpf_ringbuf_submit};

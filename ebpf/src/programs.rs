@@ -1,5 +1,7 @@
 //! The two entry points. Both always let the frame pass.
 
+#![expect(unsafe_code, reason = "contexts of the kernel")]
+
 use crate::latch::{can_matter, judge};
 use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS};
 use aya_ebpf::macros::{classifier, xdp};

@@ -2,6 +2,8 @@
 //! nothing any more, as if the kernel had stopped in the middle of an answer, or has room for a few notifications only. A socket that it
 //! opens afterwards is not affected.
 
+#![expect(unsafe_code, reason = "pidfd_getfd(2) and SO_ATTACH_FILTER")]
+
 use nix::sys::socket::{setsockopt, sockopt};
 use std::fs;
 use std::io;

@@ -2,6 +2,8 @@
 //!
 //! Owns their loading and attaching.
 
+#![expect(unsafe_code, reason = "bpf(2)")]
+
 use crate::program_cost::{CLASSIFIER, XDP, bpf, load_empty};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};

@@ -1,6 +1,8 @@
 //! A process that may lock little memory and cannot change that, as in a unit without `LimitMEMLOCK`. The limit is its own: nobody
 //! else's changes.
 
+#![expect(unsafe_code, reason = "runs between fork and exec")]
+
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;

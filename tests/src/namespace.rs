@@ -1,6 +1,8 @@
 //! A network namespace with a name, so that `nsenter --net=` finds it. Owns the name and the mount behind it;
 //! does not know what is configured inside.
 
+#![expect(unsafe_code, reason = "runs between fork and exec")]
+
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::gettid;

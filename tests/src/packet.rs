@@ -1,6 +1,8 @@
 //! A packet socket: sends frames on any interface of a namespace, and takes the ones that pass. For guests
 //! behind a veth, for frames that the host itself sends towards a guest, and for looking on.
 
+#![expect(unsafe_code, reason = "bind(2) of a packet socket")]
+
 use crate::clocks::Clocks;
 use crate::frames::Frame;
 use crate::namespace::Namespace;

@@ -5,6 +5,8 @@
 //! each frame, with a program in its place that refuses the socket every frame as well. Attaches nothing. Called by the bench and by a test
 //! that holds the limit.
 
+#![expect(unsafe_code, reason = "bpf(2)")]
+
 use anyhow::Context as _;
 use aya::maps::HashMap;
 use aya::programs::{SchedClassifier, SocketFilter, Xdp};

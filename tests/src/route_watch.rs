@@ -1,6 +1,8 @@
 //! Records every change of routes and neighbours in a namespace. Independent of the agent: a socket and a
 //! decoder of its own. It never writes, and it fails the test rather than lose a notification.
 
+#![expect(unsafe_code, reason = "borrows the descriptor of a socket")]
+
 use crate::namespace::Namespace;
 use crate::route_history::{self, Change, Event, History, Neighbour, Route};
 use crate::wait;

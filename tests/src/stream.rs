@@ -2,6 +2,8 @@
 //! datagrams, one in each period; a [`ByteStream`] is one long TCP connection with traffic both ways. They
 //! record times on CLOCK_BOOTTIME and judge nothing: that is [`DatagramRecord`]'s and [`ByteRecord`]'s business.
 
+#![expect(unsafe_code, reason = "getsockopt(2) with TCP_INFO")]
+
 mod record;
 
 pub use record::{ByteRecord, DatagramRecord, Gap};

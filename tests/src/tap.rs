@@ -1,6 +1,8 @@
 //! Taps. [`Tap`] is the device as Nova plugs it into the host; [`OpenTap`] is its other end in the hands of the test,
 //! which plays the hypervisor: that gives it a carrier, and a frame sent there arrives on the host's tap as a guest's does.
 
+#![expect(unsafe_code, reason = "ioctl(2) of taps")]
+
 use crate::frames::Frame;
 use crate::namespace::Namespace;
 use crate::wait;

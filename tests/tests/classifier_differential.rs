@@ -5,6 +5,8 @@
 //! where the stack would have taken the outer one out. Newer kernels do not run tc programs on IP packets that
 //! end in their header; behind a tag they do, and XDP takes all. The interface is the loopback, number 1.
 
+#![expect(unsafe_code, reason = "reads records and counters of the kernel program's")]
+
 #[path = "../../common/tests/frames/mod.rs"]
 mod frames;
 

@@ -1,5 +1,7 @@
 //! The fast path's promise: sending a prepared batch allocates nothing when all is well.
 
+#![expect(unsafe_code, reason = "an allocator that counts")]
+
 use cutover_daemon::netlink::{RouteChange, RouteSocket, route};
 use cutover_engine::wanted::WantedRoute;
 use cutover_tests::namespace::Namespace;

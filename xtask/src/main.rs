@@ -18,6 +18,8 @@ mod residue;
 mod setup;
 mod step;
 mod suite;
+#[cfg(test)]
+mod unsafe_code;
 mod workspace;
 
 use anyhow::Result;

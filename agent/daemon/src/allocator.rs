@@ -3,6 +3,8 @@
 //! Reading the datastore of a full host takes tens of megabytes for a moment, in many small pieces. The allocator
 //! would keep them, for each thread on its own. It decides nothing else; the agent and its command line call it.
 
+#![expect(unsafe_code, reason = "mallopt(3) and malloc_trim(3)")]
+
 /// All threads take memory from one pool. To be called before there are threads.
 ///
 /// LIMIT: one pool for a handful of threads. Nothing that is in a hurry allocates.

@@ -1,5 +1,7 @@
 //! The only file of the agent that reads a clock.
 
+#![expect(unsafe_code, reason = "adjtimex(2)")]
+
 use cutover_engine::BootTime;
 use nix::time::{ClockId, clock_gettime};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -12,6 +12,8 @@
 //! SCHED_FIFO. (Two of SCHED_FIFO, each with half of the processors, were measured as well, and were no faster.) What takes long, and
 //! what a peer can make somebody do as often as it likes, is done with an ordinary priority everywhere.
 
+#![expect(unsafe_code, reason = "setpriority(2) and sched_setscheduler(2)")]
+
 use std::io;
 use std::pin::pin;
 use std::time::Duration;

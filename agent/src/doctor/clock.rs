@@ -1,5 +1,7 @@
 //! Whether the time of day is kept in step with everybody else's.
 
+#![expect(unsafe_code, reason = "adjtimex(2)")]
+
 use super::command::answer;
 use super::finding::{Area, Check, Finding};
 use cutover_daemon::processes::Processes;

@@ -1,5 +1,7 @@
 //! The filter and its map. Their layout is `cutover_common::leaving`.
 
+#![expect(unsafe_code, reason = "contexts, maps and helpers of the kernel")]
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;

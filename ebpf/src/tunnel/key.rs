@@ -1,5 +1,7 @@
 //! The head of the tunnel as the kernel hands it to programs (`struct bpf_tunnel_key`).
 
+#![expect(unsafe_code, reason = "helpers of the kernel")]
+
 use aya_ebpf::bindings::{
     BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
     bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,

@@ -1,5 +1,7 @@
 //! The maps that the tunnel's programs share with the agent. Their layout is `cutover_common::tunnel`.
 
+#![expect(unsafe_code, reason = "maps of the kernel")]
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{HashMap, LpmTrie, PerCpuArray, PerCpuHashMap};

@@ -1,5 +1,7 @@
 //! The two entry points. What they do not know is dropped.
 
+#![expect(unsafe_code, reason = "contexts of the kernel")]
+
 use crate::key;
 use crate::maps::{FORWARDED, InMaps, RECEIVED, count, count_traffic, forward};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};

@@ -1,5 +1,7 @@
 //! The few bpf(2) commands that measuring a program takes: to load an empty one, to open a pinned one, to run one.
 
+#![expect(unsafe_code, reason = "bpf(2)")]
+
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::CString;
 use std::io;

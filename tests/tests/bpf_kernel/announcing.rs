@@ -1,5 +1,7 @@
 //! What a guest sends, and what becomes of it.
 
+#![expect(unsafe_code, reason = "ioctl(2) of taps")]
+
 use crate::bed::*;
 use aya::maps::{HashMap, Map, MapData};
 use cutover_common::AnnouncementKind;

@@ -1,5 +1,7 @@
 //! A host with a tap, a pin path and an open kernel program, and how to look at all of it.
 
+#![expect(unsafe_code, reason = "reads a record of the kernel program's")]
+
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{SchedClassifier, TcAttachType};
 use cutover_common::MacAddr;

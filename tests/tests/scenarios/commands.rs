@@ -1,5 +1,7 @@
 //! The command line around a running agent, its exit codes, and what is left after `cleanup`.
 
+#![expect(unsafe_code, reason = "gives up the privileges of a thread")]
+
 use cutover_tests::route_watch::dump_neighbours;
 use cutover_tests::scene::{ELEVATED, NORMAL, Node, SOURCE, Scene, TARGET};
 use cutover_tests::{Agent, Driver, Lab, Port, frames, wait};

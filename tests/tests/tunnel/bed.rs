@@ -1,5 +1,7 @@
 //! The hosts, the router between them, appliers on both, and a virtual machine's tap on the target.
 
+#![expect(unsafe_code, reason = "setsockopt(2)")]
+
 use cutover_common::MacAddr;
 use cutover_common::tunnel::TunnelCounter;
 use cutover_daemon::applier::tunnels::{Settings, Starter, TunnelApplier, TunnelReport};

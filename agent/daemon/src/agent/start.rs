@@ -5,6 +5,8 @@
 //! the engine. Whatever fails here stops the start with an error that names the object; nothing in the data plane has
 //! been touched by then.
 
+#![expect(unsafe_code, reason = "registers a descriptor of aya's with tokio")]
+
 use super::beside::Beside;
 use super::hitless::Hitless;
 use super::parts::{PartEnded, Parts};

@@ -7,6 +7,8 @@
 //! KERNEL: to listen takes no lock of links and waits for no grace period (`packet_do_bind`); to cease does wait for one, without that
 //! lock (`packet_release`). `PACKET_IGNORE_OUTGOING` (4.20) keeps what is sent to the virtual machine from being copied for the socket.
 
+#![expect(unsafe_code, reason = "a packet socket with options that no library has")]
+
 use super::error::{AttachError, ListenError, OpenError};
 use super::locked_memory;
 use super::maps::found;

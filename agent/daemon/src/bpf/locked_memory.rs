@@ -4,6 +4,8 @@
 //! Loading the programs raises the limit where it may (aya does that). What is here finds out whether the limit is in the way, and
 //! raises it for attempts that load nothing. On newer kernels the limit does not matter.
 
+#![expect(unsafe_code, reason = "getrlimit(2) and setrlimit(2)")]
+
 use super::error::{OpenError, is_refused};
 use super::syscall::{self, MAP_ARRAY};
 use std::io;

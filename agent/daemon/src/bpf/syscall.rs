@@ -1,6 +1,8 @@
 //! What aya has no call for: asking where a pinned link is attached, detaching it at once, and making objects one at a time
 //! to find out what the kernel can do.
 
+#![expect(unsafe_code, reason = "bpf(2), where aya has no function")]
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};

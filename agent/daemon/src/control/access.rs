@@ -1,5 +1,7 @@
 //! What whoever is at the other end of the control socket may ask for: the kernel says who that is.
 
+#![expect(unsafe_code, reason = "getsockopt(2) with SO_PEERGROUPS")]
+
 use nix::unistd::Gid;
 use std::io;
 use std::os::fd::AsRawFd as _;

@@ -3,6 +3,8 @@
 //! All threads do the same, with different priorities. A record is taken by whichever is first, and its routes are written by that one, those of IPv4 unless
 //! another thread is at it ([`super::landing`]).
 
+#![expect(unsafe_code, reason = "reads a record of the kernel program's")]
+
 use super::landing::Landing;
 use super::{Listeners, Prepared, Shared, Written};
 use crate::applier::is_gone;

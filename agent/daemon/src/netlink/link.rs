@@ -3,6 +3,8 @@
 //! Owns the reading of link messages into the engine's [`Link`]. Reads the few fields that are needed and
 //! nothing else, so that no attribute that somebody invents can keep a link from being seen.
 
+#![expect(unsafe_code, reason = "if_indextoname(3)")]
+
 use cutover_engine::fact::Link;
 use netlink_packet_core::NlasIterator;
 use std::io;

@@ -2,6 +2,8 @@
 //!
 //! Owns nothing of what is let through: [`super::filter`] and [`super::witness`] say that.
 
+#![expect(unsafe_code, reason = "setsockopt(2) with SO_ATTACH_FILTER")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 

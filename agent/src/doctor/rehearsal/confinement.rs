@@ -1,5 +1,7 @@
 //! What a program on the stage may do: what routing daemons need, and not what root can do to the host besides. And how it is ended.
 
+#![expect(unsafe_code, reason = "runs between fork and exec")]
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io;

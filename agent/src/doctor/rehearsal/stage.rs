@@ -4,6 +4,8 @@
 //! mounted can be read and not written, and what daemons write to is empty memory. Process 1 of a process namespace is who calls
 //! [`Stage::enter`]: when it ends, for whatever reason, the kernel ends everybody else there.
 
+#![expect(unsafe_code, reason = "runs between fork and exec")]
+
 mod mounts;
 
 use nix::sched::{CloneFlags, setns, unshare};

@@ -2,6 +2,8 @@
 //! sends one message that was encoded in advance. It looks nothing up, checks nothing but the error number, and
 //! tells nobody but the bench. It has the priority of the fast path, so that the two differ in what they do only.
 
+#![expect(unsafe_code, reason = "reads a record of the kernel program's")]
+
 use super::{Contender, Finish, receive};
 use crate::lane::{Lane, METRIC, PROTOCOL};
 use crate::site::{Site, Watcher};

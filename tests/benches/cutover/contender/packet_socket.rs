@@ -1,6 +1,8 @@
 //! What one would write without eBPF: a packet socket on the tap that gets a copy of every frame, a library that
 //! parses it, and an async netlink crate that adds the route. With the priority of the fast path, too.
 
+#![expect(unsafe_code, reason = "registers a descriptor with tokio")]
+
 use super::{Contender, Finish, receive};
 use crate::lane::{Lane, METRIC, PROTOCOL};
 use crate::site::Site;

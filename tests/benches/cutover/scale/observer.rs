@@ -1,6 +1,8 @@
 //! Counts routes as they come, as cheaply as that can be done: the machine has as many processors as a contender needs, and
 //! what the observer takes would count against it. So notifications are fetched in bulk, and only their heads are read.
 
+#![expect(unsafe_code, reason = "recvmmsg(2)")]
+
 use anyhow::{Result, bail};
 use cutover_daemon::clock;
 use cutover_engine::BootTime;

@@ -1,5 +1,7 @@
 //! What a process has used, from /proc.
 
+#![expect(unsafe_code, reason = "clock_getcpuclockid(3)")]
+
 use anyhow::{Context as _, Result, ensure};
 use cutover_tests::Agent;
 use std::fs;

@@ -2,6 +2,8 @@
 //!
 //! Owns the processes. Decides nothing about endpoints and logs nothing; the applier does.
 
+#![expect(unsafe_code, reason = "runs between fork and exec")]
+
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpid, getppid};

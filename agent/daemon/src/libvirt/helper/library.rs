@@ -4,6 +4,8 @@
 //! All of them are in libvirt 1.0.6 (2013) and every later one: the library's interface only grows, and its name stays
 //! `libvirt.so.0`. There is one connection in the life of the process, so what the library calls back is kept in statics.
 
+#![expect(unsafe_code, reason = "calls libvirt's library, which is loaded when it is there")]
+
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::fmt;
 use std::ptr;

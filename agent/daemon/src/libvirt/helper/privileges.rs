@@ -1,5 +1,7 @@
 //! Gives up what the agent is allowed to do and the helper does not need: every capability, and every way to get one back.
 
+#![expect(unsafe_code, reason = "capset(2)")]
+
 use std::io;
 
 /// `_LINUX_CAPABILITY_VERSION_3`, of linux/capability.h.

@@ -1,5 +1,7 @@
 //! Connections that are signed with a password (RFC 2385), which nix does not know.
 
+#![expect(unsafe_code, reason = "setsockopt(2) with TCP_MD5SIG")]
+
 use nix::sys::socket::SockaddrLike;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
