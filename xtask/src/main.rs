@@ -14,6 +14,7 @@ mod fuzz;
 mod kernels;
 mod package;
 mod programs;
+mod reproduce;
 mod residue;
 mod setup;
 mod step;
@@ -66,6 +67,8 @@ enum Chore {
     Chaos(chaos::Options),
     /// Build what users install and pack it, in target/dist: Debian packages, a tarball, an SBOM, checksums
     Dist(dist::Options),
+    /// Build what users install twice, from nothing, and compare the bytes
+    Reproduce(reproduce::Options),
     /// Check the pages of docs/ and make a book of them, in target/book/html
     Book,
     /// Fuzz the frame classifier
@@ -137,6 +140,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Bench(options) => bench::run(options),
         Chore::Chaos(options) => chaos::run(options),
         Chore::Dist(options) => dist::run(&options),
+        Chore::Reproduce(options) => reproduce::run(&options),
         Chore::Book => book::run(),
         Chore::Fuzz(options) => fuzz::run(options),
     }
