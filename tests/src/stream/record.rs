@@ -42,6 +42,11 @@ impl DatagramRecord {
         self.datagrams.iter().filter(|(_, answer)| answer.is_none()).map(|(sent, _)| *sent)
     }
 
+    /// When those were sent that were answered.
+    pub fn answered(&self) -> impl Iterator<Item = BootTime> + '_ {
+        self.datagrams.iter().filter(|(_, answer)| answer.is_some()).map(|(sent, _)| *sent)
+    }
+
     /// How many of those that were sent at this time or later were never answered.
     #[must_use]
     pub fn lost_since(&self, time: BootTime) -> usize {
@@ -185,6 +190,7 @@ mod tests {
         assert_eq!(record.sent(), 6);
         assert_eq!((record.repeated(), record.overtaken()), (1, 0));
         assert_eq!(record.lost().collect::<Vec<_>>(), [ms(2), ms(3)]);
+        assert_eq!(record.answered().collect::<Vec<_>>(), [ms(0), ms(1), ms(4), ms(5)]);
         assert_eq!((record.lost_since(ms(3)), record.lost_since(ms(4))), (1, 0));
         assert_eq!(record.gaps().len(), 1);
         assert_eq!(record.longest_silence(), Duration::from_millis(6));

@@ -49,6 +49,8 @@ fn a_guest_that_says_nothing_has_its_routes_when_nova_has_completed_the_migratio
     let decided = (phases.kind, phases.announced_at);
     assert!(decided == (None, None) || phases.kind == number(AnnouncementKind::FirstFrame), "{decided:?}");
     assert!(phases.announced_at.is_none_or(|at| Some(at) > phases.role_gone_at), "{decided:?}");
+    // The source forgets a migration of which it has heard nothing no earlier than one that was announced.
+    assert!(phases.forwarded_at > phases.role_gone_at, "{phases:?}");
     for (net, blackout) in &trip.blackouts {
         let routed_at = blackout.routed_at.expect("the route was elevated");
         assert!(Some(routed_at) > phases.role_gone_at, "{net} at {ELEVATED}: {blackout}");

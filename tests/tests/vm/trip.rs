@@ -189,9 +189,20 @@ fn assert_nothing_lost_but_in_the_blackout(blackouts: &[(IpNet, Blackout)], hear
             .collect();
         let (count, first) = (late.len(), late.first());
         assert_eq!(first, None, "{net}: {count} sent after the client had its route, and lost\n{blackout}");
-        // What the source's guest had not got to when it was paused is lost as well, however long it had waited there.
-        let gaps = record.gaps();
-        assert!(gaps.len() <= 1, "{net}: {gaps:?}, not one for the blackout\n{blackout}");
+        // What the source's guest had not got to when it was paused is lost as well, however long it had waited there: it answers in the
+        // order in which they came. Of what is sent after that one may be answered that lies between others that were not, on a
+        // machine whose processors keep what comes in for some time.
+        let answered_last = record.answered().filter(|sent_at| *sent_at < blackout.paused_at).max();
+        let early: Vec<Offset> = record
+            .lost()
+            .filter(|sent_at| Some(*sent_at) < answered_last)
+            .map(|sent_at| Offset::between(blackout.resumed_at, sent_at))
+            .collect();
+        assert!(
+            early.is_empty(),
+            "{net}: lost before the guest was paused: {early:?}\n{:?}\n{blackout}",
+            record.gaps()
+        );
     }
 }
 

@@ -149,7 +149,8 @@ impl Engine {
         self.notices.extend(before.map(|before| before.departed(now)));
     }
 
-    /// A migration is over. Who has left still gets packets here until every router knows; who has not stays.
+    /// A migration is over. Who has left still gets packets here until every router knows. Who stays does so as soon as the datastore says
+    /// that it is not where it was to go.
     pub(in crate::engine) fn departure_ends(&mut self, now: BootTime, migration: &LiveMigration) {
         let Some(MigrationSource::Endpoint(from)) = &migration.source else { return };
         if self.hitless.departures.get(from).is_some_and(|departure| departure.uid == migration.uid) {
@@ -157,15 +158,12 @@ impl Engine {
         }
     }
 
+    /// Whether one has gone of which nothing was heard is not known yet: a virtual machine may announce itself nowhere, and is known to run
+    /// on the target only now that its migration is over.
     fn departure_over(&mut self, now: BootTime, key: &EndpointKey) {
         let ends_at = now + self.policy.convergence;
         let Some(departure) = self.hitless.departures.get_mut(key) else { return };
-        if departure.is_announced || departure.stopped_at.is_some() {
-            departure.ends_at.get_or_insert(ends_at);
-        } else {
-            self.notices.push(departure.departed(now));
-            self.hitless.departures.remove(key);
-        }
+        departure.ends_at.get_or_insert(ends_at);
         self.locals.memory_changed();
     }
 

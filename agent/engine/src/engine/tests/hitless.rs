@@ -234,6 +234,8 @@ fn a_migration_of_which_nothing_came_and_one_in_place_of_another_are_said_too() 
     assert_eq!(said.iter().map(|it| it.uid.as_str()).collect::<Vec<_>>(), ["u1"]);
     pair.pass(1_000);
     pair.both(migration_removed("b"));
+    assert_eq!(departed(&mut pair.a), [], "it may have gone without a word");
+    pair.both(removed("b"));
     let said = departed(&mut pair.a);
     let [record] = &said[..] else { panic!("{said:?}") };
     assert_eq!(record.uid, "u2");
@@ -266,6 +268,43 @@ fn a_stop_that_is_heard_when_the_migration_is_over_is_none() {
     let stopped: Vec<_> = pair.a.engine.departing().map(|departure| departure.stopped_at).collect();
     assert_eq!(stopped, [None]);
     assert!(is_active(&pair.a));
+}
+
+#[test]
+fn who_announces_itself_nowhere_is_forwarded_when_its_migration_is_over() {
+    let mut pair = Pair::migrating();
+    let is_said = |pair: &Pair| pair.b.memory().arrivals.iter().any(|arrival| arrival.is_announced);
+    // The source hears first that the driver has completed it.
+    pair.a.tell(migration_removed("b"));
+    pair.a.tell(removed("a"));
+    pair.a.tell(Fact::LinkRemoved { ifindex: 5 });
+    pair.talk();
+    assert_eq!((is_active(&pair.a), is_said(&pair)), (false, false));
+    pair.b.tell(migration_removed("b"));
+    pair.b.tell(removed("a"));
+    pair.pass(1_000);
+    assert!(!is_active(&pair.a), "a rollback may go on like this");
+    pair.b.tell(written("b"));
+    pair.talk();
+    assert_eq!((is_active(&pair.a), is_said(&pair)), (true, true));
+    pair.pass(40_000);
+    assert!(forward(&pair.a).is_none());
+    assert_eq!(pair.a.memory().departures, []);
+}
+
+#[test]
+fn who_was_not_heard_of_and_stays_is_not_talked_about_any_more() {
+    // In both orders: the driver's, and that of a history that was compacted.
+    for facts in [[migration_removed("b"), removed("b")], [removed("b"), migration_removed("b")]] {
+        let mut pair = Pair::migrating();
+        for fact in facts {
+            pair.both(fact);
+            assert!(!is_active(&pair.a));
+        }
+        assert_eq!(pair.a.memory().departures, []);
+        assert!(pair.a.wanted().conversations.is_empty());
+        assert_eq!(departed(&mut pair.a).len(), 1);
+    }
 }
 
 #[test]
@@ -488,6 +527,8 @@ fn a_tap_is_listened_to_for_as_long_as_it_may_be_left() {
 fn a_tap_whose_virtual_machine_stays_is_not_listened_to() {
     let mut pair = Pair::migrating();
     pair.both(migration_removed("b"));
+    assert!(!pair.a.wanted().leaving.is_empty(), "it may have left without a word");
+    pair.both(removed("b"));
     assert!(pair.a.wanted().leaving.is_empty(), "the migration failed");
     let mut pair = Pair::migrating();
     pair.stop(true);
