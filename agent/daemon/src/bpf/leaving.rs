@@ -12,10 +12,10 @@
 use super::error::{AttachError, ListenError, OpenError};
 use super::locked_memory;
 use super::maps::found;
-use super::object::LEAVING;
+use super::object::{self, LEAVING};
+use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 use aya::programs::{Program, SocketFilter};
-use aya::{Ebpf, EbpfLoader};
 use cutover_common::names::{MAP_LAST_FRAMES, PROGRAM_LEAVING};
 use cutover_engine::BootTime;
 use std::collections::BTreeMap;
@@ -27,7 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// linux/if_packet.h.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
-/// The taps that are listened to, in the network namespace of the calling thread. Nothing is loaded while there are none.
+/// The taps that are listened to, in the network namespace of the calling thread. Nothing is loaded before the first one, and what
+/// is loaded stays: to load it again for each migration would take longer than everything else about it.
 #[derive(Default)]
 pub struct Leaving {
     loaded: Option<Ebpf>,
@@ -44,14 +45,6 @@ impl Leaving {
         if self.sockets.contains_key(&ifindex) {
             return Ok(());
         }
-        let listened = self.try_listen(ifindex);
-        if listened.is_err() {
-            self.unload_if_unused();
-        }
-        listened
-    }
-
-    fn try_listen(&mut self, ifindex: u32) -> Result<(), ListenError> {
         if self.loaded.is_none() {
             let (ebpf, map) = load().map_err(locked_memory::explain)?;
             self.loaded = Some(ebpf);
@@ -79,9 +72,8 @@ impl Leaving {
         if self.sockets.remove(&ifindex).is_some()
             && let Err(error) = self.last_frames.end(ifindex)
         {
-            tracing::debug!(ifindex, %error, "a tap's entry stays in the map until nobody is about to leave");
+            tracing::debug!(ifindex, %error, "a tap's entry stays in the map until it is listened to again");
         }
-        self.unload_if_unused();
     }
 
     /// The numbers of the taps that are listened to.
@@ -99,13 +91,6 @@ impl Leaving {
         let program = self.loaded.as_mut().and_then(|ebpf| ebpf.program_mut(PROGRAM_LEAVING));
         program.and_then(|it| it.try_into().ok()).ok_or(AttachError::NotLoaded(PROGRAM_LEAVING))
     }
-
-    fn unload_if_unused(&mut self) {
-        if self.sockets.is_empty() {
-            *self.last_frames.lock() = None;
-            self.loaded = None;
-        }
-    }
 }
 
 impl fmt::Debug for Leaving {
@@ -115,7 +100,7 @@ impl fmt::Debug for Leaving {
 }
 
 fn load() -> Result<(Ebpf, Map), OpenError> {
-    let mut ebpf = EbpfLoader::new().load(LEAVING).map_err(|error| OpenError::Object(Box::new(error)))?;
+    let mut ebpf = object::load(LEAVING, |_| {})?;
     let name = PROGRAM_LEAVING;
     let Some(Program::SocketFilter(program)) = ebpf.program_mut(name) else {
         return Err(OpenError::WrongObject { name });

@@ -5,6 +5,7 @@ use super::layout::MAPS;
 use super::locked_memory;
 use super::pins::{self, Pins};
 use super::syscall;
+use crate::allocator;
 use aya::maps::Map;
 use aya::programs::{Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -25,6 +26,19 @@ pub(super) static TUNNEL: &[u8] =
 /// The program of a tap that is about to be left.
 pub static LEAVING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cutover-ebpf-leaving"));
 
+/// Makes the maps of an object, and gets its programs ready to be loaded.
+///
+/// A new [`EbpfLoader`] (aya 0.14) reads the types of the whole kernel, needed or not: many small pieces, some 20 MB of them for a moment, which the
+/// allocator would keep.
+pub(super) fn load(bytes: &[u8], configure: impl FnOnce(&mut EbpfLoader<'_>)) -> Result<Ebpf, OpenError> {
+    let mut loader = EbpfLoader::new();
+    configure(&mut loader);
+    let loaded = loader.load(bytes).map_err(|error| OpenError::Object(Box::new(error)));
+    drop(loader);
+    allocator::give_back();
+    loaded
+}
+
 pub(super) struct Object {
     ebpf: Ebpf,
     log: Option<KernelLog>,
@@ -33,25 +47,22 @@ pub(super) struct Object {
 impl Object {
     /// Loads both programs, with the maps that are pinned or new ones, which are pinned then.
     pub(super) fn load(pins: &Pins, debug_log: bool) -> Result<Self, OpenError> {
-        let mut loader = EbpfLoader::new();
-        for name in MAPS {
-            loader.map_pin_path(name, pins.map(name));
-        }
-        Self::load_with(&mut loader, debug_log)
+        let pin = |loader: &mut EbpfLoader<'_>| {
+            for name in MAPS {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        };
+        Self::try_load(pin, debug_log).map_err(locked_memory::explain)
     }
 
     /// The same with maps of its own, which go with it.
     pub(super) fn load_unpinned() -> Result<Self, OpenError> {
-        Self::load_with(&mut EbpfLoader::new(), false)
+        Self::try_load(|_| {}, false).map_err(locked_memory::explain)
     }
 
-    fn load_with(loader: &mut EbpfLoader<'_>, debug_log: bool) -> Result<Self, OpenError> {
-        Self::try_load(loader, debug_log).map_err(locked_memory::explain)
-    }
-
-    fn try_load(loader: &mut EbpfLoader<'_>, debug_log: bool) -> Result<Self, OpenError> {
+    fn try_load(configure: impl FnOnce(&mut EbpfLoader<'_>), debug_log: bool) -> Result<Self, OpenError> {
         let bytes = if debug_log { LOGGING } else { OBJECT };
-        let mut ebpf = loader.load(bytes).map_err(|error| OpenError::Object(Box::new(error)))?;
+        let mut ebpf = load(bytes, configure)?;
         let refused = |name| move |error| OpenError::Program { name, error: Box::new(error) };
         tc_of(&mut ebpf)?.load().map_err(refused(PROGRAM_TC))?;
         xdp_of(&mut ebpf)?.load().map_err(refused(PROGRAM_XDP))?;

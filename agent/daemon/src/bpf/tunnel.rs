@@ -10,13 +10,13 @@
 use super::error::{AttachError, OpenError, ReadError};
 use super::locked_memory;
 use super::maps::found;
-use super::object::TUNNEL;
+use super::object::{self, TUNNEL};
 use crate::netlink::clsact::{self, Hook, TUNNEL_EGRESS, TUNNEL_INGRESS};
+use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::programs::{Program, SchedClassifier};
 use aya::util::nr_cpus;
-use aya::{Ebpf, EbpfLoader};
 use cutover_common::names;
 use cutover_common::tunnel::{
     Address, Delivery, FAMILY_BITS, Forward, Reception, TUNNEL_ID_BITS, Traffic, TunnelCounter,
@@ -71,7 +71,7 @@ impl TunnelPrograms {
     }
 
     fn try_load() -> Result<Self, OpenError> {
-        let mut ebpf = EbpfLoader::new().load(TUNNEL).map_err(|error| OpenError::Object(Box::new(error)))?;
+        let mut ebpf = object::load(TUNNEL, |_| {})?;
         for name in [names::PROGRAM_FORWARD, names::PROGRAM_RECEIVE] {
             let program = program(&mut ebpf, name).ok_or(OpenError::WrongObject { name })?;
             program.load().map_err(|error| OpenError::Program { name, error: Box::new(error) })?;
