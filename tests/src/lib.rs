@@ -23,6 +23,7 @@ pub mod etcd;
 pub mod fabric;
 pub mod felix;
 pub mod firewall;
+pub mod footprint;
 pub mod foreign;
 pub mod forwarding;
 pub mod frames;

@@ -2,6 +2,7 @@
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use std::time::Duration;
 
 const MYSELF: Pid = Pid::from_raw(0);
 
@@ -30,6 +31,19 @@ pub fn others() -> CpuSet {
 /// When the kernel refuses.
 pub fn stay_on(processors: &CpuSet) {
     sched_setaffinity(MYSELF, processors).expect("they are some of those that it may run on");
+}
+
+/// How long a process has had a processor, all of its threads together, in steps of 10 ms.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn time_of(pid: i32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // proc_pid_stat(5): utime and stime are the 14th and 15th fields; the name in brackets may hold spaces.
+    let fields: Vec<&str> = text.rsplit(") ").next().expect("a name in brackets").split(' ').collect();
+    let ticks = |number: usize| fields[number - 3].parse::<u64>().expect("a number");
+    Duration::from_millis(10 * (ticks(14) + ticks(15)))
 }
 
 fn only(which: impl Fn(usize) -> bool) -> CpuSet {

@@ -33,6 +33,16 @@ impl SmallDisk {
         &self.path
     }
 
+    /// From now on it has so much room.
+    ///
+    /// # Panics
+    /// When the kernel does not give it.
+    pub fn enlarge(&self, mebibytes: u32) {
+        let size = format!("size={mebibytes}m");
+        mount(Some("cutover"), &self.path, Some("tmpfs"), MsFlags::MS_REMOUNT, Some(size.as_str()))
+            .expect("it is mounted");
+    }
+
     fn filler(&self) -> PathBuf {
         self.path.join("filler")
     }

@@ -1,10 +1,11 @@
-//! The fault campaign with other plans than those of `cargo xtask test`, longer, or with one of its plans again. What it does is said in
-//! docs/reliability.md.
+//! The fault campaign with other plans than those of `cargo xtask test`, longer, or with one of its plans again; and the soak, in which nothing
+//! breaks. What they do is said in docs/reliability.md.
 
 use crate::step::{Step, say};
 use crate::{RunOptions, programs, setup, workspace};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use std::fs;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,14 +35,8 @@ pub(crate) struct Options {
 
 /// Builds the tests, and runs this one.
 pub(crate) fn run(options: Options) -> Result<()> {
-    if !workspace::is_root() {
-        bail!("the campaign makes network namespaces and loads BPF programs: run it as root");
-    }
-    setup::for_running(setup::FOR_TESTS, options.setup.consent())?;
-    let programs = programs::build()?;
-    let program = programs.into_iter().find(|program| program.name == "chaos");
-    let program = program.context("cargo has not built the test program chaos")?;
-    let campaign = Step::new(&program.path).args(["a_campaign", "--exact", "--nocapture"]);
+    let program = program(options.setup)?;
+    let campaign = Step::new(&program).args(["a_campaign", "--exact", "--nocapture"]);
     let mut campaign = campaign.within(&workspace::root().join("tests"));
     campaign = campaign.env("CUTOVER_CHAOS_MIGRATIONS", options.migrations.to_string());
     campaign = campaign.env("CUTOVER_CHAOS_SHRINK_S", options.shrink.to_string());
@@ -59,6 +54,41 @@ pub(crate) fn run(options: Options) -> Result<()> {
         campaign = campaign.env("CUTOVER_CHAOS_STEPS", steps);
     }
     campaign.run()
+}
+
+#[derive(Args)]
+pub(crate) struct SoakOptions {
+    /// How long
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    #[command(flatten)]
+    setup: RunOptions,
+}
+
+/// Where a soak writes its readings and plots.
+const SOAK_FOLDER: &str = "target/soak";
+
+/// Builds the tests, and runs migrations while nothing breaks.
+pub(crate) fn soak(options: &SoakOptions) -> Result<()> {
+    let program = program(options.setup)?;
+    let folder = workspace::root().join(SOAK_FOLDER);
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let soak = Step::new(&program).args(["soak::a_soak", "--exact", "--nocapture"]);
+    let soak = soak.within(&workspace::root().join("tests"));
+    let soak = soak.env("CUTOVER_SOAK_MINUTES", options.minutes.to_string());
+    soak.env("CUTOVER_SOAK_FOLDER", folder.display().to_string()).run()?;
+    say(format_args!("readings and plots are in {SOAK_FOLDER}"));
+    Ok(())
+}
+
+/// The test program, built a moment ago.
+fn program(setup: RunOptions) -> Result<PathBuf> {
+    if !workspace::is_root() {
+        bail!("it makes network namespaces and loads BPF programs: run it as root");
+    }
+    setup::for_running(setup::FOR_TESTS, setup.consent())?;
+    let program = programs::build()?.into_iter().find(|program| program.name == "chaos");
+    Ok(program.context("cargo has not built the test program chaos")?.path)
 }
 
 /// The time in milliseconds: two campaigns do not begin in the same one.

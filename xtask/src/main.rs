@@ -65,6 +65,8 @@ enum Chore {
     Bench(bench::Options),
     /// Migrations on real agents while everything else breaks, from a seed; what fails is replayed and made shorter; needs root
     Chaos(chaos::Options),
+    /// Migrations on real agents for an hour while nothing breaks, and nothing of theirs is left over; needs root
+    Soak(chaos::SoakOptions),
     /// Build what users install and pack it, in target/dist: Debian packages, a tarball, an SBOM, checksums
     Dist(dist::Options),
     /// Build what users install twice, from nothing, and compare the bytes
@@ -139,6 +141,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Check(options) => check::run(options),
         Chore::Bench(options) => bench::run(options),
         Chore::Chaos(options) => chaos::run(options),
+        Chore::Soak(options) => chaos::soak(&options),
         Chore::Dist(options) => dist::run(&options),
         Chore::Reproduce(options) => reproduce::run(&options),
         Chore::Book => book::run(),

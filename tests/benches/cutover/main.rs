@@ -10,6 +10,7 @@ mod bgp;
 mod contender;
 mod drawing;
 mod filling;
+mod hostile;
 mod lane;
 mod machine;
 mod neighbours;
@@ -55,6 +56,8 @@ enum Bench {
     Agent,
     /// Announcements while others are awaited, and while somebody has the kernel's lock of links
     Filling,
+    /// A guest that sends as fast as it can what the agent looks at
+    Hostile,
     /// Floods of notifications about neighbours, against a listener that reads each
     Neighbours,
     /// Ten thousand endpoints on one host, with etcd
@@ -75,6 +78,7 @@ impl Bench {
             Self::Agent => agent::measure(announcements.div_ceil(10)),
             // So does everything around one of these.
             Self::Filling => filling::measure(announcements.div_ceil(10)),
+            Self::Hostile => hostile::measure(announcements.div_ceil(10)),
             Self::Neighbours => neighbours::measure(announcements.div_ceil(200)),
             Self::Etcd => scale::measure(announcements.div_ceil(5)),
             Self::Bgp => bgp::measure(announcements.div_ceil(5)),

@@ -2,7 +2,7 @@
 //! longer, docs/reliability.md says what it covers.
 //!
 //! `plan` makes a list of steps of a seed, `stage` plays it, `model` says what the hosts must hold whenever they have come to rest, and `judge`
-//! what had to be the case at every moment. What fails is made shorter by `shrink`, by playing it again.
+//! what had to be the case at every moment. What fails is made shorter by `shrink`, by playing it again. `soak` lets nothing break, and counts.
 
 mod crew;
 mod guest;
@@ -12,6 +12,7 @@ mod options;
 mod plan;
 mod random;
 mod shrink;
+mod soak;
 mod stage;
 
 use crew::{Crew, STAGES};
@@ -130,6 +131,6 @@ fn an_announcement_that_nobody_reports_is_found() {
 
 /// Shown with a failure, and with `--nocapture` while it goes on.
 #[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
-fn say(what: std::fmt::Arguments<'_>) {
+pub(crate) fn say(what: std::fmt::Arguments<'_>) {
     eprintln!("{what}");
 }

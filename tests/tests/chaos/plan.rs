@@ -155,6 +155,15 @@ impl Plan {
         Self { seed, homes, members, beside_felix, steps }
     }
 
+    /// Migrations of virtual machines that run there, and nothing breaks.
+    pub(crate) fn undisturbed(seed: u64, homes: &[HostNumber]) -> Self {
+        let mut random = Random::new(seed);
+        let homes_of = homes.iter().enumerate();
+        let journeys = homes_of.map(|(guest, home)| journey(&mut random, guest, *home, None)).collect();
+        let steps = interleaved(&mut random, journeys);
+        Self { seed, homes: homes.to_vec(), members: 1, beside_felix: None, steps }
+    }
+
     /// The same with other steps.
     pub(crate) fn with_steps(&self, steps: Vec<Step>) -> Self {
         Self { steps, ..self.clone() }

@@ -48,7 +48,7 @@ pub(crate) fn host_name(host: HostNumber) -> String {
 /// Everything. Fields go in this order, the lab last.
 pub(crate) struct Stage {
     pub(crate) nodes: Vec<Node>,
-    guests: Vec<Guest>,
+    pub(crate) guests: Vec<Guest>,
     etcd: Etcd,
     model: Model,
     broken: Vec<Fault>,
@@ -88,7 +88,7 @@ pub(crate) fn play(plan: &Plan) -> Played {
 
 impl Stage {
     /// Everybody runs at home and has routes and a status there.
-    fn new(plan: &Plan) -> Result<Self, Failure> {
+    pub(crate) fn new(plan: &Plan) -> Result<Self, Failure> {
         let lab = Lab::new();
         let etcd = Etcd::start_with(&lab, plan.members, Security::None);
         datastore::set_up(&etcd);
@@ -123,6 +123,11 @@ impl Stage {
             guest.stays[0].from = clock::now();
         }
         Ok(stage)
+    }
+
+    /// Where each virtual machine runs.
+    pub(crate) fn homes(&self) -> Vec<HostNumber> {
+        self.guests.iter().map(|guest| self.model.runs_on(guest.number)).collect()
     }
 
     /// Waits for an agent that was just started.
@@ -160,7 +165,7 @@ impl Stage {
     }
 
     /// Everything is mended; waits until the hosts hold what the model says.
-    fn settle(&mut self) -> Result<(), Failure> {
+    pub(crate) fn settle(&mut self) -> Result<(), Failure> {
         self.mend_all()?;
         self.pass_sentinels()?;
         let mut wrong = Vec::new();

@@ -24,7 +24,7 @@ pub(crate) struct Node {
     /// What is in its state file may be older than what it knows.
     pub(super) may_be_stale: bool,
     /// With its run directory.
-    pub(super) disk: SmallDisk,
+    pub(crate) disk: SmallDisk,
     pub(super) is_beside_felix: bool,
     /// Virtual machines whose taps have no chains of Felix's, and whether their endpoint had a status before.
     pub(super) without_chains: Vec<(GuestNumber, bool)>,

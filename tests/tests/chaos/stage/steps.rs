@@ -10,7 +10,7 @@ use cutover_tests::frames;
 
 impl Stage {
     /// Makes a step, or none if it makes no sense now.
-    pub(super) fn make(&mut self, step: Step) -> Result<(), Failure> {
+    pub(crate) fn make(&mut self, step: Step) -> Result<(), Failure> {
         if !self.model.allows(step) {
             return Ok(());
         }
