@@ -29,6 +29,8 @@ pub mod libvirt;
 mod lock;
 pub mod logging;
 pub mod migrations;
+#[cfg(test)]
+mod mutated;
 pub mod netlink;
 pub mod observe;
 #[cfg(test)]
