@@ -29,8 +29,6 @@ pub mod libvirt;
 mod lock;
 pub mod logging;
 pub mod migrations;
-#[cfg(test)]
-mod mutated;
 pub mod netlink;
 pub mod observe;
 #[cfg(test)]

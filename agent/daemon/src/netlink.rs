@@ -43,27 +43,3 @@ pub use monitor::{Monitor, MonitorHandle};
 pub use neighbour::{Neighbour, NeighbourChange, NeighbourKey};
 pub use route::{ObservedRoute, RouteChange, RouteSeen};
 pub use socket::{Failure, Outcome, RouteSocket};
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_comes_from_the_kernel_is_read_or_refused() {
-        crate::mutated::each("netlink", &[], |payload| {
-            let route = route::decode(payload);
-            assert!(route.is_none() || route::seen(payload).is_some(), "{route:?}");
-            let place = route::place(payload);
-            assert!(place.is_none_or(|(net, _)| net.prefix_len() <= net.max_prefix_len()));
-            if let Some(link) = link::decode(payload) {
-                assert!(!link.name.contains('\0'), "{link:?}");
-            }
-            let neighbour = neighbour::decode(payload);
-            assert!(neighbour.is_none() || neighbour::interface(payload).is_some(), "{neighbour:?}");
-            let _ = (address::decode(payload), ipv6::with_new_settings(payload));
-            for kind in 0..8 {
-                let _ = (inquiry::link_number(payload, kind), inquiry::link_byte(payload, kind));
-            }
-        });
-    }
-}

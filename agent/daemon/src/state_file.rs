@@ -212,16 +212,6 @@ mod tests {
     use cutover_engine::{BootTime, Endpoint};
     use std::collections::BTreeSet;
 
-    #[test]
-    fn whatever_is_in_the_file_is_remembered_or_set_aside() {
-        crate::mutated::each("state", &[], |bytes| {
-            let Ok(document) = serde_json::from_slice::<Document>(bytes) else { return };
-            let again = serde_json::to_vec(&document.memory).unwrap();
-            let read: Memory = serde_json::from_slice(&again).unwrap();
-            assert_eq!(read, document.memory);
-        });
-    }
-
     fn memory() -> Memory {
         let key = EndpointKey {
             host: "b".into(),

@@ -91,25 +91,6 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_taken_for_a_line_reads_as_it_is_written_again() {
-        let connected = Line::Connected { library: "10.0.0".into(), daemon: "9.0.0".into() };
-        let lines = [
-            connected,
-            Line::Found(word(UUID)),
-            Line::Told(word(UUID)),
-            Line::Failed("a\n".into()),
-            Line::Alive,
-        ];
-        let seeds: Vec<Vec<u8>> = lines.iter().map(Line::text).collect();
-        crate::mutated::each("libvirt-line", &seeds, |bytes| {
-            let Ok(line) = Line::parse(bytes) else { return };
-            let text = line.text();
-            assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
-            assert_eq!(Line::parse(&text), Ok(line));
-        });
-    }
-
-    #[test]
     fn a_line_reads_as_it_was_written() {
         for line in [
             Line::Missing("libvirt.so.0: no such file".into()),

@@ -253,22 +253,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn whatever_is_taken_for_a_message_can_be_said_again() {
-        let mut seeds: Vec<Vec<u8>> = messages().iter().map(|it| it.encode().unwrap()).collect();
-        seeds.push(seeds.concat());
-        crate::mutated::each("peer-message", &seeds, |bytes| {
-            let (found, _) = read_all(bytes.to_vec(), 7);
-            for message in &found {
-                // What is close to the bound may be longer as it is written here.
-                let Ok(again) = message.encode() else { continue };
-                assert_eq!(read_all(again, 1000).0, std::slice::from_ref(message));
-            }
-            let (at_once, _) = read_all(bytes.to_vec(), usize::MAX);
-            assert_eq!(at_once, found, "however the bytes are cut");
-        });
-    }
-
     fn read_all(bytes: Vec<u8>, at_once: usize) -> (Vec<Message>, MessageError) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {

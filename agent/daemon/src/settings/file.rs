@@ -179,21 +179,6 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_in_a_file_has_names_and_lines() {
-        crate::mutated::each("settings", &[], |bytes| {
-            // At least as many as a reader of any encoding could count.
-            let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
-            match parse(bytes) {
-                Ok(entries) => {
-                    assert!(entries.iter().all(|it| !it.key.is_empty() && (1..=lines).contains(&it.line)));
-                    assert!(entries.is_sorted_by_key(|it| it.line));
-                }
-                Err(error) => assert!((1..=lines).contains(&error.line), "{error}"),
-            }
-        });
-    }
-
-    #[test]
     fn sections_are_flattened_and_lines_are_counted() {
         let text = "# comment\n; comment\n[global]\nA = 1\n\n[other]\nB = x\\\ny\nC = 3\nA = 2\n";
         let expected = [("A", "1", 4), ("B", "xy", 7), ("C", "3", 9), ("A", "2", 10)];

@@ -241,16 +241,3 @@ proptest! {
         let _ = parse(&bytes, |_, _| true);
     }
 }
-
-#[test]
-fn whatever_is_read_of_a_connection_can_be_asked_for_and_deleted() {
-    crate::mutated::each("conntrack", &[], |payload| {
-        let Some(dumped) = parse(payload, |_, _| true) else { return };
-        assert_eq!(parse(payload, |_, _| false), None, "it is of no concern");
-        // Both name the connection by its tuple, which is read as it was.
-        for request in [name(&dumped.original), delete(&dumped.original, dumped.id)] {
-            let tuple = find(&request[HEADER_BYTES..], attribute::TUPLE_ORIGINAL).and_then(parse_tuple);
-            assert_eq!(tuple.as_ref(), Some(&dumped.original));
-        }
-    });
-}

@@ -234,22 +234,6 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_taken_for_a_key_stands_for_the_same_when_it_is_written_again() {
-        let keys = Keys::new("compute1", "");
-        crate::mutated::each("key", &[], |bytes| {
-            let Ok(key) = std::str::from_utf8(bytes) else { return };
-            let Some(found) = keys.parse(key) else { return };
-            let again = match &found {
-                Key::Endpoint(endpoint) => keys.endpoint(endpoint),
-                Key::Migration(name) => keys.migration(name),
-                Key::Status(endpoint) => keys.status(endpoint),
-                Key::Configuration(_) | Key::Cluster => key.to_owned(),
-            };
-            assert_eq!(keys.parse(&again), Some(found), "{again}");
-        });
-    }
-
-    #[test]
     fn resources_without_a_region() {
         let keys = Keys::new("compute-2", "");
         let base = "/calico/resources/v3/projectcalico.org";

@@ -307,25 +307,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn whatever_is_taken_for_a_resource_has_a_name_that_fits_into_a_path_and_a_line() {
-    for (folder, format) in [("resource-json", Format::Json), ("resource-yaml", Format::Yaml)] {
-        crate::mutated::each(folder, &[], |bytes| {
-            let Ok(text) = std::str::from_utf8(bytes) else { return };
-            match parse_all(text, format) {
-                Ok(entries) => {
-                    for entry in entries {
-                        if let Resource::Endpoint(key, endpoint) = &entry.parsed.resource {
-                            check_key(key).unwrap();
-                            assert!(!endpoint.interface.is_empty() && !endpoint.interface.contains('/'));
-                        }
-                    }
-                }
-                Err(refusal) => {
-                    assert!(!refusal.reason.is_empty() && refusal.line != Some(0), "{refusal:?}");
-                }
-            }
-        });
-    }
-}

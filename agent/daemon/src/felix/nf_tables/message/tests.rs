@@ -119,15 +119,3 @@ fn a_request_names_table_and_map() {
     assert_eq!(value(attribute::TABLE), "calico");
     assert_eq!(value(attribute::SET_NAME), "filter-cali-from-wl-dispatch");
 }
-
-#[test]
-fn whatever_nf_tables_says_is_an_event_or_none() {
-    crate::mutated::each("nf-tables", &[], |bytes| {
-        let Some((kind, payload)) = bytes.split_first_chunk::<2>() else { return };
-        let mut events = Vec::new();
-        parse(u16::from_ne_bytes(*kind), payload, &mut events);
-        // Each takes an attribute of four bytes at least.
-        assert!(events.len() <= payload.len() / 4 + 1, "{events:?}");
-        assert_eq!(generation(payload).is_none(), payload.len() < HEADER_BYTES);
-    });
-}
