@@ -24,6 +24,12 @@ mod tracking;
 pub use admission::Refusal;
 pub use dump::ReadError;
 pub use entry::{Difference, ENTRIES_MAX, Entries, Entry, Key, Left, State, TIMEOUT_MAX, Tuple};
+#[cfg(test)]
+pub(crate) use message::fuzz::message as fuzz_message;
+#[cfg(test)]
+pub(crate) use message::fuzz::samples as samples_of_dumps;
+#[cfg(test)]
+pub(crate) use samples::all as sample_entries;
 pub use tracking::is_tracking;
 
 use crate::clock;

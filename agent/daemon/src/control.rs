@@ -10,6 +10,8 @@
 //! daemon's threads.
 
 mod access;
+#[cfg(test)]
+pub(crate) mod fuzz;
 
 use crate::allocator;
 use crate::applier::tunnels::Starter;
@@ -30,7 +32,9 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -377,7 +381,7 @@ impl Drop for SocketFile {
 }
 
 /// The words of a request.
-async fn read(stream: &mut UnixStream) -> io::Result<Vec<String>> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<String>> {
     let mut line = String::new();
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
     Ok(line.split_whitespace().map(str::to_owned).collect())
@@ -418,7 +422,12 @@ impl Desk {
         Ok(())
     }
 
-    async fn answer(self, stream: &mut UnixStream, access: Access, asked: Vec<String>) -> io::Result<()> {
+    async fn answer(
+        self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        access: Access,
+        asked: Vec<String>,
+    ) -> io::Result<()> {
         let Self { requests, run_dir, .. } = self;
         let stop = stop_of(&asked);
         let mut text = match asked.iter().map(|word| &**word).collect::<Vec<_>>()[..] {
@@ -458,7 +467,7 @@ impl Desk {
 /// What a peer is told that may not ask for this.
 const REFUSED: &str = "permission denied";
 
-async fn refuse(stream: &mut UnixStream, why: &str) -> io::Result<()> {
+async fn refuse(stream: &mut (impl AsyncWrite + Unpin), why: &str) -> io::Result<()> {
     stream.write_all(format!("{{\"error\":\"{why}\"}}\n").as_bytes()).await
 }
 
@@ -517,12 +526,17 @@ pub fn release(run_dir: &Path, count: usize) -> io::Result<Released> {
 /// # Errors
 /// As [`ask`].
 pub fn stopped(run_dir: &Path, which: &Departing, is_stopped: bool) -> io::Result<Vec<Departed>> {
+    request(run_dir, &stop_line(which, is_stopped))
+}
+
+/// What [`stop_of`] reads.
+fn stop_line(which: &Departing, is_stopped: bool) -> String {
     let step = if is_stopped { "pause" } else { "resume" };
     let (kind, id) = match which {
         Departing::Port(id) => ("port", id),
         Departing::Workload(id) => ("workload", id),
     };
-    request(run_dir, &format!("{step} {kind} {id}"))
+    format!("{step} {kind} {id}")
 }
 
 fn request<T: DeserializeOwned>(run_dir: &Path, line: &str) -> io::Result<T> {

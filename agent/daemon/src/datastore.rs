@@ -7,6 +7,8 @@
 pub mod dir;
 mod documents;
 pub mod etcd;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod quarantine;
 pub mod resource;
 mod standing;

@@ -16,6 +16,9 @@ mod sleep;
 mod untold;
 mod worker;
 
+#[cfg(test)]
+pub(crate) use worker::fuzz::record as fuzz_record;
+
 use crate::batches::Batches;
 use crate::netlink::socket::OpenError;
 use crate::netlink::{ByFamily, Family, PreparedBatch, RouteChange, RouteSocket, route};

@@ -11,6 +11,8 @@ mod program;
 pub(crate) mod rivalry;
 pub mod settings;
 
+#[cfg(test)]
+pub(crate) use nf_tables::fuzz_message as fuzz_nf_tables;
 pub use observer::{Observer, Report, Running};
 pub use program::{Origin as VersionOrigin, Version};
 

@@ -23,6 +23,8 @@ pub mod control;
 pub mod datastore;
 pub mod fast_path;
 pub mod felix;
+#[cfg(test)]
+mod fuzz;
 pub mod handover;
 pub mod heartbeat;
 pub mod libvirt;

@@ -14,6 +14,8 @@ mod lines;
 mod listener;
 mod said;
 
+#[cfg(test)]
+pub(crate) use line::fuzz::line as fuzz_line;
 pub use listener::Listener;
 
 use cutover_engine::BootTime;

@@ -12,6 +12,8 @@ mod dump;
 mod events;
 mod family;
 mod filter;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod inquiry;
 mod ipv6;
 pub mod link;

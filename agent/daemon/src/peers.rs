@@ -29,6 +29,14 @@ mod trials;
 pub use etcd::PREFIX;
 pub use files::FILE;
 pub use herald::Herald;
+#[cfg(test)]
+pub(crate) use message::fuzz::messages as fuzz_messages;
+#[cfg(test)]
+pub(crate) use message::fuzz::samples as sample_messages;
+#[cfg(test)]
+pub(crate) use record::fuzz::record as fuzz_record;
+#[cfg(test)]
+pub(crate) use record::fuzz::sample as sample_record;
 pub use report::{ConversationStatus, PeersReport, PeersStatus};
 
 use crate::applier::WantedReceiver;

@@ -17,6 +17,8 @@ mod told;
 mod value;
 
 pub use file::SyntaxError;
+#[cfg(test)]
+pub(crate) use file::fuzz::file as fuzz_file;
 pub use load::{Loaded, Problem, Severity, load};
 pub use resource::FelixConfiguration;
 pub(crate) use sources::in_file;

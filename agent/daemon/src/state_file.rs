@@ -204,6 +204,9 @@ impl StateFile {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use cutover_engine::machine::{Machine, State};
@@ -358,7 +361,7 @@ mod tests {
         assert_eq!(file.load().unwrap(), SavedState::Memory(memory(), None));
     }
 
-    fn three() -> Memory {
+    pub(super) fn three() -> Memory {
         let entry = |number: u8| {
             let mut entry = memory().endpoints.remove(0);
             entry.key.endpoint = format!("port{number}");

@@ -427,4 +427,7 @@ pub(super) const fn kept_flags(flags: u8) -> u8 {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests;

@@ -59,8 +59,10 @@ pub(super) fn split(text: &str, format: Format) -> Result<Vec<Document>, Refusal
             return Err(Refusal { line: Some(first_line + blank_lines(content)), reason });
         }
         let entries = parse_all(content, format).map_err(|refusal| Refusal {
+            // The YAML parser counts the end of a text without a last newline as a line of its own.
             line: Some(
-                first_line + refusal.line.map_or_else(|| blank_lines(content), |line| line.max(1) - 1),
+                (first_line + refusal.line.map_or_else(|| blank_lines(content), |line| line.max(1) - 1))
+                    .min(1 + newlines(text)),
             ),
             reason: without_location(&refusal.reason),
         })?;
@@ -229,6 +231,8 @@ mod tests {
             assert_eq!(refusal.line, Some(line), "{bad:?}: {refusal}");
             assert!(!refusal.reason.contains(" at line "), "{refusal}");
         }
+        let refusal = split("kind: [", Format::Yaml).unwrap_err();
+        assert_eq!(refusal.line, Some(1), "the only one: {refusal}");
         let refusal = split("{\"kind\":\n \"a\",\n", Format::Json).unwrap_err();
         assert_eq!(refusal.line, Some(3), "{refusal}");
     }

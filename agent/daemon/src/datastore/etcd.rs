@@ -17,6 +17,8 @@ mod writer;
 pub use configurations::configurations;
 pub use connection::{Cluster, ClusterError, Member, RequestError};
 pub(crate) use feed::{Change, Extent, Feed};
+#[cfg(test)]
+pub(crate) use keys::fuzz::key as fuzz_key;
 pub use keys::{Key, Keys};
 pub use look::{MemberLook, Permission, look, look_at_hosts};
 pub use writer::Writer;

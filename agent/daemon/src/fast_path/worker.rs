@@ -236,6 +236,9 @@ fn read_record(bytes: &[u8]) -> Option<Announcement> {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -7,6 +7,9 @@ mod follower;
 mod message;
 mod mirror;
 
+#[cfg(test)]
+pub(crate) use message::fuzz::message as fuzz_message;
+
 pub(super) use dispatch::Filter;
 pub(super) use error::FollowError;
 pub(super) use follower::{Changes, follow};

@@ -80,6 +80,9 @@ fn is_uuid(text: &str) -> bool {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -299,6 +299,23 @@ fn decode_rule(payload: &[u8], from: &'static str) -> Option<Rule> {
     Some(rule)
 }
 
+/// What is read of any bytes is written and read as the same.
+#[cfg(test)]
+pub(super) fn fuzz(payload: &[u8]) {
+    use netlink_packet_core::Emitable;
+    fn written(message: &impl Emitable) -> Vec<u8> {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        bytes
+    }
+    if let Some(rule) = decode_rule(payload, "cutover0") {
+        assert_eq!(decode_rule(&written(&encode_rule(&rule)), "cutover0"), Some(rule));
+    }
+    if let Some(route) = decode_route(payload) {
+        assert!(route.destination.prefix_len() <= route.destination.max_prefix_len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -127,6 +127,14 @@ fn value(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
         })
 }
 
+/// A port is read of nothing but a device that could be ours.
+#[cfg(test)]
+pub(super) fn fuzz(payload: &[u8]) {
+    if let Some(device) = decode(payload).filter(|device| device.port.is_some()) {
+        assert!(payload.len() > IFINFO_BYTES && payload[4..8] == device.ifindex.to_ne_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -196,6 +196,9 @@ impl Inbox {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::conntrack::{Entry, Key, Left, State, Tuple};
@@ -219,7 +222,7 @@ mod tests {
         Says::Target(TargetSays { tunnel_id, is_ready: true, is_announced: false, has_failed: false }).into()
     }
 
-    fn messages() -> Vec<Message> {
+    pub(super) fn messages() -> Vec<Message> {
         let (from, to) = (endpoint("b"), endpoint("a"));
         let source = Says::Source(SourceSays { is_stopped: true, is_forwarding: false }).into();
         vec![

@@ -149,6 +149,9 @@ pub(super) fn is_of_a_host(address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -138,6 +138,9 @@ fn read_until(quote: &str, first: &str, lines: &mut Lines<'_>) -> Result<String,
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -59,6 +59,12 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(digit).collect()
 }
 
+/// All of them.
+pub(super) fn dumps() -> Vec<Vec<u8>> {
+    use dumped::{FLOATING, ICMP, ICMPV6, OTHER, SCTP, TCP6, UDP6};
+    [SCTP, ICMP, OTHER, UDP6, FLOATING, TCP6, ICMPV6].map(bytes).into()
+}
+
 fn read(hex: &str) -> Dumped {
     parse(&bytes(hex), |_, _| true).unwrap()
 }

@@ -221,6 +221,9 @@ fn unescape(segment: &str) -> String {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

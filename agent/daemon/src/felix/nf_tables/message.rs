@@ -261,4 +261,7 @@ fn put(body: &mut Vec<u8>, kind: u16, value: &str) {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests;
