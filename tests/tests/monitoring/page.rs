@@ -66,6 +66,10 @@ fn with_page(agent: &mut Agent) {
 fn a_browser_shows_a_migration_while_it_runs_and_when_it_is_over() {
     let mut scene = Scene::peered(with_page);
     let _uid = scene.start_migration();
+    // The first attempt of the target's agent may be too early for the source's one; the next is a second later.
+    wait::until(wait::SOON, "everything is ready to be forwarded", || {
+        scene.source.agent.status()["forwards"][0]["is_ready"] == true
+    });
     let mut browsers = [&scene.source, &scene.target].map(|node| Chromium::start(&scene.lab, &node.host));
     let [source, target] = &mut browsers;
     look(target, URL, "target");

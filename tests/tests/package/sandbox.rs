@@ -8,8 +8,9 @@ use std::path::Path;
 
 /// A line of /proc/PID/status.
 fn of_process(site: &Site, name: &str) -> String {
-    let path = site.debian.path(&format!("/proc/{}/status", site.pid(UNIT)));
-    let status = fs::read_to_string(path).expect("it runs");
+    // A unit whose first start fails is started again, and has no process in between.
+    let read = || fs::read_to_string(site.debian.path(&format!("/proc/{}/status", site.pid(UNIT)))).ok();
+    let status = wait::for_some(STARTED, "a process of the agent", read);
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of it");
     line.trim().to_owned()
 }
